@@ -1,0 +1,1 @@
+//! (crate page to be written)
