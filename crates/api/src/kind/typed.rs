@@ -1,0 +1,317 @@
+//! Hooks of built-in kinds: plain functions over the typed struct.
+//! A step without a function costs nothing: the object is then not converted.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::Hooks;
+use crate::field::{self, ErrorList, Path};
+
+/// [`Hooks`] from functions over the typed struct `T`. Name those a kind has:
+/// `Typed::<Lease>::new().validate(validate).cells(cells)`.
+pub struct Typed<T> {
+    has_status: bool,
+    initial_status: fn() -> Option<Value>,
+    default: Option<fn(&mut T)>,
+    prepare_for_create: Option<fn(&mut T)>,
+    prepare_for_update: Option<fn(&mut T, &T)>,
+    prepare_for_status_update: Option<fn(&mut T, &T)>,
+    validate: Option<fn(&T) -> ErrorList>,
+    validate_update: Option<fn(&T, &T) -> ErrorList>,
+    validate_status_update: Option<fn(&T, &T) -> ErrorList>,
+    prepare_for_subresource_update: Option<fn(&str, &mut T, &T)>,
+    validate_subresource_update: Option<fn(&str, &T, &T) -> ErrorList>,
+    warnings: Option<fn(&T) -> Vec<String>>,
+    cells: Option<fn(&T, Timestamp) -> Vec<Value>>,
+    to_storage: Option<fn(&mut Value)>,
+    from_storage: Option<fn(&mut Value)>,
+    deletion_grace_period: Option<fn(&Value, Option<i64>) -> Option<i64>>,
+}
+
+impl<T> Default for Typed<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Typed<T> {
+    /// Hooks that do nothing yet.
+    pub const fn new() -> Self {
+        Self {
+            has_status: false,
+            initial_status: || None,
+            default: None,
+            prepare_for_create: None,
+            prepare_for_update: None,
+            prepare_for_status_update: None,
+            validate: None,
+            validate_update: None,
+            validate_status_update: None,
+            prepare_for_subresource_update: None,
+            validate_subresource_update: None,
+            warnings: None,
+            cells: None,
+            to_storage: None,
+            from_storage: None,
+            deletion_grace_period: None,
+        }
+    }
+
+    /// The kind has a status that only the `status` subresource writes: a new object starts with `initial`, an update
+    /// keeps the old one, and an update of the status keeps everything but status and metadata.
+    pub const fn status(mut self, initial: fn() -> Option<Value>) -> Self {
+        self.has_status = true;
+        self.initial_status = initial;
+        self
+    }
+
+    /// See [`Hooks::default`].
+    pub const fn default_with(mut self, function: fn(&mut T)) -> Self {
+        self.default = Some(function);
+        self
+    }
+    /// See [`Hooks::prepare_for_create`].
+    pub const fn prepare_for_create(mut self, function: fn(&mut T)) -> Self {
+        self.prepare_for_create = Some(function);
+        self
+    }
+    /// See [`Hooks::prepare_for_update`].
+    pub const fn prepare_for_update(mut self, function: fn(&mut T, &T)) -> Self {
+        self.prepare_for_update = Some(function);
+        self
+    }
+    /// See [`Hooks::prepare_for_status_update`].
+    pub const fn prepare_for_status_update(mut self, function: fn(&mut T, &T)) -> Self {
+        self.prepare_for_status_update = Some(function);
+        self
+    }
+    /// See [`Hooks::validate`]. Unless [`Typed::validate_update`] is given, updates are checked by it too.
+    pub const fn validate(mut self, function: fn(&T) -> ErrorList) -> Self {
+        self.validate = Some(function);
+        self
+    }
+    /// See [`Hooks::validate_update`].
+    pub const fn validate_update(mut self, function: fn(&T, &T) -> ErrorList) -> Self {
+        self.validate_update = Some(function);
+        self
+    }
+    /// See [`Hooks::validate_status_update`].
+    pub const fn validate_status_update(mut self, function: fn(&T, &T) -> ErrorList) -> Self {
+        self.validate_status_update = Some(function);
+        self
+    }
+    /// See [`Hooks::prepare_for_subresource_update`].
+    pub const fn prepare_for_subresource_update(mut self, function: fn(&str, &mut T, &T)) -> Self {
+        self.prepare_for_subresource_update = Some(function);
+        self
+    }
+    /// See [`Hooks::validate_subresource_update`].
+    pub const fn validate_subresource_update(mut self, function: fn(&str, &T, &T) -> ErrorList) -> Self {
+        self.validate_subresource_update = Some(function);
+        self
+    }
+    /// See [`Hooks::warnings`].
+    pub const fn warnings(mut self, function: fn(&T) -> Vec<String>) -> Self {
+        self.warnings = Some(function);
+        self
+    }
+    /// See [`Hooks::cells`].
+    pub const fn cells(mut self, function: fn(&T, Timestamp) -> Vec<Value>) -> Self {
+        self.cells = Some(function);
+        self
+    }
+    /// See [`Hooks::to_storage`] and [`Hooks::from_storage`]. On the untyped form, because the two versions are two
+    /// types.
+    pub const fn convert(mut self, to_storage: fn(&mut Value), from_storage: fn(&mut Value)) -> Self {
+        self.to_storage = Some(to_storage);
+        self.from_storage = Some(from_storage);
+        self
+    }
+    /// See [`Hooks::deletion_grace_period`].
+    pub const fn deletion_grace_period(mut self, function: fn(&Value, Option<i64>) -> Option<i64>) -> Self {
+        self.deletion_grace_period = Some(function);
+        self
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Typed<T> {
+    /// Runs `change` on the typed form. An object that is not of the type is left alone: decoding against the schema
+    /// refuses such objects before, and validation reports them again.
+    fn change(object: &mut Value, change: impl FnOnce(&mut T)) {
+        if let Ok(mut typed) = T::deserialize(&*object) {
+            change(&mut typed);
+            if let Ok(changed) = serde_json::to_value(typed) {
+                *object = changed;
+            }
+        }
+    }
+
+    fn change_from(new: &mut Value, old: &Value, change: impl FnOnce(&mut T, &T)) {
+        if let Ok(old) = T::deserialize(old) {
+            Self::change(new, |new| change(new, &old));
+        }
+    }
+
+    fn check(object: &Value, check: impl FnOnce(&T) -> ErrorList) -> ErrorList {
+        match T::deserialize(object) {
+            Ok(typed) => check(&typed),
+            Err(error) => vec![field::internal(&Path::root(), error.to_string())],
+        }
+    }
+
+    fn check_update(new: &Value, old: &Value, check: impl FnOnce(&T, &T) -> ErrorList) -> ErrorList {
+        Self::check(new, |new| match T::deserialize(old) {
+            Ok(old) => check(new, &old),
+            Err(error) => vec![field::internal(&Path::root(), format!("stored object: {error}"))],
+        })
+    }
+}
+
+fn object_mut(value: &mut Value) -> Option<&mut Map<String, Value>> {
+    value.as_object_mut()
+}
+
+fn set_status(object: &mut Value, status: Option<Value>) {
+    let Some(fields) = object_mut(object) else { return };
+    match status {
+        Some(status) => fields.insert("status".to_owned(), status),
+        None => fields.remove("status"),
+    };
+}
+
+impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
+    fn default(&self, object: &mut Value) {
+        if let Some(default) = self.default {
+            Self::change(object, default);
+        }
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        if self.has_status {
+            set_status(object, (self.initial_status)());
+        }
+        if let Some(prepare) = self.prepare_for_create {
+            Self::change(object, prepare);
+        }
+    }
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value) {
+        if self.has_status {
+            set_status(new, old.get("status").cloned());
+        }
+        if let Some(prepare) = self.prepare_for_update {
+            Self::change_from(new, old, prepare);
+        }
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
+        if self.has_status
+            && let (Some(fields), Some(old)) = (object_mut(new), old.as_object())
+        {
+            fields.retain(|name, _| matches!(name.as_str(), "metadata" | "status"));
+            for (name, value) in old {
+                if !matches!(name.as_str(), "metadata" | "status") {
+                    fields.insert(name.clone(), value.clone());
+                }
+            }
+        }
+        if let Some(prepare) = self.prepare_for_status_update {
+            Self::change_from(new, old, prepare);
+        }
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        self.validate.map_or_else(ErrorList::new, |validate| Self::check(object, validate))
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        match (self.validate_update, self.validate) {
+            (Some(validate), _) => Self::check_update(new, old, validate),
+            (None, Some(validate)) => Self::check(new, validate),
+            (None, None) => ErrorList::new(),
+        }
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> ErrorList {
+        self.validate_status_update
+            .map_or_else(ErrorList::new, |validate| Self::check_update(new, old, validate))
+    }
+
+    fn prepare_for_subresource_update(&self, subresource: &str, new: &mut Value, old: &Value) {
+        if let Some(prepare) = self.prepare_for_subresource_update {
+            Self::change_from(new, old, |new, old| prepare(subresource, new, old));
+        }
+    }
+
+    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> ErrorList {
+        self.validate_subresource_update.map_or_else(ErrorList::new, |validate| {
+            Self::check_update(new, old, |new, old| validate(subresource, new, old))
+        })
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        match self.warnings.map(|warnings| (warnings, T::deserialize(object))) {
+            Some((warnings, Ok(typed))) => warnings(&typed),
+            _ => Vec::new(),
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match self.cells.map(|cells| (cells, T::deserialize(object))) {
+            Some((cells, Ok(typed))) => cells(&typed, now),
+            _ => super::NoHooks.cells(object, now),
+        }
+    }
+
+    fn to_storage(&self, object: &mut Value) {
+        if let Some(convert) = self.to_storage {
+            convert(object);
+        }
+    }
+
+    fn from_storage(&self, object: &mut Value) {
+        if let Some(convert) = self.from_storage {
+            convert(object);
+        }
+    }
+
+    fn deletion_grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        self.deletion_grace_period.and_then(|period| period(object, requested))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::types::core::v1::ConfigMap;
+    use crate::types::policy::v1::PodDisruptionBudget;
+
+    #[test]
+    fn a_step_without_a_function_leaves_the_object_alone() {
+        // `unknown` would be lost in a conversion.
+        let mut object = json!({"kind": "ConfigMap", "apiVersion": "v1", "unknown": 1});
+        let before = object.clone();
+        Typed::<ConfigMap>::new().default(&mut object);
+        assert_eq!(object, before);
+    }
+
+    #[test]
+    fn the_status_belongs_to_its_subresource() {
+        let hooks = Typed::<PodDisruptionBudget>::new().status(|| Some(json!({})));
+        let old = json!({"spec": {"minAvailable": 1}, "status": {"currentHealthy": 3}});
+        let asked = json!({"spec": {"minAvailable": 2}, "status": {"currentHealthy": 4}});
+        let mut created = asked.clone();
+        hooks.prepare_for_create(&mut created);
+        assert_eq!(created, json!({"spec": {"minAvailable": 2}, "status": {}}));
+        let mut updated = asked.clone();
+        hooks.prepare_for_update(&mut updated, &old);
+        assert_eq!(updated, json!({"spec": {"minAvailable": 2}, "status": {"currentHealthy": 3}}));
+        let mut status = asked;
+        hooks.prepare_for_status_update(&mut status, &old);
+        assert_eq!(status, json!({"spec": {"minAvailable": 1}, "status": {"currentHealthy": 4}}));
+    }
+}

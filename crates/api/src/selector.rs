@@ -1,0 +1,4 @@
+//! Selectors: which objects a list, a watch or a controller means.
+
+pub mod fields;
+pub mod labels;
