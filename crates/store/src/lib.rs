@@ -1,1 +1,69 @@
-//! (crate page to be written)
+//! The memory of the cluster: the storage contract, an engine that keeps it, and the suite that
+//! certifies an engine.
+//!
+//! The contract is etcd's data model (revisions, transactions, watches from a revision, compaction,
+//! leases) as a trait, [`Store`], with the guarantees in numbered prose below. Read first: [`Txn`] (every
+//! write is one), [`Range`], [`WatchRequest`], then [`embedded::Engine`] for how the guarantees are kept.
+//!
+//! To add a backend, implement [`Store`] in a crate of its own and run `store::certify!` over a
+//! [`suite::Factory`] of it; to add a guarantee, add its paragraph to `CONTRACT.md` and a test of the
+//! same name to [`suite`].
+//!
+//! **Invariants.** Nothing here knows what a Pod is: keys and values are bytes. No caller sees a
+//! revision that is not durable. An idle store makes no system calls and owns no timer.
+//!
+#![doc = include_str!("../CONTRACT.md")]
+
+pub mod embedded;
+mod error;
+pub mod suite;
+mod types;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+pub use error::Error;
+pub use types::{
+    Compare, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse,
+    Revision, Status, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
+};
+
+/// What a watch yields: batches in the order of their revisions, or one error, after which it ends.
+///
+/// Dropping the stream ends the watch.
+pub type WatchStream = BoxStream<'static, Result<WatchBatch, Error>>;
+
+/// A store that keeps the contract. Every method may be called concurrently.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Reads a range of keys at one revision. Sees every write that was acknowledged before the call.
+    async fn range(&self, range: Range) -> Result<RangeResponse, Error>;
+
+    /// Compares and writes atomically. Once it returns `Ok`, its writes survive a crash.
+    ///
+    /// [`Error::NoSpace`], [`Error::Io`] and [`Error::Unavailable`] leave open whether the transaction
+    /// took place; after every other error it did not.
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error>;
+
+    /// Delivers every change to a range of keys from a revision on, without gaps, in order.
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error>;
+
+    /// Forgets what is older than `revision`: reads and watches before it fail with
+    /// [`Error::Compacted`] from now on, and its memory and disk are given back soon after.
+    async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// Makes a lease of `ttl` seconds (at least one). An `id` of 0 lets the store choose one.
+    async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error>;
+
+    /// Ends a lease and deletes the keys attached to it, in one revision.
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), Error>;
+
+    /// Sets the remaining time of a lease back to its full length.
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseInfo, Error>;
+
+    /// What is left of a lease, and which keys are attached to it.
+    async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error>;
+
+    /// Where the store stands.
+    async fn status(&self) -> Result<Status, Error>;
+}
