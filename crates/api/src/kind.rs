@@ -453,10 +453,11 @@ mod tests {
             absent: "false",
         });
         let node = json!({"metadata": {"name": "a"}, "spec": {"unschedulable": true}});
+        let empty = json!({});
         let value = |object, field| descriptor.selectable_value(object, field);
         assert_eq!(value(&node, "metadata.name").as_deref(), Some("a"));
         assert_eq!(value(&node, "spec.unschedulable").as_deref(), Some("true"));
-        assert_eq!(value(&json!({}), "spec.unschedulable").as_deref(), Some("false"));
+        assert_eq!(value(&empty, "spec.unschedulable").as_deref(), Some("false"));
         assert_eq!(value(&node, "metadata.namespace"), None);
         assert_eq!(value(&node, "spec.x"), None);
     }

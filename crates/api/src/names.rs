@@ -88,8 +88,9 @@ pub fn is_dns1123_subdomain(text: &str) -> Vec<String> {
 /// A DNS subdomain that may also hold underscores (search paths of a pod's resolver).
 pub fn is_dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
     let shaped = |part: &str| {
-        let edge = |byte| lower_alphanumeric(byte) || byte == b'_';
-        ends_are(part, edge) && part.bytes().all(|byte| edge(byte) || byte == b'-')
+        let rest = part.strip_prefix('_').unwrap_or(part);
+        ends_are(rest, lower_alphanumeric)
+            && rest.bytes().all(|byte| lower_alphanumeric(byte) || byte == b'-' || byte == b'_')
     };
     let mut messages = Vec::new();
     if text.len() > DNS_SUBDOMAIN_MAX {
@@ -98,8 +99,8 @@ pub fn is_dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
     if !text.split('.').all(shaped) {
         messages.push(pattern_message(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', \
-             and must start and end with an alphanumeric character or an underscore",
-            "[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*",
+             and must start and end with an alphanumeric character",
+            "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
             &["example.com"],
         ));
     }
@@ -209,7 +210,7 @@ pub fn is_port_number(port: i64) -> Vec<String> {
 pub fn is_port_name(text: &str) -> Vec<String> {
     let mut messages = Vec::new();
     if text.len() > 15 {
-        messages.push(max_length_message(15).replace("bytes", "characters"));
+        messages.push(max_length_message(15));
     }
     if !text.bytes().all(|byte| lower_alphanumeric(byte) || byte == b'-') || text.is_empty() {
         messages.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
@@ -259,11 +260,10 @@ pub fn is_env_var_name(text: &str) -> Vec<String> {
         messages.push("environment variable name must be non-empty".to_owned());
     }
     if text.bytes().any(|byte| !(0x20..=0x7e).contains(&byte) || byte == b'=') {
-        messages.push(pattern_message(
-            "a valid environment variable name must consist only of printable ASCII characters other than '='",
-            "[ -<>-~]+",
-            &[],
-        ));
+        messages.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='"
+                .to_owned(),
+        );
     }
     messages
 }

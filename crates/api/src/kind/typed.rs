@@ -295,13 +295,13 @@ mod tests {
         // `unknown` would be lost in a conversion.
         let mut object = json!({"kind": "ConfigMap", "apiVersion": "v1", "unknown": 1});
         let before = object.clone();
-        Typed::<ConfigMap>::new().default(&mut object);
+        Hooks::default(&Typed::<ConfigMap>::new(), &mut object);
         assert_eq!(object, before);
     }
 
     #[test]
     fn the_status_belongs_to_its_subresource() {
-        let hooks = Typed::<PodDisruptionBudget>::new().status(|| Some(json!({})));
+        let hooks: &dyn Hooks = &Typed::<PodDisruptionBudget>::new().status(|| Some(json!({})));
         let old = json!({"spec": {"minAvailable": 1}, "status": {"currentHealthy": 3}});
         let asked = json!({"spec": {"minAvailable": 2}, "status": {"currentHealthy": 4}});
         let mut created = asked.clone();
