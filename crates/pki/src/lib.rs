@@ -1,1 +1,99 @@
-//! (crate page to be written)
+//! The cluster's public key infrastructure: made at the first start, kept in `<data-dir>/pki`, renewed in
+//! place before it expires.
+//!
+//! Read first: [`Pki`] (open or make everything; hand out credentials), [`Leaf`] (the table of the
+//! certificates we issue ourselves), [`Credential`] (one certificate with its key, in the forms that TLS and
+//! kubeconfigs want) and [`csr::sign`] (certificates for keys that others hold).
+//!
+//! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
+//! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys are ECDSA P-256 in PKCS#8. Directories
+//! are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a handful of keys.
+//!
+//! To add a certificate: a variant in [`Leaf`] and its row in `Leaf::profile`.
+//!
+//! Not here: who checks a certificate (rustls and the API server's `authn`), when to renew (the caller sets
+//! its timer by [`Pki::next_renewal`] and calls [`Pki::renew_due`]), the policy on whose requests are signed
+//! (the certificate controllers).
+
+mod authority;
+pub mod csr;
+mod der;
+mod files;
+pub mod kubeconfig;
+mod leaf;
+mod pem;
+mod store;
+
+pub use authority::{Authority, Certificate, Usage};
+pub use leaf::{Credential, Leaf};
+pub use store::{Pki, ServiceAccountKey, Settings};
+
+use std::path::PathBuf;
+
+/// What can go wrong with the keys and certificates; each message is one sentence that says what to do or what
+/// is in the way.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be read or written.
+    #[error("cannot {action} {path}", path = path.display())]
+    Io {
+        /// What was tried, as a verb ("read", "write", "create").
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what its name promises.
+    #[error(
+        "{path} is not usable: {reason}; restore it from a backup, or remove it with its certificate to have a new one made",
+        path = path.display()
+    )]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An authority's certificate exists without its key, so nothing can be signed with it.
+    #[error(
+        "{certificate} exists but {key} does not: nothing can be signed without it; restore the key, or remove the whole folder to begin a new cluster identity",
+        certificate = certificate.display(), key = key.display()
+    )]
+    MissingKey {
+        /// The certificate that is there.
+        certificate: PathBuf,
+        /// The key that is not.
+        key: PathBuf,
+    },
+    /// The clock lies before the moment an authority was made.
+    #[error(
+        "the clock says {now}, but the certificate authority {path} is valid only from {from}: set the clock",
+        path = path.display()
+    )]
+    ClockTooEarly {
+        /// The authority's certificate.
+        path: PathBuf,
+        /// The time that was given.
+        now: jiff::Timestamp,
+        /// The start of validity.
+        from: jiff::Timestamp,
+    },
+    /// An authority is past its end; leaves can no longer be issued under it.
+    #[error("the certificate authority {path} expired at {until}: the clock says {now}", path = path.display())]
+    AuthorityExpired {
+        /// The authority's certificate.
+        path: PathBuf,
+        /// The time that was given.
+        now: jiff::Timestamp,
+        /// The end of validity.
+        until: jiff::Timestamp,
+    },
+    /// A signing request that is not to be signed as it stands.
+    #[error("the certificate signing request is not acceptable: {0}")]
+    BadRequest(String),
+    /// The cryptography library refused (no entropy, a malformed key).
+    #[error("the cryptography library refused to {0}")]
+    Crypto(&'static str),
+}

@@ -1,0 +1,227 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::*;
+use crate::{Usage, csr};
+
+const START: &str = "2026-11-21T10:00:00Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.join("pki"),
+        node_name: "node-a".into(),
+        node_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        service_ips: vec!["10.43.0.1".parse().unwrap()],
+        cluster_domain: "cluster.local".into(),
+        extra_names: vec!["api.example.com".into(), "198.51.100.9".into()],
+    }
+}
+
+/// What a TLS client would say of the server's certificate.
+fn accepts(pki: &Pki, server: &Credential, name: &str, now: Timestamp) -> Result<(), String> {
+    use rustls::client::danger::ServerCertVerifier as _;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(pki.cluster_authority().certificate().der().to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second() as u64));
+    verifier
+        .verify_server_cert(&server.chain()[0], &[], &name, &[], now)
+        .map(|_| ())
+        .map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_serving_certificate_is_good_for_every_way_to_reach_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    let server = pki.credential(Leaf::ApiserverServing, now).unwrap();
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "10.43.0.1",
+        "node-a",
+        "192.0.2.7",
+        "2001:db8::7",
+        "api.example.com",
+        "198.51.100.9",
+    ] {
+        accepts(&pki, &server, name, now).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    assert!(accepts(&pki, &server, "example.org", now).is_err());
+    assert!(accepts(&pki, &server, "localhost", at("2027-11-22T10:00:00Z")).is_err(), "after its end");
+    let client = pki.credential(Leaf::Admin, now).unwrap();
+    assert!(accepts(&pki, &client, "localhost", now).is_err(), "a client certificate serves nothing");
+}
+
+#[test]
+fn a_second_open_finds_the_same_identities() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let first = Pki::open(settings(dir.path()), now).unwrap();
+    let admin = first.credential(Leaf::Admin, now).unwrap();
+    let second = Pki::open(settings(dir.path()), now).unwrap();
+    assert_eq!(first.cluster_authority().public_key_hash(), second.cluster_authority().public_key_hash());
+    assert_eq!(first.service_account_key().pkcs8(), second.service_account_key().pkcs8());
+    assert_eq!(admin.certificate_pem(), second.credential(Leaf::Admin, now).unwrap().certificate_pem());
+}
+
+#[test]
+fn keys_are_private() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(settings(dir.path()), at(START)).unwrap();
+    pki.credential(Leaf::Admin, at(START)).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir.path().join("pki")), 0o700);
+    let mut keys = 0;
+    for entry in std::fs::read_dir(dir.path().join("pki")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "key") {
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+            keys += 1;
+        }
+    }
+    assert_eq!(keys, 4, "two authorities, the token key, one leaf");
+}
+
+#[test]
+fn leaves_are_reissued_when_due_or_when_their_names_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    assert_eq!(pki.next_renewal(), None);
+    let old = pki.credential(Leaf::ApiserverServing, now).unwrap();
+    assert_eq!(pki.renew_due(now).unwrap(), []);
+
+    let due = pki.next_renewal().unwrap();
+    assert!(due > now && due < old.not_after());
+    assert_eq!(pki.renew_due(due).unwrap(), [Leaf::ApiserverServing]);
+    let new = pki.credential(Leaf::ApiserverServing, due).unwrap();
+    assert!(new.not_after() > old.not_after());
+    accepts(&pki, &new, "localhost", due).unwrap();
+    assert!(pki.next_renewal().unwrap() > due, "the renewed one is due later");
+
+    let mut moved = settings(dir.path());
+    moved.node_ips = vec!["192.0.2.8".parse().unwrap()];
+    let pki = Pki::open(moved, due).unwrap();
+    let moved = pki.credential(Leaf::ApiserverServing, due).unwrap();
+    accepts(&pki, &moved, "192.0.2.8", due).unwrap();
+    assert!(accepts(&pki, &moved, "192.0.2.7", due).is_err());
+}
+
+#[test]
+fn a_damaged_leaf_is_replaced_a_damaged_authority_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    pki.credential(Leaf::Admin, now).unwrap();
+    let folder = dir.path().join("pki");
+    std::fs::write(folder.join("admin.key"), "nonsense").unwrap();
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    pki.credential(Leaf::Admin, now).unwrap();
+    assert!(std::fs::read_to_string(folder.join("admin.key")).unwrap().contains("PRIVATE KEY"));
+
+    std::fs::write(folder.join("ca.key"), "nonsense").unwrap();
+    let error = Pki::open(settings(dir.path()), now).unwrap_err().to_string();
+    assert!(error.contains("ca.key is not usable: it holds no PRIVATE KEY block"), "{error}");
+    std::fs::remove_file(folder.join("ca.key")).unwrap();
+    let error = Pki::open(settings(dir.path()), now).unwrap_err().to_string();
+    assert!(error.contains("ca.key does not"), "{error}");
+}
+
+#[test]
+fn a_first_start_that_was_cut_off_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let first = Pki::open(settings(dir.path()), now).unwrap();
+    std::fs::remove_file(dir.path().join("pki/ca.crt")).unwrap();
+    let second = Pki::open(settings(dir.path()), now).unwrap();
+    assert_eq!(first.cluster_authority().public_key_hash(), second.cluster_authority().public_key_hash());
+}
+
+#[test]
+fn a_clock_outside_the_authority_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    Pki::open(settings(dir.path()), at(START)).unwrap();
+    let early = Pki::open(settings(dir.path()), at("1970-01-02T00:00:00Z")).unwrap_err().to_string();
+    assert!(early.contains("set the clock"), "{early}");
+    let late = Pki::open(settings(dir.path()), at("2037-01-01T00:00:00Z")).unwrap_err().to_string();
+    assert!(late.contains("expired at"), "{late}");
+}
+
+/// A request made by OpenSSL's command line, as users make them: three organisations, two names.
+const REQUEST: &str = include_str!("testdata/request.pem");
+
+#[test]
+fn signing_a_request_keeps_every_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    let asked = csr::inspect(REQUEST).unwrap();
+    assert_eq!(asked.common_name, "jane");
+    assert_eq!(asked.organizations, ["dev", "ops", "dev:leads"]);
+    assert_eq!(asked.dns_names, ["jane.example.com"]);
+    assert_eq!(asked.ip_addresses, ["192.0.2.44".parse::<IpAddr>().unwrap()]);
+
+    let terms = csr::Terms {
+        usages: &[Usage::Client, Usage::Server],
+        key_encipherment: true,
+        life: SignedDuration::from_hours(1),
+    };
+    let signed = csr::sign(pki.cluster_authority(), REQUEST, &terms, now).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(signed.der()).unwrap();
+    let groups: Vec<&str> = parsed.subject().iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    assert_eq!(groups, ["dev", "ops", "dev:leads"]);
+    assert_eq!(parsed.validity().not_after.timestamp(), at("2026-11-21T11:00:00Z").as_second());
+    let credential = Credential::load(signed, Key::generate().unwrap());
+    assert!(credential.is_err(), "the certificate is for the requester's key only");
+}
+
+#[test]
+fn requests_not_signed_by_their_key_are_refused() {
+    let mut der = pem::decode("CERTIFICATE REQUEST", REQUEST).unwrap().remove(0);
+    let middle = der.windows(4).position(|w| w == b"jane").unwrap();
+    der[middle] = b'J';
+    let error = csr::inspect(&pem::encode("CERTIFICATE REQUEST", &der)).unwrap_err().to_string();
+    assert!(error.contains("not signed by the key"), "{error}");
+    assert!(csr::inspect("hello").unwrap_err().to_string().contains("PEM block type"));
+}
+
+#[test]
+fn a_kubeconfig_is_private_and_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    let admin = pki.credential(Leaf::Admin, now).unwrap();
+    let path = dir.path().join("kubeconfig.yaml");
+    crate::kubeconfig::Kubeconfig {
+        server: "https://127.0.0.1:6443",
+        cluster: "ironclad",
+        user: "admin",
+        authority: pki.cluster_authority().certificate(),
+        credential: &admin,
+    }
+    .write(&path)
+    .unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for part in ["certificate-authority-data: LS0t", "client-certificate-data: LS0t", "client-key-data: LS0t"]
+    {
+        assert!(text.contains(part), "{part}");
+    }
+    assert!(text.contains("server: \"https://127.0.0.1:6443\""));
+}
