@@ -63,6 +63,11 @@ impl Verbs {
     /// Read and replace: the verbs of `status` and `scale`.
     pub const SUBRESOURCE: Self = Self::GET.and(Self::PATCH).and(Self::UPDATE);
 
+    /// The verbs of a stream (`pods/exec`).
+    pub const CONNECT: Self = Self::CREATE.and(Self::GET);
+    /// The verbs of a proxy, which passes on every method.
+    pub const PROXY: Self = Self::CREATE.and(Self::DELETE).and(Self::SUBRESOURCE);
+
     const NAMES: [&'static str; 8] =
         ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -119,6 +124,30 @@ pub struct Subresource {
     pub verbs: Verbs,
 }
 
+impl ScalePaths {
+    /// Where the workloads of `apps` have them.
+    pub fn replicas() -> Self {
+        Self {
+            spec_replicas: "/spec/replicas".into(),
+            status_replicas: "/status/replicas".into(),
+            selector: Some("/spec/selector".into()),
+        }
+    }
+}
+
+impl Subresource {
+    /// One whose body is of the given group, version and kind.
+    pub fn new(
+        name: &'static str,
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        verbs: Verbs,
+    ) -> Self {
+        Self { name: name.into(), kind: GroupVersionKind::new(group, version, kind), verbs }
+    }
+}
+
 /// The subresources of a kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subresources {
@@ -139,6 +168,13 @@ pub struct SelectableField {
     pub pointer: Text,
     /// What an absent field compares as (Pod `status.phase` of old objects; mostly empty).
     pub absent: &'static str,
+}
+
+impl SelectableField {
+    /// A field at a JSON pointer; absent it compares as the empty text.
+    pub fn new(name: &'static str, pointer: &'static str) -> Self {
+        Self { name: name.into(), pointer: pointer.into(), absent: "" }
+    }
 }
 
 /// A column of the Table form.

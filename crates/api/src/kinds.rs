@@ -1,12 +1,88 @@
-//! The built-in kinds: one file each, `kinds/<group>/<kind>.rs`.
+//! The built-in kinds: one file each, `kinds/<group>/<kind>.rs`, listed in the group's file.
+//! Every generally available kind of Kubernetes v1.37 is here; betas are added by file when they are served.
 
 use std::sync::Arc;
 
 use crate::kind::Descriptor;
 
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
+mod apps;
+mod authentication;
+mod authorization;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod coordination;
 mod core;
+mod discovery;
+mod events;
+mod flowcontrol;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod resource;
+mod scheduling;
+mod storage;
+mod storagemigration;
 
-/// Every built-in kind, in the order of its group's file.
+/// Every built-in kind. Where a kind has several versions, the preferred one comes first.
 pub fn all() -> Vec<Arc<Descriptor>> {
-    [core::all()].into_iter().flatten().map(Arc::new).collect()
+    [
+        core::all(),
+        apps::all(),
+        batch::all(),
+        autoscaling::all(),
+        policy::all(),
+        networking::all(),
+        discovery::all(),
+        storage::all(),
+        rbac::all(),
+        authentication::all(),
+        authorization::all(),
+        certificates::all(),
+        admissionregistration::all(),
+        coordination::all(),
+        events::all(),
+        scheduling::all(),
+        node::all(),
+        flowcontrol::all(),
+        resource::all(),
+        storagemigration::all(),
+        apiextensions::all(),
+        apiregistration::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(Arc::new)
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn kinds_and_resources_are_unique() {
+        let (mut kinds, mut resources) = (BTreeSet::new(), BTreeSet::new());
+        for kind in all() {
+            assert!(kinds.insert(kind.group_version_kind()), "{kind:?} twice");
+            assert!(resources.insert(kind.group_version_resource()), "{kind:?} twice");
+        }
+    }
+
+    #[test]
+    fn every_row_has_a_cell_for_each_column() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        for kind in all() {
+            let object = serde_json::json!({
+                "apiVersion": kind.group_version().to_string(), "kind": kind.kind, "metadata": {"name": "a"}
+            });
+            assert_eq!(kind.hooks.cells(&object, now).len(), kind.columns.len(), "{kind:?}");
+        }
+    }
 }

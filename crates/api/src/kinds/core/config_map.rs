@@ -1,9 +1,12 @@
 //! ConfigMap: configuration as text and bytes.
-//! Upstream: pkg/apis/core/validation, pkg/registry/core/configmap.
+//! Upstream: pkg/registry/core/configmap.
 
 use crate::kind::{Descriptor, Scope};
 
-/// How ConfigMaps are served.
+/// How it is served.
 pub fn descriptor() -> Descriptor {
-    Descriptor::new("", "v1", "ConfigMap", "configmaps", Scope::Namespaced)
+    Descriptor {
+        short_names: vec!["cm".into()],
+        ..Descriptor::new("", "v1", "ConfigMap", "configmaps", Scope::Namespaced)
+    }
 }

@@ -1,0 +1,19 @@
+//! MutatingWebhookConfiguration: webhooks that change requests.
+//! Upstream: pkg/registry/admissionregistration/mutatingwebhookconfiguration.
+
+use crate::kind::{Descriptor, Scope};
+
+/// How it is served.
+pub fn descriptor() -> Descriptor {
+    Descriptor {
+        categories: vec!["api-extensions".into()],
+        generation: true,
+        ..Descriptor::new(
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingWebhookConfiguration",
+            "mutatingwebhookconfigurations",
+            Scope::Cluster,
+        )
+    }
+}

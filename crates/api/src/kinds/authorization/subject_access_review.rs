@@ -1,0 +1,18 @@
+//! SubjectAccessReview: may this user do that? Answered, never stored.
+//! Upstream: pkg/registry/authorization/subjectaccessreview.
+
+use crate::kind::{Descriptor, Scope, Verbs};
+
+/// How it is served.
+pub fn descriptor() -> Descriptor {
+    Descriptor {
+        verbs: Verbs::CREATE,
+        ..Descriptor::new(
+            "authorization.k8s.io",
+            "v1",
+            "SubjectAccessReview",
+            "subjectaccessreviews",
+            Scope::Cluster,
+        )
+    }
+}

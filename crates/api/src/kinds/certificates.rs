@@ -1,0 +1,16 @@
+//! The group `certificates.k8s.io`.
+
+use crate::kind::Descriptor;
+
+mod certificate_signing_request;
+mod cluster_trust_bundle;
+mod pod_certificate_request;
+
+/// Its kinds.
+pub(super) fn all() -> Vec<Descriptor> {
+    vec![
+        certificate_signing_request::descriptor(),
+        cluster_trust_bundle::descriptor(),
+        pod_certificate_request::descriptor(),
+    ]
+}

@@ -1,0 +1,10 @@
+//! The group `coordination.k8s.io`.
+
+use crate::kind::Descriptor;
+
+mod lease;
+
+/// Its kinds.
+pub(super) fn all() -> Vec<Descriptor> {
+    vec![lease::descriptor()]
+}

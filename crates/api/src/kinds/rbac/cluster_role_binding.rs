@@ -1,0 +1,20 @@
+//! ClusterRoleBinding: who has a role in the cluster.
+//! Upstream: pkg/registry/rbac/clusterrolebinding.
+
+use crate::kind::{Descriptor, Scope};
+use crate::names::NameRule;
+
+/// How it is served.
+pub fn descriptor() -> Descriptor {
+    Descriptor {
+        name_rule: NameRule::PathSegment,
+        create_on_update: true,
+        ..Descriptor::new(
+            "rbac.authorization.k8s.io",
+            "v1",
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            Scope::Cluster,
+        )
+    }
+}

@@ -1,0 +1,14 @@
+//! Role: permissions in a namespace.
+//! Upstream: pkg/registry/rbac/role.
+
+use crate::kind::{Descriptor, Scope};
+use crate::names::NameRule;
+
+/// How it is served.
+pub fn descriptor() -> Descriptor {
+    Descriptor {
+        name_rule: NameRule::PathSegment,
+        create_on_update: true,
+        ..Descriptor::new("rbac.authorization.k8s.io", "v1", "Role", "roles", Scope::Namespaced)
+    }
+}
