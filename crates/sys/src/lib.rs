@@ -7,6 +7,7 @@
 //! Upstream: none; this is what upstream reaches through runc, vishvananda/netlink and knftables.
 
 pub mod cgroup;
+pub mod conntrack;
 pub mod container;
 pub mod mount;
 pub mod namespace;

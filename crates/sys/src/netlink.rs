@@ -297,17 +297,31 @@ impl Socket {
 
     /// Waits for one datagram, which may hold several messages (see [`messages`]).
     pub fn receive(&self) -> Result<Vec<u8>, Error> {
+        self.receive_with(0).map_err(Error::Socket)
+    }
+
+    /// Takes one datagram if there is one.
+    pub fn receive_now(&self) -> Result<Option<Vec<u8>>, Error> {
+        match self.receive_with(libc::MSG_DONTWAIT) {
+            Ok(datagram) => Ok(Some(datagram)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(Error::Socket(error)),
+        }
+    }
+
+    fn receive_with(&self, flags: i32) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0_u8; RECEIVE];
         loop {
             // SAFETY: the pointer and length describe `buffer`.
-            let got = unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let got =
+                unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
             if got >= 0 {
                 buffer.truncate(got as usize);
                 return Ok(buffer);
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
-                return Err(Error::Socket(error));
+                return Err(error);
             }
         }
     }
