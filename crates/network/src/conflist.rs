@@ -40,15 +40,13 @@ pub struct PodNetwork {
 
 impl PodNetwork {
     fn conflist(&self) -> serde_json::Value {
-        let mut chain = vec![json!({
+        let bridge = json!({
             "type": "bridge", "bridge": self.bridge, "isGateway": true, "isDefaultGateway": true,
             "hairpinMode": true, "routed": true, "mtu": self.mtu,
             "ipam": {"type": "host-local", "dataDir": self.ipam_dir, "ranges": [[{"subnet": self.subnet}]]},
-        })];
-        if plugins::NAMES.contains(&"portmap") {
-            chain.push(json!({"type": "portmap", "capabilities": {"portMappings": true}}));
-        }
-        json!({"cniVersion": "1.0.0", "name": "ironclad", "plugins": chain})
+        });
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        json!({"cniVersion": "1.0.0", "name": "ironclad", "plugins": [bridge, portmap]})
     }
 }
 

@@ -5,11 +5,12 @@
 pub mod bridge;
 pub mod host_local;
 pub mod loopback;
+pub mod portmap;
 
 use crate::plugin::Plugin;
 
 /// Every plugin by the name under which a runtime runs it.
-pub const NAMES: [&str; 3] = ["bridge", "host-local", "loopback"];
+pub const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
 /// The plugin of a name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
@@ -17,6 +18,7 @@ pub fn find(name: &str) -> Option<&'static dyn Plugin> {
         "bridge" => Some(&bridge::Bridge),
         "host-local" => Some(&host_local::HostLocal),
         "loopback" => Some(&loopback::Loopback),
+        "portmap" => Some(&portmap::Portmap),
         _ => None,
     }
 }

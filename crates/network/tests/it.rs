@@ -60,8 +60,10 @@ fn two_pods_reach_each_other_through_the_host_and_leave_nothing() {
     assert_eq!(two.ips[0].address, "10.42.0.3/24");
     network.check(&sandbox("one", &left)).unwrap();
 
-    let server = sys::netlink::within(&right, || std::net::TcpListener::bind("10.42.0.3:80").unwrap()).unwrap();
-    let client = sys::netlink::within(&left, || std::net::TcpStream::connect("10.42.0.3:80").unwrap()).unwrap();
+    let server =
+        sys::netlink::within(&right, || std::net::TcpListener::bind("10.42.0.3:80").unwrap()).unwrap();
+    let client =
+        sys::netlink::within(&left, || std::net::TcpStream::connect("10.42.0.3:80").unwrap()).unwrap();
     let (_, peer) = server.accept().unwrap();
     assert_eq!(peer.ip(), IpAddr::from([10, 42, 0, 2]), "the client's own address is seen");
     drop(client);
@@ -72,6 +74,28 @@ fn two_pods_reach_each_other_through_the_host_and_leave_nothing() {
     let links = RouteSocket::open().unwrap().links().unwrap();
     assert!(links.iter().all(|link| link.kind.as_deref() != Some("veth")), "{links:?}");
     assert_eq!(network.add(&sandbox("three", &left)).unwrap().ips[0].address, "10.42.0.4/24");
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_until_the_pod_is_gone() {
+    fresh_namespace();
+    let directory = tempfile::tempdir().unwrap();
+    let network = pod_network(directory.path());
+    let pod = pod_namespace();
+    let mapping = serde_json::json!({"hostPort": 8080, "containerPort": 80, "protocol": "TCP"});
+    let one = Sandbox { port_mappings: vec![mapping.clone()], ..sandbox("one", &pod) };
+    network.add(&one).unwrap();
+    let server = sys::netlink::within(&pod, || std::net::TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    std::net::TcpStream::connect("10.42.0.1:8080").expect("from the host");
+    server.accept().unwrap();
+    network.check(&one).unwrap();
+
+    let other = pod_namespace();
+    let two = Sandbox { port_mappings: vec![mapping], ..sandbox("two", &other) };
+    let error = network.add(&two).unwrap_err();
+    assert!(error.message.contains("portmap"), "the port is taken: {error}");
+    network.del(&one).unwrap();
+    network.add(&two).expect("the port is free again");
 }
 
 #[test]
