@@ -1,1 +1,317 @@
-//! The embedded engine.
+//! The embedded engine: all keys and their recent history in memory, a write-ahead log as the proof.
+//!
+//! The way of a write: [`Engine`] queues it → `writer` (one thread) plans it on the durable state (`plan`),
+//! makes its batch durable (`wal`), applies it to memory (`mvcc`, `lease`), tells the watchers (`watch`),
+//! answers. A read looks at memory, which holds durable revisions only. `maintenance` writes checkpoints
+//! and drops what was compacted, on a thread that exists only then; `expiry` is a task that exists only
+//! while there are leases. So an idle engine makes no system call and has no timer.
+//!
+//! Files of the directory: `LOCK`, `checkpoint`, `<number>.wal`, `spare-<n>`.
+
+mod checkpoint;
+pub mod disk;
+mod entry;
+mod expiry;
+mod lease;
+mod maintenance;
+mod mvcc;
+mod plan;
+mod policy;
+mod recovery;
+mod wal;
+mod watch;
+mod writer;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use foundation::{SharedClock, SharedRandomness, SystemRandomness};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::error::Error;
+use crate::types::{
+    LeaseId, LeaseInfo, Range, RangeResponse, Revision, Status, Txn, TxnResponse, WatchRequest,
+};
+use crate::{Store, WatchStream};
+use disk::{Disk, HostDisk};
+use writer::{Queue, Request};
+
+/// Transactions that may wait for the writer; more wait for their turn to be queued.
+const QUEUED: usize = 4096;
+/// Keys read under one lock.
+const READ_STEPS: usize = 1024;
+
+/// How an engine is to behave. The default suits a cluster of any size.
+#[derive(Clone)]
+pub struct Options {
+    /// History older than this is forgotten (at the next write).
+    pub history_age: Duration,
+    /// History larger than this, and than half of what is alive, is halved.
+    pub history_bytes: u64,
+    /// The largest transaction: bytes of the keys and values it writes.
+    pub max_txn_bytes: usize,
+    /// The largest segment of the log.
+    pub segment_bytes: u64,
+    /// A checkpoint is written once the log is this long and longer than the state is large.
+    pub checkpoint_bytes: u64,
+    /// Where the store's id and the leases' come from.
+    pub randomness: SharedRandomness,
+    /// What lies under the files.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            history_age: Duration::from_secs(300),
+            history_bytes: 32 << 20,
+            max_txn_bytes: 8 << 20,
+            segment_bytes: 16 << 20,
+            checkpoint_bytes: 16 << 20,
+            randomness: Arc::new(SystemRandomness),
+            disk: Arc::new(HostDisk),
+        }
+    }
+}
+
+/// What readers see: durable, whole batches.
+struct State {
+    mvcc: mvcc::Mvcc,
+    leases: lease::Leases,
+    /// The newest batch applied.
+    batch: wal::Batch,
+}
+
+impl State {
+    /// Applies an entry that is durable.
+    fn apply(&mut self, entry: entry::Entry, now: Duration, mut seen: impl FnMut(mvcc::Change)) {
+        for change in entry.changes {
+            match change {
+                entry::Change::Key(record) => {
+                    let change = self.mvcc.apply(record);
+                    self.leases.follow(&change);
+                    seen(change);
+                }
+                entry::Change::Grant { id, ttl, remaining } => self.leases.grant(id, ttl, remaining, now),
+                entry::Change::Revoke { id } => self.leases.revoke(id),
+                entry::Change::Compact { revision } => {
+                    self.mvcc.compact_revision = self.mvcc.compact_revision.max(revision);
+                }
+            }
+        }
+    }
+
+    /// Loads an entry of a checkpoint's first part: keys without a history.
+    fn load(&mut self, entry: entry::Entry, now: Duration) {
+        for change in entry.changes {
+            match change {
+                entry::Change::Key(record) => {
+                    self.leases.attach(record.lease, &record.key);
+                    self.mvcc.load(record);
+                }
+                other => {
+                    self.apply(entry::Entry { revision: 0, changes: vec![other] }, now, |_| ());
+                }
+            }
+        }
+    }
+}
+
+struct Shared {
+    state: RwLock<State>,
+    queue: Queue,
+    slots: Arc<Semaphore>,
+    watchers: watch::Watchers,
+    files: Arc<wal::Files>,
+    maintenance: maintenance::Maintenance,
+    lease_timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    lease_changed: Arc<Notify>,
+    /// Why the last batch could not be written.
+    alarm: Mutex<Option<String>>,
+    closed: AtomicBool,
+    clock: SharedClock,
+    options: Options,
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// An open store. Dropping it shuts it down.
+pub struct Engine {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Locked as long as it is open.
+    lock: Mutex<Option<fs::File>>,
+}
+
+impl Engine {
+    /// Opens the store in `directory`, making it if it is not there. Blocks while it recovers: a few
+    /// milliseconds for a small store, up to seconds for gigabytes.
+    pub fn open(
+        directory: impl AsRef<Path>,
+        options: Options,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, Error> {
+        let directory = directory.as_ref();
+        let context = |error| Error::io(format!("opening {}", directory.display()), error);
+        fs::create_dir_all(directory).map_err(context)?;
+        let lock =
+            fs::OpenOptions::new().write(true).create(true).truncate(false).open(directory.join("LOCK"));
+        let lock = lock.map_err(context)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: directory.to_owned() }),
+            Err(fs::TryLockError::Error(error)) => return Err(context(error)),
+        }
+        let recovered = recovery::recover(directory, &options, clock.monotonic())?;
+        let shared = Arc::new(Shared {
+            state: RwLock::new(recovered.state),
+            queue: Queue::default(),
+            slots: Arc::new(Semaphore::new(QUEUED)),
+            watchers: watch::Watchers::default(),
+            files: recovered.files,
+            maintenance: maintenance::Maintenance::default(),
+            lease_timer: Mutex::default(),
+            lease_changed: Arc::default(),
+            alarm: Mutex::default(),
+            closed: AtomicBool::new(false),
+            clock,
+            options,
+        });
+        shared.maintenance.checkpoint_bytes.store(recovered.checkpoint_bytes, Ordering::Relaxed);
+        if shared.state.read().mvcc.has_compacted() {
+            shared.start_compaction();
+        }
+        let writer = {
+            let shared = shared.clone();
+            let builder = std::thread::Builder::new().name("store-writer".to_owned());
+            let run = move || writer::run(&shared, recovered.wal);
+            builder.spawn(run).map_err(|error| Error::io("starting the store's writer", error))?
+        };
+        shared.watch_leases();
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(writer)), lock: Mutex::new(Some(lock)) }))
+    }
+
+    /// Carries out what is queued, ends the watches, and gives the directory free. Calls after it fail
+    /// with [`Error::Unavailable`]. Blocks for the last sync.
+    pub fn shutdown(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.queue.close();
+        self.shared.slots.close();
+        if let Some(writer) = self.writer.lock().take() {
+            // A panic in it has been logged.
+            let _ = writer.join();
+        }
+        self.shared.stop_maintenance();
+        self.shared.watchers.close();
+        if let Some(timer) = self.shared.lease_timer.lock().take() {
+            timer.abort();
+        }
+        drop(self.lock.lock().take());
+    }
+
+    /// How many watches are open.
+    pub fn watches(&self) -> usize {
+        self.shared.watchers.len()
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(writer::Reply<T>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.queue.push(request(reply));
+        answer.await.map_err(|_| Error::Unavailable("the store is shut down"))?
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.shared.is_closed() { Err(Error::Unavailable("the store is shut down")) } else { Ok(()) }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+#[async_trait]
+impl Store for Engine {
+    async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
+        self.check_open()?;
+        let mut cursor = mvcc::Cursor::new(range);
+        // Only the step itself holds the lock.
+        let step = |cursor: &mut _| self.shared.state.read().mvcc.read(cursor, READ_STEPS);
+        while !step(&mut cursor)? {
+            tokio::task::yield_now().await;
+        }
+        Ok(cursor.response)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
+        let slot = self.shared.slots.clone().acquire_owned().await;
+        let slot = slot.map_err(|_| Error::Unavailable("the store is shut down"))?;
+        self.ask(|reply| Request::Txn { txn, reply, slot }).await
+    }
+
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
+        watch::open(&self.shared, request)
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.ask(|reply| Request::Compact { revision, reply }).await
+    }
+
+    async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error> {
+        if ttl < 1 || id < 0 {
+            return Err(Error::Invalid("a lease has a positive ttl and id"));
+        }
+        let chosen = match id {
+            0 => (self.shared.options.randomness.u64() >> 1).max(1) as LeaseId,
+            id => id,
+        };
+        let info = self.ask(|reply| Request::Grant { id: chosen, ttl, reply }).await?;
+        self.shared.watch_leases();
+        Ok(info)
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), Error> {
+        self.ask(|reply| Request::Revoke { id, reply }).await
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
+        self.check_open()?;
+        self.shared.watch_leases();
+        let now = self.shared.clock.monotonic();
+        self.shared.state.write().leases.keep_alive(id, now)
+    }
+
+    async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
+        self.check_open()?;
+        self.shared.watch_leases();
+        let now = self.shared.clock.monotonic();
+        self.shared.state.read().leases.info(id, now)
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        self.check_open()?;
+        let state = self.shared.state.read();
+        let checkpoint = self.shared.maintenance.checkpoint_bytes.load(Ordering::Relaxed);
+        Ok(Status {
+            revision: state.mvcc.revision,
+            compact_revision: state.mvcc.compact_revision,
+            keys: state.mvcc.keys,
+            leases: state.leases.len() as u64,
+            live_bytes: state.mvcc.live_bytes,
+            history_bytes: state.mvcc.history_bytes,
+            db_size: self.shared.files.bytes() + checkpoint,
+            alarm: self.shared.alarm.lock().clone(),
+        })
+    }
+}

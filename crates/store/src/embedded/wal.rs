@@ -1,0 +1,344 @@
+//! The write-ahead log: batches of entries in numbered, pre-zeroed segments, one `fdatasync` each.
+//!
+//! Writes `<number>.wal` and `spare-<n>` files. A segment is a zeroed file that is overwritten in
+//! place, so that a sync has no metadata to write; one that a checkpoint has made superfluous becomes a
+//! spare and is used again. The unit of durability is the *batch*: its records carry its number, the last
+//! one says so, and a batch is never split over two segments. Not here: reading it back (`replay`), when to
+//! make spares and remove segments (`maintenance`).
+//!
+//! After a failed write nobody knows what the segment's tail holds, so it is abandoned: the batch number
+//! is used again at the start of the next segment, which makes whatever the tail holds void.
+
+mod record;
+pub(super) mod replay;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::disk::{Disk, File};
+use super::entry::Entry;
+use crate::error::Error;
+use record::{HEADER, Seed};
+
+/// The format written; older ones are read.
+pub(super) const VERSION: u32 = 1;
+/// The first segment of a store, and the step in which zeros are written: what a disk takes in about a
+/// millisecond, so that a small store starts at once and stays small.
+const STEP: u64 = 256 << 10;
+const MAGIC: &[u8; 8] = b"ICSTLOG\n";
+/// Records start here, on a block of their own.
+const START: u64 = 4096;
+
+/// A number for the newest batch whose entries are in the log.
+pub(super) type Batch = u64;
+
+/// The files of the log, shared between the writer and the maintenance.
+pub(super) struct Files {
+    pub disk: Arc<dyn Disk>,
+    pub directory: PathBuf,
+    pub store_id: u64,
+    /// The largest segment.
+    largest: u64,
+    state: Mutex<FilesState>,
+    /// Bytes of all segments and spares.
+    bytes: AtomicU64,
+    names: AtomicU64,
+}
+
+#[derive(Default)]
+struct FilesState {
+    /// At most one: a zeroed or used file that can become the next segment.
+    spare: Option<Spare>,
+    /// How large the next segment should be.
+    next_size: u64,
+    /// Segments that are full or abandoned, oldest first.
+    closed: Vec<Closed>,
+}
+
+struct Spare {
+    path: PathBuf,
+    size: u64,
+}
+
+pub(super) struct Closed {
+    pub number: u64,
+    pub last_batch: Batch,
+    pub size: u64,
+}
+
+impl Files {
+    pub fn new(disk: Arc<dyn Disk>, directory: &Path, store_id: u64, largest: u64) -> Self {
+        let state = FilesState { next_size: STEP, ..FilesState::default() };
+        Self {
+            disk,
+            directory: directory.to_owned(),
+            store_id,
+            largest: largest.max(STEP),
+            state: Mutex::new(state),
+            bytes: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn wants_spare(&self) -> bool {
+        self.state.lock().spare.is_none()
+    }
+
+    /// Makes a zeroed file for the next segment, in steps, so that the writer's syncs between them stay
+    /// short.
+    pub fn make_spare(&self) -> Result<(), Error> {
+        let size = self.state.lock().next_size;
+        let spare = self.zeroed(size)?;
+        let mut state = self.state.lock();
+        state.next_size = (size * 2).min(self.largest);
+        let unused = match &state.spare {
+            None => {
+                state.spare = Some(spare);
+                None
+            }
+            Some(_) => Some(spare),
+        };
+        drop(state);
+        unused.map_or(Ok(()), |spare| self.remove(&spare.path, spare.size))
+    }
+
+    fn zeroed(&self, size: u64) -> Result<Spare, Error> {
+        let path = self.spare_path();
+        let make = || {
+            let file = self.disk.create(&path)?;
+            let zeros = vec![0; STEP as usize];
+            let mut offset = 0;
+            while offset < size {
+                let step = STEP.min(size - offset);
+                file.write_at(&zeros[..step as usize], offset)?;
+                file.sync()?;
+                offset += step;
+            }
+            Ok(())
+        };
+        match make() {
+            Ok(()) => {
+                self.bytes.fetch_add(size, Ordering::Relaxed);
+                Ok(Spare { path, size })
+            }
+            Err(error) => {
+                // What was written of it would only take up the room that is missing.
+                let _ = self.disk.remove(&path);
+                Err(Error::io(format!("writing {}", path.display()), error))
+            }
+        }
+    }
+
+    fn spare_path(&self) -> PathBuf {
+        self.directory.join(format!("spare-{}", self.names.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn remove(&self, path: &Path, size: u64) -> Result<(), Error> {
+        self.disk.remove(path).map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives up the segments that hold nothing after `batch`: keeps one as a spare, removes the rest.
+    pub fn release(&self, batch: Batch) -> Result<(), Error> {
+        loop {
+            let mut state = self.state.lock();
+            // Oldest first and never past one that is needed, so that what is left has no gap.
+            let Some(closed) = state.closed.first().filter(|closed| closed.last_batch <= batch) else {
+                return Ok(());
+            };
+            let (number, size) = (closed.number, closed.size);
+            state.closed.remove(0);
+            let keep = state.spare.is_none() && size >= state.next_size / 2;
+            drop(state);
+            let path = segment_path(&self.directory, number);
+            if !keep {
+                self.remove(&path, size)?;
+                continue;
+            }
+            let spare = self.spare_path();
+            let context = || format!("renaming {}", path.display());
+            self.disk.rename(&path, &spare).map_err(|error| Error::io(context(), error))?;
+            let mut state = self.state.lock();
+            if state.spare.is_none() {
+                state.spare = Some(Spare { path: spare, size });
+            } else {
+                drop(state);
+                self.remove(&spare, size)?;
+            }
+        }
+    }
+
+    /// Makes a segment of at least `needed` bytes ready to be written to.
+    fn segment(&self, number: u64, needed: u64) -> Result<Segment, Error> {
+        let ready = {
+            let mut state = self.state.lock();
+            match state.spare.take() {
+                Some(spare) if spare.size >= needed => Some(spare),
+                other => {
+                    state.spare = other;
+                    None
+                }
+            }
+        };
+        let spare = match ready {
+            Some(spare) => spare,
+            // The writer waits for this one: no larger than it must be.
+            None => self.zeroed(needed.next_multiple_of(STEP))?,
+        };
+        let path = segment_path(&self.directory, number);
+        let activate = || {
+            let file = self.disk.open(&spare.path)?;
+            file.write_at(&self.header(number), 0)?;
+            file.sync()?;
+            self.disk.rename(&spare.path, &path)?;
+            self.disk.sync_directory(&self.directory)?;
+            Ok(file)
+        };
+        match activate() {
+            Ok(file) => Ok(Segment { number, file, size: spare.size, end: START }),
+            Err(error) => {
+                // Under either name; what cannot be removed is found and judged by the next recovery.
+                let _ = self.disk.remove(&spare.path);
+                let _ = self.disk.remove(&path);
+                self.bytes.fetch_sub(spare.size, Ordering::Relaxed);
+                Err(Error::io(format!("activating {}", path.display()), error))
+            }
+        }
+    }
+
+    fn header(&self, number: u64) -> Vec<u8> {
+        let mut header = Vec::with_capacity(START as usize);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&number.to_le_bytes());
+        header.extend_from_slice(&self.store_id.to_le_bytes());
+        let sum = crc32fast::hash(&header);
+        header.extend_from_slice(&sum.to_le_bytes());
+        header.resize(START as usize + HEADER, 0);
+        header
+    }
+}
+
+fn segment_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:016x}.wal"))
+}
+
+struct Segment {
+    number: u64,
+    file: Box<dyn File>,
+    size: u64,
+    end: u64,
+}
+
+/// The writing end of the log.
+pub(super) struct Wal {
+    files: Arc<Files>,
+    /// `None` after a failed write, until the next one.
+    segment: Option<Segment>,
+    /// The newest segment number given out.
+    number: u64,
+    /// The newest durable batch.
+    batch: Batch,
+    buffer: Vec<u8>,
+    /// Bytes of records since the store was opened.
+    pub written: u64,
+}
+
+impl Wal {
+    /// A new log, with its first segment.
+    pub fn create(files: Arc<Files>) -> Result<Self, Error> {
+        let segment = files.segment(1, START)?;
+        Ok(Self { files, segment: Some(segment), number: 1, batch: 0, buffer: Vec::new(), written: 0 })
+    }
+
+    /// The log as recovery has left it.
+    pub fn resume(files: Arc<Files>, end: replay::End) -> Result<Self, Error> {
+        {
+            let mut state = files.state.lock();
+            state.closed = end.closed;
+            state.next_size = (end.size * 2).clamp(STEP, files.largest);
+            let bytes = state.closed.iter().map(|closed| closed.size).sum::<u64>() + end.size;
+            files.bytes.store(bytes, Ordering::Relaxed);
+        }
+        let path = segment_path(&files.directory, end.number);
+        let file = files
+            .disk
+            .open(&path)
+            .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        let segment = Segment { number: end.number, file, size: end.size, end: end.offset };
+        let written = end.offset - START;
+        Ok(Self {
+            files,
+            segment: Some(segment),
+            number: end.number,
+            batch: end.batch,
+            buffer: Vec::new(),
+            written,
+        })
+    }
+
+    /// The newest durable batch.
+    pub fn batch(&self) -> Batch {
+        self.batch
+    }
+
+    /// Whether the current segment is half full, so that it is time to get the next one ready.
+    pub fn is_half_full(&self) -> bool {
+        self.segment.as_ref().is_none_or(|segment| segment.end > segment.size / 2)
+    }
+
+    /// Makes one batch durable: when it returns `Ok`, the entries are on disk. After an error they may be
+    /// there or not, and count as not written.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let batch = self.batch + 1;
+        self.buffer.clear();
+        for (index, entry) in entries.iter().enumerate() {
+            record::append(&mut self.buffer, entry, batch, index + 1 == entries.len());
+        }
+        let length = self.buffer.len() as u64;
+        let fits = |segment: &Segment| segment.end + length <= segment.size;
+        if !self.segment.as_ref().is_some_and(fits) {
+            self.rotate(START + length)?;
+        }
+        let Some(segment) = &mut self.segment else {
+            return Err(Error::Unavailable("the log has no segment"));
+        };
+        Seed { store_id: self.files.store_id, segment: segment.number }.seal(&mut self.buffer);
+        let written = segment.file.write_at(&self.buffer, segment.end).and_then(|()| segment.file.sync());
+        if let Err(error) = written {
+            let number = segment.number;
+            self.close();
+            let path = segment_path(&self.files.directory, number);
+            return Err(Error::io(format!("writing {}", path.display()), error));
+        }
+        segment.end += length;
+        self.batch = batch;
+        self.written += length;
+        // A single huge batch must not keep its memory for ever.
+        self.buffer.shrink_to(1 << 20);
+        Ok(())
+    }
+
+    fn rotate(&mut self, needed: u64) -> Result<(), Error> {
+        let segment = self.files.segment(self.number + 1, needed)?;
+        self.close();
+        self.number += 1;
+        self.segment = Some(segment);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(segment) = self.segment.take() {
+            let closed = Closed { number: segment.number, last_batch: self.batch, size: segment.size };
+            self.files.state.lock().closed.push(closed);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The one thread that writes: takes what is queued, plans it, makes it durable, applies it, answers.
+//!
+//! A thread of its own and not a task: it blocks in `fdatasync` for most of its life, which would hold a
+//! worker of the runtime, and it must outlive whatever runtime its callers come from. It sleeps on a
+//! condition variable, without a time limit.
+//!
+//! Group commit adapts by itself: while one batch is being synced the next one queues up. A lone writer
+//! finds the thread waiting and is never delayed. Only after a batch of several does the thread give those
+//! that were just answered a moment to come back, for as long as more of them keep arriving.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foundation::metrics::{self, Counter, Histogram};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::entry::{Change, Entry};
+use super::plan::Planner;
+use super::policy::Policy;
+use super::wal::Wal;
+use super::{Shared, State};
+use crate::error::Error;
+use crate::types::{LeaseId, LeaseInfo, Revision, Txn, TxnResponse};
+
+/// Transactions in one batch.
+const BATCH: usize = 1024;
+/// Yields without a new arrival after which a batch is closed.
+const YIELDS: usize = 3;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What can be asked of the writer.
+pub(super) enum Request {
+    Txn {
+        txn: Txn,
+        reply: Reply<TxnResponse>,
+        slot: OwnedSemaphorePermit,
+    },
+    Grant {
+        id: LeaseId,
+        ttl: i64,
+        reply: Reply<LeaseInfo>,
+    },
+    Revoke {
+        id: LeaseId,
+        reply: Reply<()>,
+    },
+    /// Ends every lease whose time is up.
+    Expire {
+        reply: Reply<()>,
+    },
+    Compact {
+        revision: Revision,
+        reply: Reply<()>,
+    },
+}
+
+/// What waits for the writer.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    requests: std::collections::VecDeque<Request>,
+    closed: bool,
+}
+
+impl Queue {
+    /// Hands a request to the writer; dropped, which its sender sees, when the store is shut down.
+    pub fn push(&self, request: Request) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.requests.push_back(request);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Refuses new requests; those that wait are still carried out.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
+    fn discard(&self) {
+        self.state.lock().requests.clear();
+    }
+
+    /// Waits for requests and takes a batch of them. Empty once the queue is closed.
+    fn take(&self, crowded: bool) -> Vec<Request> {
+        let mut state = self.state.lock();
+        while state.requests.is_empty() && !state.closed {
+            self.arrived.wait(&mut state);
+        }
+        if crowded {
+            let (mut seen, mut quiet) = (state.requests.len(), 0);
+            while quiet < YIELDS && seen < BATCH && !state.closed {
+                parking_lot::MutexGuard::unlocked(&mut state, std::thread::yield_now);
+                let now = state.requests.len();
+                quiet = if now > seen { 0 } else { quiet + 1 };
+                seen = now;
+            }
+        }
+        let count = state.requests.len().min(BATCH);
+        state.requests.drain(..count).collect()
+    }
+}
+
+struct Metrics {
+    sync: Histogram,
+    batch: Histogram,
+    failures: Counter,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let registry = metrics::registry();
+        const SYNC: &[f64] = &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+        const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+        Self {
+            sync: registry
+                .histogram("store_commit_seconds", "Time to make a batch durable.", &[], SYNC)
+                .only(),
+            batch: registry
+                .histogram("store_commit_entries", "Entries that shared a sync.", &[], BATCH)
+                .only(),
+            failures: registry.counter("store_commit_failures_total", "Batches that failed.", &[]).only(),
+        }
+    }
+}
+
+/// Runs until the queue is closed and empty.
+pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
+    let policy = Policy::new(&shared.options, shared.clock.monotonic());
+    let mut writer = Writer { shared, wal, policy, metrics: Metrics::new() };
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut crowded = false;
+        loop {
+            let requests = shared.queue.take(crowded);
+            if requests.is_empty() {
+                return;
+            }
+            crowded = requests.len() > 1;
+            writer.carry_out(requests);
+        }
+    }));
+    if ended.is_err() {
+        // What it was about to write is not acknowledged. Everybody is told; nothing can be written.
+        tracing::error!("the store's writer panicked: writes are refused from now on");
+        *shared.alarm.lock() = Some("the writer has failed".to_owned());
+        shared.queue.close();
+        shared.queue.discard();
+    }
+}
+
+struct Writer<'a> {
+    shared: &'a Arc<Shared>,
+    wal: Wal,
+    policy: Policy,
+    metrics: Metrics,
+}
+
+/// An answer that waits for its batch to be durable.
+type Answer = Box<dyn FnOnce(Result<(), Error>)>;
+
+fn answer<T: 'static>(reply: Reply<T>, value: T) -> Answer {
+    // A caller that has gone away does not want to know.
+    Box::new(move |result| drop(reply.send(result.map(|()| value))))
+}
+
+impl Writer<'_> {
+    fn carry_out(&mut self, requests: Vec<Request>) {
+        let mut txns = Vec::new();
+        for request in requests {
+            match request {
+                Request::Txn { txn, reply, slot } => txns.push((txn, reply, slot)),
+                // What concerns leases or compaction is planned on durable state alone: rare, and simpler.
+                other => {
+                    self.txns(&mut txns);
+                    self.single(other);
+                }
+            }
+        }
+        self.txns(&mut txns);
+    }
+
+    fn txns(&mut self, txns: &mut Vec<(Txn, Reply<TxnResponse>, OwnedSemaphorePermit)>) {
+        if txns.is_empty() {
+            return;
+        }
+        let mut entries = Vec::with_capacity(txns.len());
+        let mut answers = Vec::with_capacity(txns.len());
+        let mut slots = Vec::with_capacity(txns.len());
+        {
+            let State { mvcc, leases, .. } = &*self.shared.state.read();
+            let mut planner = Planner::new(mvcc, leases, self.shared.options.max_txn_bytes);
+            for (txn, reply, slot) in txns.drain(..) {
+                match planner.txn(txn) {
+                    // Nothing was written and nothing is revealed.
+                    Err(error) => drop(reply.send(Err(error))),
+                    Ok((response, entry)) => {
+                        if !entry.changes.is_empty() {
+                            entries.push(entry);
+                        }
+                        answers.push((reply, response));
+                    }
+                }
+                slots.push(slot);
+            }
+        }
+        let result = self.commit(entries);
+        for (reply, response) in answers {
+            drop(reply.send(result.clone().map(|()| response)));
+        }
+    }
+
+    fn single(&mut self, request: Request) {
+        let (entries, answer) = {
+            let State { mvcc, leases, .. } = &*self.shared.state.read();
+            let mut planner = Planner::new(mvcc, leases, self.shared.options.max_txn_bytes);
+            match request {
+                Request::Txn { .. } => return,
+                Request::Grant { id, ttl, reply } => {
+                    if leases.contains(id) {
+                        drop(reply.send(Err(Error::LeaseExists { id })));
+                        return;
+                    }
+                    let info = LeaseInfo { id, granted_ttl: ttl, ttl, keys: Vec::new() };
+                    let changes = vec![Change::Grant { id, ttl, remaining: ttl }];
+                    (vec![Entry { revision: 0, changes }], answer(reply, info))
+                }
+                Request::Revoke { id, reply } => {
+                    if !leases.contains(id) {
+                        drop(reply.send(Err(Error::LeaseNotFound { id })));
+                        return;
+                    }
+                    (vec![planner.revoke(id)], answer(reply, ()))
+                }
+                Request::Expire { reply } => {
+                    let due = leases.due(self.shared.clock.monotonic());
+                    (due.into_iter().map(|id| planner.revoke(id)).collect(), answer(reply, ()))
+                }
+                Request::Compact { revision, reply } => {
+                    let refused = match () {
+                        () if revision > mvcc.revision => {
+                            Some(Error::FutureRevision { current: mvcc.revision })
+                        }
+                        () if revision <= mvcc.compact_revision => {
+                            Some(Error::Compacted { revision: mvcc.compact_revision })
+                        }
+                        () => None,
+                    };
+                    if let Some(error) = refused {
+                        drop(reply.send(Err(error)));
+                        return;
+                    }
+                    let changes = vec![Change::Compact { revision }];
+                    (vec![Entry { revision: 0, changes }], answer(reply, ()))
+                }
+            }
+        };
+        answer(self.commit(entries));
+    }
+
+    /// Makes entries durable, then visible.
+    fn commit(&mut self, mut entries: Vec<Entry>) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let now = self.shared.clock.monotonic();
+        entries.extend(self.policy.housekeeping(&self.shared.state.read(), now));
+        let started = Instant::now();
+        let written = self.wal.append(&entries);
+        self.note(&written, started.elapsed());
+        written?;
+        self.metrics.batch.observe(entries.len() as f64);
+        let mut changes = Vec::new();
+        let (revision, lease_changed) = {
+            let mut state = self.shared.state.write();
+            let deadline = state.leases.next_deadline();
+            for entry in entries {
+                state.apply(entry, now, |change| changes.push(change));
+            }
+            state.batch = self.wal.batch();
+            (state.mvcc.revision, state.leases.next_deadline() != deadline)
+        };
+        self.shared.watchers.publish(&changes, revision);
+        if lease_changed {
+            self.shared.lease_changed.notify_one();
+        }
+        self.shared.maintain(&self.wal);
+        Ok(())
+    }
+
+    fn note(&self, written: &Result<(), Error>, took: Duration) {
+        let mut alarm = self.shared.alarm.lock();
+        match written {
+            Ok(()) => {
+                self.metrics.sync.observe_duration(took);
+                if alarm.take().is_some() {
+                    tracing::info!("the store writes again");
+                }
+            }
+            Err(error) => {
+                self.metrics.failures.inc();
+                if alarm.is_none() {
+                    tracing::error!(%error, "the store cannot write; reads and watches go on");
+                }
+                *alarm = Some(error.to_string());
+            }
+        }
+    }
+}
