@@ -4,9 +4,13 @@
 //! Writes only by compare-and-swap of a whole object (what quota accounting needs).
 //! Not here: anything a client asks for (`engine`).
 
+mod local;
+
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use local::Local;
 
 /// A list of objects at one revision.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,154 @@
+//! The objects that every cluster has from its first moment.
+//!
+//! Namespaces, priority classes, the RBAC policy, the default ServiceCIDR, and the `kubernetes` Service
+//! with its endpoints. What is missing is made in one transaction; what is there is left as it is.
+//! Upstream: pkg/controlplane/controller/{systemnamespaces,kubernetesservice}, pkg/registry/*/rest.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::{GroupVersion, Object, Status};
+use serde_json::{Value, json};
+use store::{Compare, Op, Range, Txn};
+
+use crate::engine::timestamp;
+use crate::options::Options;
+use crate::registry::Resource;
+use crate::server::Server;
+use crate::{authz, storage};
+
+/// Makes what is missing.
+pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
+    let mut missing = Vec::new();
+    let mut objects = own(&server.options);
+    objects.extend(authz::bootstrap::objects());
+    objects.extend(server.options.bootstrap.iter().cloned());
+    for object in objects {
+        let resource = resource(server, &object)?;
+        let key = resource.key(object.namespace().unwrap_or_default(), object.name());
+        let range = Range { keys_only: true, ..Range::key(key.clone()) };
+        if server.storage.0.range(range).await.map_err(storage::status)?.kvs.is_empty() {
+            missing.push((resource, key, object));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut txn = Txn::default();
+    for (resource, key, mut object) in missing {
+        fill(server, &resource, &mut object);
+        txn.compare.push(Compare::CreateRevision { key: key.clone(), equals: 0 });
+        txn.success.push(Op::Put { key, value: resource.encode(&object).into_put(), lease: 0 });
+    }
+    // Another server that starts at the same moment makes the same objects.
+    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+}
+
+fn resource(server: &Server, object: &Object) -> Result<Arc<Resource>, Status> {
+    let table = server.registry.table();
+    let version = GroupVersion::parse(object.api_version()).unwrap_or_default();
+    let found = table.all().find(|resource| {
+        let d = &resource.descriptor;
+        d.group == version.group && d.version == version.version && d.kind == object.kind()
+    });
+    found.cloned().ok_or_else(|| {
+        Status::internal(format!("no resource for {}, Kind={}", object.api_version(), object.kind()))
+    })
+}
+
+fn fill(server: &Server, resource: &Resource, object: &mut Object) {
+    let mut random = [0; 16];
+    server.randomness.fill(&mut random);
+    let metadata = object.metadata_mut();
+    metadata.insert("uid".into(), uuid::Builder::from_random_bytes(random).into_uuid().to_string().into());
+    metadata.insert("creationTimestamp".into(), timestamp(server.clock.now()).into());
+    if resource.descriptor.generation {
+        metadata.insert("generation".into(), 1.into());
+    }
+    let status = object.0.get("status").cloned();
+    resource.descriptor.hooks.default(&mut object.0);
+    resource.descriptor.hooks.prepare_for_create(&mut object.0);
+    if let Some(status) = status {
+        object.0["status"] = status;
+    }
+}
+
+fn own(options: &Options) -> Vec<Object> {
+    let mut objects: Vec<Value> = Vec::new();
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        objects.push(json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        }));
+    }
+    for (name, value, description) in [
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if \
+             necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+    ] {
+        objects.push(json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority",
+        }));
+    }
+    objects.push(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [options.service_cidr.to_string()]},
+    }));
+    objects.extend(kubernetes_service(options));
+    objects.into_iter().map(Object).collect()
+}
+
+/// The Service by which pods find the server.
+fn kubernetes_service(options: &Options) -> Vec<Value> {
+    let address = options.service_cidr.nth(1);
+    let family = match address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    };
+    let port = options.advertise.map_or(6443, |(_, port)| port);
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": address, "clusterIPs": [address], "type": "ClusterIP", "sessionAffinity": "None",
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+        "status": {"loadBalancer": {}},
+    })];
+    if let Some((ip, port)) = options.advertise {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        objects.push(json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{
+                "addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }],
+        }));
+        objects.push(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": family,
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }));
+    }
+    objects
+}

@@ -1,0 +1,343 @@
+//! The watch cache of one resource: its current objects, its recent changes, and who watches them.
+//!
+//! Holds the very buffers that the store holds. Fed by [`Hub`], which owns the one watch on the store and
+//! hands every change to the cache it belongs to, in order of revision.
+//!
+//! Guarantees: (1) a cache reflects every change up to `Hub::revision` and none in part; (2) a watcher sees
+//! each change after its start exactly once, in order, or its stream ends; (3) a watcher that does not read
+//! is cut off when its queue is full and never delays another; (4) what a change looks like on the wire is
+//! encoded at most once per event type, whatever the number of watchers.
+//! Not here: selectors' syntax (`api::selector`), responses (`engine`).
+//! Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher.
+
+mod change;
+mod hub;
+mod watchers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use change::{Change, EventType, frame as change_frame};
+pub use hub::{Hub, View};
+pub use watchers::{Interest, Subscription};
+
+use crate::encoding::{Extractor, Facts};
+use watchers::Watchers;
+
+/// Changes kept for watches that resume. Beyond it a client lists anew, as with upstream (whose ring
+/// starts at 100 and grows to 102,400).
+const RING: usize = 16_384;
+
+/// One object as cached.
+#[derive(Debug)]
+pub struct Cached {
+    /// `<namespace>/<name>`, or `<name>` for cluster-scoped resources.
+    pub key: Bytes,
+    /// The canonical JSON, resourceVersion included.
+    pub value: Bytes,
+    /// The revision of the last write.
+    pub revision: u64,
+    /// What selectors see.
+    pub facts: Facts,
+}
+
+impl Cached {
+    /// The namespace; empty for cluster-scoped resources.
+    pub fn namespace(&self) -> &str {
+        self.split().0
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.split().1
+    }
+
+    fn split(&self) -> (&str, &str) {
+        let key = std::str::from_utf8(&self.key).unwrap_or_default();
+        key.split_once('/').unwrap_or(("", key))
+    }
+}
+
+/// The objects of one resource as of one revision.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The revision.
+    pub revision: u64,
+    /// The objects that were asked for, ordered by key.
+    pub objects: Vec<Arc<Cached>>,
+    /// How many more objects were left out because of the limit: all of them when they were to be counted,
+    /// otherwise 1 if there is any.
+    pub rest: usize,
+}
+
+/// How much of a list is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limit {
+    /// At most so many objects; 0: all.
+    pub objects: usize,
+    /// Whether what is left out is to be counted.
+    pub count_rest: bool,
+}
+
+/// Why a watch cannot start where it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too old resource version: {asked} ({oldest})")]
+pub struct TooOld {
+    /// The revision asked for.
+    pub asked: u64,
+    /// The oldest one that can be served.
+    pub oldest: u64,
+}
+
+/// The watch cache of one resource.
+#[derive(Debug)]
+pub struct Cache {
+    extractor: Arc<Extractor>,
+    state: RwLock<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    revision: u64,
+    objects: BTreeMap<Bytes, Arc<Cached>>,
+    /// Per selectable field, made at first use: value to keys.
+    indexes: HashMap<usize, HashMap<Box<str>, BTreeSet<Bytes>>>,
+    ring: VecDeque<Arc<Change>>,
+    /// Every change after this revision is in the ring.
+    ring_after: u64,
+    /// Changes up to this revision were part of what the cache was filled with.
+    filled_at: u64,
+    watchers: Watchers,
+    closed: bool,
+}
+
+impl Cache {
+    fn new(extractor: Arc<Extractor>) -> Self {
+        Self { extractor, state: RwLock::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Fills an empty cache with what was read at `revision`.
+    fn fill(&self, revision: u64, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) {
+        let mut state = self.state.write();
+        state.objects = objects.map(|(key, value, at)| (key.clone(), self.object(key, value, at))).collect();
+        state.revision = revision;
+        state.ring_after = revision;
+        state.filled_at = revision;
+        self.changed.send_replace(revision);
+    }
+
+    fn object(&self, key: Bytes, value: Bytes, revision: u64) -> Arc<Cached> {
+        let facts = self.extractor.extract(&value);
+        Arc::new(Cached { key, value, revision, facts })
+    }
+
+    /// Applies the changes of one revision, all of them or none visible. `None` is a deletion.
+    fn apply(&self, revision: u64, changes: impl Iterator<Item = (Bytes, Option<Bytes>)>) {
+        // Parsed outside the lock: readers go on meanwhile.
+        let parsed: Vec<_> = changes
+            .map(|(key, value)| (key.clone(), value.map(|value| self.object(key, value, revision))))
+            .collect();
+        let mut state = self.state.write();
+        if revision <= state.filled_at {
+            return;
+        }
+        state.revision = revision;
+        for (key, current) in parsed {
+            state.apply(revision, key, current);
+        }
+        drop(state);
+        self.changed.send_replace(revision);
+    }
+
+    /// Ends every watch: the cache will hear of no more changes.
+    fn close(&self) {
+        let mut state = self.state.write();
+        state.closed = true;
+        state.watchers = Watchers::default();
+    }
+
+    /// The revision of the latest change, for whoever derives something from the objects.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// One object.
+    pub fn get(&self, key: &str) -> Option<Arc<Cached>> {
+        self.state.read().objects.get(key.as_bytes()).cloned()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects that `interest` may concern and `matches` accepts, after key `after`, at most `limit`
+    /// of them. `now` is the revision up to which the hub has dispatched.
+    pub fn snapshot(
+        &self,
+        interest: &Interest,
+        now: u64,
+        after: Option<&[u8]>,
+        limit: Limit,
+        matches: impl Fn(&Cached) -> bool,
+    ) -> Snapshot {
+        if let Interest::Field { field, .. } = interest {
+            self.ensure_index(*field);
+        }
+        let state = self.state.read();
+        let mut out =
+            Snapshot { revision: state.revision.max(now), objects: Vec::new(), rest: 0 };
+        let mut take = |object: &Arc<Cached>| {
+            if after.is_some_and(|after| object.key.as_ref() <= after) || !matches(object) {
+                return true;
+            }
+            if limit.objects > 0 && out.objects.len() == limit.objects {
+                out.rest += 1;
+                return limit.count_rest;
+            }
+            out.objects.push(object.clone());
+            true
+        };
+        match interest {
+            Interest::All => {
+                for object in state.after(after) {
+                    if !take(object) {
+                        break;
+                    }
+                }
+            }
+            Interest::Namespace(namespace) => {
+                let prefix = format!("{namespace}/");
+                let from = Bound::Included(Bytes::from(prefix.clone().into_bytes()));
+                for (key, object) in state.objects.range::<Bytes, _>((from, Bound::Unbounded)) {
+                    if !key.starts_with(prefix.as_bytes()) || !take(object) {
+                        break;
+                    }
+                }
+            }
+            Interest::Key(key) => {
+                if let Some(object) = state.objects.get(key.as_bytes()) {
+                    take(object);
+                }
+            }
+            Interest::Field { field, value } => {
+                let keys = state.indexes.get(field).and_then(|index| index.get(value.as_str()));
+                for object in keys.into_iter().flatten().filter_map(|key| state.objects.get(key)) {
+                    if !take(object) {
+                        break;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Watches what `interest` may concern, from the changes after `from` on; `None`: from now on, together
+    /// with the objects as they are now.
+    pub fn watch(
+        &self,
+        interest: Interest,
+        from: Option<u64>,
+        now: u64,
+        matches: impl Fn(&Cached) -> bool,
+    ) -> Result<(Snapshot, Subscription), TooOld> {
+        let initial = match from {
+            Some(_) => None,
+            None => Some(self.snapshot(&interest, now, None, Limit::default(), &matches)),
+        };
+        let mut state = self.state.write();
+        if state.closed {
+            return Err(TooOld { asked: from.unwrap_or_default(), oldest: state.revision });
+        }
+        let after = match (&initial, from) {
+            (Some(snapshot), _) => snapshot.revision,
+            (None, Some(from)) => from,
+            (None, None) => 0,
+        };
+        // Between the snapshot and here changes may have come; they are in the ring.
+        if after < state.ring_after {
+            return Err(TooOld { asked: after, oldest: state.ring_after });
+        }
+        let missed: Vec<_> = {
+            let first = state.ring.partition_point(|change| change.revision <= after);
+            state.ring.range(first..).filter(|change| interest.concerns(change)).cloned().collect()
+        };
+        let subscription = state.watchers.add(interest, after, missed);
+        Ok((initial.unwrap_or_default(), subscription))
+    }
+
+    fn ensure_index(&self, field: usize) {
+        if self.state.read().indexes.contains_key(&field) {
+            return;
+        }
+        let mut state = self.state.write();
+        let mut index: HashMap<Box<str>, BTreeSet<Bytes>> = HashMap::new();
+        for object in state.objects.values() {
+            if let Some(value) = object.facts.fields.get(field) {
+                index.entry(value.clone()).or_default().insert(object.key.clone());
+            }
+        }
+        state.indexes.insert(field, index);
+    }
+}
+
+impl State {
+    fn apply(&mut self, revision: u64, key: Bytes, current: Option<Arc<Cached>>) {
+        let previous = match &current {
+            Some(object) => self.objects.insert(key.clone(), object.clone()),
+            None => self.objects.remove(&key),
+        };
+        if current.is_none() && previous.is_none() {
+            return;
+        }
+        self.reindex(&key, previous.as_deref(), current.as_deref());
+        let change = Arc::new(Change::new(revision, current, previous));
+        if self.ring.len() == RING
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            self.ring_after = oldest.revision;
+        }
+        self.ring.push_back(change.clone());
+        self.watchers.notify(&change);
+    }
+
+    fn after(&self, after: Option<&[u8]>) -> impl Iterator<Item = &Arc<Cached>> {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(Bytes::copy_from_slice(key)));
+        self.objects.range::<Bytes, _>((from, Bound::Unbounded)).map(|(_, object)| object)
+    }
+
+    fn reindex(&mut self, key: &Bytes, previous: Option<&Cached>, current: Option<&Cached>) {
+        for (field, index) in &mut self.indexes {
+            let value = |object: Option<&Cached>| object.and_then(|o| o.facts.fields.get(*field)).cloned();
+            let (old, new) = (value(previous), value(current));
+            if old == new {
+                continue;
+            }
+            if let Some(old) = old
+                && let Some(keys) = index.get_mut(&old)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    index.remove(&old);
+                }
+            }
+            if let Some(new) = new {
+                index.entry(new).or_default().insert(key.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! The one engine that serves every kind from its descriptor.
+//!
+//! One file per step of the REST contract: [`create`], [`read`] (get and list), [`watch`], [`update`] (PUT,
+//! PATCH and status), [`delete`], [`scale`]; `body` decodes, `selection` reads selectors and
+//! resourceVersions. Kinds are never named here: what differs is asked of the descriptor, its hooks, and
+//! the resource's [`Rest`](crate::registry::Rest).
+//! Upstream: apiserver/pkg/endpoints/handlers and apiserver/pkg/registry/generic/registry/store.go.
+
+mod body;
+mod continuation;
+mod create;
+mod delete;
+mod patch;
+mod read;
+mod scale;
+mod selection;
+mod update;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use api::kind::Verbs;
+use api::{Object, Status};
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
+
+use crate::admission;
+use crate::negotiation::{self, Accepted};
+use crate::output::Output;
+use crate::registry::Resource;
+use crate::request::{Query, RequestInfo, User};
+use crate::response::Response;
+use crate::server::Server;
+use crate::storage::Stored;
+
+pub use body::{decode_as, json_body};
+pub use update::{Target, change};
+pub(crate) use write::timestamp;
+pub use write::WriteOptions;
+
+/// An authorized request for a resource.
+pub struct Call {
+    /// The server that serves it.
+    pub server: Arc<Server>,
+    /// The resource in its version.
+    pub resource: Arc<Resource>,
+    /// What is asked.
+    pub info: RequestInfo,
+    /// The decoded query.
+    pub query: Query,
+    /// The query as sent (what a proxied request passes on).
+    pub raw_query: String,
+    /// The method as sent.
+    pub method: http::Method,
+    /// Who asks.
+    pub user: User,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// The request's body, already within the limit.
+    pub body: Bytes,
+    /// The connection, where it can become another protocol's.
+    pub upgrade: Option<OnUpgrade>,
+    /// What the client wants back.
+    pub accepted: Accepted,
+    /// What the client is to be warned of.
+    pub warnings: Arc<Mutex<Vec<String>>>,
+}
+
+impl Call {
+    /// Adds warnings for the client.
+    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        self.warnings.lock().extend(warnings);
+    }
+
+    /// A response with one object in the form the client wants.
+    pub fn respond(&self, code: u16, object: &Bytes) -> Response {
+        self.output().object(code, object)
+    }
+
+    /// A response with any value (of a kind without Table form).
+    pub fn respond_value(&self, code: u16, value: &serde_json::Value) -> Response {
+        crate::output::value_response(self.accepted, code, value)
+    }
+
+    /// The form the client wants.
+    pub fn output(&self) -> Output<'_> {
+        let now = self.server.clock.now();
+        Output::new(self.accepted, &self.resource.descriptor, &self.query, now)
+    }
+
+    /// The error of a verb that this path does not have.
+    pub fn method_not_allowed(&self) -> Status {
+        Status::method_not_supported(&self.resource.group_resource, &self.info.verb)
+    }
+
+    /// The newest state of the object in the path.
+    pub async fn stored(&self) -> Result<Stored, Status> {
+        self.server.storage.get(&self.resource, &self.info.namespace, &self.info.name).await
+    }
+
+    /// A request to admission about this call, for the kind of the resource.
+    pub fn admission<'a>(
+        &'a self,
+        operation: admission::Operation,
+        options: &WriteOptions,
+        object: Option<&'a mut Object>,
+        old: Option<&'a Object>,
+    ) -> admission::Request<'a> {
+        let descriptor = &self.resource.descriptor;
+        admission::Request {
+            operation,
+            kind: descriptor.group_version_kind(),
+            resource: descriptor.group_version_resource(),
+            subresource: &self.info.subresource,
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            user: &self.user,
+            dry_run: options.dry_run,
+            object,
+            old,
+            options: options.to_json(operation),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// Serves a call whose resource and subresource are in the descriptor.
+pub async fn serve(call: Call) -> Result<Response, Status> {
+    let descriptor = call.resource.descriptor.clone();
+    let subresource = call.info.subresource.clone();
+    if subresource.is_empty() {
+        return main(call).await;
+    }
+    match subresource.as_str() {
+        "status" if descriptor.subresources.status => match call.info.verb.as_str() {
+            "get" => read::get(&call).await,
+            "update" => update::put(&call, Target::Status).await,
+            "patch" => patch::patch(&call, Target::Status).await,
+            _ => Err(call.method_not_allowed()),
+        },
+        "scale" if descriptor.subresources.scale.is_some() => scale::serve(&call).await,
+        name => match call.resource.rest.subresource(name) {
+            Some(handler) => handler.serve(call).await,
+            None => Err(Status::page_not_found()),
+        },
+    }
+}
+
+async fn main(call: Call) -> Result<Response, Status> {
+    let verbs = call.resource.descriptor.verbs;
+    let verb = call.info.verb.as_str();
+    let needed = match verb {
+        "create" => Verbs::CREATE,
+        "get" => Verbs::GET,
+        "list" => Verbs::LIST,
+        "watch" => Verbs::WATCH,
+        "update" => Verbs::UPDATE,
+        "patch" => Verbs::PATCH,
+        "delete" => Verbs::DELETE,
+        "deletecollection" => Verbs::DELETE_COLLECTION,
+        _ => return Err(call.method_not_allowed()),
+    };
+    // POST to a name, and writes of namespaced kinds outside a namespace, are no paths of the API.
+    let namespaced = call.resource.descriptor.is_namespaced();
+    let outside = namespaced && call.info.namespace.is_empty();
+    let misplaced = match verb {
+        "create" => outside || !call.info.name.is_empty(),
+        "deletecollection" => outside,
+        "update" | "patch" => call.info.name.is_empty(),
+        _ => false,
+    };
+    if !verbs.contains(needed) || misplaced {
+        return Err(call.method_not_allowed());
+    }
+    if (outside && !matches!(verb, "list" | "watch")) || (!namespaced && is_in_namespace(&call)) {
+        return Err(Status::page_not_found());
+    }
+    match verb {
+        "create" => create::post(&call).await,
+        "get" => read::get(&call).await,
+        "list" => read::list(&call).await,
+        "watch" => watch::watch(call).await,
+        "update" => update::put(&call, Target::Main).await,
+        "patch" => patch::patch(&call, Target::Main).await,
+        "delete" => delete::delete(&call).await,
+        _ => delete::collection(&call).await,
+    }
+}
+
+/// Whether a cluster-scoped resource was asked for below a namespace. A namespace's own path names itself.
+fn is_in_namespace(call: &Call) -> bool {
+    !call.info.namespace.is_empty() && call.info.namespace != call.info.name
+}
+
+/// Agrees on the form of the response to a resource request. Streams of other protocols (logs, exec, proxies)
+/// answer in whatever they speak.
+pub fn accept(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Accepted, Status> {
+    if info.is_long_running() && info.verb != "watch" {
+        return Ok(Accepted::DEFAULT);
+    }
+    negotiation::negotiate(headers, query, true)
+}

@@ -1,0 +1,118 @@
+//! Request bodies to objects: media types, YAML, field validation, the kind that the path wants.
+//!
+//! Not here: the limit of the body's size (`filters`), defaults and validation (hooks).
+//! Upstream: apiserver/pkg/endpoints/handlers/{create,rest}.go (transformDecodeError).
+
+use std::borrow::Cow;
+
+use api::{GroupVersion, GroupVersionKind, Object, Status};
+use http::{HeaderMap, header};
+use schema::{FieldValidation, Schema};
+use serde_json::Value;
+
+use super::Call;
+
+/// The body as JSON bytes, whatever of the known encodings it came in.
+pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Status> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    match media_type.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" => Ok(Cow::Borrowed(body)),
+        "application/yaml" => Ok(Cow::Owned(schema::yaml_to_json(body)?)),
+        _ => Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json, application/yaml",
+        )),
+    }
+}
+
+/// Decodes the call's body as an object of its resource.
+pub(super) fn decode(call: &Call, mode: FieldValidation) -> Result<Object, Status> {
+    let wanted = call.resource.descriptor.group_version_kind();
+    decode_as(call, &wanted, &call.resource.schema, mode)
+}
+
+/// Decodes the call's body as an object of `wanted`, which it may leave unsaid.
+pub fn decode_as(
+    call: &Call,
+    wanted: &GroupVersionKind,
+    schema: &Schema,
+    mode: FieldValidation,
+) -> Result<Object, Status> {
+    let body = json_body(&call.headers, &call.body)?;
+    check_kind(&body, wanted)?;
+    let decoded = schema::decode(&body, schema, mode)?;
+    call.warn(decoded.warnings);
+    let mut object = Object(decoded.value);
+    if object.0.is_object() {
+        object.0["apiVersion"] = wanted.api_version().into();
+        object.0["kind"] = wanted.kind.clone().into();
+    }
+    Ok(object)
+}
+
+#[derive(serde::Deserialize)]
+struct TypeMeta<'a> {
+    #[serde(borrow, default, rename = "apiVersion")]
+    api_version: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
+}
+
+/// Refuses a body that says it is something else.
+fn check_kind(body: &[u8], wanted: &GroupVersionKind) -> Result<(), Status> {
+    // Unreadable bodies are `schema::decode`'s to describe.
+    let Ok(found) = serde_json::from_slice::<TypeMeta<'_>>(body) else { return Ok(()) };
+    let kind = found.kind.as_deref().unwrap_or_default();
+    let api_version = found.api_version.as_deref().unwrap_or_default();
+    let version = if api_version.is_empty() {
+        Some(GroupVersion::new(&*wanted.group, &*wanted.version))
+    } else {
+        GroupVersion::parse(api_version)
+    };
+    let Some(version) = version else {
+        return Err(Status::bad_request(format!(
+            "couldn't get version/kind; json parse error: unexpected GroupVersion string: {api_version}"
+        )));
+    };
+    let same_version = version.group == wanted.group && version.version == wanted.version;
+    if !kind.is_empty() && kind != wanted.kind {
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
+             \"{version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            version.version, wanted.kind
+        )));
+    }
+    if !same_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            wanted.group_version()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the object is meant for the namespace in the path, and puts it there.
+pub(super) fn place(call: &Call, object: &mut Object) -> Result<(), Status> {
+    let namespaced = call.resource.descriptor.is_namespaced();
+    match (namespaced, object.namespace()) {
+        (true, None) => {
+            object.metadata_mut().insert("namespace".into(), call.info.namespace.clone().into());
+        }
+        (true, Some(namespace)) if namespace != call.info.namespace => {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        (false, Some(_)) => {
+            // Upstream clears what older clients sent for cluster-scoped kinds.
+            object.metadata_mut().remove("namespace");
+        }
+        _ => {}
+    }
+    if let Some(metadata) = object.0.get("metadata")
+        && !metadata.is_object()
+    {
+        object.0["metadata"] = Value::Object(serde_json::Map::new());
+    }
+    Ok(())
+}

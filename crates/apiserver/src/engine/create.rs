@@ -1,0 +1,157 @@
+//! POST: a new object.
+//!
+//! Order: decode, metadata the server owns, defaults, mutating admission, name, `prepare_for_create`, the
+//! resource's reservations, validation, validating admission, store.
+
+use api::{Object, Status, meta_validation};
+use serde_json::Value;
+
+use super::write::{self, WriteOptions};
+use super::{Call, body};
+use crate::admission::Operation;
+use crate::response::Response;
+use crate::storage::Stored;
+
+/// How often a generated name may collide before the client is told (upstream's RetryGenerateName).
+const NAME_ATTEMPTS: usize = 8;
+/// Upstream cuts the base so that base and suffix fit a DNS label.
+const MAX_GENERATED_BASE: usize = 63 - 5;
+
+pub(super) async fn post(call: &Call) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions")?;
+    let mut object = body::decode(call, options.field_validation)?;
+    body::place(call, &mut object)?;
+    if let Some(answer) = call.resource.rest.answer(call, &object).await? {
+        return Ok(call.respond_value(201, &answer.0));
+    }
+    let stored = create(call, object, &options).await?;
+    Ok(call.respond(201, &stored.bytes))
+}
+
+/// Makes a new object out of a decoded one.
+pub(super) async fn create(call: &Call, mut object: Object, options: &WriteOptions) -> Result<Stored, Status> {
+    let descriptor = &call.resource.descriptor;
+    if !matches!(object.resource_version(), "" | "0") {
+        return Err(Status::new(
+            500,
+            api::Reason::Unknown,
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    own_metadata(call, &mut object);
+    descriptor.hooks.default(&mut object.0);
+    let name = object.name().to_owned();
+    {
+        let mut request = call.admission(Operation::Create, options, Some(&mut object), None);
+        request.name = &name;
+        call.server.admission.admit(&mut request).await?;
+        call.warn(request.warnings);
+    }
+    let base = object.generate_name().to_owned();
+    let generated = object.name().is_empty() && !base.is_empty();
+    for _ in 0..NAME_ATTEMPTS {
+        let mut candidate = object.clone();
+        if generated {
+            let name = generate(call, &base);
+            candidate.metadata_mut().insert("name".into(), name.into());
+        }
+        if let Some(stored) = attempt(call, candidate, options).await? {
+            return Ok(stored);
+        }
+        if !generated {
+            break;
+        }
+    }
+    if generated {
+        return Err(Status::generate_name_conflict(&call.resource.group_resource, &base, 1));
+    }
+    let name = object.name();
+    let mut status = Status::already_exists(&call.resource.group_resource, name);
+    if let Ok(existing) = call.server.storage.get(&call.resource, &call.info.namespace, name).await
+        && existing.object.deletion_timestamp().is_some()
+    {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    Err(status)
+}
+
+/// One try under one name; `None` if the name is taken.
+async fn attempt(call: &Call, mut object: Object, options: &WriteOptions) -> Result<Option<Stored>, Status> {
+    let descriptor = &call.resource.descriptor;
+    descriptor.hooks.prepare_for_create(&mut object.0);
+    if descriptor.generation {
+        object.metadata_mut().insert("generation".into(), 1.into());
+    } else {
+        object.metadata_mut().remove("generation");
+    }
+    // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
+    let mut errors = meta_validation::validate_create(descriptor, &object.0);
+    let undo = if errors.is_empty() { Some(call.resource.rest.before_create(call, &mut object).await?) } else { None };
+    errors.extend(descriptor.hooks.validate(&object.0));
+    if !errors.is_empty() {
+        return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
+    }
+    call.warn(descriptor.hooks.warnings(&object.0));
+    call.resource.rest.check(call, &object, None).await?;
+    let name = object.name().to_owned();
+    {
+        let mut request = call.admission(Operation::Create, options, Some(&mut object), None);
+        request.name = &name;
+        call.server.admission.validate(&mut request).await?;
+        call.warn(request.warnings);
+    }
+    let namespace = &call.info.namespace;
+    if options.dry_run {
+        let taken = call.server.storage.read(&call.resource, namespace, &name).await?.is_some();
+        return Ok((!taken).then(|| unstored(object)));
+    }
+    let stored = call.server.storage.create(&call.resource, namespace, &name, &object).await?;
+    if let Some(stored) = &stored {
+        if let Some(undo) = undo {
+            undo.keep();
+        }
+        call.resource.rest.after(call, Some(&stored.object), None).await;
+    }
+    Ok(stored)
+}
+
+/// A dry run's result, as if it had been stored.
+pub(super) fn unstored(object: Object) -> Stored {
+    Stored { bytes: crate::encoding::to_json(&object.0), object, revision: 0 }
+}
+
+/// Sets the metadata that is the server's to set on creation.
+fn own_metadata(call: &Call, object: &mut Object) {
+    let server = &call.server;
+    let mut random = [0; 16];
+    server.randomness.fill(&mut random);
+    let uid = uuid::Builder::from_random_bytes(random).into_uuid().to_string();
+    let metadata = object.metadata_mut();
+    for member in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+        metadata.remove(member);
+    }
+    metadata.insert("uid".into(), uid.into());
+    metadata.insert("creationTimestamp".into(), write::timestamp(server.clock.now()).into());
+    for member in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        if metadata.get(member).is_some_and(is_empty) {
+            metadata.remove(member);
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn generate(call: &Call, base: &str) -> String {
+    let mut end = base.len().min(MAX_GENERATED_BASE);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{}", &base[..end], call.server.randomness.name_suffix())
+}

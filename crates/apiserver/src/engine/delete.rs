@@ -1,0 +1,350 @@
+//! DELETE of one object and of collections: preconditions, grace, finalizers, propagation.
+//!
+//! Dependents are the garbage collector's: propagation only sets or clears the finalizers `orphan` and
+//! `foregroundDeletion`.
+//! Upstream: apiserver/pkg/registry/rest/delete.go, registry/generic/registry/store.go.
+
+use api::field::{self, Path};
+use api::{GroupKind, Object, Status};
+use serde_json::{Value, json};
+
+use super::selection::{self, Selection, When};
+use super::write::{self, WriteOptions};
+use super::{Call, body, read};
+use crate::admission::Operation;
+use crate::cache::Limit;
+use crate::registry::Deletion;
+use crate::response::Response;
+use crate::storage::{self, Stored};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// DeleteOptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Options {
+    dry_run: bool,
+    grace: Option<i64>,
+    uid: Option<String>,
+    revision: Option<String>,
+    orphan: Option<bool>,
+    propagation: Option<String>,
+}
+
+impl Options {
+    fn read(call: &Call) -> Result<Self, Status> {
+        if call.body.is_empty() {
+            let query = &call.query;
+            let grace = match query.get("gracePeriodSeconds") {
+                None | Some("") => None,
+                Some(text) => Some(text.parse().map_err(|_| {
+                    Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
+                })?),
+            };
+            let dry_run: Vec<Value> = query.all("dryRun").map(Value::from).collect();
+            return Self::checked(
+                &json!({
+                    "dryRun": dry_run,
+                    "propagationPolicy": query.get("propagationPolicy"),
+                    "orphanDependents": query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+                }),
+                grace,
+            );
+        }
+        let body = body::json_body(&call.headers, &call.body)?;
+        let options: Value = serde_json::from_slice(&body).map_err(|error| {
+            Status::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {error}"))
+        })?;
+        let kind = options.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+        if kind != "DeleteOptions" {
+            return Err(Status::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+        }
+        let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+        Self::checked(&options, grace)
+    }
+
+    fn checked(options: &Value, grace: Option<i64>) -> Result<Self, Status> {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let orphan = options.get("orphanDependents").and_then(Value::as_bool);
+        let propagation = text(options.get("propagationPolicy")).filter(|policy| !policy.is_empty());
+        let path = Path::new("propagationPolicy");
+        let mut errors = Vec::new();
+        if orphan.is_some() && propagation.is_some() {
+            errors.push(field::invalid(
+                &path,
+                propagation.clone().unwrap_or_default(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        if let Some(policy) = &propagation
+            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
+        {
+            errors.push(field::not_supported(
+                &path,
+                policy.as_str(),
+                &["Background", "Foreground", "Orphan"],
+            ));
+        }
+        let dry_run: Vec<&str> =
+            options.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        for value in dry_run.iter().filter(|value| **value != "All") {
+            errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", errors));
+        }
+        Ok(Self {
+            dry_run: !dry_run.is_empty(),
+            grace,
+            uid: text(options.pointer("/preconditions/uid")),
+            revision: text(options.pointer("/preconditions/resourceVersion")),
+            orphan,
+            propagation,
+        })
+    }
+
+    /// Whether the client asked for deletion of the dependents first.
+    fn cascades_first(&self) -> bool {
+        self.orphan == Some(false) || self.propagation.as_deref() == Some("Foreground")
+    }
+
+    /// The finalizers that this propagation leaves on an object with `present` ones.
+    fn finalizers(&self, present: &[&str]) -> Vec<String> {
+        let has = |finalizer| present.contains(&finalizer);
+        let (orphan, foreground) = match (self.orphan, self.propagation.as_deref()) {
+            (Some(orphan), _) => (orphan, false),
+            (_, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
+            _ => (has(ORPHAN), has(FOREGROUND)),
+        };
+        let kept = present.iter().filter(|f| !matches!(**f, ORPHAN | FOREGROUND)).map(|f| (*f).to_owned());
+        kept.chain(orphan.then(|| ORPHAN.to_owned())).chain(foreground.then(|| FOREGROUND.to_owned())).collect()
+    }
+}
+
+/// How a deletion ended.
+enum Outcome {
+    Gone(Object),
+    Waiting(Stored),
+}
+
+pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
+    let options = Options::read(call)?;
+    match one(call, &call.info.namespace, &call.info.name, &options).await? {
+        Outcome::Waiting(stored) => {
+            let code = if options.cascades_first() { 202 } else { 200 };
+            Ok(call.respond(code, &stored.bytes))
+        }
+        Outcome::Gone(object) => {
+            let descriptor = &call.resource.descriptor;
+            // Upstream answers with the object where its strategy says so, as for pods deleted at once.
+            if descriptor.graceful_deletion {
+                return Ok(call.respond(200, &crate::encoding::to_json(&object.0)));
+            }
+            let mut details = json!({"name": object.name(), "kind": descriptor.plural, "uid": object.uid()});
+            if !descriptor.group.is_empty() {
+                details["group"] = descriptor.group.to_string().into();
+            }
+            Ok(call.respond_value(
+                200,
+                &json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+                }),
+            ))
+        }
+    }
+}
+
+pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
+    let options = Options::read(call)?;
+    let selection = Selection::of(call)?;
+    let cache = read::cache(call).await?;
+    let when = match selection::list_when(call)? {
+        When::Exact(revision) => When::NotOlderThan(revision),
+        when => when,
+    };
+    read::settle(call, when).await?;
+    let revision = call.server.hub.revision();
+    let found =
+        cache.snapshot(&selection.interest, revision, None, Limit::default(), |object| selection.matches(object));
+    let mut deleted = Vec::with_capacity(found.objects.len());
+    for object in found.objects {
+        match one(call, object.namespace(), object.name(), &options).await {
+            Ok(_) => deleted.push(object.value.clone()),
+            Err(status) if status.is_not_found() => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(call.output().list(json!({"resourceVersion": found.revision.to_string()}), deleted))
+}
+
+/// Deletes one object, or starts to.
+async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Result<Outcome, Status> {
+    let (server, resource) = (&call.server, &call.resource);
+    let write_options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+    loop {
+        let Some(kv) = server.storage.read(resource, namespace, name).await? else {
+            return Err(Status::not_found(&resource.group_resource, name));
+        };
+        let old = storage::stored(resource, &kv)?;
+        check_preconditions(call, name, options, &old.object)?;
+        {
+            let mut request = call.admission(Operation::Delete, &write_options, None, Some(&old.object));
+            (request.name, request.namespace) = (name, namespace);
+            server.admission.admit(&mut request).await?;
+            server.admission.validate(&mut request).await?;
+            call.warn(request.warnings);
+        }
+        let outcome = match step(call, options, &old) {
+            Step::Pending => Some(Outcome::Waiting(old)),
+            Step::Update(object) if options.dry_run => {
+                Some(Outcome::Waiting(super::create::unstored(object)))
+            }
+            Step::Update(object) => {
+                let stored = server.storage.replace(resource, namespace, name, old.revision, &object).await?;
+                if let Some(stored) = &stored {
+                    resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
+                }
+                stored.map(Outcome::Waiting)
+            }
+            Step::Remove(object) if options.dry_run => Some(Outcome::Gone(object)),
+            Step::Remove(object) => match server.storage.delete(resource, namespace, name, old.revision).await? {
+                Some(_) => {
+                    resource.rest.after(call, None, Some(&old.object)).await;
+                    Some(Outcome::Gone(object))
+                }
+                None => None,
+            },
+        };
+        // None: someone wrote meanwhile; look again.
+        if let Some(outcome) = outcome {
+            return Ok(outcome);
+        }
+    }
+}
+
+enum Step {
+    Remove(Object),
+    Update(Object),
+    Pending,
+}
+
+/// What the request does to the object as it is now.
+fn step(call: &Call, options: &Options, old: &Stored) -> Step {
+    let now = call.server.clock.now();
+    let stamp = write::timestamp(now);
+    match call.resource.rest.deletion(&old.object, &stamp) {
+        Deletion::Usual => {}
+        Deletion::Update(object) => return Step::Update(object),
+        Deletion::Pending => return Step::Pending,
+    }
+    let mut object = old.object.clone();
+    let deleting = old.object.deletion_timestamp();
+    let mut marked = false;
+    let mut grace = None;
+    if call.resource.descriptor.graceful_deletion {
+        match (deleting, old.object.deletion_grace_period_seconds()) {
+            (Some(at), Some(present)) if present > 0 => match options.grace {
+                // Only a shorter period may be asked for once the deletion has begun.
+                Some(asked) if asked < present => {
+                    let asked = asked.max(0);
+                    let from = at.as_second() - present;
+                    let at = jiff::Timestamp::from_second(from + asked).unwrap_or(now);
+                    mark(&mut object, &write::timestamp(at), asked);
+                    marked = true;
+                    grace = Some(asked);
+                }
+                _ => return Step::Pending,
+            },
+            (Some(_), _) => {}
+            (None, _) => {
+                grace = call.resource.descriptor.hooks.deletion_grace_period(&object.0, options.grace);
+                if let Some(seconds) = grace {
+                    let at = jiff::Timestamp::from_second(now.as_second() + seconds).unwrap_or(now);
+                    mark(&mut object, &write::timestamp(at), seconds);
+                    write::next_generation(&mut object);
+                    marked = true;
+                }
+            }
+        }
+    }
+    let present = old.object.finalizers();
+    let finalizers = options.finalizers(&present);
+    let pending = !finalizers.is_empty();
+    if finalizers != present {
+        if pending {
+            object.metadata_mut().insert("finalizers".into(), finalizers.into());
+        } else {
+            object.metadata_mut().remove("finalizers");
+        }
+    }
+    if pending {
+        if deleting.is_none() && !marked {
+            mark(&mut object, &stamp, 0);
+            write::next_generation(&mut object);
+        }
+        return if write::same(&object, &old.object) { Step::Pending } else { Step::Update(object) };
+    }
+    match grace {
+        Some(seconds) if seconds > 0 => Step::Update(object),
+        _ => Step::Remove(object),
+    }
+}
+
+fn mark(object: &mut Object, at: &str, grace: i64) {
+    let metadata = object.metadata_mut();
+    metadata.insert("deletionTimestamp".into(), at.into());
+    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+}
+
+fn check_preconditions(call: &Call, name: &str, options: &Options, object: &Object) -> Result<(), Status> {
+    let resource = &call.resource.group_resource;
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object.uid()) {
+        return Err(Status::conflict(
+            resource,
+            name,
+            format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have \
+                 been deleted and then recreated",
+                object.uid()
+            ),
+        ));
+    }
+    if let Some(revision) = options.revision.as_deref().filter(|r| *r != object.resource_version()) {
+        return Err(Status::conflict(
+            resource,
+            name,
+            format!(
+                "the ResourceVersion in the precondition ({revision}) does not match the ResourceVersion in \
+                 record ({}). The object might have been modified",
+                object.resource_version()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn propagation_decides_on_the_finalizers() {
+        let options = |policy: Option<&str>| Options { propagation: policy.map(str::to_owned), ..Options::default() };
+        for (policy, present, left) in [
+            (None, &["x"][..], &["x"][..]),
+            (None, &["orphan"], &["orphan"]),
+            (Some("Background"), &["x", "orphan"], &["x"]),
+            (Some("Orphan"), &["x", "foregroundDeletion"], &["x", "orphan"]),
+            (Some("Foreground"), &[], &["foregroundDeletion"]),
+        ] {
+            assert_eq!(options(policy).finalizers(present), left, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn contradicting_options_are_refused() {
+        let both = json!({"orphanDependents": true, "propagationPolicy": "Orphan"});
+        assert_eq!(Options::checked(&both, None).unwrap_err().code, 422);
+        assert_eq!(Options::checked(&json!({"propagationPolicy": "Up"}), None).unwrap_err().code, 422);
+    }
+}

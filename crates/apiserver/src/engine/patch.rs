@@ -1,0 +1,111 @@
+//! PATCH: JSON, merge and strategic merge patches onto the newest object.
+//!
+//! Not here: the patches themselves (`schema::patch`), storing the outcome (`update`).
+//! Upstream: apiserver/pkg/endpoints/handlers/patch.go.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use http::header;
+use schema::{FieldValidation, Schema, patch as patches};
+use serde_json::Value;
+
+use super::update::{self, Target};
+use super::write::WriteOptions;
+use super::{Call, scale};
+use crate::response::Response;
+
+/// Operations that a JSON patch may have (upstream's maxJSONPatchOperations).
+const MAX_OPERATIONS: usize = 10_000;
+
+/// How a patch is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// A patch out of the body.
+pub(super) struct Patch {
+    kind: Kind,
+    patch: Value,
+    schema: Arc<Schema>,
+}
+
+impl Patch {
+    /// Reads the call's body by its media type, for objects of the shape `schema`.
+    pub fn read(call: &Call, schema: &Arc<Schema>, mode: FieldValidation) -> Result<Self, Status> {
+        let media_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let custom = matches!(**schema, Schema::Structural(_));
+        let kind = match media_type.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Kind::Json,
+            "application/merge-patch+json" => Kind::Merge,
+            "application/strategic-merge-patch+json" if !custom => Kind::Strategic,
+            _ => {
+                let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
+                return Err(Status::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json{strategic}"
+                )));
+            }
+        };
+        let (patch, warnings) = patches::parse(&call.body, mode)?;
+        call.warn(warnings);
+        if kind == Kind::Json
+            && let Some(operations) = patch.as_array()
+            && operations.len() > MAX_OPERATIONS
+        {
+            return Err(Status::request_entity_too_large(format!(
+                "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                operations.len()
+            )));
+        }
+        Ok(Self { kind, patch, schema: schema.clone() })
+    }
+
+    /// The document with the patch applied, not yet checked against the schema.
+    pub fn apply(&self, document: &Value) -> Result<Value, Status> {
+        match self.kind {
+            Kind::Json => patches::json_patch(document.clone(), &self.patch),
+            Kind::Merge => patches::merge_patch(document.clone(), &self.patch),
+            Kind::Strategic => patches::strategic::apply(document.clone(), &self.patch, &self.schema),
+        }
+    }
+}
+
+pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    let patch = Patch::read(call, &call.resource.schema, options.field_validation)?;
+    let stored = update::change(call, target, &options, |current| {
+        let mut patched = patch.apply(&current.0)?;
+        for member in ["apiVersion", "kind"] {
+            if patched.get(member).is_none_or(Value::is_null) {
+                patched[member] = current.0[member].clone();
+            }
+        }
+        if patched["kind"] != current.0["kind"] || patched["apiVersion"] != current.0["apiVersion"] {
+            return Err(Status::bad_request(format!(
+                "{} in version {} cannot be handled as a {}",
+                patched["kind"], patched["apiVersion"], call.resource.descriptor.kind
+            )));
+        }
+        let decoded = schema::decode_value(&patched, &call.resource.schema, options.field_validation)?;
+        call.warn(decoded.warnings);
+        Ok(Object(decoded.value))
+    })
+    .await?;
+    Ok(call.respond(200, &stored.bytes))
+}
+
+/// Patches the scale of an object: the same patches onto a smaller document.
+pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    let schema = scale::schema()?;
+    let patch = Patch::read(call, &schema, options.field_validation)?;
+    scale::change(call, &options, |current| {
+        let patched = patch.apply(current)?;
+        Ok(schema::decode_value(&patched, &schema, options.field_validation)?.value)
+    })
+    .await
+}

@@ -1,0 +1,207 @@
+//! GET of one object and of lists.
+//!
+//! One object comes from the store. Lists come from the watch cache once it is as new as they need it to
+//! be; only lists of the past (`resourceVersionMatch=Exact`, the later pieces of a list in pieces) read
+//! the store at their revision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Reason, Status};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use store::Range;
+
+use super::Call;
+use super::continuation::Token;
+use super::selection::{self, Selection, When};
+use crate::cache::{Cache, Cached, Limit};
+use crate::response::Response;
+use crate::storage;
+
+/// How long a read waits for a revision that the server has not seen yet (upstream's blockTimeout).
+const FUTURE_WAIT: Duration = Duration::from_secs(3);
+/// Objects read from the store at a time when a selector may drop most of them.
+const PAGE: usize = 10_000;
+
+pub(super) async fn get(call: &Call) -> Result<Response, Status> {
+    if call.resource.rest.items(call).await?.is_some() {
+        return from_items(call).await;
+    }
+    let text = call.query.get("resourceVersion").unwrap_or_default();
+    if let Some(revision) = selection::parse_revision(text)?.filter(|revision| *revision > 0) {
+        reach(call, revision).await?;
+    }
+    let kv = call.server.storage.read(&call.resource, &call.info.namespace, &call.info.name).await?;
+    match kv {
+        Some(kv) => Ok(call.respond(200, &call.resource.view.served(&kv.value))),
+        None => Err(Status::not_found(&call.resource.group_resource, &call.info.name)),
+    }
+}
+
+/// Resources that are computed, not stored.
+async fn from_items(call: &Call) -> Result<Response, Status> {
+    let items = call.resource.rest.items(call).await?.unwrap_or_default();
+    let named = |item: &&Value| item.pointer("/metadata/name").and_then(Value::as_str) == Some(&call.info.name);
+    if call.info.verb == "get" {
+        return match items.iter().find(named) {
+            Some(item) => Ok(call.respond(200, &crate::encoding::to_json(item))),
+            None => Err(Status::not_found(&call.resource.group_resource, &call.info.name)),
+        };
+    }
+    let items = items.iter().map(crate::encoding::to_json).collect();
+    Ok(call.output().list(json!({"resourceVersion": ""}), items))
+}
+
+pub(super) async fn list(call: &Call) -> Result<Response, Status> {
+    if call.resource.rest.items(call).await?.is_some() {
+        return from_items(call).await;
+    }
+    let when = selection::list_when(call)?;
+    let selection = Selection::of(call)?;
+    let limit = selection::limit(call)?;
+    if let Some(token) = call.query.get("continue").filter(|token| !token.is_empty()) {
+        let token = Token::decode(token)?;
+        let revision = u64::try_from(token.revision).unwrap_or(0);
+        return past(call, &selection, revision, Some(&token), limit).await;
+    }
+    if let When::Exact(revision) = when {
+        return past(call, &selection, revision, None, limit).await;
+    }
+    let cache = cache(call).await?;
+    settle(call, when).await?;
+    // Upstream's cache answers «any» in one piece, whatever the limit.
+    let objects = if when == When::Any { 0 } else { limit };
+    let limit = Limit { objects, count_rest: selection.is_everything() };
+    let hub = &call.server.hub;
+    let snapshot = cache.snapshot(&selection.interest, hub.revision(), None, limit, |o| selection.matches(o));
+    let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
+    if snapshot.rest > 0
+        && let Some(last) = snapshot.objects.last()
+    {
+        let last = String::from_utf8_lossy(&last.key);
+        metadata["continue"] = Token::after(snapshot.revision.cast_signed(), &last).encode().into();
+        if limit.count_rest {
+            metadata["remainingItemCount"] = snapshot.rest.into();
+        }
+    }
+    let items = snapshot.objects.iter().map(|object| object.value.clone()).collect();
+    Ok(call.output().list(metadata, items))
+}
+
+/// The cache of the call's resource.
+pub(super) async fn cache(call: &Call) -> Result<Arc<Cache>, Status> {
+    call.server.hub.cache(&call.resource.view).await.map_err(storage::status)
+}
+
+/// Waits until the caches are as new as `when` wants them.
+pub(super) async fn settle(call: &Call, when: When) -> Result<(), Status> {
+    match when {
+        When::Any => Ok(()),
+        When::Newest => call.server.hub.catch_up().await.map(|_| ()).map_err(storage::status),
+        When::NotOlderThan(revision) | When::Exact(revision) => reach(call, revision).await,
+    }
+}
+
+/// Waits for a revision, but not for one that is far off.
+async fn reach(call: &Call, revision: u64) -> Result<(), Status> {
+    let hub = &call.server.hub;
+    tokio::select! {
+        () = hub.reach(revision) => Ok(()),
+        () = call.server.clock.sleep(FUTURE_WAIT) => Err(too_large(revision, hub.revision())),
+    }
+}
+
+fn too_large(asked: u64, current: u64) -> Status {
+    let mut status =
+        Status::new(504, Reason::Timeout, format!("Too large resource version: {asked}, current: {current}"));
+    status.details = Some(Box::new(api::status::Details {
+        causes: vec![api::status::Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        }],
+        retry_after_seconds: 1,
+        ..Default::default()
+    }));
+    status
+}
+
+/// A list as of a revision (0: the newest), from the store.
+async fn past(
+    call: &Call,
+    selection: &Selection,
+    mut revision: u64,
+    token: Option<&Token>,
+    limit: usize,
+) -> Result<Response, Status> {
+    let view = &call.resource.view;
+    let whole = Range::prefix(view.prefix.clone());
+    let mut start = match token {
+        Some(token) => [view.prefix.as_ref(), token.start.as_bytes()].concat().into(),
+        None => whole.start.clone(),
+    };
+    let mut items: Vec<Bytes> = Vec::new();
+    let mut metadata = json!({});
+    loop {
+        let page = if limit > 0 && selection.is_everything() { limit - items.len() } else { PAGE };
+        let range = Range { start, end: whole.end.clone(), ..Range::default() }.at(revision).limit(page);
+        let found = match call.server.storage.0.range(range).await {
+            Ok(found) => found,
+            Err(store::Error::Compacted { .. }) => return Ok(expired(token)),
+            Err(store::Error::FutureRevision { current }) => return Err(too_large(revision, current)),
+            Err(error) => return Err(storage::status(error)),
+        };
+        if revision == 0 {
+            revision = found.revision;
+        }
+        let mut last = Bytes::new();
+        let mut seen = 0;
+        for kv in found.kvs {
+            seen += 1;
+            last = kv.key.slice(view.prefix.len()..);
+            let value = view.served(&kv.value);
+            let facts = view.extractor.extract(&value);
+            let object = Cached { key: last.clone(), value, revision: kv.mod_revision, facts };
+            if selection.matches(&object) {
+                items.push(object.value);
+                if limit > 0 && items.len() == limit {
+                    break;
+                }
+            }
+        }
+        let left = found.count.saturating_sub(seen);
+        if left == 0 {
+            break;
+        }
+        if limit > 0 && items.len() == limit {
+            let last = String::from_utf8_lossy(&last);
+            metadata["continue"] = Token::after(revision.cast_signed(), &last).encode().into();
+            if selection.is_everything() && call.info.namespace.is_empty() {
+                metadata["remainingItemCount"] = left.into();
+            }
+            break;
+        }
+        start = [view.prefix.as_ref(), last.as_ref(), b"\0"].concat().into();
+    }
+    metadata["resourceVersion"] = revision.to_string().into();
+    Ok(call.output().list(metadata, items))
+}
+
+/// What the client is told of a revision that is no more, with a token to go on inconsistently.
+fn expired(token: Option<&Token>) -> Response {
+    let Some(token) = token else {
+        return crate::response::failure(&Status::expired("The resourceVersion for the provided list is too old."));
+    };
+    let status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new \
+         list without the continue parameter, or use the continue token in this response to retrieve the \
+         remainder of the results. Continuing with the provided token results in an inconsistent list - objects \
+         that were created, modified, or deleted between the time the first chunk was returned and now may show \
+         up in the list.",
+    );
+    let mut body = status.to_json();
+    let inconsistent = Token { revision: -1, ..token.clone() };
+    body["metadata"] = json!({"continue": inconsistent.encode()});
+    crate::response::json(410, &body)
+}

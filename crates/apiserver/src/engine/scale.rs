@@ -1,0 +1,150 @@
+//! The `scale` subresource: replicas of any kind whose descriptor says where they are.
+//!
+//! Upstream: pkg/registry/apps/deployment/storage (ScaleREST), apiextensions' scale.
+
+use std::sync::Arc;
+
+use api::field::{self, Path};
+use api::kind::ScalePaths;
+use api::meta::LabelSelector;
+use api::selector::labels;
+use api::{GroupKind, GroupVersionKind, Object, Status};
+use schema::Schema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::update::{self, Target};
+use super::write::WriteOptions;
+use super::{Call, body, patch};
+use crate::response::Response;
+
+/// The shape of `autoscaling/v1 Scale`.
+pub(super) fn schema() -> Result<Arc<Schema>, Status> {
+    Schema::built_in("io.k8s.api.autoscaling.v1.Scale")
+        .map(Arc::new)
+        .ok_or_else(|| Status::internal("no definition of autoscaling/v1 Scale"))
+}
+
+pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
+    match call.info.verb.as_str() {
+        "get" => {
+            let stored = call.stored().await?;
+            Ok(call.respond_value(200, &of(paths(call)?, &stored.object)))
+        }
+        "update" => {
+            let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
+            let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
+            let scale = body::decode_as(call, &kind, &*schema()?, options.field_validation)?;
+            if scale.name() != call.info.name {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({}) does not match the name on the URL ({})",
+                    scale.name(),
+                    call.info.name
+                )));
+            }
+            change(call, &options, |_| Ok(scale.0.clone())).await
+        }
+        "patch" => patch::scale(call).await,
+        _ => Err(call.method_not_allowed()),
+    }
+}
+
+fn paths(call: &Call) -> Result<&ScalePaths, Status> {
+    call.resource.descriptor.subresources.scale.as_ref().ok_or_else(Status::page_not_found)
+}
+
+/// Sets the replicas to what `mutate` makes of the present scale.
+pub(super) async fn change(
+    call: &Call,
+    options: &WriteOptions,
+    mutate: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
+) -> Result<Response, Status> {
+    let paths = paths(call)?;
+    let stored = update::change(call, Target::Main, options, |current| {
+        let scale = mutate(&of(paths, current))?;
+        let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+        if replicas < 0 {
+            let path = Path::new("spec").child("replicas");
+            let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), &call.info.name, vec![error]));
+        }
+        let mut object = current.clone();
+        set(&mut object.0, &paths.spec_replicas, replicas.into());
+        // The scale's resourceVersion and UID are preconditions on the object.
+        for member in ["resourceVersion", "uid"] {
+            let value = scale.pointer(&format!("/metadata/{member}")).and_then(Value::as_str).unwrap_or_default();
+            if !value.is_empty() {
+                object.metadata_mut().insert(member.to_owned(), value.into());
+            }
+        }
+        Ok(object)
+    })
+    .await?;
+    Ok(call.respond_value(200, &of(paths, &stored.object)))
+}
+
+/// The scale of an object.
+fn of(paths: &ScalePaths, object: &Object) -> Value {
+    let number = |pointer: &str| object.0.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let mut metadata = json!({"name": object.name()});
+    for member in ["namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.0.pointer(&format!("/metadata/{member}")) {
+            metadata[member] = value.clone();
+        }
+    }
+    let mut status = json!({"replicas": number(&paths.status_replicas)});
+    if let Some(selector) = paths.selector.as_deref().and_then(|pointer| object.0.pointer(pointer)) {
+        let selector = selector_text(selector);
+        if !selector.is_empty() {
+            status["selector"] = selector.into();
+        }
+    }
+    let mut spec = json!({});
+    let replicas = number(&paths.spec_replicas);
+    if replicas != 0 {
+        spec["replicas"] = replicas.into();
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// A selector as text, whether it is text already, a LabelSelector, or a map of labels.
+fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
+    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
+    let parsed = if structured {
+        LabelSelector::deserialize(selector).ok().map(|s| labels::Selector::from_label_selector(Some(&s)))
+    } else {
+        Deserialize::deserialize(selector).ok().map(|map| Ok(labels::Selector::from_map(&map)))
+    };
+    parsed.and_then(Result::ok).map(|selector| selector.to_string()).unwrap_or_default()
+}
+
+fn set(object: &mut Value, pointer: &str, value: Value) {
+    let mut at = object;
+    for segment in pointer.split('/').skip(1) {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[segment];
+    }
+    *at = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_of_every_shape_become_text() {
+        for (selector, text) in [
+            (json!("a=b"), "a=b"),
+            (json!({"a": "b", "c": "d"}), "a=b,c=d"),
+            (json!({"matchLabels": {"a": "b"}}), "a=b"),
+            (json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}), "a in (x,y)"),
+        ] {
+            assert_eq!(selector_text(&selector), text);
+        }
+    }
+}

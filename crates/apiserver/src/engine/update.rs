@@ -1,0 +1,243 @@
+//! PUT, and the one path by which any stored object is changed: PATCH, status, scale and the other
+//! subresources end here.
+//!
+//! Order: read, change, defaults, metadata the server owns, mutating admission, `prepare_for_…`, the
+//! resource's reservations, validation, validating admission, compare-and-swap. When someone else wrote
+//! meanwhile the whole is done again on the newer object, unless the client insists on a resourceVersion.
+
+use api::{Object, Status, meta_validation};
+
+use super::create::unstored;
+use super::write::{self, WriteOptions};
+use super::{Call, body, create};
+use crate::admission::Operation;
+use crate::response::Response;
+use crate::storage::{self, Stored};
+
+/// Which part of an object is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// All but the status.
+    Main,
+    /// The status.
+    Status,
+    /// What this subresource covers.
+    Other(&'static str),
+}
+
+/// What upstream says to a stale resourceVersion.
+pub(super) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+pub(super) async fn put(call: &Call, target: Target) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
+    let mut object = body::decode(call, options.field_validation)?;
+    body::place(call, &mut object)?;
+    let (name, wanted) = (object.name(), call.info.name.as_str());
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if name != wanted {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    let descriptor = &call.resource.descriptor;
+    if target == Target::Main && descriptor.create_on_update && object.resource_version().is_empty() {
+        let exists = call.server.storage.read(&call.resource, &call.info.namespace, wanted).await?.is_some();
+        if !exists {
+            let stored = create::create(call, object, &options).await?;
+            return Ok(call.respond(201, &stored.bytes));
+        }
+    }
+    let stored = change(call, target, &options, |_| Ok(object.clone())).await?;
+    Ok(call.respond(200, &stored.bytes))
+}
+
+/// Changes the object in the path by `mutate`, which gets the newest state and may be called again.
+pub async fn change(
+    call: &Call,
+    target: Target,
+    options: &WriteOptions,
+    mutate: impl Fn(&Object) -> Result<Object, Status> + Send + Sync,
+) -> Result<Stored, Status> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let storage = &call.server.storage;
+    loop {
+        let Some(kv) = storage.read(&call.resource, namespace, name).await? else {
+            return Err(Status::not_found(&call.resource.group_resource, name));
+        };
+        let old = storage::stored(&call.resource, &kv)?;
+        let new = mutate(&old.object)?;
+        if let Some(stored) = attempt(call, target, options, &old, new).await? {
+            return Ok(stored);
+        }
+    }
+}
+
+/// One try to store `new` in place of `old`; `None` if someone else wrote meanwhile.
+async fn attempt(
+    call: &Call,
+    target: Target,
+    options: &WriteOptions,
+    old: &Stored,
+    mut new: Object,
+) -> Result<Option<Stored>, Status> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let (server, resource, descriptor) = (&call.server, &call.resource, &call.resource.descriptor);
+    check_preconditions(call, &mut new, &old.object)?;
+    if target == Target::Main {
+        descriptor.hooks.default(&mut new.0);
+    }
+    keep_metadata(&mut new, &old.object);
+    {
+        let mut request = call.admission(Operation::Update, options, Some(&mut new), Some(&old.object));
+        server.admission.admit(&mut request).await?;
+        call.warn(request.warnings);
+    }
+    prepare(call, target, &mut new, &old.object);
+    let undo = match target {
+        Target::Main => Some(resource.rest.before_update(call, &mut new, &old.object).await?),
+        _ => None,
+    };
+    let mut errors = meta_validation::validate_update(&new.0, &old.object.0);
+    errors.extend(match target {
+        Target::Main => descriptor.hooks.validate_update(&new.0, &old.object.0),
+        Target::Status => descriptor.hooks.validate_status_update(&new.0, &old.object.0),
+        Target::Other(name) => descriptor.hooks.validate_subresource_update(name, &new.0, &old.object.0),
+    });
+    if !errors.is_empty() {
+        return Err(Status::invalid(&descriptor.group_kind(), name, errors));
+    }
+    if target == Target::Main {
+        call.warn(descriptor.hooks.warnings(&new.0));
+    }
+    resource.rest.check(call, &new, Some(&old.object)).await?;
+    {
+        let mut request = call.admission(Operation::Update, options, Some(&mut new), Some(&old.object));
+        server.admission.validate(&mut request).await?;
+        call.warn(request.warnings);
+    }
+    if options.dry_run {
+        return Ok(Some(unstored(new)));
+    }
+    if resource.rest.finishes_deletion(&new, &old.object) {
+        return match server.storage.delete(resource, namespace, name, old.revision).await? {
+            Some(revision) => {
+                resource.rest.after(call, None, Some(&new)).await;
+                new.metadata_mut().insert("resourceVersion".into(), revision.to_string().into());
+                Ok(Some(unstored(new)))
+            }
+            None => Ok(None),
+        };
+    }
+    // An update that changes nothing is no write, and wakes nobody.
+    if write::same(&new, &old.object) {
+        return Ok(Some(old.clone()));
+    }
+    let stored = server.storage.replace(resource, namespace, name, old.revision, &new).await?;
+    if let Some(stored) = &stored {
+        if let Some(undo) = undo {
+            undo.keep();
+        }
+        resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
+    }
+    Ok(stored)
+}
+
+/// Holds the client to the UID and resourceVersion that it named, and fills in what it left out.
+fn check_preconditions(call: &Call, new: &mut Object, old: &Object) -> Result<(), Status> {
+    let resource = &call.resource;
+    let uid = new.uid();
+    if !uid.is_empty() && uid != old.uid() {
+        let key = resource.key(&call.info.namespace, &call.info.name);
+        return Err(Status::conflict(
+            &resource.group_resource,
+            &call.info.name,
+            format!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                String::from_utf8_lossy(&key),
+                old.uid()
+            ),
+        ));
+    }
+    let revision = new.resource_version();
+    if revision.is_empty() || revision == "0" {
+        if resource.descriptor.unconditional_update {
+            write::carry(new, old, "resourceVersion");
+        }
+    } else if revision != old.resource_version() {
+        return Err(Status::conflict(&resource.group_resource, &call.info.name, MODIFIED));
+    }
+    Ok(())
+}
+
+/// Keeps the metadata that no update changes, where the client left it out.
+fn keep_metadata(new: &mut Object, old: &Object) {
+    for member in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let absent = new.0.get("metadata").and_then(|m| m.get(member)).is_none_or(|v| v.is_null() || v == "");
+        if absent {
+            write::carry(new, old, member);
+        }
+    }
+    for member in ["generation", "selfLink", "managedFields"] {
+        write::carry(new, old, member);
+    }
+    for member in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let metadata = new.metadata_mut();
+        let empty = match metadata.get(member) {
+            Some(serde_json::Value::Object(map)) => map.is_empty(),
+            Some(serde_json::Value::Array(items)) => items.is_empty(),
+            Some(serde_json::Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            metadata.remove(member);
+        }
+    }
+}
+
+/// Resets what this target does not cover.
+fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
+    let descriptor = &call.resource.descriptor;
+    let reset = |new: &mut Object, member: &str| match old.0.get(member) {
+        Some(value) => new.0[member] = value.clone(),
+        None => {
+            if let Some(members) = new.0.as_object_mut() {
+                members.remove(member);
+            }
+        }
+    };
+    match target {
+        Target::Main => {
+            if descriptor.subresources.status {
+                reset(new, "status");
+            }
+            descriptor.hooks.prepare_for_update(&mut new.0, &old.0);
+            if descriptor.generation && write::spec_differs(new, old) {
+                write::next_generation(new);
+            }
+        }
+        Target::Status => {
+            let members: Vec<String> = [&new.0, &old.0]
+                .into_iter()
+                .filter_map(|object| object.as_object())
+                .flat_map(|members| members.keys().cloned())
+                .filter(|key| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+                .collect();
+            for member in members {
+                reset(new, &member);
+            }
+            descriptor.hooks.prepare_for_status_update(&mut new.0, &old.0);
+        }
+        Target::Other(name) => {
+            descriptor.hooks.prepare_for_subresource_update(name, &mut new.0, &old.0);
+            if descriptor.generation && write::spec_differs(new, old) {
+                write::next_generation(new);
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! WATCH: a stream of changes.
+//!
+//! The stream pulls: it takes the next change when the client has taken the one before, so a slow client
+//! costs its queue and nothing else. Whole JSON objects are frames shared with every other watcher.
+//! Upstream: apiserver/pkg/endpoints/handlers/watch.go, apiserver/pkg/storage/cacher/cache_watcher.go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::field::{self, Path};
+use api::{GroupKind, Status};
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use super::selection::{self, Selection, When};
+use super::{Call, read};
+use crate::cache::{Cached, Change, EventType, Subscription, change_frame};
+use crate::negotiation::{Encoding, Form};
+use crate::response::{self, Response};
+
+/// The least time a watch lasts when the client names none; the most is twice that (upstream's
+/// min-request-timeout).
+const LEAST: u64 = 1_800;
+/// How often a watch with bookmarks is told how far it is, if there is anything to tell.
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// Ready events are sent together up to about this many bytes.
+const CHUNK: usize = 32 * 1024;
+
+/// How a watch begins.
+struct Start {
+    when: When,
+    /// Send the present objects first.
+    initial: bool,
+    /// Then say by a bookmark that they are complete.
+    announce: bool,
+}
+
+fn start(call: &Call) -> Result<Start, Status> {
+    let query = &call.query;
+    let text = query.get("resourceVersion").unwrap_or_default();
+    let matching = query.get("resourceVersionMatch").unwrap_or_default();
+    let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+    let mut errors = Vec::new();
+    let path = Path::new("resourceVersionMatch");
+    match (initial, matching) {
+        (Some(_), "") => errors.push(field::forbidden(
+            &path,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        )),
+        (Some(_), "NotOlderThan") | (None, "") => {}
+        (Some(_), other) => errors.push(field::not_supported(&path, other, &["NotOlderThan"])),
+        (None, _) => errors.push(field::forbidden(
+            &path,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        )),
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", errors));
+    }
+    let revision = selection::parse_revision(text)?;
+    let bookmarks = query.flag("allowWatchBookmarks");
+    Ok(match (initial, revision) {
+        (Some(true), None) => Start { when: When::Newest, initial: true, announce: bookmarks },
+        (Some(true), Some(0)) => Start { when: When::Any, initial: true, announce: bookmarks },
+        (Some(true), Some(n)) => Start { when: When::NotOlderThan(n), initial: true, announce: bookmarks },
+        (Some(false), None | Some(0)) => Start { when: When::Newest, initial: false, announce: false },
+        (None, None) => Start { when: When::Newest, initial: true, announce: false },
+        (None, Some(0)) => Start { when: When::Any, initial: true, announce: false },
+        (_, Some(n)) => Start { when: When::Exact(n), initial: false, announce: false },
+    })
+}
+
+pub(super) async fn watch(call: Call) -> Result<Response, Status> {
+    if call.accepted.encoding != Encoding::Json {
+        return Err(Status::not_acceptable("only the following media types are accepted: application/json"));
+    }
+    let start = start(&call)?;
+    let selection = Selection::of(&call)?;
+    let cache = read::cache(&call).await?;
+    let hub = call.server.hub.clone();
+    let from = match start.when {
+        When::Exact(revision) => Some(revision),
+        when => {
+            read::settle(&call, when).await?;
+            (!start.initial).then(|| hub.revision())
+        }
+    };
+    let now = hub.revision();
+    let opened = cache.watch(selection.interest.clone(), from, now, |object| selection.matches(object));
+    // Upstream answers 200 and puts the error into the stream: informers expect it there.
+    let (snapshot, subscription) = match opened {
+        Ok(opened) => opened,
+        Err(too_old) => {
+            let error = crate::encoding::to_json(&Status::expired(too_old.to_string()).to_json());
+            let frame = change_frame("ERROR", &error);
+            return Ok(response::stream(200, response::JSON, futures::stream::iter([Ok(frame)])));
+        }
+    };
+    let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
+        Some(seconds) if seconds > 0 => seconds,
+        _ => LEAST + call.server.randomness.below(LEAST),
+    };
+    let sent = subscription.after;
+    let watching = Watching {
+        timeout: call.server.clock.sleep(Duration::from_secs(seconds)),
+        bookmark: call.query.flag("allowWatchBookmarks").then(|| call.server.clock.sleep(BOOKMARK)),
+        shutdown: call.server.draining.clone(),
+        initial: snapshot.objects.into_iter(),
+        announce: start.announce.then_some(snapshot.revision),
+        selection,
+        subscription,
+        sent,
+        header: true,
+        ended: false,
+        gauge: call.server.metrics.watching(&call.resource.descriptor),
+        call,
+    };
+    let frames = futures::stream::unfold(watching, |mut watching| async move {
+        let frame = watching.next().await?;
+        Some((Ok(frame), watching))
+    });
+    Ok(response::stream(200, response::JSON, frames))
+}
+
+struct Watching {
+    call: Call,
+    selection: Selection,
+    initial: std::vec::IntoIter<Arc<Cached>>,
+    /// The revision to announce once the initial objects are sent.
+    announce: Option<u64>,
+    subscription: Subscription,
+    timeout: BoxFuture<'static, ()>,
+    bookmark: Option<BoxFuture<'static, ()>>,
+    shutdown: foundation::CancellationToken,
+    /// The last revision that the client knows of.
+    sent: u64,
+    header: bool,
+    ended: bool,
+    #[expect(dead_code, reason = "counts this watch for as long as it lives")]
+    gauge: crate::metrics::Watching,
+}
+
+impl Watching {
+    /// The next bytes to send; `None`: the watch is over.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(frames) = self.initial_frames() {
+            return Some(frames);
+        }
+        if let Some(revision) = self.announce.take() {
+            return Some(self.bookmark_frame(revision, true));
+        }
+        while let Some(change) = self.subscription.missed.next() {
+            if let Some(frame) = self.frame(&change) {
+                return Some(frame);
+            }
+        }
+        while !self.ended {
+            let due = async {
+                match &mut self.bookmark {
+                    Some(due) => due.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                change = self.subscription.receiver.recv() => {
+                    let change = change?;
+                    if let Some(frame) = self.frame(&change) {
+                        return Some(self.with_more(frame));
+                    }
+                }
+                () = due => {
+                    self.bookmark = Some(self.call.server.clock.sleep(BOOKMARK));
+                    if let Some(frame) = self.progress() {
+                        return Some(frame);
+                    }
+                }
+                // A last bookmark lets the client resume from here.
+                () = &mut self.timeout => {
+                    self.ended = true;
+                    if self.bookmark.is_some() {
+                        return self.progress();
+                    }
+                }
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+        None
+    }
+
+    /// A bookmark at the newest revision, unless the client is there or changes are on their way to it.
+    fn progress(&mut self) -> Option<Bytes> {
+        // Read first: whatever is dispatched up to here is in the queue by now.
+        let revision = self.call.server.hub.revision();
+        if revision <= self.sent || !self.subscription.receiver.is_empty() {
+            return None;
+        }
+        Some(self.bookmark_frame(revision, false))
+    }
+
+    fn initial_frames(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < CHUNK {
+            let Some(object) = self.initial.next() else { break };
+            let object = self.form(&object.value);
+            out.extend_from_slice(&change_frame("ADDED", &object));
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Adds what else is ready, so that a burst is written with few system calls.
+    fn with_more(&mut self, first: Bytes) -> Bytes {
+        if self.subscription.receiver.is_empty() || first.len() >= CHUNK {
+            return first;
+        }
+        let mut out = BytesMut::from(first);
+        while out.len() < CHUNK {
+            let Ok(change) = self.subscription.receiver.try_recv() else { break };
+            if let Some(frame) = self.frame(&change) {
+                out.extend_from_slice(&frame);
+            }
+        }
+        out.freeze()
+    }
+
+    fn frame(&mut self, change: &Change) -> Option<Bytes> {
+        self.sent = self.sent.max(change.revision);
+        let event: EventType = change.seen_by(|object| self.selection.matches(object))?;
+        if self.call.accepted.form == Form::Whole {
+            return Some(change.frame(event));
+        }
+        let object = self.form(&change.object(event));
+        Some(change_frame(event.as_str(), &object))
+    }
+
+    fn form(&mut self, object: &Bytes) -> Bytes {
+        if self.call.accepted.form == Form::Whole {
+            return object.clone();
+        }
+        let header = std::mem::take(&mut self.header);
+        self.call.output().watched(object, header)
+    }
+
+    fn bookmark_frame(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        self.sent = revision;
+        let descriptor = &self.call.resource.descriptor;
+        let mut object = json!({
+            "kind": descriptor.kind,
+            "apiVersion": descriptor.group_version().to_string(),
+            "metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": null},
+        });
+        if initial_end {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        if let Form::Partial(version) = self.call.accepted.form {
+            object["kind"] = "PartialObjectMetadata".into();
+            object["apiVersion"] = format!("meta.k8s.io/{version}").into();
+        }
+        change_frame("BOOKMARK", &crate::encoding::to_json(&object))
+    }
+}

@@ -1,0 +1,141 @@
+//! What all writes have in common: their options, and the metadata that the server keeps.
+
+use api::field::{self, Path};
+use api::{GroupKind, Object, Status};
+use schema::FieldValidation;
+use serde_json::{Value, json};
+
+use crate::admission::Operation;
+use crate::request::Query;
+
+/// CreateOptions, UpdateOptions and PatchOptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Do everything but store.
+    pub dry_run: bool,
+    /// What happens to unknown fields.
+    pub field_validation: FieldValidation,
+    /// Who manages the fields.
+    pub field_manager: String,
+    /// Whether apply takes fields from other managers.
+    pub force: bool,
+}
+
+impl WriteOptions {
+    /// Reads the options of `kind` (`CreateOptions`, …) from the query.
+    pub fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        for value in dry_run.iter().filter(|value| **value != "All") {
+            errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
+        }
+        let field_validation = match query.get("fieldValidation").unwrap_or_default() {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let known = ["Ignore", "Strict", "Warn"];
+                errors.push(field::not_supported(&Path::new("fieldValidation"), other, &known));
+                FieldValidation::Warn
+            }
+        };
+        let field_manager = query.get("fieldManager").unwrap_or_default();
+        if field_manager.len() > 128 {
+            errors.push(field::too_long(&Path::new("fieldManager"), 128));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&GroupKind::new("meta.k8s.io", kind), "", errors));
+        }
+        Ok(Self {
+            dry_run: !dry_run.is_empty(),
+            field_validation,
+            field_manager: field_manager.to_owned(),
+            force: query.flag("force"),
+        })
+    }
+
+    /// As admission sees them.
+    pub fn to_json(&self, operation: Operation) -> Value {
+        let kind = match operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+            Operation::Connect => return Value::Null,
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if !self.field_manager.is_empty() {
+            options["fieldManager"] = self.field_manager.clone().into();
+        }
+        options
+    }
+}
+
+/// Copies a member of the metadata from `old`, or removes it where `old` has none.
+pub(super) fn carry(new: &mut Object, old: &Object, member: &str) {
+    let value = old.0.get("metadata").and_then(|metadata| metadata.get(member)).cloned();
+    match value {
+        Some(value) => new.metadata_mut().insert(member.to_owned(), value),
+        None => new.metadata_mut().remove(member),
+    };
+}
+
+/// Counts the generation up if the kind has one.
+pub(super) fn next_generation(object: &mut Object) {
+    let generation = object.generation();
+    if generation > 0 {
+        object.metadata_mut().insert("generation".into(), (generation + 1).into());
+    }
+}
+
+/// Whether anything but metadata and status differs: what `metadata.generation` counts.
+pub(super) fn spec_differs(new: &Object, old: &Object) -> bool {
+    let counts = |object: &Object| {
+        let members = object.0.as_object().into_iter().flatten();
+        members
+            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<Vec<_>>()
+    };
+    counts(new) != counts(old)
+}
+
+/// Whether two objects say the same, their resourceVersions aside.
+pub(super) fn same(a: &Object, b: &Object) -> bool {
+    let without = |object: &Object| {
+        let mut object = object.clone();
+        object.metadata_mut().remove("resourceVersion");
+        object
+    };
+    without(a) == without(b)
+}
+
+/// The present as metadata has it: seconds, UTC.
+pub(crate) fn timestamp(now: jiff::Timestamp) -> String {
+    let seconds = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    seconds.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_or_refused() {
+        let options = |query| WriteOptions::parse(&Query::parse(Some(query)), "CreateOptions");
+        assert!(options("dryRun=All").unwrap().dry_run);
+        assert_eq!(options("").unwrap().field_validation, FieldValidation::Warn);
+        assert_eq!(options("fieldValidation=Strict").unwrap().field_validation, FieldValidation::Strict);
+        let refused = options("dryRun=Some").unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(refused.message.contains("dryRun: Unsupported value: \"Some\""), "{refused}");
+    }
+
+    #[test]
+    fn times_have_seconds() {
+        let time: jiff::Timestamp = "2024-01-02T03:04:05.678Z".parse().unwrap();
+        assert_eq!(timestamp(time), "2024-01-02T03:04:05Z");
+    }
+}

@@ -1,0 +1,239 @@
+//! The filter chain that every request passes, whichever way it came.
+//!
+//! In order: panic recovery, counting, meaning, authentication, impersonation, authorization, deadline,
+//! body limit; then the handler. Its end is always a response: failures become `Status` objects here.
+//! Not here: connections (`listen`), the handlers themselves.
+//! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
+
+mod impersonation;
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Reason, Status};
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+
+use crate::authn::Credentials;
+use crate::authz::{self, Decision};
+use crate::engine::{self, Call};
+use crate::handlers;
+use crate::request::{Attributes, Query, RequestInfo, User};
+use crate::response::{self, Response};
+use crate::server::Server;
+
+/// A request as it comes in.
+pub struct Incoming {
+    /// Method, URI, headers.
+    pub head: http::request::Parts,
+    /// The body, read or to be read.
+    pub body: Body,
+    /// Who sent it, or what they have to show.
+    pub identity: Identity,
+}
+
+/// A request's body.
+pub enum Body {
+    /// At hand.
+    Ready(Bytes),
+    /// Still on the wire.
+    Wire(hyper::body::Incoming),
+}
+
+/// Who sent a request.
+pub enum Identity {
+    /// A part of this process, authenticated by being it.
+    Known(User),
+    /// Someone with these certificates, at this address.
+    Peer {
+        /// The chain that TLS verified; empty without one.
+        certificates: Arc<[CertificateDer<'static>]>,
+        /// Where they are.
+        remote: SocketAddr,
+    },
+}
+
+/// Serves one request, from the first filter to the response's head.
+pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
+    let started = server.clock.monotonic();
+    let query = request.head.uri.query().map(str::to_owned);
+    let info = RequestInfo::parse(&request.head.method, request.head.uri.path(), query.as_deref());
+    let inflight = server.metrics.inflight(&info);
+    let mut audit_id = [0; 16];
+    server.randomness.fill(&mut audit_id);
+    let work = AssertUnwindSafe(filtered(&server, request, info.clone(), query)).catch_unwind();
+    let mut response = match work.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(status)) => response::failure(&status),
+        Err(panic) => {
+            let what = panic_text(&*panic);
+            tracing::error!(verb = info.verb, path = info.path, panic = what, "a handler panicked");
+            response::failure(&Status::internal(
+                "This request caused apiserver to panic. Look in the logs for details.",
+            ))
+        }
+    };
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if let Ok(id) = HeaderValue::from_str(&uuid::Builder::from_random_bytes(audit_id).into_uuid().to_string()) {
+        headers.insert("audit-id", id);
+    }
+    drop(inflight);
+    let served = info.is_resource
+        && server.registry.table().get(&info.group, &info.version, &info.resource).is_some();
+    let took = server.clock.monotonic().saturating_sub(started);
+    server.metrics.answered(&info, served, response.status().as_u16(), took);
+    response
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+async fn filtered(
+    server: &Arc<Server>,
+    request: Incoming,
+    info: RequestInfo,
+    query: Option<String>,
+) -> Result<Response, Status> {
+    let query_pairs = Query::parse(query.as_deref());
+    if info.is_long_running() {
+        return admitted(server, request, info, query, query_pairs).await;
+    }
+    let timeout = timeout(server, &query_pairs)?;
+    let deadline = server.clock.sleep(timeout);
+    tokio::select! {
+        response = admitted(server, request, info, query, query_pairs) => response,
+        () = deadline => Err(Status::new(
+            504,
+            Reason::Timeout,
+            "Timeout: request did not complete within the allotted timeout",
+        )),
+    }
+}
+
+/// The least of what the client allows (`timeout=30s`) and what the server does.
+fn timeout(server: &Server, query: &Query) -> Result<Duration, Status> {
+    let most = server.options.request_timeout;
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
+    let asked: jiff::SignedDuration = text.parse().map_err(|_| {
+        Status::bad_request(format!("invalid timeout specified in the request URL: time: invalid duration \"{text}\""))
+    })?;
+    Ok(Duration::try_from(asked).ok().filter(|asked| !asked.is_zero()).map_or(most, |asked| asked.min(most)))
+}
+
+async fn admitted(
+    server: &Arc<Server>,
+    request: Incoming,
+    info: RequestInfo,
+    raw_query: Option<String>,
+    query: Query,
+) -> Result<Response, Status> {
+    let Incoming { mut head, body, identity } = request;
+    let user = authenticate(server, &head.headers, identity).await?;
+    let user = impersonation::apply(&*server.authorization.authorizer, user, &mut head.headers).await?;
+    let attributes = Attributes {
+        user,
+        field_selector: query.get("fieldSelector").filter(|s| !s.is_empty()).map(str::to_owned),
+        label_selector: query.get("labelSelector").filter(|s| !s.is_empty()).map(str::to_owned),
+        info,
+    };
+    let (decision, reason) = server.authorization.authorizer.authorize(&attributes).await;
+    if decision != Decision::Allow {
+        return Err(authz::forbidden(&attributes, &reason));
+    }
+    let Attributes { user, info, .. } = attributes;
+    if !info.is_resource {
+        return handlers::serve(server, &head, &query, &info).await;
+    }
+    let resource = {
+        let table = server.registry.table();
+        match table.get(&info.group, &info.version, &info.resource) {
+            Some(resource) => resource.clone(),
+            None => return Err(Status::page_not_found()),
+        }
+    };
+    let upgrade = head.extensions.remove::<OnUpgrade>();
+    let body = read(body, server.options.body_limit).await?;
+    let accepted = engine::accept(&head.headers, &query, &info)?;
+    let call = Call {
+        server: server.clone(),
+        resource,
+        info,
+        query,
+        raw_query: raw_query.unwrap_or_default(),
+        method: head.method,
+        user,
+        headers: head.headers,
+        body,
+        upgrade,
+        accepted,
+        warnings: Arc::new(Mutex::default()),
+    };
+    let warnings = call.warnings.clone();
+    let mut response = match engine::serve(call).await {
+        Ok(response) => response,
+        Err(status) => response::failure(&status),
+    };
+    add_warnings(&mut response, &std::mem::take(&mut *warnings.lock()));
+    Ok(response)
+}
+
+async fn authenticate(
+    server: &Server,
+    headers: &http::HeaderMap,
+    identity: Identity,
+) -> Result<User, Status> {
+    match identity {
+        Identity::Known(user) => Ok(user),
+        Identity::Peer { certificates, remote } => {
+            let credentials =
+                Credentials { headers, certificates: &certificates, remote: Some(remote), audiences: &[] };
+            match server.authentication.authenticator.authenticate(credentials).await {
+                Ok(Some(authenticated)) => Ok(authenticated.user),
+                Ok(None) => Err(Status::unauthorized("Unauthorized")),
+                Err(status) => {
+                    tracing::debug!(%status, %remote, "credentials refused");
+                    Err(Status::unauthorized("Unauthorized"))
+                }
+            }
+        }
+    }
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
+    let too_large = || {
+        Status::request_entity_too_large(format!("limit is {limit}"))
+    };
+    match body {
+        Body::Ready(bytes) if bytes.len() > limit => Err(too_large()),
+        Body::Ready(bytes) => Ok(bytes),
+        Body::Wire(body) => match Limited::new(body, limit).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
+        },
+    }
+}
+
+/// `Warning: 299 - "text"`, one header each, as RFC 7234 has it.
+fn add_warnings(response: &mut Response, warnings: &[String]) {
+    let mut seen = std::collections::HashSet::new();
+    for warning in warnings.iter().filter(|warning| seen.insert(warning.as_str())) {
+        let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Paths that are no resources: health, version, metrics, discovery, OpenAPI, the OIDC documents.
+//!
+//! Not here: resources (`engine`), the filters before them.
+
+mod discovery;
+mod health;
+pub mod openapi;
+
+use std::sync::Arc;
+
+use api::{Reason, Status};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::negotiation::{self, Encoding};
+use crate::request::{Query, RequestInfo};
+use crate::response::{self, Response};
+use crate::server::Server;
+
+/// The version of Kubernetes that is served.
+pub const VERSION: &str = "v1.37.0";
+
+/// Serves an authorized request for a path that is no resource.
+pub async fn serve(
+    server: &Arc<Server>,
+    head: &http::request::Parts,
+    query: &Query,
+    info: &RequestInfo,
+) -> Result<Response, Status> {
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return Err(Status::new(
+            405,
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let path: Vec<&str> = info.path.split('/').filter(|segment| !segment.is_empty()).collect();
+    match path.as_slice() {
+        [] => object(head, query, &paths(server)),
+        ["healthz" | "livez" | "readyz", checks @ ..] if checks.len() <= 1 => {
+            Ok(health::serve(server, path[0], checks.first().copied(), query))
+        }
+        ["version"] => object(head, query, &version()),
+        ["metrics"] => Ok(response::bytes(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            foundation::metrics::registry().render(),
+        )),
+        ["api"] | ["apis"] => discovery::root(server, head, query, path[0]),
+        ["apis", group] => discovery::group(server, head, query, group),
+        ["api", version] => discovery::version(server, head, query, "", version),
+        ["apis", group, version] => discovery::version(server, head, query, group, version),
+        ["openapi", "v2"] => openapi::v2(server, head),
+        ["openapi", "v3"] => openapi::v3_index(server, head),
+        ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at),
+        _ => Err(Status::page_not_found()),
+    }
+}
+
+/// A response with `value` as the client wants it.
+fn object(head: &http::request::Parts, query: &Query, value: &Value) -> Result<Response, Status> {
+    let accepted = negotiation::negotiate(&head.headers, query, false)?;
+    debug_assert!(matches!(accepted.encoding, Encoding::Json | Encoding::Yaml));
+    Ok(crate::output::value_response(accepted, 200, value))
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "37",
+        "emulationMajor": "1",
+        "emulationMinor": "37",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "36",
+        "gitVersion": format!("{VERSION}+ironclad.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+fn paths(server: &Server) -> Value {
+    let table = server.registry.table();
+    let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
+    for group in table.groups() {
+        let root = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+        if !group.name.is_empty() {
+            paths.push(root.clone());
+        }
+        paths.extend(group.versions.iter().map(|(version, _)| format!("{root}/{version}")));
+    }
+    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+        paths.push(path.to_owned());
+    }
+    paths.sort();
+    json!({"paths": paths})
+}

@@ -1,0 +1,110 @@
+//! OpenAPI v2 and v3, made from the registry's table at first use and again when it changes.
+//!
+//! Not here: the documents themselves (`schema::openapi`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::kind::Descriptor;
+use api::{GroupVersion, Status};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, header};
+use parking_lot::Mutex;
+
+use super::discovery::cacheable;
+use crate::registry::Table;
+use crate::request::Query;
+use crate::response::Response;
+use crate::server::Server;
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The documents of one table.
+#[derive(Default)]
+pub struct Documents(Mutex<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    table: Option<Arc<Table>>,
+    documents: HashMap<String, Bytes>,
+}
+
+impl Documents {
+    /// The document `name`, made by `make` unless it is there for this table.
+    fn get(&self, table: &Arc<Table>, name: &str, make: impl FnOnce() -> Bytes) -> Bytes {
+        {
+            let mut cached = self.0.lock();
+            if !cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
+                *cached = Cached { table: Some(table.clone()), documents: HashMap::new() };
+            }
+            if let Some(document) = cached.documents.get(name) {
+                return document.clone();
+            }
+        }
+        // Made outside the lock: documents are large, and two makers make the same.
+        let document = make();
+        let mut cached = self.0.lock();
+        if cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
+            cached.documents.insert(name.to_owned(), document.clone());
+        }
+        document
+    }
+}
+
+fn all(table: &Table) -> Vec<Arc<Descriptor>> {
+    table
+        .groups()
+        .iter()
+        .flat_map(|group| &group.versions)
+        .flat_map(|(_, resources)| resources.iter().map(|r| r.descriptor.clone()))
+        .collect()
+}
+
+/// `/openapi/v2`.
+pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
+    let table = server.registry.table().clone();
+    let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    // kubectl and client-go send the media type with an `@` or a dot before the version.
+    if accept.contains("com.github.proto-openapi.spec.v2") {
+        let document = server.documents.get(&table, "v2.pb", || {
+            schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table))).into()
+        });
+        return Ok(cacheable(head, V2_PROTOBUF, document));
+    }
+    let document =
+        server.documents.get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table))));
+    Ok(cacheable(head, crate::response::JSON, document))
+}
+
+/// `/openapi/v3`.
+pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status> {
+    let table = server.registry.table().clone();
+    let document =
+        server.documents.get(&table, "v3", || crate::encoding::to_json(&schema::openapi::v3_index(&all(&table))));
+    Ok(cacheable(head, crate::response::JSON, document))
+}
+
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.
+pub(super) fn v3(server: &Server, head: &Parts, query: &Query, at: &[&str]) -> Result<Response, Status> {
+    let group_version = match at {
+        ["api", version] => GroupVersion::new("", *version),
+        ["apis", group, version] => GroupVersion::new(*group, *version),
+        _ => return Err(Status::page_not_found()),
+    };
+    let table = server.registry.table().clone();
+    if !table.serves(&group_version.group, &group_version.version) {
+        return Err(Status::page_not_found());
+    }
+    let document = server.documents.get(&table, &at.join("/"), || {
+        let descriptors = table.descriptors(&group_version);
+        crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors))
+    });
+    let mut response = cacheable(head, crate::response::JSON, document);
+    if query.get("hash").is_some() {
+        // The index names documents by their hash, so that a client may keep them for good.
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    }
+    Ok(response)
+}

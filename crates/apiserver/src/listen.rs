@@ -1,0 +1,119 @@
+//! Connections: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2.
+//!
+//! The TLS configuration is read anew for every connection, so that certificates are replaced while the
+//! server runs. On shutdown nothing new is accepted, watches end, and open requests get a while to finish.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::filters::{self, Identity, Incoming};
+use crate::response::Response;
+use crate::server::Server;
+
+/// A TLS configuration that can be replaced while it is in use.
+pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// A handshake that takes longer is no client's.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Upstream's http2-max-streams-per-connection.
+const STREAMS: u32 = 100;
+
+/// Accepts connections until the server is shut down.
+pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Tls) {
+    let token = server.tasks.token();
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = token.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let (server, tls, watcher) = (server.clone(), tls.load_full(), graceful.watcher());
+                // Tasks of the whole tree are cancelled with the token; connections outlive it by the drain.
+                tokio::spawn(async move { connection(server, stream, remote, tls, watcher).await });
+            }
+            Err(error) => {
+                // Out of file descriptors: give back the processor, the next accept may find one.
+                tracing::warn!(%error, "cannot accept a connection");
+                server.clock.sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    server.draining.cancel();
+    let drain = server.clock.sleep(server.options.drain);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = drain => tracing::warn!("requests were still open when the server stopped"),
+    }
+}
+
+async fn connection(
+    server: Arc<Server>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    // Small writes are answers someone waits for. Failing to say so costs only latency.
+    let _ = stream.set_nodelay(true);
+    let accepted = tokio::select! {
+        accepted = TlsAcceptor::from(tls).accept(stream) => accepted,
+        () = server.clock.sleep(HANDSHAKE) => return,
+    };
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, %remote, "TLS handshake failed");
+            return;
+        }
+    };
+    let certificates: Arc<[CertificateDer<'static>]> =
+        stream.get_ref().1.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
+    let service = {
+        let server = server.clone();
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let identity = Identity::Peer { certificates: certificates.clone(), remote };
+            let server = server.clone();
+            async move { Ok::<_, std::convert::Infallible>(answer(server, request, identity).await) }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, %remote, "connection ended");
+    }
+}
+
+/// Serves one request off the wire.
+pub(crate) async fn answer(
+    server: Arc<Server>,
+    mut request: http::Request<hyper::body::Incoming>,
+    identity: Identity,
+) -> Response {
+    let upgrade: Option<OnUpgrade> =
+        request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (mut head, body) = request.into_parts();
+    if let Some(upgrade) = upgrade {
+        head.extensions.insert(upgrade);
+    }
+    let only_head = head.method == http::Method::HEAD;
+    let response = filters::serve(server, Incoming { head, body: filters::Body::Wire(body), identity }).await;
+    if only_head {
+        return response.map(|_| http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync());
+    }
+    response
+}

@@ -1,0 +1,305 @@
+//! What is served: the table of resources, and what each needs beyond its descriptor.
+//!
+//! Built from `api::kinds::all()`; custom resources are added and removed while the server runs, so the
+//! table is swapped as a whole and a request works with the one it started with.
+//! Behaviour that needs the cluster's state is a [`Rest`] per resource, one file each below this folder;
+//! `special` lists them. Not here: how requests are served (`engine`).
+
+mod rest;
+mod special;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use api::kind::Descriptor;
+use api::{GroupResource, GroupVersion, GroupVersionResource, Object, Status};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use schema::Schema;
+use serde_json::Value;
+
+use crate::cache::View;
+use crate::encoding::{self, Extractor};
+
+pub use rest::{Deletion, Plain, Rest, Subresource, Undo};
+
+/// One resource in one version.
+pub struct Resource {
+    /// Names, scope, hooks, columns.
+    pub descriptor: Arc<Descriptor>,
+    /// The shape of its objects.
+    pub schema: Arc<Schema>,
+    /// What the descriptor cannot say.
+    pub rest: Arc<dyn Rest>,
+    /// What errors quote.
+    pub group_resource: GroupResource,
+    /// Where and as what its objects are kept.
+    pub view: View,
+    converts: bool,
+    stored_version: String,
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resource({})", self.descriptor.group_version_resource())
+    }
+}
+
+impl Resource {
+    /// A resource of `descriptor` with the shape `schema`.
+    pub fn new(descriptor: Arc<Descriptor>, schema: Arc<Schema>, rest: Arc<dyn Rest>) -> Arc<Self> {
+        let stored = descriptor.storage();
+        let group = if stored.group.is_empty() { "core" } else { &stored.group };
+        let prefix = Bytes::from(format!("/registry/{group}/{}/", stored.resource));
+        let fields = descriptor.selectable_fields.iter().map(|field| (&*field.pointer, field.absent));
+        let extractor = Arc::new(Extractor::new(fields));
+        let converts = stored != descriptor.group_version_resource();
+        let convert = converts.then(|| {
+            let descriptor = descriptor.clone();
+            let convert: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync> =
+                Arc::new(move |bytes| match served(&descriptor, bytes) {
+                    Some(value) => encoding::to_json(&value),
+                    None => bytes.clone(),
+                });
+            convert
+        });
+        // Two resources can share a prefix (Events): the cache is told apart by group and version.
+        let view =
+            View { prefix, version: descriptor.group_version().to_string(), extractor, convert };
+        Arc::new(Self {
+            group_resource: descriptor.group_resource(),
+            stored_version: stored.group_version().to_string(),
+            descriptor,
+            schema,
+            rest,
+            view,
+            converts,
+        })
+    }
+
+    /// `<namespace>/<name>` or `<name>`.
+    pub fn short_key(&self, namespace: &str, name: &str) -> String {
+        if self.descriptor.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() }
+    }
+
+    /// The store's key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> Bytes {
+        let mut key = self.view.prefix.to_vec();
+        key.extend_from_slice(self.short_key(namespace, name).as_bytes());
+        key.into()
+    }
+
+    /// The served object out of stored bytes.
+    pub fn decode(&self, stored: &[u8]) -> Result<Object, Status> {
+        let value = if self.converts { served(&self.descriptor, stored) } else { serde_json::from_slice(stored).ok() };
+        value.map(Object).ok_or_else(|| Status::internal(format!("a stored object of {self:?} is not readable")))
+    }
+
+    /// The form in which an object is stored.
+    pub fn encode(&self, object: &Object) -> encoding::Encoded {
+        if !self.converts {
+            return encoding::Encoded::new(&object.0);
+        }
+        let mut value = object.0.clone();
+        value["apiVersion"] = self.stored_version.clone().into();
+        self.descriptor.hooks.to_storage(&mut value);
+        encoding::Encoded::new(&value)
+    }
+
+    /// The position of a selectable field in the descriptor.
+    pub fn field(&self, name: &str) -> Option<usize> {
+        self.descriptor.selectable_fields.iter().position(|field| field.name == name)
+    }
+}
+
+fn served(descriptor: &Descriptor, stored: &[u8]) -> Option<Value> {
+    let mut value: Value = serde_json::from_slice(stored).ok()?;
+    value["apiVersion"] = descriptor.group_version().to_string().into();
+    descriptor.hooks.from_storage(&mut value);
+    Some(value)
+}
+
+/// The resources at one moment.
+#[derive(Clone, Default)]
+pub struct Table {
+    resources: HashMap<GroupVersionResource, Arc<Resource>>,
+    /// In discovery's order: groups by upstream's priority, versions by theirs.
+    groups: Vec<Group>,
+}
+
+/// One API group.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name; empty for core.
+    pub name: String,
+    /// Its versions, preferred first, with their resources in alphabetical order.
+    pub versions: Vec<(String, Vec<Arc<Resource>>)>,
+}
+
+impl Table {
+    fn of(resources: Vec<Arc<Resource>>) -> Self {
+        type Versions = BTreeMap<String, Vec<Arc<Resource>>>;
+        let mut groups: BTreeMap<String, Versions> = BTreeMap::new();
+        for resource in &resources {
+            let d = &resource.descriptor;
+            groups
+                .entry(d.group.to_string())
+                .or_default()
+                .entry(d.version.to_string())
+                .or_default()
+                .push(resource.clone());
+        }
+        let mut groups: Vec<Group> = groups
+            .into_iter()
+            .map(|(name, versions)| {
+                let mut versions: Vec<_> = versions.into_iter().collect();
+                versions.sort_by(|(a, _), (b, _)| version_order(b).cmp(&version_order(a)));
+                for (_, resources) in &mut versions {
+                    resources.sort_by(|a, b| a.descriptor.plural.cmp(&b.descriptor.plural));
+                }
+                Group { name, versions }
+            })
+            .collect();
+        groups.sort_by_key(|group| (group_order(&group.name), group.name.clone()));
+        let resources =
+            resources.into_iter().map(|r| (r.descriptor.group_version_resource(), r)).collect();
+        Self { resources, groups }
+    }
+
+    /// One resource.
+    pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(&GroupVersionResource::new(group, version, resource))
+    }
+
+    /// A resource in its group's preferred version.
+    pub fn preferred(&self, resource: &GroupResource) -> Option<&Arc<Resource>> {
+        let group = self.groups.iter().find(|group| group.name == resource.group)?;
+        group.versions.iter().find_map(|(_, list)| list.iter().find(|r| r.descriptor.plural == resource.resource))
+    }
+
+    /// Whether any resource of the group and version is served.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.groups.iter().any(|g| g.name == group && g.versions.iter().any(|(v, _)| v == version))
+    }
+
+    /// The groups in discovery's order, core first.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// All resources, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
+    }
+
+    /// The descriptors of one group and version.
+    pub fn descriptors(&self, group_version: &GroupVersion) -> Vec<Arc<Descriptor>> {
+        self.groups
+            .iter()
+            .filter(|group| group.name == group_version.group)
+            .flat_map(|group| &group.versions)
+            .filter(|(version, _)| *version == group_version.version)
+            .flat_map(|(_, resources)| resources.iter().map(|r| r.descriptor.clone()))
+            .collect()
+    }
+}
+
+/// The table in force.
+pub struct Registry(ArcSwap<Table>);
+
+impl Registry {
+    /// The built-in kinds.
+    pub fn builtin() -> Result<Self, Status> {
+        let resources = api::kinds::all()
+            .into_iter()
+            .map(|descriptor| {
+                let schema = Schema::built_in(&descriptor.schema).ok_or_else(|| {
+                    Status::internal(format!("no definition {} for {descriptor:?}", descriptor.schema))
+                })?;
+                let rest = special::rest(&descriptor);
+                Ok(Resource::new(descriptor, Arc::new(schema), rest))
+            })
+            .collect::<Result<Vec<_>, Status>>()?;
+        Ok(Self(ArcSwap::from_pointee(Table::of(resources))))
+    }
+
+    /// The table as it is now.
+    pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.0.load()
+    }
+
+    /// Serves `resource` from now on, instead of one of the same group, version and name.
+    pub fn add(&self, resource: Arc<Resource>) {
+        self.0.rcu(|table| {
+            let mut resources = table.resources.clone();
+            resources.insert(resource.descriptor.group_version_resource(), resource.clone());
+            Table::of(resources.into_values().collect())
+        });
+    }
+
+    /// Serves a resource no longer.
+    pub fn remove(&self, resource: &GroupVersionResource) {
+        self.0.rcu(|table| {
+            let mut resources = table.resources.clone();
+            resources.remove(resource);
+            Table::of(resources.into_values().collect())
+        });
+    }
+}
+
+/// Stable versions before beta before alpha, higher numbers first; what is no such version comes last.
+/// Upstream: apimachinery/pkg/version/helpers.go.
+fn version_order(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse::<u32>().ok().filter(|n| *n > 0);
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    for (stage, rank) in [("beta", 2), ("alpha", 1)] {
+        if let Some((major, minor)) = rest.split_once(stage) {
+            return match (number(major), if minor.is_empty() { Some(0) } else { number(minor) }) {
+                (Some(major), Some(minor)) => (rank, major, minor),
+                _ => (0, 0, 0),
+            };
+        }
+    }
+    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
+}
+
+/// The order of upstream's groups in `/apis` (their aggregation priorities), others after them by name.
+fn group_order(group: &str) -> usize {
+    const ORDER: &[&str] = &[
+        "",
+        "apiregistration.k8s.io",
+        "apps",
+        "events.k8s.io",
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "autoscaling",
+        "batch",
+        "certificates.k8s.io",
+        "networking.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+        "storage.k8s.io",
+        "storagemigration.k8s.io",
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "scheduling.k8s.io",
+        "coordination.k8s.io",
+        "node.k8s.io",
+        "discovery.k8s.io",
+        "flowcontrol.apiserver.k8s.io",
+        "resource.k8s.io",
+    ];
+    ORDER.iter().position(|known| *known == group).unwrap_or(ORDER.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_upstream() {
+        let mut versions = ["v1alpha1", "v1", "v2beta1", "foo", "v10", "v2", "v1beta2"];
+        versions.sort_by_key(|version| std::cmp::Reverse(version_order(version)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! What a resource may do differently: the seam between the engine and what needs the cluster's state.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::engine::Call;
+use crate::response::Response;
+
+/// Takes back what was reserved for a write that did not happen. Dropped unrun once the write stands.
+pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
+
+impl Undo {
+    /// Nothing to take back.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// Runs `undo` unless the write is kept.
+    pub fn with(undo: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(undo)))
+    }
+
+    /// The write stands.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            undo();
+        }
+    }
+}
+
+/// What a request to delete does to an object.
+#[derive(Debug)]
+pub enum Deletion {
+    /// The usual: grace period, finalizers, then gone.
+    Usual,
+    /// Store this instead, and answer with it.
+    Update(Object),
+    /// It is being deleted already: answer with it as it is.
+    Pending,
+}
+
+/// A resource's own behaviour. Every method has the usual behaviour as its default.
+#[async_trait]
+pub trait Rest: Send + Sync + 'static {
+    /// Answers a POST without storing anything (reviews); `None`: store it as usual.
+    async fn answer(&self, call: &Call, object: &Object) -> Result<Option<Object>, Status> {
+        let _ = (call, object);
+        Ok(None)
+    }
+
+    /// Reserves what a new object needs, filling it in. Runs after defaulting, before validation.
+    async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
+        let _ = (call, object);
+        Ok(Undo::nothing())
+    }
+
+    /// Reserves what a changed object needs, filling it in.
+    async fn before_update(&self, call: &Call, new: &mut Object, old: &Object) -> Result<Undo, Status> {
+        let _ = (call, new, old);
+        Ok(Undo::nothing())
+    }
+
+    /// Checks that need the cluster's state or the caller (RBAC escalation), before a write is stored.
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let _ = (call, new, old);
+        Ok(())
+    }
+
+    /// Runs after an object was created, changed or deleted (`new` is `None`); releases what it held.
+    async fn after(&self, call: &Call, new: Option<&Object>, old: Option<&Object>) {
+        let _ = (call, new, old);
+    }
+
+    /// How a request to delete `object` proceeds. `now` is the present as RFC 3339 with seconds.
+    fn deletion(&self, object: &Object, now: &str) -> Deletion {
+        let _ = (object, now);
+        Deletion::Usual
+    }
+
+    /// Whether storing `new` in place of `old` ends a deletion that was waiting for it.
+    fn finishes_deletion(&self, new: &Object, old: &Object) -> bool {
+        new.finalizers().is_empty()
+            && old.0.pointer("/metadata/deletionTimestamp").is_some_and(|v| !v.is_null())
+            && matches!(old.deletion_grace_period_seconds(), None | Some(0))
+    }
+
+    /// The handler of a subresource that is neither `status` nor `scale`.
+    fn subresource(&self, name: &str) -> Option<Arc<dyn Subresource>> {
+        let _ = name;
+        None
+    }
+
+    /// The body of a GET, where it is not what is stored (ComponentStatus).
+    async fn items(&self, call: &Call) -> Result<Option<Vec<Value>>, Status> {
+        let _ = call;
+        Ok(None)
+    }
+}
+
+/// Nothing special.
+pub struct Plain;
+
+impl Rest for Plain {}
+
+/// The handler of one subresource. It has been authorized; admission is its own to run.
+#[async_trait]
+pub trait Subresource: Send + Sync + 'static {
+    /// Serves the call, whatever its verb; answers 405 to verbs that it does not have.
+    async fn serve(&self, call: Call) -> Result<Response, Status>;
+}

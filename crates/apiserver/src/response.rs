@@ -1,0 +1,85 @@
+//! Responses: a head, and a body that shares its bytes with whoever holds them.
+
+use api::Status;
+use bytes::{Bytes, BytesMut};
+use client::Body;
+use futures::{Stream, StreamExt};
+use http::{HeaderValue, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+
+/// What every handler returns.
+pub type Response = http::Response<Body>;
+
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+
+/// A response with these bytes.
+pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(client::full_body(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// A response of plain text.
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
+    let mut response = bytes(code, "text/plain; charset=utf-8", body);
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A response of JSON.
+pub fn json(code: u16, value: &serde_json::Value) -> Response {
+    bytes(code, JSON, crate::encoding::to_json(value))
+}
+
+/// A failure.
+pub fn failure(status: &Status) -> Response {
+    let mut response = json(status.code, &status.to_json());
+    if let Some(seconds) = status.retry_after_seconds().filter(|seconds| *seconds > 0) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A response whose body comes piece by piece, of known length or not.
+pub fn stream(
+    code: u16,
+    media_type: &'static str,
+    chunks: impl Stream<Item = Result<Bytes, client::BoxError>> + Send + 'static,
+) -> Response {
+    let mut response = http::Response::new(BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(Frame::data)))));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// A body of buffers that are copied together a chunk at a time, as the reader takes them: a list of a
+/// gigabyte costs its reader's pace one chunk, not a second gigabyte.
+pub fn concatenation(media_type: &'static str, head: Bytes, items: Vec<Bytes>, tail: Bytes) -> Response {
+    const CHUNK: usize = 64 * 1024;
+    let commas = items.len().saturating_sub(1);
+    let total = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + tail.len();
+    let mut parts = std::iter::once(head)
+        .chain(items.into_iter().enumerate().flat_map(|(at, item)| {
+            (at > 0).then(|| Bytes::from_static(b",")).into_iter().chain([item])
+        }))
+        .chain([tail]);
+    let mut chunk = move || {
+        let mut out = BytesMut::with_capacity(CHUNK.min(total));
+        for part in parts.by_ref() {
+            out.extend_from_slice(&part);
+            if out.len() >= CHUNK {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    };
+    if total <= CHUNK {
+        return bytes(200, media_type, chunk().unwrap_or_default());
+    }
+    let mut response = stream(200, media_type, futures::stream::iter(std::iter::from_fn(chunk).map(Ok)));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+    response
+}

@@ -1,0 +1,95 @@
+//! What every request shares: registry, storage, caches, the three gates, clock and randomness.
+
+use std::sync::Arc;
+
+use api::Status;
+use foundation::health::Checks;
+use foundation::{CancellationToken, SharedClock, SharedRandomness, Tasks};
+use store::Store;
+
+use crate::admission;
+use crate::authn::{self, Authentication};
+use crate::authz::{self, Authorization};
+use crate::cache::Hub;
+use crate::cluster::{ClusterState, Local};
+use crate::handlers::openapi::Documents;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::registry::Registry;
+use crate::storage::{self, Storage};
+
+/// The shared state of a running server.
+pub struct Server {
+    /// What is served.
+    pub registry: Arc<Registry>,
+    /// Objects in the store.
+    pub storage: Storage,
+    /// The watch caches.
+    pub hub: Arc<Hub>,
+    /// Cluster state as the gates see it.
+    pub cluster: Arc<dyn ClusterState>,
+    /// Who asks.
+    pub authentication: Authentication,
+    /// May they.
+    pub authorization: Authorization,
+    /// What is changed or refused.
+    pub admission: admission::Chain,
+    /// The present.
+    pub clock: SharedClock,
+    /// UIDs, suffixes, timeouts.
+    pub randomness: SharedRandomness,
+    /// The settings.
+    pub options: Options,
+    /// Where the server's own tasks run.
+    pub tasks: Tasks,
+    /// What `/healthz` and its kin report.
+    pub checks: Checks,
+    /// Cancelled when the server stops taking requests: watches end.
+    pub draining: CancellationToken,
+    /// Counters.
+    pub metrics: Metrics,
+    /// OpenAPI documents, made at first use.
+    pub documents: Documents,
+}
+
+impl Server {
+    /// Puts the parts together and starts the watch on the store. Nothing is served yet.
+    pub async fn new(
+        store: Arc<dyn Store>,
+        options: Options,
+        tasks: &Tasks,
+        clock: SharedClock,
+        randomness: SharedRandomness,
+    ) -> Result<Arc<Self>, Status> {
+        let tasks = tasks.child("apiserver");
+        let registry = Arc::new(Registry::builtin()?);
+        let hub = Hub::start(store.clone(), &tasks).await.map_err(storage::status)?;
+        let storage = Storage(store);
+        let cluster: Arc<dyn ClusterState> =
+            Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
+        let authentication = authn::build(&options.authn, &cluster, &clock)?;
+        let authorization = authz::build(&options.authz, &cluster)?;
+        let admission = admission::build(&options.admission, &cluster, &clock)?;
+        let checks = Checks::new();
+        checks.register("ping", || Ok(()));
+        let supervisor = tasks.clone();
+        checks.register("tasks", move || supervisor.check());
+        Ok(Arc::new(Self {
+            registry,
+            storage,
+            hub,
+            cluster,
+            authentication,
+            authorization,
+            admission,
+            clock,
+            randomness,
+            options,
+            draining: tasks.token().child_token(),
+            tasks,
+            checks,
+            metrics: Metrics::new(),
+            documents: Documents::default(),
+        }))
+    }
+}

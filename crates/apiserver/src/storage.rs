@@ -1,0 +1,125 @@
+//! Objects in the store: one key each, written by compare-and-swap.
+//!
+//! Reads and writes the store. Knows keys and revisions, not what objects mean.
+
+use api::{Object, Status};
+use bytes::Bytes;
+use store::{Compare, KeyValue, Op, OpResult, Range, Store, Txn};
+
+use crate::registry::Resource;
+
+/// One object as stored, decoded.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The object in the served version.
+    pub object: Object,
+    /// The revision of its last write.
+    pub revision: u64,
+    /// Its canonical bytes in the served version.
+    pub bytes: Bytes,
+}
+
+/// The store, seen as a place for objects.
+#[derive(Clone)]
+pub struct Storage(pub std::sync::Arc<dyn Store>);
+
+impl Storage {
+    /// The newest state of an object, as bytes.
+    pub async fn read(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<KeyValue>, Status> {
+        let found = self.0.range(Range::key(resource.key(namespace, name))).await.map_err(status)?;
+        Ok(found.kvs.into_iter().next())
+    }
+
+    /// The newest state of an object; 404 if there is none.
+    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Stored, Status> {
+        match self.read(resource, namespace, name).await? {
+            Some(kv) => stored(resource, &kv),
+            None => Err(Status::not_found(&resource.group_resource, name)),
+        }
+    }
+
+    /// Stores a new object; `None` if there is one of that name already.
+    pub async fn create(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        object: &Object,
+    ) -> Result<Option<Stored>, Status> {
+        let key = resource.key(namespace, name);
+        let compare = Compare::CreateRevision { key: key.clone(), equals: 0 };
+        self.put(resource, key, object, compare).await
+    }
+
+    /// Replaces an object last written at `revision`; `None` if it was written or deleted since.
+    pub async fn replace(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        object: &Object,
+    ) -> Result<Option<Stored>, Status> {
+        let key = resource.key(namespace, name);
+        let compare = Compare::ModRevision { key: key.clone(), equals: revision };
+        self.put(resource, key, object, compare).await
+    }
+
+    async fn put(
+        &self,
+        resource: &Resource,
+        key: Bytes,
+        object: &Object,
+        compare: Compare,
+    ) -> Result<Option<Stored>, Status> {
+        let value = resource.encode(object).into_put();
+        let put = Op::Put { key, value, lease: 0 };
+        let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
+        let answer = self.0.txn(txn).await.map_err(status)?;
+        if !answer.succeeded {
+            return Ok(None);
+        }
+        let Some(OpResult::Put { kv, .. }) = answer.results.into_iter().next() else {
+            return Err(Status::internal("the store answered a put with something else"));
+        };
+        let mut object = object.clone();
+        object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
+        Ok(Some(Stored { object, revision: kv.mod_revision, bytes: resource.view.served(&kv.value) }))
+    }
+
+    /// Deletes an object last written at `revision`; returns the revision of the deletion, `None` if it was
+    /// written or deleted since.
+    pub async fn delete(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+    ) -> Result<Option<u64>, Status> {
+        let key = resource.key(namespace, name);
+        let compare = Compare::ModRevision { key: key.clone(), equals: revision };
+        let txn = Txn { compare: vec![compare], success: vec![Op::delete(key)], failure: Vec::new() };
+        let answer = self.0.txn(txn).await.map_err(status)?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+}
+
+/// Decodes what the store returned.
+pub fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status> {
+    Ok(Stored {
+        object: resource.decode(&kv.value)?,
+        revision: kv.mod_revision,
+        bytes: resource.view.served(&kv.value),
+    })
+}
+
+/// What a client is told of a store's error.
+pub fn status(error: store::Error) -> Status {
+    match error {
+        store::Error::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
+        store::Error::Unavailable { .. } => Status::service_unavailable(error.to_string()),
+        other => Status::internal(other),
+    }
+}
