@@ -5,28 +5,31 @@ use std::sync::Arc;
 
 use crate::kind::Descriptor;
 
-mod admissionregistration;
-mod apiextensions;
-mod apiregistration;
-mod apps;
-mod authentication;
-mod authorization;
-mod autoscaling;
-mod batch;
-mod certificates;
-mod coordination;
-mod core;
-mod discovery;
-mod events;
-mod flowcontrol;
-mod networking;
-mod node;
-mod policy;
-mod rbac;
-mod resource;
-mod scheduling;
-mod storage;
-mod storagemigration;
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
+pub mod apps;
+pub mod authentication;
+pub mod authorization;
+pub mod autoscaling;
+pub mod batch;
+pub mod certificates;
+mod check;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod events;
+pub mod flowcontrol;
+pub mod networking;
+pub mod node;
+mod optional;
+pub mod policy;
+pub mod rbac;
+pub mod resource;
+mod row;
+pub mod scheduling;
+pub mod storage;
+pub mod storagemigration;
 
 /// Every built-in kind. Where a kind has several versions, the preferred one comes first.
 pub fn all() -> Vec<Arc<Descriptor>> {

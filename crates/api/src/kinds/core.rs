@@ -12,7 +12,7 @@ mod namespace;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
-mod pod;
+pub mod pod;
 mod pod_template;
 mod replication_controller;
 mod resource_quota;

@@ -1,7 +1,16 @@
 //! Pod: containers that run together on a node.
-//! Upstream: pkg/registry/core/pod.
+//! Upstream: pkg/registry/core/pod, pkg/apis/core/validation.
+
+pub(crate) mod defaults;
+pub mod qos;
+pub mod resources;
+mod table;
+mod update;
+pub(crate) mod validation;
 
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::kind::{Descriptor, Scope, SelectableField, Subresource, Subresources, Typed, Verbs};
 use crate::types::core::v1::Pod;
@@ -40,7 +49,56 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("status.nominatedNodeName", "/status/nominatedNodeName"),
         ],
         generation: true,
-        hooks: Arc::new(Typed::<Pod>::new().status(|| None)),
+        columns: table::columns(),
+        graceful_deletion: true,
+        hooks: Arc::new(
+            Typed::<Pod>::new()
+                .status(|| None)
+                .default_with(defaults::pod)
+                .prepare_for_create(update::prepare_for_create)
+                .prepare_for_status_update(update::prepare_for_status_update)
+                .prepare_for_subresource_update(update::prepare_for_subresource_update)
+                .validate(validation::create)
+                .validate_update(update::validate)
+                .validate_status_update(update::validate_status)
+                .validate_subresource_update(update::validate_subresource_update)
+                .deletion_grace_period(deletion_grace_period)
+                .cells(table::cells),
+        ),
         ..Descriptor::new("", "v1", "Pod", "pods", Scope::Namespaced)
+    }
+}
+
+/// What the client asks for, else what the pod says. A pod that runs nowhere, or no more, goes at once.
+fn deletion_grace_period(pod: &Value, requested: Option<i64>) -> Option<i64> {
+    let text = |pointer| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let ended = matches!(text("/status/phase"), "Succeeded" | "Failed");
+    if ended || text("/spec/nodeName").is_empty() {
+        return Some(0);
+    }
+    let own = || pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
+    let period = requested.or_else(own).unwrap_or(0);
+    // A negative period is the way to say "as soon as possible", which is one second.
+    Some(if period < 0 { 1 } else { period })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn how_long_a_pod_gets_to_end() {
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
+        for (pod, requested, period) in [
+            (pod("n", "Running"), None, 30),
+            (pod("n", "Running"), Some(5), 5),
+            (pod("n", "Running"), Some(-1), 1),
+            (pod("", "Pending"), None, 0),
+            (pod("n", "Succeeded"), Some(5), 0),
+        ] {
+            assert_eq!(deletion_grace_period(&pod, requested), Some(period));
+        }
     }
 }
