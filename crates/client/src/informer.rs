@@ -49,11 +49,16 @@ impl Default for InformersOptions {
 }
 
 struct Shared {
+    /// What feeds the caches; `None` is a set that is fed by hand.
+    feed: Option<Feed>,
+    options: InformersOptions,
+    running: Mutex<HashMap<Source, Arc<dyn Any + Send + Sync>>>,
+}
+
+struct Feed {
     client: Client,
     tasks: Tasks,
     clock: SharedClock,
-    options: InformersOptions,
-    running: Mutex<HashMap<Source, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// What makes two informers the same.
@@ -79,7 +84,18 @@ impl Informers {
         options: InformersOptions,
     ) -> Informers {
         let tasks = tasks.child("informers");
-        Informers(Arc::new(Shared { client, tasks, clock, options, running: Mutex::default() }))
+        let feed = Some(Feed { client, tasks, clock });
+        Informers(Arc::new(Shared { feed, options, running: Mutex::default() }))
+    }
+
+    /// A set without a server: its caches hold what [`Informer::feed`] gives them. For tests and simulation of whatever
+    /// decides over caches.
+    pub fn unfed() -> Informers {
+        Informers(Arc::new(Shared {
+            feed: None,
+            options: InformersOptions::default(),
+            running: Mutex::default(),
+        }))
     }
 
     /// The informer of all objects of a kind, started now if it is new.
@@ -138,9 +154,10 @@ impl Informers {
         }
         let cache = Arc::new(Cache::<K>::new());
         running.insert(source.clone(), cache.clone());
+        let Some(feed) = &self.0.feed else { return Informer { cache } };
         let reflector = reflector::Reflector {
-            client: self.0.client.clone(),
-            clock: self.0.clock.clone(),
+            client: feed.client.clone(),
+            clock: feed.clock.clone(),
             randomness: self.0.options.randomness.clone(),
             page: self.0.options.page,
             endpoint: source.endpoint,
@@ -151,7 +168,7 @@ impl Informers {
             cache: cache.clone(),
         };
         let stop = cache.stopped();
-        self.0.tasks.spawn_until_cancelled("informer", async move {
+        feed.tasks.spawn_until_cancelled("informer", async move {
             stop.run_until_cancelled(reflector.run()).await;
         });
         Informer { cache }
@@ -264,6 +281,13 @@ impl<K: Cached> Informer<K> {
     /// The revision the cache has reached; empty before the first list.
     pub fn resource_version(&self) -> String {
         self.cache.read().resource_version.clone()
+    }
+
+    /// Makes the cache hold exactly these objects, as a list would: for a set that no server feeds
+    /// ([`Informers::unfed`]).
+    pub fn feed(&self, objects: Vec<K>) {
+        let objects = objects.into_iter().map(Arc::new).collect();
+        self.cache.replace(objects, String::new());
     }
 
     /// What trims objects before they are cached, beside `managedFields`, which never are. Set it before the first
