@@ -1,1 +1,29 @@
-//! (crate page to be written)
+//! Schemas: what fields an object may have, and everything that follows from knowing it.
+//!
+//! Read these first:
+//! - [`Schema`]: the shape of one kind, built in (from the generated [`table()`]) or structural (from a
+//!   CustomResourceDefinition);
+//! - [`decode`]: request bytes to an object, with field validation;
+//! - [`patch`]: the JSON, merge and strategic merge patches;
+//! - [`openapi`]: the documents that clients read.
+//!
+//! The facts about built-in kinds are generated from the published OpenAPI definitions and committed; see
+//! `cargo xtask codegen schema`. A new Kubernetes version is a new table, no code.
+//!
+//! Everything here is pure and synchronous. Defaults and validation of built-in kinds live in `api`; only
+//! what a schema itself says (structural defaults and validation of custom resources) is done here.
+
+pub mod decode;
+pub mod json;
+pub mod openapi;
+pub mod patch;
+mod schema;
+pub mod structural;
+pub mod table;
+pub mod yaml;
+
+pub use decode::{Decoded, FieldValidation, decode, decode_value};
+pub use schema::Schema;
+pub use structural::Structural;
+pub use table::{Definition, Table, table};
+pub use yaml::yaml_to_json;
