@@ -1,12 +1,35 @@
 //! Authentication: who is asking.
+//!
+//! Read first: [`Authenticator`] (one way to prove an identity), [`Options`] (which ways there are), [`build`]
+//! (their order). The ways: front-proxy headers, client certificates, static tokens, ServiceAccount tokens,
+//! bootstrap tokens; and, for the paths that health checks need, nobody at all.
+//! `token` also issues ServiceAccount tokens and describes their keys to others; `review` evaluates TokenReview
+//! and SelfSubjectReview.
+//! Not here: what the user may do (`authz`), acting as somebody else (the impersonation filter).
+//! Upstream: staging/src/k8s.io/apiserver/pkg/authentication, pkg/kubeapiserver/authenticator.
+
+mod anonymous;
+mod bearer;
+mod bootstrap_token;
+mod certificate;
+mod request_header;
+pub mod review;
+mod static_token;
+pub mod token;
 
 use std::sync::Arc;
 
 use api::Status;
 use async_trait::async_trait;
+use foundation::SharedClock;
 use rustls_pki_types::CertificateDer;
 
+use crate::cluster::ClusterState;
 use crate::request::User;
+
+pub use certificate::tls_verifier;
+pub use request_header::RequestHeader;
+pub use static_token::StaticToken;
 
 /// What a request shows to prove who sends it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +42,8 @@ pub struct Credentials<'a> {
     pub remote: Option<std::net::SocketAddr>,
     /// Audiences that a token must have at least one of; empty: the server's own.
     pub audiences: &'a [String],
+    /// The path asked for: some are open to everybody.
+    pub path: &'a str,
 }
 
 /// An identity that was proved.
@@ -28,6 +53,13 @@ pub struct Authenticated {
     pub user: User,
     /// The audiences, of those asked for, that the credentials are good for.
     pub audiences: Vec<String>,
+}
+
+impl Authenticated {
+    /// A user whose credentials say nothing about audiences.
+    fn plain(user: User) -> Self {
+        Self { user, audiences: Vec::new() }
+    }
 }
 
 /// One way to prove an identity.
@@ -44,34 +76,104 @@ pub struct Chain(pub Vec<Arc<dyn Authenticator>>);
 #[async_trait]
 impl Authenticator for Chain {
     async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
-        let mut refused = None;
+        let mut refused: Vec<String> = Vec::new();
         for authenticator in &self.0 {
             match authenticator.authenticate(credentials).await {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
-                Err(status) => refused = Some(status),
+                Err(status) => refused.push(status.message),
             }
         }
-        refused.map_or(Ok(None), Err)
+        match refused.as_slice() {
+            [] => Ok(None),
+            [one] => Err(Status::unauthorized(one)),
+            many => Err(Status::unauthorized(format!("[{}]", many.join(", ")))),
+        }
     }
 }
 
-/// What authentication is to accept. To be filled by its owner (client CA, service account keys, static tokens …).
-#[derive(Clone, Debug, Default)]
-pub struct Options {}
+/// What authentication is to accept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Authorities whose client certificates are users (DER). Empty: none are.
+    pub client_authorities: Vec<CertificateDer<'static>>,
+    /// ServiceAccount tokens: how they are signed and checked. `None`: there are none.
+    pub service_accounts: Option<token::Options>,
+    /// Tokens that are known from the start.
+    pub static_tokens: Vec<StaticToken>,
+    /// Whether Secrets of type `bootstrap.kubernetes.io/token` are accepted.
+    pub bootstrap_tokens: bool,
+    /// The front proxy that may tell who a user is.
+    pub request_header: Option<RequestHeader>,
+    /// Paths that need no credentials. The user is `system:anonymous` there and nowhere else.
+    pub anonymous_paths: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let open = ["/healthz", "/livez", "/readyz", "/version"];
+        Self {
+            client_authorities: Vec::new(),
+            service_accounts: None,
+            static_tokens: Vec::new(),
+            bootstrap_tokens: true,
+            request_header: None,
+            anonymous_paths: open.map(str::to_owned).into(),
+        }
+    }
+}
 
 /// What the rest of the server needs of authentication.
 #[derive(Clone)]
 pub struct Authentication {
     /// The whole chain, anonymous last where allowed.
     pub authenticator: Arc<dyn Authenticator>,
+    /// The ways a bearer token is checked, for TokenReview.
+    pub tokens: Arc<dyn Authenticator>,
+    /// Who issues ServiceAccount tokens; `None` where there are none.
+    pub issuer: Option<Arc<token::Issuer>>,
 }
 
 /// Builds the chain that `options` asks for.
+///
+/// # Errors
+/// 500 with the reason where a key or certificate in the options cannot be used.
 pub fn build(
-    _options: &Options,
-    _cluster: &Arc<dyn crate::cluster::ClusterState>,
-    _clock: &foundation::SharedClock,
+    options: &Options,
+    cluster: &Arc<dyn ClusterState>,
+    clock: &SharedClock,
 ) -> Result<Authentication, Status> {
-    Ok(Authentication { authenticator: Arc::new(Chain::default()) })
+    let mut tokens: Vec<Arc<dyn Authenticator>> = Vec::new();
+    if !options.static_tokens.is_empty() {
+        tokens.push(Arc::new(static_token::StaticTokens::new(&options.static_tokens)));
+    }
+    let mut issuer = None;
+    if let Some(accounts) = &options.service_accounts {
+        let keys = token::Keys::new(accounts).map_err(Status::internal)?;
+        let keys = Arc::new(keys);
+        tokens.push(Arc::new(token::Verifier::new(keys.clone(), accounts, cluster.clone(), clock.clone())));
+        issuer = Some(Arc::new(token::Issuer::new(keys, accounts, cluster.clone(), clock.clone())));
+    }
+    if options.bootstrap_tokens {
+        tokens.push(Arc::new(bootstrap_token::BootstrapTokens::new(cluster.clone(), clock.clone())));
+    }
+    let tokens: Arc<dyn Authenticator> = Arc::new(bearer::Bearer(Chain(tokens)));
+
+    let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
+    if let Some(header) = &options.request_header {
+        chain.push(Arc::new(request_header::FrontProxy::new(header, clock.clone())?));
+    }
+    if !options.client_authorities.is_empty() {
+        chain.push(Arc::new(certificate::ClientCertificates::new(
+            &options.client_authorities,
+            clock.clone(),
+        )?));
+    }
+    chain.push(tokens.clone());
+    let authenticator =
+        Arc::new(anonymous::OrAnonymous { known: Chain(chain), paths: options.anonymous_paths.clone() });
+    Ok(Authentication { authenticator, tokens, issuer })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,28 @@
 //! Authorization: may they.
+//!
+//! Read first: [`Authorizer`] (one source of decisions), [`Authorization`] (what the rest of the server gets),
+//! [`forbidden`] (the 403 in upstream's words). The sources, in the order they are asked: members of
+//! `system:masters` may do everything; `node` knows what a node needs; `rbac` reads roles and bindings.
+//! `review` evaluates the SubjectAccessReview family, `escalation` keeps people from granting what they do not
+//! hold, `bootstrap` is the policy that exists from the start.
+//! Not here: who is asking (`authn`), when the question is asked (the filters).
+//! Upstream: staging/src/k8s.io/apiserver/pkg/authorization, plugin/pkg/auth/authorizer.
 
+pub mod bootstrap;
+pub mod escalation;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod node;
+pub mod rbac;
+pub mod review;
+
+use std::sync::Arc;
+
+use api::{GroupResource, Status};
 use async_trait::async_trait;
 
-use crate::request::Attributes;
+use crate::cluster::ClusterState;
+use crate::request::{Attributes, User};
 
 /// What an authorizer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,28 +42,161 @@ pub trait Authorizer: Send + Sync + 'static {
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String);
 }
 
-/// What decides. To be filled by its owner (modes: Node, RBAC, webhook …).
-#[derive(Clone, Debug, Default)]
-pub struct Options {}
+/// One of the sources of decisions that can be turned on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// What a node may do follows from the pods that are bound to it.
+    Node,
+    /// Roles and bindings.
+    Rbac,
+    /// Everything is allowed (for tests of clients; never a default).
+    AlwaysAllow,
+}
+
+/// What decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The sources, in the order they are asked.
+    pub modes: Vec<Mode>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { modes: vec![Mode::Node, Mode::Rbac] }
+    }
+}
+
+/// What the rest of the server needs of authorization.
+#[derive(Clone)]
+pub struct Authorization {
+    /// The whole chain.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// The roles and bindings by themselves: for rule reviews and escalation checks. Present also where RBAC
+    /// is not among the modes.
+    pub rbac: Arc<rbac::Rbac>,
+}
 
 /// Builds the chain that `options` asks for.
-pub fn build(
-    _options: &Options,
-    _cluster: &std::sync::Arc<dyn crate::cluster::ClusterState>,
-) -> Result<std::sync::Arc<dyn Authorizer>, api::Status> {
-    Ok(std::sync::Arc::new(NoDecision))
+pub fn build(options: &Options, cluster: &Arc<dyn ClusterState>) -> Result<Authorization, Status> {
+    let rbac = Arc::new(rbac::Rbac::new(cluster.clone()));
+    let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
+    for mode in &options.modes {
+        chain.push(match mode {
+            Mode::Node => Arc::new(node::NodeAuthorizer::new(cluster.clone())),
+            Mode::Rbac => rbac.clone(),
+            Mode::AlwaysAllow => Arc::new(AlwaysAllow),
+        });
+    }
+    Ok(Authorization { authorizer: Arc::new(Chain(chain)), rbac })
 }
 
-/// The roles and bindings that exist from the start (RBAC's bootstrap policy).
-pub fn bootstrap() -> Vec<api::Object> {
-    Vec::new()
-}
-
-struct NoDecision;
+/// Asks one authorizer after the other until one decides.
+pub struct Chain(pub Vec<Arc<dyn Authorizer>>);
 
 #[async_trait]
-impl Authorizer for NoDecision {
+impl Authorizer for Chain {
+    async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            let (decision, reason) = authorizer.authorize(attributes).await;
+            if decision != Decision::NoOpinion {
+                return (decision, reason);
+            }
+            if !reason.is_empty() {
+                reasons.push(reason);
+            }
+        }
+        (Decision::NoOpinion, reasons.join("\n"))
+    }
+}
+
+/// Allows whatever a member of `system:masters` asks, so that no broken policy can lock the administrator out.
+struct Masters;
+
+#[async_trait]
+impl Authorizer for Masters {
+    async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        if attributes.user.is_in(User::MASTERS) {
+            (Decision::Allow, String::new())
+        } else {
+            (Decision::NoOpinion, String::new())
+        }
+    }
+}
+
+struct AlwaysAllow;
+
+#[async_trait]
+impl Authorizer for AlwaysAllow {
     async fn authorize(&self, _: &Attributes) -> (Decision, String) {
-        (Decision::NoOpinion, String::new())
+        (Decision::Allow, String::new())
+    }
+}
+
+/// The 403 for a request that nobody allowed.
+pub fn forbidden(attributes: &Attributes, reason: &str) -> Status {
+    let info = &attributes.info;
+    let user = &attributes.user.name;
+    let mut message = if !info.is_resource {
+        format!("User {user:?} cannot {} path {:?}", info.verb, info.path)
+    } else {
+        let resource = if info.subresource.is_empty() {
+            info.resource.clone()
+        } else {
+            format!("{}/{}", info.resource, info.subresource)
+        };
+        let place = if info.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {:?}", info.namespace)
+        };
+        format!(
+            "User {user:?} cannot {} resource {resource:?} in API group {:?} {place}",
+            info.verb, info.group
+        )
+    };
+    if !reason.is_empty() {
+        message.push_str(": ");
+        message.push_str(reason);
+    }
+    Status::forbidden(&GroupResource::new(info.group.as_str(), info.resource.as_str()), &info.name, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::RequestInfo;
+
+    fn ask(user: &str, method: &str, path: &str) -> Attributes {
+        Attributes::new(User::new(user, &[]), RequestInfo::parse(&method.parse().unwrap(), path, None))
+    }
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        #[rustfmt::skip]
+        let table = [
+            ("GET", "/api/v1/namespaces/default/pods", "",
+             r#"pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "default""#),
+            ("DELETE", "/apis/apps/v1/namespaces/a/deployments/d", "",
+             r#"deployments.apps "d" is forbidden: User "bob" cannot delete resource "deployments" in API group "apps" in the namespace "a""#),
+            ("GET", "/api/v1/nodes", "because",
+             r#"nodes is forbidden: User "bob" cannot list resource "nodes" in API group "" at the cluster scope: because"#),
+            ("GET", "/api/v1/namespaces/a/pods/p/log", "",
+             r#"pods "p" is forbidden: User "bob" cannot get resource "pods/log" in API group "" in the namespace "a""#),
+            ("GET", "/metrics", "", r#"forbidden: User "bob" cannot get path "/metrics""#),
+        ];
+        for (method, path, reason, want) in table {
+            let status = forbidden(&ask("bob", method, path), reason);
+            assert_eq!(status.message, want);
+            assert_eq!(status.code, 403);
+        }
+    }
+
+    #[tokio::test]
+    async fn masters_may_do_everything() {
+        let mut attributes = ask("root", "DELETE", "/api/v1/nodes/n");
+        assert_eq!(Masters.authorize(&attributes).await.0, Decision::NoOpinion);
+        attributes.user.groups.push(User::MASTERS.to_owned());
+        assert_eq!(Masters.authorize(&attributes).await.0, Decision::Allow);
     }
 }

@@ -1,0 +1,32 @@
+//! Adds the group that everyone with credentials is in, and lets those without reach the open paths.
+//! Upstream: apiserver/pkg/authentication/{group,request/anonymous}.
+
+use api::Status;
+use async_trait::async_trait;
+
+use super::{Authenticated, Authenticator, Chain, Credentials};
+use crate::request::User;
+
+/// The known users first; a request without any credentials is anonymous on the open paths.
+pub(super) struct OrAnonymous {
+    pub(super) known: Chain,
+    pub(super) paths: Vec<String>,
+}
+
+#[async_trait]
+impl Authenticator for OrAnonymous {
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
+        match self.known.authenticate(credentials).await? {
+            Some(mut found) => {
+                if !found.user.is_in(User::AUTHENTICATED) && !found.user.is_in(User::UNAUTHENTICATED) {
+                    found.user.groups.push(User::AUTHENTICATED.to_owned());
+                }
+                Ok(Some(found))
+            }
+            None if self.paths.iter().any(|open| open == credentials.path) => {
+                Ok(Some(Authenticated::plain(User::new(User::ANONYMOUS, &[User::UNAUTHENTICATED]))))
+            }
+            None => Ok(None),
+        }
+    }
+}

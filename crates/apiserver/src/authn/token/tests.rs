@@ -1,0 +1,215 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Object;
+use foundation::{ManualClock, SharedClock};
+use http::{HeaderMap, header};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::authn::{self, Credentials};
+use crate::authz::fake::FakeCluster;
+use crate::cluster::ClusterState;
+use crate::request::User;
+
+struct Fixture {
+    cluster: Arc<FakeCluster>,
+    clock: Arc<ManualClock>,
+    authentication: authn::Authentication,
+}
+
+fn key() -> Vec<u8> {
+    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+        .unwrap()
+        .as_ref()
+        .to_vec()
+}
+
+fn fixture(change: impl FnOnce(&mut Options)) -> Fixture {
+    let cluster = FakeCluster::new();
+    for (resource, kind, namespace, name) in [
+        ("serviceaccounts", "ServiceAccount", "a", "robot"),
+        ("pods", "Pod", "a", "p"),
+        ("pods", "Pod", "a", "other"),
+        ("secrets", "Secret", "a", "s"),
+        ("nodes", "Node", "", "n1"),
+    ] {
+        let mut object = json!({ "apiVersion": "v1", "kind": kind,
+            "metadata": { "name": name, "namespace": namespace, "uid": format!("uid-{name}") } });
+        if kind == "Pod" {
+            let account = if name == "p" { "robot" } else { "someone" };
+            object["spec"] = json!({ "serviceAccountName": account, "nodeName": "n1" });
+        }
+        cluster.put(resource, object);
+    }
+    let mut accounts = Options::new("https://kubernetes.default.svc.cluster.local", key());
+    change(&mut accounts);
+    let options = authn::Options { service_accounts: Some(accounts), ..authn::Options::default() };
+    let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+    let (state, shared): (Arc<dyn ClusterState>, SharedClock) = (cluster.clone(), clock.clone());
+    Fixture { cluster, clock, authentication: authn::build(&options, &state, &shared).unwrap() }
+}
+
+impl Fixture {
+    async fn request(&self, spec: Value) -> Result<(Object, Vec<String>), api::Status> {
+        let account = self.cluster.get(&api::GroupResource::new("", "serviceaccounts"), "a", "robot").await?;
+        let request = Object(json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "metadata": {}, "spec": spec }));
+        let mut warnings = Vec::new();
+        let issuer = self.authentication.issuer.as_ref().unwrap();
+        Ok((issuer.issue(&account, request, &mut warnings).await?, warnings))
+    }
+
+    async fn token(&self, spec: Value) -> String {
+        self.request(spec).await.unwrap().0.0["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    async fn user(&self, token: &str, audiences: &[String]) -> Result<Option<User>, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        let credentials =
+            Credentials { headers: &headers, certificates: &[], remote: None, audiences, path: "/api" };
+        let found = self.authentication.authenticator.authenticate(credentials).await;
+        found.map(|found| found.map(|f| f.user)).map_err(|status| status.message)
+    }
+}
+
+fn pod_reference() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "uid-p" })
+}
+
+#[tokio::test]
+async fn a_token_bound_to_a_pod_lives_as_long_as_the_pod() {
+    let fixture = fixture(|_| {});
+    let token = fixture.token(json!({ "boundObjectRef": pod_reference() })).await;
+    let user = fixture.user(&token, &[]).await.unwrap().unwrap();
+    assert_eq!(user.name, "system:serviceaccount:a:robot");
+    assert_eq!(user.uid, "uid-robot");
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]);
+    let extra = |key: &str| user.extra[&format!("authentication.kubernetes.io/{key}")][0].clone();
+    assert_eq!(
+        [extra("pod-name"), extra("pod-uid"), extra("node-name"), extra("node-uid")],
+        ["p", "uid-p", "n1", "uid-n1"]
+    );
+    assert!(extra("credential-id").starts_with("JTI="));
+
+    fixture.cluster.remove("pods", "a", "p");
+    let error = fixture.user(&token, &[]).await.unwrap_err();
+    assert_eq!(error, "[invalid bearer token, pod a/p could not be found]");
+    let reborn = json!({ "apiVersion": "v1", "kind": "Pod", "spec": { "serviceAccountName": "robot" },
+        "metadata": { "name": "p", "namespace": "a", "uid": "another" } });
+    fixture.cluster.put("pods", reborn);
+    assert!(
+        fixture
+            .user(&token, &[])
+            .await
+            .unwrap_err()
+            .contains("pod UID (another) does not match claim (uid-p)")
+    );
+}
+
+#[tokio::test]
+async fn tokens_end_when_their_time_or_their_account_does() {
+    let fixture = fixture(|_| {});
+    let token = fixture.token(json!({ "expirationSeconds": 600 })).await;
+    assert!(fixture.user(&token, &[]).await.unwrap().is_some());
+    fixture.clock.advance(Duration::from_secs(601));
+    assert!(fixture.user(&token, &[]).await.unwrap_err().contains("service account token has expired"));
+
+    let token = fixture.token(json!({})).await;
+    fixture.cluster.remove("serviceaccounts", "a", "robot");
+    assert!(
+        fixture.user(&token, &[]).await.unwrap_err().contains("service account a/robot could not be found")
+    );
+}
+
+#[tokio::test]
+async fn what_pods_get_by_themselves_lasts_a_year_and_says_an_hour() {
+    let fixture = fixture(|_| {});
+    let spec = json!({ "expirationSeconds": 3607, "boundObjectRef": pod_reference() });
+    let (answer, _) = fixture.request(spec.clone()).await.unwrap();
+    assert_eq!(answer.0["status"]["expirationTimestamp"], "2026-11-21T11:00:07Z");
+    let token = answer.0["status"]["token"].as_str().unwrap().to_owned();
+    fixture.clock.advance(Duration::from_secs(4000));
+    assert!(fixture.user(&token, &[]).await.unwrap().is_some());
+
+    let strict = super::tests::fixture(|options| options.extend_expiration = false);
+    let token = strict.token(spec).await;
+    strict.clock.advance(Duration::from_secs(4000));
+    assert!(strict.user(&token, &[]).await.is_err());
+}
+
+#[tokio::test]
+async fn requests_are_checked() {
+    let fixture = fixture(|options| options.max_expiration = Some(Duration::from_secs(7200)));
+    let pod = |change: (&str, &str)| {
+        let mut reference = pod_reference();
+        reference[change.0] = change.1.into();
+        json!({ "boundObjectRef": reference })
+    };
+    #[rustfmt::skip]
+    let table = [
+        (json!({ "expirationSeconds": 599 }), 422, "may not specify a duration less than 10 minutes"),
+        (json!({ "expirationSeconds": 4294967297i64 }), 422, "may not specify a duration larger than 2^32 seconds"),
+        (pod(("name", "gone")), 404, "pods \"gone\" not found"),
+        (pod(("uid", "another")), 409, "the UID in the bound object reference (another) does not match the UID in record"),
+        (json!({ "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": "other" } }), 400,
+         "cannot bind token for serviceaccount \"robot\" to pod running with different serviceaccount name."),
+        (pod(("kind", "ConfigMap")), 400, "cannot bind token to object of type /v1, Kind=ConfigMap"),
+    ];
+    for (spec, code, message) in table {
+        let status = fixture.request(spec).await.unwrap_err();
+        assert_eq!(status.code, code);
+        assert!(status.message.contains(message), "{}", status.message);
+    }
+    let (answer, warnings) = fixture.request(json!({ "expirationSeconds": 10000 })).await.unwrap();
+    assert_eq!(warnings, ["requested expiration of 10000 seconds shortened to 7200 seconds"]);
+    assert_eq!(answer.0["spec"]["expirationSeconds"], 7200);
+}
+
+#[tokio::test]
+async fn audiences_and_foreign_tokens() {
+    let fixture = fixture(|_| {});
+    let vault = ["vault".to_owned()];
+    let token = fixture.token(json!({ "audiences": ["vault"] })).await;
+    assert!(fixture.user(&token, &[]).await.unwrap_err().contains("is invalid for the target audiences"));
+    assert!(fixture.user(&token, &vault).await.unwrap().is_some());
+
+    let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
+    parts[1] = fixture.token(json!({})).await.split('.').nth(1).unwrap().to_owned();
+    let error = fixture.user(&parts.join("."), &[]).await.unwrap_err();
+    assert!(error.contains("no keys found that verify"), "{error}");
+
+    let other = super::tests::fixture(|options| options.issuer = "https://elsewhere".to_owned());
+    let foreign = other.token(json!({})).await;
+    assert_eq!(fixture.user(&foreign, &[]).await.unwrap_err(), "invalid bearer token");
+}
+
+#[tokio::test]
+async fn reviews_and_discovery() {
+    let fixture = fixture(|_| {});
+    let token = fixture.token(json!({ "boundObjectRef": pod_reference() })).await;
+    let review = |token: &str| {
+        Object(json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "metadata": {}, "spec": { "token": token } }))
+    };
+    let tokens = &*fixture.authentication.tokens;
+    let done = authn::review::token(review(&token), tokens).await.unwrap();
+    assert_eq!(done.0["status"]["authenticated"], true);
+    assert_eq!(done.0["status"]["user"]["username"], "system:serviceaccount:a:robot");
+    assert_eq!(done.0["status"]["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    let done = authn::review::token(review("nonsense"), tokens).await.unwrap();
+    assert_eq!(done.0["status"], json!({ "user": {}, "error": "invalid bearer token" }));
+
+    let keys = fixture.authentication.issuer.as_ref().unwrap().keys();
+    let jwks = keys.jwks();
+    let head = token.split('.').next().unwrap();
+    let head: Value = serde_json::from_slice(
+        &base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, head).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(head["kid"], jwks["keys"][0]["kid"]);
+    assert_eq!(keys.discovery()["jwks_uri"], "https://kubernetes.default.svc.cluster.local/openid/v1/jwks");
+}

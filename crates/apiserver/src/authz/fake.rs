@@ -1,0 +1,84 @@
+//! A cluster in a map, for the tests of authentication, authorization and admission.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::cluster::{ClusterState, Listing};
+
+type Key = (String, String, String);
+
+/// Objects by resource (`roles.rbac.authorization.k8s.io`), namespace and name.
+pub(crate) struct FakeCluster {
+    objects: Mutex<BTreeMap<Key, Bytes>>,
+    revision: watch::Sender<u64>,
+}
+
+impl FakeCluster {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { objects: Mutex::default(), revision: watch::Sender::new(1) })
+    }
+
+    /// Stores an object under its resource.
+    pub(crate) fn put(&self, resource: &str, mut object: Value) {
+        let revision = *self.revision.borrow() + 1;
+        object["metadata"]["resourceVersion"] = json!(revision.to_string());
+        let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let key = (resource.to_owned(), field("namespace"), field("name"));
+        self.objects.lock().insert(key, Bytes::from(object.to_string()));
+        self.revision.send_replace(revision);
+    }
+
+    pub(crate) fn remove(&self, resource: &str, namespace: &str, name: &str) {
+        self.objects.lock().remove(&(resource.to_owned(), namespace.to_owned(), name.to_owned()));
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+}
+
+#[async_trait]
+impl ClusterState for FakeCluster {
+    async fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Object, Status> {
+        let bytes = self.cached(resource, namespace, name).await?;
+        let bytes = bytes.ok_or_else(|| Status::not_found(resource, name))?;
+        Ok(Object(serde_json::from_slice(&bytes).unwrap()))
+    }
+
+    async fn cached(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Bytes>, Status> {
+        let key = (resource.to_string(), namespace.to_owned(), name.to_owned());
+        Ok(self.objects.lock().get(&key).cloned())
+    }
+
+    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status> {
+        let resource = resource.to_string();
+        let objects = self.objects.lock();
+        let chosen = objects
+            .iter()
+            .filter(|((r, ns, _), _)| *r == resource && (namespace.is_empty() || ns == namespace));
+        Ok(Listing { revision: *self.revision.borrow(), items: chosen.map(|(_, b)| b.clone()).collect() })
+    }
+
+    async fn changes(&self, _: &GroupResource) -> Result<watch::Receiver<u64>, Status> {
+        Ok(self.revision.subscribe())
+    }
+
+    async fn replace(&self, resource: &GroupResource, object: Object) -> Result<Object, Status> {
+        let namespace = object.namespace().unwrap_or_default().to_owned();
+        let old = self.get(resource, &namespace, object.name()).await?;
+        if old.resource_version() != object.resource_version() {
+            return Err(Status::conflict(resource, object.name(), "the object has been modified"));
+        }
+        self.put(&resource.to_string(), object.0.clone());
+        self.get(resource, &namespace, object.name()).await
+    }
+}

@@ -1,0 +1,274 @@
+//! What a node may do: its own objects, and what the pods that are bound to it refer to.
+//!
+//! Reads Pods (through an index by node, `node::graph`), PersistentVolumes and VolumeAttachments out of the
+//! watch caches. Everything that is not subdivided by relation follows the rules of the role `system:node`.
+//! Not here: what a node may *write into* its objects (`admission::node_restriction`).
+//! Upstream: plugin/pkg/auth/authorizer/node (with AuthorizeNodeWithSelectors).
+
+pub mod graph;
+
+use std::sync::Arc;
+
+use api::types::rbac::v1::PolicyRule;
+use api::{GroupResource, Object};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use self::graph::{Graph, Kind};
+use super::rbac::rules;
+use super::{Authorizer, Decision, bootstrap};
+use crate::cluster::ClusterState;
+use crate::request::{Attributes, RequestInfo, User};
+
+const USER_PREFIX: &str = "system:node:";
+const GROUP: &str = "system:nodes";
+
+/// The node that the user is: `None` for other users, an empty name where it cannot be told.
+pub fn node_name(user: &User) -> Option<&str> {
+    if !user.name.starts_with(USER_PREFIX) || !user.is_in(GROUP) {
+        return None;
+    }
+    user.name.strip_prefix(USER_PREFIX)
+}
+
+/// The Node authorizer.
+pub struct NodeAuthorizer {
+    cluster: Arc<dyn ClusterState>,
+    graph: Graph,
+    rules: Vec<PolicyRule>,
+}
+
+impl NodeAuthorizer {
+    /// An authorizer over `cluster`.
+    pub fn new(cluster: Arc<dyn ClusterState>) -> Self {
+        Self { graph: Graph::new(cluster.clone()), cluster, rules: bootstrap::node_rules() }
+    }
+
+    async fn decide(&self, node: &str, attributes: &Attributes) -> Result<(), String> {
+        let info = &attributes.info;
+        if !info.is_resource {
+            return self.by_rules(info);
+        }
+        match (info.group.as_str(), info.resource.as_str()) {
+            ("", "secrets") => self.read_named(node, Kind::Secret, info).await,
+            ("", "configmaps") => self.read_named(node, Kind::ConfigMap, info).await,
+            ("", "persistentvolumeclaims") if info.subresource == "status" => {
+                if !matches!(info.verb.as_str(), "update" | "patch") {
+                    return deny("can only get/update/patch this type");
+                }
+                self.related(node, Kind::Claim, info).await
+            }
+            ("", "persistentvolumeclaims") => self.get_only(node, Kind::Claim, info).await,
+            ("", "persistentvolumes") => self.volume(node, info).await,
+            ("resource.k8s.io", "resourceclaims") => self.get_only(node, Kind::ResourceClaim, info).await,
+            ("storage.k8s.io", "volumeattachments") => self.attachment(node, info).await,
+            ("", "serviceaccounts") => self.service_account(node, info).await,
+            ("coordination.k8s.io", "leases") => lease(node, info),
+            ("storage.k8s.io", "csinodes") => csi_node(node, info),
+            ("resource.k8s.io", "resourceslices") => self.slice(node, attributes).await,
+            ("", "nodes") => own_node(node, attributes),
+            ("", "pods") => self.pod(node, attributes).await,
+            _ => self.by_rules(info),
+        }
+    }
+
+    fn by_rules(&self, info: &RequestInfo) -> Result<(), String> {
+        if self.rules.iter().any(|rule| rules::allows(rule, info)) { Ok(()) } else { Err(String::new()) }
+    }
+
+    async fn read_named(&self, node: &str, kind: Kind, info: &RequestInfo) -> Result<(), String> {
+        if !matches!(info.verb.as_str(), "get" | "list" | "watch") {
+            return deny("can only read resources of this type");
+        }
+        if !info.subresource.is_empty() {
+            return deny("cannot read subresource");
+        }
+        if info.namespace.is_empty() {
+            return deny("can only read namespaced object of this type");
+        }
+        self.related(node, kind, info).await
+    }
+
+    async fn get_only(&self, node: &str, kind: Kind, info: &RequestInfo) -> Result<(), String> {
+        only_get(info)?;
+        self.related(node, kind, info).await
+    }
+
+    async fn related(&self, node: &str, kind: Kind, info: &RequestInfo) -> Result<(), String> {
+        if info.name.is_empty() {
+            return deny("No Object name found");
+        }
+        if self.graph.refers(node, kind, &info.namespace, &info.name).await {
+            Ok(())
+        } else {
+            unrelated(node)
+        }
+    }
+
+    async fn cached(&self, group: &str, resource: &str, name: &str) -> Option<Object> {
+        let bytes: Bytes =
+            self.cluster.cached(&GroupResource::new(group, resource), "", name).await.ok()??;
+        serde_json::from_slice(&bytes).ok().map(Object)
+    }
+
+    /// A PersistentVolume is the node's if it is bound to a claim that a pod of the node uses.
+    async fn volume(&self, node: &str, info: &RequestInfo) -> Result<(), String> {
+        only_get(info)?;
+        if info.name.is_empty() {
+            return deny("No Object name found");
+        }
+        let Some(volume) = self.cached("", "persistentvolumes", &info.name).await else {
+            return unrelated(node);
+        };
+        let claim = |field: &str| volume.0.pointer(&format!("/spec/claimRef/{field}"))?.as_str();
+        let (Some(namespace), Some(name)) = (claim("namespace"), claim("name")) else {
+            return unrelated(node);
+        };
+        if self.graph.refers(node, Kind::Claim, namespace, name).await { Ok(()) } else { unrelated(node) }
+    }
+
+    async fn attachment(&self, node: &str, info: &RequestInfo) -> Result<(), String> {
+        only_get(info)?;
+        let attachment = self.cached("storage.k8s.io", "volumeattachments", &info.name).await;
+        match attachment.as_ref().and_then(|a| a.0.pointer("/spec/nodeName")?.as_str()) {
+            Some(owner) if owner == node => Ok(()),
+            _ => unrelated(node),
+        }
+    }
+
+    async fn service_account(&self, node: &str, info: &RequestInfo) -> Result<(), String> {
+        let token = info.verb == "create" && info.subresource == "token";
+        let read = info.verb == "get" && info.subresource.is_empty();
+        if info.name.is_empty() || !(token || read) {
+            return deny("can only create tokens for individual service accounts");
+        }
+        self.related(node, Kind::ServiceAccount, info).await
+    }
+
+    async fn slice(&self, node: &str, attributes: &Attributes) -> Result<(), String> {
+        let info = &attributes.info;
+        if !info.subresource.is_empty() {
+            return deny("cannot authorize ResourceSlice subresources");
+        }
+        match info.verb.as_str() {
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => {
+                let slice = self.cached("resource.k8s.io", "resourceslices", &info.name).await;
+                match slice.as_ref().and_then(|s| s.0.pointer("/spec/nodeName")?.as_str()) {
+                    Some(owner) if owner == node => Ok(()),
+                    _ => unrelated(node),
+                }
+            }
+            "list" | "watch" | "deletecollection"
+                if selects(attributes, "nodeName", node) || selects(attributes, "spec.nodeName", node) =>
+            {
+                Ok(())
+            }
+            "list" | "watch" | "deletecollection" => {
+                deny("can only list/watch/deletecollection resourceslices with nodeName field selector")
+            }
+            _ => deny(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, \
+                 patch, delete, deletecollection",
+            ),
+        }
+    }
+
+    async fn pod(&self, node: &str, attributes: &Attributes) -> Result<(), String> {
+        let info = &attributes.info;
+        match (info.subresource.as_str(), info.verb.as_str()) {
+            ("", "get") => self.related(node, Kind::Pod, info).await,
+            ("", "list" | "watch") if selects(attributes, "spec.nodeName", node) => Ok(()),
+            ("", "list" | "watch") if !info.name.is_empty() => self.related(node, Kind::Pod, info).await,
+            ("", "list" | "watch") => deny("can only list/watch pods with spec.nodeName field selector"),
+            // What exactly a node may create, delete, evict and report is decided in admission, which sees the
+            // object.
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Ok(()),
+            ("status", "get") => self.related(node, Kind::Pod, info).await,
+            _ => self.by_rules(info),
+        }
+    }
+}
+
+fn deny(reason: &str) -> Result<(), String> {
+    Err(reason.to_owned())
+}
+
+fn unrelated(node: &str) -> Result<(), String> {
+    Err(format!("no relationship found between node '{node}' and this object"))
+}
+
+fn only_get(info: &RequestInfo) -> Result<(), String> {
+    if info.verb != "get" {
+        return deny("can only get individual resources of this type");
+    }
+    if !info.subresource.is_empty() {
+        return deny("cannot get subresource");
+    }
+    Ok(())
+}
+
+/// Whether the field selector demands `field` to be `value`.
+fn selects(attributes: &Attributes, field: &str, value: &str) -> bool {
+    attributes.field_selector.iter().flat_map(|selector| selector.split(',')).any(|requirement| {
+        requirement
+            .split_once('=')
+            .is_some_and(|(key, wanted)| key == field && wanted.strip_prefix('=').unwrap_or(wanted) == value)
+    })
+}
+
+fn lease(node: &str, info: &RequestInfo) -> Result<(), String> {
+    if !matches!(info.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return deny("can only get, create, update, patch, or delete a node lease");
+    }
+    if info.namespace != "kube-node-lease" {
+        return deny("can only access leases in the \"kube-node-lease\" system namespace");
+    }
+    if info.verb != "create" && info.name != node {
+        return deny("can only access node lease with the same name as the requesting node");
+    }
+    Ok(())
+}
+
+fn csi_node(node: &str, info: &RequestInfo) -> Result<(), String> {
+    if !matches!(info.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return deny("can only get, create, update, patch, or delete a CSINode");
+    }
+    if !info.subresource.is_empty() {
+        return deny("cannot authorize CSINode subresources");
+    }
+    if info.verb != "create" && info.name != node {
+        return deny("can only access CSINode with the same name as the requesting node");
+    }
+    Ok(())
+}
+
+fn own_node(node: &str, attributes: &Attributes) -> Result<(), String> {
+    let info = &attributes.info;
+    let own = info.name == node || selects(attributes, "metadata.name", node);
+    match (info.subresource.as_str(), info.verb.as_str()) {
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
+        ("" | "status", "get" | "list" | "watch") if own => Ok(()),
+        ("", "get" | "list" | "watch") => {
+            Err(format!("node '{node}' cannot read '{}', only its own Node object", info.name))
+        }
+        _ => Err(String::new()),
+    }
+}
+
+#[async_trait]
+impl Authorizer for NodeAuthorizer {
+    async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        match node_name(&attributes.user) {
+            None => (Decision::NoOpinion, String::new()),
+            Some("") => (Decision::NoOpinion, format!("unknown node for user {:?}", attributes.user.name)),
+            Some(node) => match self.decide(node, attributes).await {
+                Ok(()) => (Decision::Allow, String::new()),
+                Err(reason) => (Decision::NoOpinion, reason),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use serde_json::json;
+
+use super::*;
+use crate::authz::fake::FakeCluster;
+
+fn pod(name: &str, node: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "a" },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": "builder",
+            "imagePullSecrets": [{ "name": "pull" }],
+            "containers": [{
+                "name": "c",
+                "env": [{ "name": "X", "valueFrom": { "secretKeyRef": { "name": "env-secret", "key": "k" } } }],
+                "envFrom": [{ "configMapRef": { "name": "env-map" } }],
+            }],
+            "volumes": [
+                { "name": "v", "persistentVolumeClaim": { "claimName": "data" } },
+                { "name": "p", "projected": { "sources": [{ "configMap": { "name": "projected-map" } }] } },
+            ],
+        }
+    })
+}
+
+async fn ask(authorizer: &NodeAuthorizer, method: &str, url: &str) -> (Decision, String) {
+    let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
+    let info = RequestInfo::parse(&method.parse().unwrap(), path, query);
+    let mut attributes = Attributes::new(User::new("system:node:n1", &["system:nodes"]), info);
+    attributes.field_selector = query.and_then(|q| q.strip_prefix("fieldSelector=")).map(str::to_owned);
+    authorizer.authorize(&attributes).await
+}
+
+#[tokio::test]
+async fn a_node_reaches_what_its_pods_refer_to_and_no_more() {
+    let cluster = FakeCluster::new();
+    cluster.put("pods", pod("p", "n1"));
+    cluster.put(
+        "pods",
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "other", "namespace": "a" },
+            "spec": { "nodeName": "n2", "serviceAccountName": "other", "containers": [],
+                      "imagePullSecrets": [{ "name": "not-yours" }] }
+        }),
+    );
+    cluster.put(
+        "persistentvolumes",
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "pv" },
+            "spec": { "claimRef": { "namespace": "a", "name": "data" } }
+        }),
+    );
+    let authorizer = NodeAuthorizer::new(cluster.clone());
+    #[rustfmt::skip]
+    let table = [
+        ("GET", "/api/v1/namespaces/a/secrets/pull", true),
+        ("GET", "/api/v1/namespaces/a/secrets/env-secret", true),
+        ("GET", "/api/v1/namespaces/a/secrets?fieldSelector=metadata.name=pull", true),
+        ("GET", "/api/v1/namespaces/a/secrets/not-yours", false),
+        ("GET", "/api/v1/namespaces/b/secrets/pull", false),
+        ("GET", "/api/v1/namespaces/a/secrets", false),
+        ("DELETE", "/api/v1/namespaces/a/secrets/pull", false),
+        ("GET", "/api/v1/namespaces/a/configmaps/env-map", true),
+        ("GET", "/api/v1/namespaces/a/configmaps/projected-map", true),
+        ("GET", "/api/v1/namespaces/a/persistentvolumeclaims/data", true),
+        ("GET", "/api/v1/persistentvolumes/pv", true),
+        ("POST", "/api/v1/namespaces/a/serviceaccounts/builder/token", true),
+        ("POST", "/api/v1/namespaces/a/serviceaccounts/other/token", false),
+        ("GET", "/api/v1/nodes/n1", true),
+        ("GET", "/api/v1/nodes/n2", false),
+        ("PATCH", "/api/v1/nodes/n1/status", true),
+        ("POST", "/api/v1/nodes", true),
+        ("GET", "/api/v1/nodes", false),
+        ("GET", "/api/v1/nodes?fieldSelector=metadata.name=n1", true),
+        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName=n1", true),
+        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName=n2", false),
+        ("GET", "/api/v1/pods", false),
+        ("GET", "/api/v1/namespaces/a/pods/p", true),
+        ("GET", "/api/v1/namespaces/a/pods/other", false),
+        ("PATCH", "/api/v1/namespaces/a/pods/p/status", true),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", true),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n2", false),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/n1", false),
+        ("GET", "/api/v1/services", true),
+        ("POST", "/api/v1/namespaces/a/events", true),
+        ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", true),
+        ("POST", "/apis/apps/v1/namespaces/a/deployments", false),
+    ];
+    for (method, url, want) in table {
+        let (decision, reason) = ask(&authorizer, method, url).await;
+        assert_eq!(decision == Decision::Allow, want, "{method} {url}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn relations_come_and_go_with_pods() {
+    let cluster = FakeCluster::new();
+    let authorizer = NodeAuthorizer::new(cluster.clone());
+    let url = "/api/v1/namespaces/a/secrets/pull";
+    let (decision, reason) = ask(&authorizer, "GET", url).await;
+    assert_eq!(decision, Decision::NoOpinion);
+    assert_eq!(reason, "no relationship found between node 'n1' and this object");
+    cluster.put("pods", pod("p", "n1"));
+    assert_eq!(ask(&authorizer, "GET", url).await.0, Decision::Allow);
+    cluster.remove("pods", "a", "p");
+    assert_eq!(ask(&authorizer, "GET", url).await.0, Decision::NoOpinion);
+    cluster.put("pods", pod("p", "n2"));
+    assert_eq!(ask(&authorizer, "GET", url).await.0, Decision::NoOpinion);
+}
+
+#[tokio::test]
+async fn users_that_only_look_like_nodes_are_none() {
+    let authorizer = NodeAuthorizer::new(FakeCluster::new());
+    let info = RequestInfo::parse(&http::Method::GET, "/api/v1/services", None);
+    let ask = |user: User| Attributes::new(user, info.clone());
+    let outside = authorizer.authorize(&ask(User::new("system:node:n1", &[]))).await;
+    assert_eq!(outside, (Decision::NoOpinion, String::new()));
+    let unnamed = authorizer.authorize(&ask(User::new("system:node:", &["system:nodes"]))).await;
+    assert_eq!(unnamed.1, "unknown node for user \"system:node:\"");
+}
