@@ -30,6 +30,7 @@ mod row;
 pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
+mod workload;
 
 /// Every built-in kind. Where a kind has several versions, the preferred one comes first.
 pub fn all() -> Vec<Arc<Descriptor>> {

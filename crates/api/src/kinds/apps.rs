@@ -5,7 +5,7 @@ use crate::kind::Descriptor;
 mod controller_revision;
 mod daemon_set;
 mod deployment;
-mod replica_set;
+pub(crate) mod replica_set;
 mod stateful_set;
 
 /// Its kinds.

@@ -1,21 +1,242 @@
 //! CronJob: Jobs on a schedule.
-//! Upstream: pkg/registry/batch/cronjob.
+//! Not here: when a schedule is due (the controller).
+//! Upstream: pkg/registry/batch/cronjob, pkg/apis/batch.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use crate::kind::{Descriptor, Scope, Subresources, Typed};
-use crate::types::batch::v1::CronJob;
+use super::job::validate_job_spec;
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
+use crate::kinds::check::{json as value_of, not_negative_if_set, one_of};
+use crate::kinds::core::pod::defaults;
+use crate::kinds::optional::{default_text, items, text};
+use crate::kinds::row;
+use crate::types::batch::v1::{CronJob, CronJobSpec, JobSpec};
+
+/// The longest name: the controller appends 11 characters to make the names of Jobs.
+const NAME_MAX: usize = 52;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
+    let [containers, images] = row::container_columns();
     Descriptor {
         short_names: vec!["cj".into()],
         categories: vec!["all".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         generation: true,
-        hooks: Arc::new(Typed::<CronJob>::new().status(|| Some(json!({})))),
+        columns: vec![
+            Column::object_name(),
+            Column::new("Schedule", "string", "When jobs are made, in Cron format."),
+            Column::new("Timezone", "string", "The time zone of the schedule."),
+            Column::new("Suspend", "boolean", "Whether making jobs is suspended."),
+            Column::new("Active", "integer", "Number of jobs that run."),
+            Column::new("Last Schedule", "string", "When a job was made last."),
+            Column::age(),
+            containers,
+            images,
+            Column::wide("Selector", "string", "Which pods belong to the jobs."),
+        ],
+        hooks: Arc::new(
+            Typed::<CronJob>::new()
+                .status(|| Some(json!({})))
+                .default_with(default)
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(cells),
+        ),
         ..Descriptor::new("batch", "v1", "CronJob", "cronjobs", Scope::Namespaced)
+    }
+}
+
+fn default(object: &mut CronJob) {
+    let spec = &mut object.spec;
+    spec.concurrency_policy.get_or_insert_with(|| "Allow".to_owned());
+    default_text(&mut spec.concurrency_policy, "Allow");
+    spec.suspend.get_or_insert(false);
+    spec.successful_jobs_history_limit.get_or_insert(3);
+    spec.failed_jobs_history_limit.get_or_insert(1);
+    spec.job_template.metadata.get_or_insert_default();
+    defaults::template(&mut spec.job_template.spec.get_or_insert_default().template);
+    object.status.get_or_insert_default();
+}
+
+fn validate(object: &CronJob) -> ErrorList {
+    let mut errors = check_spec(&object.spec);
+    if text(&object.metadata.name).len() > NAME_MAX {
+        let path = Path::new("metadata").child("name");
+        let message = format!("must be no more than {NAME_MAX} characters");
+        errors.push(field::invalid(&path, text(&object.metadata.name), message));
+    }
+    errors
+}
+
+fn validate_update(new: &CronJob, _: &CronJob) -> ErrorList {
+    check_spec(&new.spec)
+}
+
+fn check_spec(spec: &CronJobSpec) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let schedule_path = path.child("schedule");
+    if spec.schedule.is_empty() {
+        errors.push(field::required(&schedule_path, ""));
+    } else if let Err(message) = check_schedule(&spec.schedule) {
+        errors.push(field::invalid(&schedule_path, &*spec.schedule, message));
+    }
+    if spec.time_zone.is_some() && spec.schedule.contains("TZ") {
+        let message = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+        errors.push(field::invalid(&schedule_path, &*spec.schedule, message));
+    }
+    if let Some(zone) = &spec.time_zone {
+        let path = path.child("timeZone");
+        if zone.is_empty() {
+            errors.push(field::invalid(&path, "", "timeZone must be nil or non-empty string"));
+        } else if zone.eq_ignore_ascii_case("Local") {
+            errors.push(field::invalid(
+                &path,
+                &**zone,
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            ));
+        } else if jiff::tz::TimeZone::get(zone).is_err() {
+            errors.push(field::invalid(&path, &**zone, format!("unknown time zone {zone}")));
+        }
+    }
+    not_negative_if_set(&mut errors, &path.child("startingDeadlineSeconds"), spec.starting_deadline_seconds);
+    let policies = ["Allow", "Forbid", "Replace"];
+    one_of(&mut errors, &path.child("concurrencyPolicy"), text(&spec.concurrency_policy), &policies);
+    let template_path = path.child("jobTemplate").child("spec");
+    let empty = JobSpec::default();
+    let template = spec.job_template.spec.as_ref().unwrap_or(&empty);
+    validate_job_spec(&mut errors, template, &template_path);
+    if let Some(selector) = &template.selector {
+        let message = "`selector` will be auto-generated";
+        errors.push(field::invalid(&template_path.child("selector"), value_of(selector), message));
+    }
+    if template.manual_selector == Some(true) {
+        let path = template_path.child("manualSelector");
+        errors.push(field::not_supported(&path, true, &["nil", "false"]));
+    }
+    not_negative_if_set(
+        &mut errors,
+        &path.child("successfulJobsHistoryLimit"),
+        spec.successful_jobs_history_limit,
+    );
+    not_negative_if_set(&mut errors, &path.child("failedJobsHistoryLimit"), spec.failed_jobs_history_limit);
+    errors
+}
+
+/// Whether a schedule is well formed: five fields, or one of the named schedules.
+fn check_schedule(schedule: &str) -> Result<(), String> {
+    const MONTHS: &[&str] =
+        &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    const FIELDS: [(i64, i64, &[&str]); 5] =
+        [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, MONTHS), (0, 6, DAYS)];
+    let schedule = match schedule.split_once(' ') {
+        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => rest.trim(),
+        _ => schedule.trim(),
+    };
+    if let Some(name) = schedule.strip_prefix('@') {
+        return match name {
+            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => Ok(()),
+            _ if name.starts_with("every ") => Ok(()),
+            _ => Err(format!("unrecognized descriptor: {schedule}")),
+        };
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != FIELDS.len() {
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    for (text, (low, high, names)) in fields.into_iter().zip(FIELDS) {
+        for part in text.split(',') {
+            check_range(part, low, high, names)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_range(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), String> {
+    let number = |text: &str| -> Result<i64, String> {
+        if let Some(index) = names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
+            return Ok(low + i64::try_from(index).unwrap_or(0));
+        }
+        text.parse().map_err(|_| {
+            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+        })
+    };
+    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+    if range.contains('/') || step.is_some_and(|step| step.contains('/')) {
+        return Err(format!("too many slashes: {part}"));
+    }
+    if let Some(step) = step
+        && number(step)? == 0
+    {
+        return Err(format!("step of range should be a positive number: {part}"));
+    }
+    if matches!(range, "*" | "?") {
+        return Ok(());
+    }
+    let (start, end) = match range.split_once('-') {
+        Some((start, end)) => (number(start)?, number(end)?),
+        None => (number(range)?, number(range)?),
+    };
+    if start < low {
+        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
+    }
+    if end > high {
+        return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
+    }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+    }
+    Ok(())
+}
+
+fn cells(object: &CronJob, now: Timestamp) -> Vec<Value> {
+    let spec = &object.spec;
+    let status = object.status.clone().unwrap_or_default();
+    let job = spec.job_template.spec.as_ref();
+    let [containers, images] = row::containers(job.map(|job| &job.template));
+    let last = match &status.last_schedule_time {
+        None => row::NONE.to_owned(),
+        Some(time) => row::since(Some(time), now),
+    };
+    let selector = job.and_then(|job| job.selector.clone()).unwrap_or_default();
+    vec![
+        row::name(&object.metadata),
+        spec.schedule.clone().into(),
+        row::or_none(text(&spec.time_zone)),
+        if spec.suspend == Some(true) { "True" } else { "False" }.into(),
+        items(&status.active).len().into(),
+        last.into(),
+        row::age(&object.metadata, now),
+        containers,
+        images,
+        row::selector(Some(&selector)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_schedule;
+
+    #[test]
+    fn schedules() {
+        for schedule in ["* * * * *", "*/5 0-6 1,15 jan-mar mon", "@daily", "@every 1h", "TZ=UTC 0 0 * * *"] {
+            assert_eq!(check_schedule(schedule), Ok(()), "{schedule}");
+        }
+        for (schedule, message) in [
+            ("* * *", "expected exactly 5 fields, found 3: [* * *]"),
+            ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
+            ("@never", "unrecognized descriptor: @never"),
+            ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
+            ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
+        ] {
+            assert_eq!(check_schedule(schedule), Err(message.to_owned()), "{schedule}");
+        }
     }
 }

@@ -1,0 +1,5 @@
+//! Integration tests of the crate, in one binary.
+
+mod it {
+    pub mod golden;
+}
