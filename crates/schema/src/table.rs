@@ -120,8 +120,8 @@ pub enum Type {
     Time,
     /// RFC 3339, microseconds.
     MicroTime,
-    /// Any object, kept as it is (`RawExtension`, `FieldsV1`).
-    Object,
+    /// Any object, kept as it is; the definition is `RawExtension`, `FieldsV1` or none.
+    Object(Option<Reference>),
     /// Any value, kept as it is.
     Any,
     /// A JSON schema, or what stands in its place there.
@@ -230,7 +230,7 @@ impl Table {
             "int64" => Type::Int64,
             "number" => Type::Number,
             "boolean" => Type::Boolean,
-            "object" => Type::Object,
+            "object" => Type::Object(None),
             _ if text.starts_with('[') => Type::Array(inner(text)),
             _ if text.starts_with('{') => Type::Map(inner(text)),
             _ => self.parse_reference(text),
@@ -246,7 +246,7 @@ impl Table {
                 "apis.meta.v1.Time" => return Type::Time,
                 "apis.meta.v1.MicroTime" => return Type::MicroTime,
                 "apis.meta.v1.FieldsV1" | "runtime.RawExtension" | "apis.meta.v1.Patch" => {
-                    return Type::Object;
+                    return Type::Object(self.reference(text));
                 }
                 _ => {}
             }

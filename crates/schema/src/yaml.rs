@@ -9,15 +9,36 @@ use serde::Deserialize as _;
 use serde_json::{Map, Number, Value};
 use serde_yaml_ng::Value as Yaml;
 
+use crate::json::MAX_KEPT_DEPTH;
+
 /// Converts one YAML document to JSON. Nesting and aliases are bounded by the reader.
 pub fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, Status> {
     let refuse = |error: &dyn std::fmt::Display| {
         Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     };
+    if bracket_depth(body) > MAX_KEPT_DEPTH {
+        return Err(refuse(&"exceeded max depth"));
+    }
     let document = serde_yaml_ng::Deserializer::from_slice(body).next();
     let yaml = document.map_or(Ok(Yaml::Null), Yaml::deserialize).map_err(|error| refuse(&error))?;
     let value = convert(yaml).map_err(|error| refuse(&error))?;
     serde_json::to_vec(&value).map_err(Status::internal)
+}
+
+/// How deeply brackets nest, quoted or not. The reader's time is the product of length and nesting, and it looks at
+/// nesting only afterwards; text that opens this many brackets and leaves them open is no manifest.
+fn bracket_depth(body: &[u8]) -> usize {
+    let mut depth: usize = 0;
+    let mut deepest = 0;
+    for byte in body {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// Recursion is bounded: the reader refuses nesting deeper than 128.

@@ -58,7 +58,7 @@ impl<'a> Typed<'a> {
             return Ok(None);
         }
         Ok(Some(match (r#type, kind) {
-            (Type::Any | Type::Object, _) => self.reader.value(&mut Unobserved)?,
+            (Type::Any | Type::Object(_), _) => self.reader.value(&mut Unobserved)?,
             (Type::String, Kind::String) => Value::String(self.reader.string()?.into_owned()),
             (Type::Boolean, Kind::Boolean) => Value::Bool(self.reader.boolean()?),
             (Type::Int32 | Type::Int64, Kind::Number) => return self.integer(r#type),
@@ -282,7 +282,7 @@ fn zero(r#type: &Type) -> Value {
         Type::Quantity => Value::String("0".into()),
         Type::Array(_) => Value::Array(Vec::new()),
         Type::Map(_) | Type::Definition(_) => Value::Object(Map::new()),
-        Type::Time | Type::MicroTime | Type::Object | Type::Any | Type::SchemaOr(_) => Value::Null,
+        Type::Time | Type::MicroTime | Type::Object(_) | Type::Any | Type::SchemaOr(_) => Value::Null,
     }
 }
 
@@ -311,7 +311,7 @@ fn go_type(r#type: &Type) -> String {
         Type::IntOrString => "intstr.IntOrString".into(),
         Type::Time => "v1.Time".into(),
         Type::MicroTime => "v1.MicroTime".into(),
-        Type::Object => "runtime.RawExtension".into(),
+        Type::Object(_) => "runtime.RawExtension".into(),
         Type::Any => "interface {}".into(),
         Type::SchemaOr(_) => "v1.JSONSchemaProps".into(),
         Type::Array(element) => format!("[]{}", go_type(element)),

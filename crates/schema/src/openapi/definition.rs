@@ -1,0 +1,196 @@
+//! Definitions of the table as OpenAPI schemas.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::kind::Descriptor;
+use serde_json::{Map, Value, json};
+
+use crate::table::{Definition, Field, ListType, SchemaOr, Type, table};
+
+/// Which OpenAPI is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    V2,
+    V3,
+}
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
+
+impl Dialect {
+    /// A reference to a definition.
+    pub(super) fn reference(self, name: &str) -> Value {
+        match self {
+            Self::V2 => json!({"$ref": format!("#/definitions/{name}")}),
+            Self::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
+        }
+    }
+}
+
+/// These definitions and all that they refer to.
+pub(super) fn closure(
+    roots: &BTreeSet<String>,
+    kinds: &[Arc<Descriptor>],
+    dialect: Dialect,
+) -> Map<String, Value> {
+    let mut schemas = Map::new();
+    let mut pending: Vec<String> = roots.iter().cloned().collect();
+    while let Some(name) = pending.pop() {
+        if schemas.contains_key(&name) {
+            continue;
+        }
+        let schema = match (special(&name, dialect), table().definition(&name)) {
+            (Some(schema), _) => schema,
+            (None, Some(definition)) => {
+                for field in &definition.fields {
+                    referenced(&field.r#type, &mut pending);
+                }
+                write(definition, dialect)
+            }
+            (None, None) => custom(&name, kinds),
+        };
+        schemas.insert(name, schema);
+    }
+    schemas
+}
+
+/// Definitions with a wire form of their own.
+fn special(name: &str, dialect: Dialect) -> Option<Value> {
+    let schema = match (name, dialect) {
+        (QUANTITY, Dialect::V2) => json!({"type": "string"}),
+        (QUANTITY, Dialect::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+        (INT_OR_STRING, Dialect::V2) => json!({"type": "string", "format": "int-or-string"}),
+        (INT_OR_STRING, Dialect::V3) => {
+            json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
+        }
+        _ => match name.strip_prefix(META)? {
+            ".Time" | ".MicroTime" => json!({"type": "string", "format": "date-time"}),
+            _ => return None,
+        },
+    };
+    Some(schema)
+}
+
+/// A custom resource: its kind is known here, its fields are not.
+fn custom(name: &str, kinds: &[Arc<Descriptor>]) -> Value {
+    let mut schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    if let Some(descriptor) = kinds.iter().find(|descriptor| descriptor.schema == name) {
+        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(descriptor)]);
+    }
+    schema
+}
+
+/// A descriptor's kind as extensions spell it.
+pub(super) fn group_version_kind(descriptor: &Descriptor) -> Value {
+    json!({"group": descriptor.group, "version": descriptor.version, "kind": descriptor.kind})
+}
+
+fn referenced(r#type: &Type, names: &mut Vec<String>) {
+    match r#type {
+        Type::Array(element) | Type::Map(element) => referenced(element, names),
+        other => names.extend(definition_name(other)),
+    }
+}
+
+/// The definition a type refers to.
+fn definition_name(r#type: &Type) -> Option<String> {
+    Some(match r#type {
+        Type::Definition(reference) | Type::Object(Some(reference)) => table().name(*reference).to_owned(),
+        Type::Quantity => QUANTITY.into(),
+        Type::IntOrString => INT_OR_STRING.into(),
+        Type::Time => format!("{META}.Time"),
+        Type::MicroTime => format!("{META}.MicroTime"),
+        Type::Any => format!("{EXTENSIONS}.JSON"),
+        Type::SchemaOr(SchemaOr::Bool) => format!("{EXTENSIONS}.JSONSchemaPropsOrBool"),
+        Type::SchemaOr(SchemaOr::Array) => format!("{EXTENSIONS}.JSONSchemaPropsOrArray"),
+        Type::SchemaOr(SchemaOr::StringArray) => format!("{EXTENSIONS}.JSONSchemaPropsOrStringArray"),
+        _ => return None,
+    })
+}
+
+fn write(definition: &Definition, dialect: Dialect) -> Value {
+    let mut schema = Map::new();
+    // JSON itself has no type.
+    if !definition.name.starts_with(&format!("{EXTENSIONS}.JSON")) || !definition.fields.is_empty() {
+        schema.insert("type".into(), "object".into());
+    }
+    if !definition.fields.is_empty() {
+        let properties: Map<String, Value> =
+            definition.fields.iter().map(|field| (field.name.to_owned(), property(field, dialect))).collect();
+        schema.insert("properties".into(), Value::Object(properties));
+    }
+    let required: Vec<&str> =
+        definition.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
+    if !required.is_empty() {
+        schema.insert("required".into(), json!(required));
+    }
+    if definition.atomic {
+        schema.insert("x-kubernetes-map-type".into(), "atomic".into());
+    }
+    if !definition.kinds.is_empty() {
+        let kinds: Vec<Value> = definition
+            .kinds
+            .iter()
+            .map(|kind| json!({"group": kind.group, "version": kind.version, "kind": kind.kind}))
+            .collect();
+        schema.insert("x-kubernetes-group-version-kind".into(), Value::Array(kinds));
+    }
+    Value::Object(schema)
+}
+
+fn property(field: &Field, dialect: Dialect) -> Value {
+    let mut schema = type_schema(&field.r#type, dialect);
+    let merge = &field.merge;
+    let list = match &merge.list {
+        None => None,
+        Some(ListType::Atomic) => Some("atomic"),
+        Some(ListType::Set) => Some("set"),
+        Some(ListType::Map(keys)) => {
+            schema["x-kubernetes-list-map-keys"] = json!(keys);
+            Some("map")
+        }
+    };
+    if let Some(list) = list {
+        schema["x-kubernetes-list-type"] = list.into();
+    }
+    if merge.atomic_map {
+        schema["x-kubernetes-map-type"] = "atomic".into();
+    }
+    let strategies: Vec<&str> = [
+        (merge.patch_merge, "merge"),
+        (merge.patch_retain_keys, "retainKeys"),
+        (merge.patch_replace, "replace"),
+    ]
+    .into_iter()
+    .filter_map(|(set, name)| set.then_some(name))
+    .collect();
+    if !strategies.is_empty() {
+        schema["x-kubernetes-patch-strategy"] = strategies.join(",").into();
+    }
+    if let Some(key) = merge.patch_merge_key {
+        schema["x-kubernetes-patch-merge-key"] = key.into();
+    }
+    schema
+}
+
+fn type_schema(r#type: &Type, dialect: Dialect) -> Value {
+    if let Some(name) = definition_name(r#type) {
+        return dialect.reference(&name);
+    }
+    match r#type {
+        Type::Bytes => json!({"type": "string", "format": "byte"}),
+        Type::Int32 => json!({"type": "integer", "format": "int32"}),
+        Type::Int64 => json!({"type": "integer", "format": "int64"}),
+        Type::Number => json!({"type": "number", "format": "double"}),
+        Type::Boolean => json!({"type": "boolean"}),
+        Type::Array(element) => json!({"type": "array", "items": type_schema(element, dialect)}),
+        Type::Map(element) => {
+            json!({"type": "object", "additionalProperties": type_schema(element, dialect)})
+        }
+        Type::Object(_) => json!({"type": "object"}),
+        _ => json!({"type": "string"}),
+    }
+}

@@ -1,0 +1,180 @@
+//! What clients look for in the documents.
+
+use serde_json::json;
+
+use super::*;
+
+fn descriptor(group: &str, kind: &str) -> Arc<Descriptor> {
+    api::kinds::all()
+        .iter()
+        .find(|descriptor| descriptor.group == group && descriptor.kind == kind)
+        .unwrap_or_else(|| panic!("{group} {kind} is served"))
+        .clone()
+}
+
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::String(reference)) = object.get("$ref") {
+                found.insert(reference.clone());
+            }
+            object.values().for_each(|value| references(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+fn assert_closed(document: &Value) {
+    let mut found = BTreeSet::new();
+    references(document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let pointer = reference.trim_start_matches('#').replace("~1", "/");
+        assert!(document.pointer(&pointer).is_some(), "{reference} is defined");
+    }
+}
+
+#[test]
+fn every_group_version_has_a_closed_document() {
+    let all: Vec<Arc<Descriptor>> = api::kinds::all().to_vec();
+    let index = v3_index(&all);
+    let mut operations = BTreeSet::new();
+    for (path, entry) in index["paths"].as_object().unwrap() {
+        let address = entry["serverRelativeURL"].as_str().unwrap();
+        assert!(address.starts_with(&format!("/openapi/v3/{path}?hash=")), "{address}");
+        let parts: Vec<&str> = path.split('/').collect();
+        let group_version = match parts[..] {
+            ["api", version] => GroupVersion::new("", version),
+            ["apis", group, version] => GroupVersion::new(group, version),
+            _ => panic!("{path}"),
+        };
+        let document = v3(&group_version, &all);
+        assert_closed(&document);
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values().filter(|member| member.is_object()) {
+                let id = operation["operationId"].as_str().unwrap().to_owned();
+                assert!(operations.insert(id.clone()), "{id} is unique");
+            }
+        }
+    }
+    assert_closed(&v2(&all));
+}
+
+#[test]
+fn kubectl_finds_server_side_validation() {
+    let document = v3(&GroupVersion::new("apps", "v1"), &[descriptor("apps", "Deployment")]);
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(
+        patch["x-kubernetes-group-version-kind"],
+        json!({"group": "apps", "version": "v1", "kind": "Deployment"})
+    );
+    assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
+    let names: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+}
+
+#[test]
+fn definitions_carry_the_rules_of_merging() {
+    let document = v3(&GroupVersion::new("", "v1"), &[descriptor("", "Pod")]);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(
+        schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"],
+        json!({
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"},
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+            "x-kubernetes-patch-strategy": "merge",
+            "x-kubernetes-patch-merge-key": "name",
+        })
+    );
+    assert_eq!(
+        schemas["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"],
+        json!([{"group": "", "version": "v1", "kind": "Pod"}])
+    );
+    assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], json!("int-or-string"));
+    assert!(schemas.get("io.k8s.api.core.v1.ServiceSpec").is_none(), "only what the group version needs");
+}
+
+/// A reader of protobuf that knows wire types only: fields of a message by number.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let mut number = 0;
+        for shift in (0..).step_by(7) {
+            let byte = bytes[0];
+            *bytes = &bytes[1..];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        number
+    }
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes);
+        if key & 7 == 0 {
+            varint(&mut bytes);
+            found.push((key >> 3, &bytes[..0]));
+        } else {
+            assert_eq!(key & 7, 2, "wire type");
+            let length = usize::try_from(varint(&mut bytes)).unwrap();
+            found.push((key >> 3, &bytes[..length]));
+            bytes = &bytes[length..];
+        }
+    }
+    found
+}
+
+fn all<'a>(message: &[(u64, &'a [u8])], number: u64) -> Vec<&'a [u8]> {
+    message.iter().filter(|(field, _)| *field == number).map(|(_, bytes)| *bytes).collect()
+}
+
+#[test]
+fn protobuf_says_what_json_says() {
+    let descriptors: Vec<Arc<Descriptor>> = api::kinds::all().to_vec();
+    let json = v2(&descriptors);
+    let encoded = v2_protobuf(&json);
+    let document = fields(&encoded);
+    assert_eq!(all(&document, 1), [b"2.0"]);
+    let definitions = fields(all(&document, 9)[0]);
+    assert_eq!(definitions.len(), json["definitions"].as_object().unwrap().len());
+    let pod = definitions
+        .iter()
+        .map(|(_, entry)| fields(entry))
+        .find(|entry| all(entry, 1) == [b"io.k8s.api.core.v1.Pod"])
+        .unwrap();
+    let pod = fields(all(&pod, 2)[0]);
+    let extension = fields(all(&pod, 31)[0]);
+    assert_eq!(all(&extension, 1), [b"x-kubernetes-group-version-kind"]);
+    let yaml = all(&fields(all(&extension, 2)[0]), 2)[0];
+    assert_eq!(
+        serde_json::from_slice::<Value>(yaml).unwrap(),
+        json!([{"group": "", "version": "v1", "kind": "Pod"}])
+    );
+    // The operation by which kubectl decides who validates.
+    let path = fields(all(&document, 8)[0])
+        .iter()
+        .map(|(_, entry)| fields(entry))
+        .find(|entry| all(entry, 1) == [b"/api/v1/namespaces/{namespace}/pods/{name}"])
+        .unwrap();
+    let patch = fields(all(&fields(all(&path, 2)[0]), 8)[0]);
+    let references: Vec<&[u8]> = all(&patch, 8)
+        .into_iter()
+        .flat_map(|item| all(&fields(item), 2))
+        .flat_map(|reference| all(&fields(reference), 1))
+        .collect();
+    assert!(references.contains(&&b"#/parameters/fieldValidation"[..]));
+    let shared = fields(all(&document, 10)[0])
+        .iter()
+        .map(|(_, entry)| fields(entry))
+        .find(|entry| all(entry, 1) == [b"fieldValidation"])
+        .unwrap();
+    let query = fields(all(&fields(all(&fields(all(&shared, 2)[0]), 2)[0]), 3)[0]);
+    assert_eq!(
+        (all(&query, 2), all(&query, 4), all(&query, 6)),
+        (vec![&b"query"[..]], vec![&b"fieldValidation"[..]], vec![&b"string"[..]])
+    );
+}
