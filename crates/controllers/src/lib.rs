@@ -1,1 +1,8 @@
-//! (crate page to be written)
+//! Controllers.
+mod claim;
+pub mod deployment;
+mod numbers;
+mod object;
+mod pods;
+mod replicas;
+pub mod replicaset;
