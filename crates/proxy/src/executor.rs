@@ -1,0 +1,153 @@
+//! Watches Services and EndpointSlices, plans what changed, tells the kernel.
+//!
+//! Reads the informers; writes through [`Kernel`] in the network namespace of the process. Waits for both caches
+//! before the first transaction, so that a restart never takes rules away. Not here: decisions (`plan`).
+
+use std::{collections::BTreeSet, time::Duration};
+
+use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
+use client::{Change, Informer, Informers};
+use foundation::{SharedClock, Tasks, metrics};
+use tokio::sync::watch;
+
+use crate::{
+    kernel::Kernel,
+    plan::{self, Here, ServicePlan},
+    ruleset::Settings,
+};
+
+/// The label that names an EndpointSlice's Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// A Service with this label belongs to another proxy.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+const BY_SERVICE: &str = "service";
+/// First and longest wait before a refused transaction is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// What the proxy needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this node.
+    pub node_name: String,
+    /// Network of all pods: address and prefix length.
+    pub cluster_cidr: (std::net::Ipv4Addr, u8),
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Handle {
+    synced: watch::Receiver<bool>,
+}
+
+impl Handle {
+    /// Waits until the rules have been written for the first time.
+    pub async fn ready(&mut self) {
+        // The sender lives as long as the proxy's task; when that ends there is nothing to wait for.
+        let _ = self.synced.wait_for(|synced| *synced).await;
+    }
+}
+
+/// Starts the proxy. Fails when the kernel has no nftables or refuses access.
+pub fn start(
+    options: &Options,
+    informers: &Informers,
+    tasks: &Tasks,
+    clock: SharedClock,
+) -> Result<Handle, sys::netlink::Error> {
+    let kernel = Kernel::open(Settings { cluster_cidr: options.cluster_cidr })?;
+    let services = informers.informer::<Service>();
+    let slices = informers.informer::<EndpointSlice>();
+    slices.add_index(BY_SERVICE, |slice| service_key(slice).into_iter().collect());
+    let (sender, synced) = watch::channel(false);
+    let here = Here { node_name: options.node_name.clone() };
+    let proxy = Proxy { kernel, services, slices, here };
+    tasks.spawn_until_cancelled("proxy", proxy.run(sender, clock));
+    Ok(Handle { synced })
+}
+
+/// Removes the proxy's rules from the calling thread's network namespace.
+pub fn uninstall() -> Result<(), sys::netlink::Error> {
+    Kernel::open(Settings { cluster_cidr: (std::net::Ipv4Addr::UNSPECIFIED, 0) })?.remove()
+}
+
+fn service_key(slice: &EndpointSlice) -> Option<String> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(client::cache_key(slice.metadata.namespace.as_deref(), name))
+}
+
+struct Proxy {
+    kernel: Kernel,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    here: Here,
+}
+
+impl Proxy {
+    async fn run(mut self, synced: watch::Sender<bool>, clock: SharedClock) {
+        let mut service_changes = self.services.subscribe();
+        let mut slice_changes = self.slices.subscribe();
+        tokio::join!(self.services.synced(), self.slices.synced());
+        let latency = metrics::registry().histogram(
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Time to plan and write one set of changes.",
+            &[],
+            &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0],
+        );
+        let latency = latency.with(&[]);
+        let mut dirty: BTreeSet<String> = BTreeSet::new();
+        let mut wait = RETRY.0;
+        loop {
+            while let Some(change) = service_changes.try_recv() {
+                dirty.insert(changed_service(&change));
+            }
+            while let Some(change) = slice_changes.try_recv() {
+                dirty.extend(changed_slices(&change));
+            }
+            // The first transaction is written even for no Service: it holds the fixed rules.
+            if dirty.is_empty() && *synced.borrow() {
+                tokio::select! {
+                    change = service_changes.recv() => { dirty.insert(changed_service(&change)); }
+                    change = slice_changes.recv() => dirty.extend(changed_slices(&change)),
+                }
+                continue;
+            }
+            let started = clock.monotonic();
+            let changes = dirty.iter().map(|key| (key.clone(), self.plan(key))).collect();
+            match self.kernel.apply(changes) {
+                Ok(()) => {
+                    latency.observe_duration(clock.monotonic().saturating_sub(started));
+                    tracing::debug!(services = dirty.len(), "synced proxy rules");
+                    dirty.clear();
+                    wait = RETRY.0;
+                    synced.send_replace(true);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "failed to sync proxy rules, trying again");
+                    clock.sleep(wait).await;
+                    wait = (wait * 2).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    fn plan(&self, key: &str) -> ServicePlan {
+        let Some(service) = self.services.get_key(key) else { return ServicePlan::default() };
+        let labels = service.metadata.labels.as_ref();
+        if labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
+            return ServicePlan::default();
+        }
+        plan::plan(&service, &self.slices.by_index(BY_SERVICE, key), &self.here)
+    }
+}
+
+fn changed_service(change: &Change<Service>) -> String {
+    client::key_of(&**change.object()).to_string()
+}
+
+fn changed_slices(change: &Change<EndpointSlice>) -> Vec<String> {
+    // A slice may be given to another Service: both are planned again.
+    match change {
+        Change::Updated { old, new } => service_key(old).into_iter().chain(service_key(new)).collect(),
+        other => service_key(other.object()).into_iter().collect(),
+    }
+}
