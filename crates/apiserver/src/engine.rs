@@ -37,9 +37,10 @@ use crate::server::Server;
 use crate::storage::Stored;
 
 pub use body::{decode_as, json_body};
+pub(crate) use delete::remove;
 pub use update::{Target, change};
-pub(crate) use write::timestamp;
 pub use write::WriteOptions;
+pub(crate) use write::timestamp;
 
 /// An authorized request for a resource.
 pub struct Call {
@@ -135,17 +136,23 @@ pub async fn serve(call: Call) -> Result<Response, Status> {
         return main(call).await;
     }
     match subresource.as_str() {
-        "status" if descriptor.subresources.status => match call.info.verb.as_str() {
-            "get" => read::get(&call).await,
-            "update" => update::put(&call, Target::Status).await,
-            "patch" => patch::patch(&call, Target::Status).await,
-            _ => Err(call.method_not_allowed()),
-        },
+        "status" if descriptor.subresources.status => write_subresource(&call, Target::Status).await,
         "scale" if descriptor.subresources.scale.is_some() => scale::serve(&call).await,
         name => match call.resource.rest.subresource(name) {
             Some(handler) => handler.serve(call).await,
             None => Err(Status::page_not_found()),
         },
+    }
+}
+
+/// Serves a subresource that is a part of the object itself (like `status`): GET, PUT and PATCH of the whole
+/// object, of which only that part is written.
+pub async fn write_subresource(call: &Call, target: Target) -> Result<Response, Status> {
+    match call.info.verb.as_str() {
+        "get" => read::get(call).await,
+        "update" => update::put(call, target).await,
+        "patch" => patch::patch(call, target).await,
+        _ => Err(call.method_not_allowed()),
     }
 }
 

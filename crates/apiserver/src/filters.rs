@@ -82,12 +82,13 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
     };
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    if let Ok(id) = HeaderValue::from_str(&uuid::Builder::from_random_bytes(audit_id).into_uuid().to_string()) {
+    if let Ok(id) = HeaderValue::from_str(&uuid::Builder::from_random_bytes(audit_id).into_uuid().to_string())
+    {
         headers.insert("audit-id", id);
     }
     drop(inflight);
-    let served = info.is_resource
-        && server.registry.table().get(&info.group, &info.version, &info.resource).is_some();
+    let served =
+        info.is_resource && server.registry.table().get(&info.group, &info.version, &info.resource).is_some();
     let took = server.clock.monotonic().saturating_sub(started);
     server.metrics.answered(&info, served, response.status().as_u16(), took);
     response
@@ -128,7 +129,9 @@ fn timeout(server: &Server, query: &Query) -> Result<Duration, Status> {
     let most = server.options.request_timeout;
     let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
     let asked: jiff::SignedDuration = text.parse().map_err(|_| {
-        Status::bad_request(format!("invalid timeout specified in the request URL: time: invalid duration \"{text}\""))
+        Status::bad_request(format!(
+            "invalid timeout specified in the request URL: time: invalid duration \"{text}\""
+        ))
     })?;
     Ok(Duration::try_from(asked).ok().filter(|asked| !asked.is_zero()).map_or(most, |asked| asked.min(most)))
 }
@@ -141,7 +144,7 @@ async fn admitted(
     query: Query,
 ) -> Result<Response, Status> {
     let Incoming { mut head, body, identity } = request;
-    let user = authenticate(server, &head.headers, identity).await?;
+    let user = authenticate(server, &head.headers, &info.path, identity).await?;
     let user = impersonation::apply(&*server.authorization.authorizer, user, &mut head.headers).await?;
     let attributes = Attributes {
         user,
@@ -193,13 +196,19 @@ async fn admitted(
 async fn authenticate(
     server: &Server,
     headers: &http::HeaderMap,
+    path: &str,
     identity: Identity,
 ) -> Result<User, Status> {
     match identity {
         Identity::Known(user) => Ok(user),
         Identity::Peer { certificates, remote } => {
-            let credentials =
-                Credentials { headers, certificates: &certificates, remote: Some(remote), audiences: &[] };
+            let credentials = Credentials {
+                headers,
+                certificates: &certificates,
+                remote: Some(remote),
+                audiences: &[],
+                path,
+            };
             match server.authentication.authenticator.authenticate(credentials).await {
                 Ok(Some(authenticated)) => Ok(authenticated.user),
                 Ok(None) => Err(Status::unauthorized("Unauthorized")),
@@ -213,9 +222,7 @@ async fn authenticate(
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
-    let too_large = || {
-        Status::request_entity_too_large(format!("limit is {limit}"))
-    };
+    let too_large = || Status::request_entity_too_large(format!("limit is {limit}"));
     match body {
         Body::Ready(bytes) if bytes.len() > limit => Err(too_large()),
         Body::Ready(bytes) => Ok(bytes),

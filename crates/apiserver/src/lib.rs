@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod negotiation;
 mod options;
 pub mod output;
+mod proxy;
 pub mod registry;
 pub mod request;
 pub mod response;

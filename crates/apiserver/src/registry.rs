@@ -5,6 +5,11 @@
 //! Behaviour that needs the cluster's state is a [`Rest`] per resource, one file each below this folder;
 //! `special` lists them. Not here: how requests are served (`engine`).
 
+mod authentication;
+mod authorization;
+mod certificates;
+mod core;
+mod rbac;
 mod rest;
 mod special;
 
@@ -64,8 +69,7 @@ impl Resource {
             convert
         });
         // Two resources can share a prefix (Events): the cache is told apart by group and version.
-        let view =
-            View { prefix, version: descriptor.group_version().to_string(), extractor, convert };
+        let view = View { prefix, version: descriptor.group_version().to_string(), extractor, convert };
         Arc::new(Self {
             group_resource: descriptor.group_resource(),
             stored_version: stored.group_version().to_string(),
@@ -91,8 +95,14 @@ impl Resource {
 
     /// The served object out of stored bytes.
     pub fn decode(&self, stored: &[u8]) -> Result<Object, Status> {
-        let value = if self.converts { served(&self.descriptor, stored) } else { serde_json::from_slice(stored).ok() };
-        value.map(Object).ok_or_else(|| Status::internal(format!("a stored object of {self:?} is not readable")))
+        let value = if self.converts {
+            served(&self.descriptor, stored)
+        } else {
+            serde_json::from_slice(stored).ok()
+        };
+        value
+            .map(Object)
+            .ok_or_else(|| Status::internal(format!("a stored object of {self:?} is not readable")))
     }
 
     /// The form in which an object is stored.
@@ -161,8 +171,7 @@ impl Table {
             })
             .collect();
         groups.sort_by_key(|group| (group_order(&group.name), group.name.clone()));
-        let resources =
-            resources.into_iter().map(|r| (r.descriptor.group_version_resource(), r)).collect();
+        let resources = resources.into_iter().map(|r| (r.descriptor.group_version_resource(), r)).collect();
         Self { resources, groups }
     }
 
@@ -174,7 +183,10 @@ impl Table {
     /// A resource in its group's preferred version.
     pub fn preferred(&self, resource: &GroupResource) -> Option<&Arc<Resource>> {
         let group = self.groups.iter().find(|group| group.name == resource.group)?;
-        group.versions.iter().find_map(|(_, list)| list.iter().find(|r| r.descriptor.plural == resource.resource))
+        group
+            .versions
+            .iter()
+            .find_map(|(_, list)| list.iter().find(|r| r.descriptor.plural == resource.resource))
     }
 
     /// Whether any resource of the group and version is served.

@@ -102,8 +102,7 @@ impl Hub {
 
     /// The cache of `view`, filled at first use.
     pub async fn cache(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
-        let cell =
-            self.cells.lock().entry((view.prefix.clone(), view.version.clone())).or_default().clone();
+        let cell = self.cells.lock().entry((view.prefix.clone(), view.version.clone())).or_default().clone();
         cell.get_or_try_init(|| self.fill(view)).await.cloned()
     }
 
@@ -126,9 +125,10 @@ impl Hub {
             }
             cache.fill(
                 listed.revision,
-                listed.kvs.into_iter().map(|kv| {
-                    (kv.key.slice(view.prefix.len()..), view.served(&kv.value), kv.mod_revision)
-                }),
+                listed
+                    .kvs
+                    .into_iter()
+                    .map(|kv| (kv.key.slice(view.prefix.len()..), view.served(&kv.value), kv.mod_revision)),
             );
             let slots = state.slots.entry(view.prefix.clone()).or_default();
             let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.cache, &cache)) else { continue };

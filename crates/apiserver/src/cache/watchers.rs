@@ -124,7 +124,8 @@ impl Watchers {
             send_at(&mut self.keys, std::str::from_utf8(&object.key).unwrap_or_default(), change);
         }
         for (field, watchers) in &mut self.fields {
-            let value = |object: Option<&Arc<Cached>>| object.and_then(|o| o.facts.fields.get(*field)).cloned();
+            let value =
+                |object: Option<&Arc<Cached>>| object.and_then(|o| o.facts.fields.get(*field)).cloned();
             let (old, new) = (value(change.previous.as_ref()), value(change.current.as_ref()));
             if let Some(new) = &new {
                 send_at(watchers, new, change);

@@ -37,7 +37,10 @@ impl Token {
         let json = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(error.to_string()))?;
         let token: Self = serde_json::from_slice(&json).map_err(|error| invalid(error.to_string()))?;
         if token.version != "meta.k8s.io/v1" {
-            return Err(invalid(format!("server does not recognize this encoded version \"{}\"", token.version)));
+            return Err(invalid(format!(
+                "server does not recognize this encoded version \"{}\"",
+                token.version
+            )));
         }
         if token.revision == 0 {
             return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));

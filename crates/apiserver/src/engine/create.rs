@@ -29,7 +29,11 @@ pub(super) async fn post(call: &Call) -> Result<Response, Status> {
 }
 
 /// Makes a new object out of a decoded one.
-pub(super) async fn create(call: &Call, mut object: Object, options: &WriteOptions) -> Result<Stored, Status> {
+pub(super) async fn create(
+    call: &Call,
+    mut object: Object,
+    options: &WriteOptions,
+) -> Result<Stored, Status> {
     let descriptor = &call.resource.descriptor;
     if !matches!(object.resource_version(), "" | "0") {
         return Err(Status::new(
@@ -86,7 +90,11 @@ async fn attempt(call: &Call, mut object: Object, options: &WriteOptions) -> Res
     }
     // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let mut errors = meta_validation::validate_create(descriptor, &object.0);
-    let undo = if errors.is_empty() { Some(call.resource.rest.before_create(call, &mut object).await?) } else { None };
+    let undo = if errors.is_empty() {
+        Some(call.resource.rest.before_create(call, &mut object).await?)
+    } else {
+        None
+    };
     errors.extend(descriptor.hooks.validate(&object.0));
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
@@ -127,7 +135,9 @@ fn own_metadata(call: &Call, object: &mut Object) {
     server.randomness.fill(&mut random);
     let uid = uuid::Builder::from_random_bytes(random).into_uuid().to_string();
     let metadata = object.metadata_mut();
-    for member in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+    for member in
+        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"]
+    {
         metadata.remove(member);
     }
     metadata.insert("uid".into(), uid.into());

@@ -53,11 +53,15 @@ impl Options {
         }
         let body = body::json_body(&call.headers, &call.body)?;
         let options: Value = serde_json::from_slice(&body).map_err(|error| {
-            Status::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {error}"))
+            Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type DeleteOptions): {error}"
+            ))
         })?;
         let kind = options.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
         if kind != "DeleteOptions" {
-            return Err(Status::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+            return Err(Status::bad_request(format!(
+                "decoded object cannot be converted to DeleteOptions: {kind}"
+            )));
         }
         let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
         Self::checked(&options, grace)
@@ -85,8 +89,13 @@ impl Options {
                 &["Background", "Foreground", "Orphan"],
             ));
         }
-        let dry_run: Vec<&str> =
-            options.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let dry_run: Vec<&str> = options
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         for value in dry_run.iter().filter(|value| **value != "All") {
             errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
         }
@@ -117,7 +126,9 @@ impl Options {
             _ => (has(ORPHAN), has(FOREGROUND)),
         };
         let kept = present.iter().filter(|f| !matches!(**f, ORPHAN | FOREGROUND)).map(|f| (*f).to_owned());
-        kept.chain(orphan.then(|| ORPHAN.to_owned())).chain(foreground.then(|| FOREGROUND.to_owned())).collect()
+        kept.chain(orphan.then(|| ORPHAN.to_owned()))
+            .chain(foreground.then(|| FOREGROUND.to_owned()))
+            .collect()
     }
 }
 
@@ -154,6 +165,13 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     }
 }
 
+/// Deletes another object of the call's resource with `options` (DeleteOptions), on behalf of the call.
+pub(crate) async fn remove(call: &Call, namespace: &str, name: &str, options: &Value) -> Result<(), Status> {
+    let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+    let options = Options::checked(options, grace)?;
+    one(call, namespace, name, &options).await.map(|_| ())
+}
+
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
     let selection = Selection::of(call)?;
@@ -164,8 +182,8 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     };
     read::settle(call, when).await?;
     let revision = call.server.hub.revision();
-    let found =
-        cache.snapshot(&selection.interest, revision, None, Limit::default(), |object| selection.matches(object));
+    let found = cache
+        .snapshot(&selection.interest, revision, None, Limit::default(), |object| selection.matches(object));
     let mut deleted = Vec::with_capacity(found.objects.len());
     for object in found.objects {
         match one(call, object.namespace(), object.name(), &options).await {
@@ -189,7 +207,7 @@ async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Res
         check_preconditions(call, name, options, &old.object)?;
         {
             let mut request = call.admission(Operation::Delete, &write_options, None, Some(&old.object));
-            (request.name, request.namespace) = (name, namespace);
+            (request.name, request.namespace, request.subresource) = (name, namespace, "");
             server.admission.admit(&mut request).await?;
             server.admission.validate(&mut request).await?;
             call.warn(request.warnings);
@@ -207,13 +225,15 @@ async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Res
                 stored.map(Outcome::Waiting)
             }
             Step::Remove(object) if options.dry_run => Some(Outcome::Gone(object)),
-            Step::Remove(object) => match server.storage.delete(resource, namespace, name, old.revision).await? {
-                Some(_) => {
-                    resource.rest.after(call, None, Some(&old.object)).await;
-                    Some(Outcome::Gone(object))
+            Step::Remove(object) => {
+                match server.storage.delete(resource, namespace, name, old.revision).await? {
+                    Some(_) => {
+                        resource.rest.after(call, None, Some(&old.object)).await;
+                        Some(Outcome::Gone(object))
+                    }
+                    None => None,
                 }
-                None => None,
-            },
+            }
         };
         // None: someone wrote meanwhile; look again.
         if let Some(outcome) = outcome {
@@ -329,7 +349,8 @@ mod tests {
 
     #[test]
     fn propagation_decides_on_the_finalizers() {
-        let options = |policy: Option<&str>| Options { propagation: policy.map(str::to_owned), ..Options::default() };
+        let options =
+            |policy: Option<&str>| Options { propagation: policy.map(str::to_owned), ..Options::default() };
         for (policy, present, left) in [
             (None, &["x"][..], &["x"][..]),
             (None, &["orphan"], &["orphan"]),

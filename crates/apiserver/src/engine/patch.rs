@@ -36,7 +36,8 @@ pub(super) struct Patch {
 impl Patch {
     /// Reads the call's body by its media type, for objects of the shape `schema`.
     pub fn read(call: &Call, schema: &Arc<Schema>, mode: FieldValidation) -> Result<Self, Status> {
-        let media_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media_type =
+            call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let custom = matches!(**schema, Schema::Structural(_));
         let kind = match media_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Kind::Json,

@@ -42,7 +42,8 @@ pub(super) async fn get(call: &Call) -> Result<Response, Status> {
 /// Resources that are computed, not stored.
 async fn from_items(call: &Call) -> Result<Response, Status> {
     let items = call.resource.rest.items(call).await?.unwrap_or_default();
-    let named = |item: &&Value| item.pointer("/metadata/name").and_then(Value::as_str) == Some(&call.info.name);
+    let named =
+        |item: &&Value| item.pointer("/metadata/name").and_then(Value::as_str) == Some(&call.info.name);
     if call.info.verb == "get" {
         return match items.iter().find(named) {
             Some(item) => Ok(call.respond(200, &crate::encoding::to_json(item))),
@@ -191,7 +192,9 @@ async fn past(
 /// What the client is told of a revision that is no more, with a token to go on inconsistently.
 fn expired(token: Option<&Token>) -> Response {
     let Some(token) = token else {
-        return crate::response::failure(&Status::expired("The resourceVersion for the provided list is too old."));
+        return crate::response::failure(&Status::expired(
+            "The resourceVersion for the provided list is too old.",
+        ));
     };
     let status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new \

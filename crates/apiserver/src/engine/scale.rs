@@ -66,13 +66,18 @@ pub(super) async fn change(
         if replicas < 0 {
             let path = Path::new("spec").child("replicas");
             let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), &call.info.name, vec![error]));
+            return Err(Status::invalid(
+                &GroupKind::new("autoscaling", "Scale"),
+                &call.info.name,
+                vec![error],
+            ));
         }
         let mut object = current.clone();
         set(&mut object.0, &paths.spec_replicas, replicas.into());
         // The scale's resourceVersion and UID are preconditions on the object.
         for member in ["resourceVersion", "uid"] {
-            let value = scale.pointer(&format!("/metadata/{member}")).and_then(Value::as_str).unwrap_or_default();
+            let value =
+                scale.pointer(&format!("/metadata/{member}")).and_then(Value::as_str).unwrap_or_default();
             if !value.is_empty() {
                 object.metadata_mut().insert(member.to_owned(), value.into());
             }
@@ -142,7 +147,10 @@ mod tests {
             (json!("a=b"), "a=b"),
             (json!({"a": "b", "c": "d"}), "a=b,c=d"),
             (json!({"matchLabels": {"a": "b"}}), "a=b"),
-            (json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}), "a in (x,y)"),
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}),
+                "a in (x,y)",
+            ),
         ] {
             assert_eq!(selector_text(&selector), text);
         }

@@ -41,7 +41,8 @@ impl Selection {
             };
             fields.push((field, requirement.equal, requirement.value.clone()));
         }
-        let namespace = if resource.descriptor.is_namespaced() { call.info.namespace.clone() } else { String::new() };
+        let namespace =
+            if resource.descriptor.is_namespaced() { call.info.namespace.clone() } else { String::new() };
         let interest = interest(call, &selector, &namespace);
         Ok(Self { interest, labels, fields, namespace })
     }
@@ -168,10 +169,9 @@ pub(super) fn list_when(call: &Call) -> Result<When, Status> {
 pub(super) fn limit(call: &Call) -> Result<usize, Status> {
     match call.query.get("limit") {
         None | Some("") => Ok(0),
-        Some(text) => text
-            .parse::<i64>()
-            .map(|limit| usize::try_from(limit).unwrap_or(0))
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
+        Some(text) => text.parse::<i64>().map(|limit| usize::try_from(limit).unwrap_or(0)).map_err(|_| {
+            Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
+        }),
     }
 }
 

@@ -1,0 +1,172 @@
+//! Passing a request on to another server: kubelets, and what pods, nodes and services serve themselves.
+//!
+//! The body and the answer are streamed. A protocol upgrade (WebSocket, SPDY) becomes a tunnel of raw
+//! bytes once the other side has agreed to it; what is said in it is none of this server's business.
+//! Not here: where to connect to (the subresources of pods, nodes and services).
+//! Upstream: apimachinery/pkg/util/proxy (UpgradeAwareHandler).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use client::BoxError;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::engine::Call;
+use crate::response::Response;
+use crate::server::Server;
+
+/// How long a connection may take to stand.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A server to pass requests on to.
+pub struct Destination {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// How to speak TLS; `None`: not at all.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// Passes the call on with `path` (and query) in place of its own.
+pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response, Status> {
+    let Call { server, method, headers, body, upgrade, .. } = call;
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(into) = request.headers_mut() {
+        *into = outgoing(&headers, upgrade.is_some());
+        let host = if to.host.contains(':') {
+            format!("[{}]:{}", to.host, to.port)
+        } else {
+            format!("{}:{}", to.host, to.port)
+        };
+        into.insert(
+            header::HOST,
+            HeaderValue::from_str(&host).map_err(|e| Status::bad_request(e.to_string()))?,
+        );
+    }
+    let request = request
+        .body(Full::new(body))
+        .map_err(|error| Status::bad_request(format!("the request cannot be passed on: {error}")))?;
+    let answer = send(&server, &to, request)
+        .await
+        .map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return tunnel(&server, upgrade, answer);
+    }
+    let (mut head, body) = answer.into_parts();
+    for name in HOP_BY_HOP {
+        head.headers.remove(*name);
+    }
+    Ok(Response::from_parts(head, body.map_err(BoxError::from).boxed_unsync()))
+}
+
+async fn send(
+    server: &Arc<Server>,
+    to: &Destination,
+    request: Request<Full<bytes::Bytes>>,
+) -> Result<http::Response<hyper::body::Incoming>, BoxError> {
+    let connect = TcpStream::connect((to.host.as_str(), to.port));
+    let stream = tokio::select! {
+        stream = connect => stream.map_err(|error| format!("dial tcp {}:{}: {error}", to.host, to.port))?,
+        () = server.clock.sleep(CONNECT) => return Err(format!("dial tcp {}:{}: i/o timeout", to.host, to.port).into()),
+    };
+    // Only latency is lost where the system refuses.
+    let _ = stream.set_nodelay(true);
+    match &to.tls {
+        None => exchange(server, TokioIo::new(stream), request).await,
+        Some(tls) => {
+            let name = ServerName::try_from(to.host.clone())?;
+            let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
+            exchange(server, TokioIo::new(stream), request).await
+        }
+    }
+}
+
+async fn exchange<IO>(
+    server: &Arc<Server>,
+    io: IO,
+    request: Request<Full<bytes::Bytes>>,
+) -> Result<http::Response<hyper::body::Incoming>, BoxError>
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    server.tasks.spawn_until_cancelled("stream", async move {
+        // Its errors reach whoever reads the answer.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender.send_request(request).await?)
+}
+
+/// Joins the two upgraded connections once both stand.
+fn tunnel(
+    server: &Arc<Server>,
+    client: Option<OnUpgrade>,
+    mut answer: http::Response<hyper::body::Incoming>,
+) -> Result<Response, Status> {
+    let Some(client) = client else {
+        return Err(Status::internal("the backend changed protocols without being asked to"));
+    };
+    let backend = hyper::upgrade::on(&mut answer);
+    server.tasks.spawn_until_cancelled("stream", async move {
+        match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => {
+                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                    tracing::debug!(%error, "a tunnel broke");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
+        }
+    });
+    let (head, _) = answer.into_parts();
+    Ok(Response::from_parts(head, client::empty_body()))
+}
+
+/// Headers that are about one connection only.
+const HOP_BY_HOP: &[&str] =
+    &["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// The headers that go on: without the client's credentials, and without those of its connection unless that
+/// is to change protocols.
+fn outgoing(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
+    let mut out = headers.clone();
+    out.remove(header::AUTHORIZATION);
+    out.remove(header::CONTENT_LENGTH);
+    for name in HOP_BY_HOP {
+        if !(upgrade && matches!(*name, "connection" | "upgrade")) {
+            out.remove(*name);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_and_connection_headers_stay_here() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer x"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("accept", "*/*"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let names = |headers: HeaderMap| headers.keys().map(|name| name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(outgoing(&headers, false)), ["accept"]);
+        let mut kept = names(outgoing(&headers, true));
+        kept.sort();
+        assert_eq!(kept, ["accept", "connection", "upgrade"]);
+    }
+}

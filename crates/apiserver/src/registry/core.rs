@@ -1,0 +1,9 @@
+//! Resources of the core group that need the cluster's state.
+
+pub(super) mod binding;
+pub(super) mod component_status;
+pub(super) mod namespace;
+pub(super) mod node;
+pub(super) mod pod;
+pub(super) mod service;
+pub(super) mod service_account;

@@ -1,0 +1,28 @@
+//! ComponentStatuses: the health of the store, in the deprecated form that `kubectl get cs` reads.
+//! Upstream: pkg/registry/core/componentstatus.
+
+use api::Status;
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::engine::Call;
+use crate::registry::Rest;
+
+/// `componentstatuses`.
+pub(in crate::registry) struct ComponentStatuses;
+
+#[async_trait]
+impl Rest for ComponentStatuses {
+    async fn items(&self, call: &Call) -> Result<Option<Vec<Value>>, Status> {
+        let condition = match call.server.storage.0.status().await.map(|status| status.alarm) {
+            Ok(None) => json!({"type": "Healthy", "status": "True", "message": "ok"}),
+            Ok(Some(alarm)) => json!({"type": "Healthy", "status": "False", "message": alarm}),
+            Err(error) => json!({"type": "Healthy", "status": "False", "error": error.to_string()}),
+        };
+        call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
+        Ok(Some(vec![json!({
+            "apiVersion": "v1", "kind": "ComponentStatus", "metadata": {"name": "etcd-0"},
+            "conditions": [condition],
+        })]))
+    }
+}

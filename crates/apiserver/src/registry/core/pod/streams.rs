@@ -1,0 +1,267 @@
+//! `pods/log`, `exec`, `attach`, `portforward` (to the pod's kubelet) and `proxy` (to the pod itself).
+//!
+//! The kubelet's paths and parameters are upstream's; what is streamed is not looked at.
+//! Upstream: pkg/registry/core/pod/rest, pkg/registry/core/pod/strategy.go (LogLocation, streamLocation).
+
+use api::{GroupVersionKind, Object, Status};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::super::node;
+use crate::admission::Operation;
+use crate::engine::{Call, WriteOptions};
+use crate::proxy::{self, Destination};
+use crate::registry::Subresource;
+use crate::request::Query;
+use crate::response::{self, Response};
+
+/// `pods/log`.
+pub(super) struct Log;
+/// `pods/exec`.
+pub(super) struct Exec;
+/// `pods/attach`.
+pub(super) struct Attach;
+/// `pods/portforward`.
+pub(super) struct PortForward;
+/// `pods/proxy`.
+pub(super) struct Proxy;
+
+#[async_trait]
+impl Subresource for Log {
+    async fn serve(&self, call: Call) -> Result<Response, Status> {
+        if call.info.verb != "get" {
+            return Err(call.method_not_allowed());
+        }
+        let pod = call.stored().await?.object;
+        let container = container(&pod, call.query.get("container").unwrap_or_default())?;
+        if node_name(&pod).is_empty() {
+            // A pod that is nowhere has said nothing yet.
+            return Ok(response::text(200, ""));
+        }
+        let kept = [
+            "follow",
+            "previous",
+            "sinceSeconds",
+            "sinceTime",
+            "timestamps",
+            "tailLines",
+            "limitBytes",
+            "stream",
+        ];
+        let query = parameters(&call.query, |name| kept.contains(&name).then(|| name.to_owned()));
+        let path = path("containerLogs", &pod, Some(&container), &query);
+        to_kubelet(call, &pod, &path).await
+    }
+}
+
+#[async_trait]
+impl Subresource for Exec {
+    async fn serve(&self, call: Call) -> Result<Response, Status> {
+        stream(call, "exec", "PodExecOptions").await
+    }
+}
+
+#[async_trait]
+impl Subresource for Attach {
+    async fn serve(&self, call: Call) -> Result<Response, Status> {
+        stream(call, "attach", "PodAttachOptions").await
+    }
+}
+
+async fn stream(call: Call, what: &str, kind: &str) -> Result<Response, Status> {
+    connecting(&call)?;
+    let pod = call.stored().await?.object;
+    connect(&call, kind).await?;
+    let container = container(&pod, call.query.get("container").unwrap_or_default())?;
+    scheduled(&pod)?;
+    // The kubelet's names for the streams differ from the API's.
+    let query = parameters(&call.query, |name| match name {
+        "stdin" => Some("input".to_owned()),
+        "stdout" => Some("output".to_owned()),
+        "stderr" => Some("error".to_owned()),
+        "tty" | "command" => Some(name.to_owned()),
+        _ => None,
+    });
+    let path = path(what, &pod, Some(&container), &query);
+    to_kubelet(call, &pod, &path).await
+}
+
+#[async_trait]
+impl Subresource for PortForward {
+    async fn serve(&self, call: Call) -> Result<Response, Status> {
+        connecting(&call)?;
+        let pod = call.stored().await?.object;
+        connect(&call, "PodPortForwardOptions").await?;
+        scheduled(&pod)?;
+        let query = parameters(&call.query, |name| match name {
+            "ports" | "port" => Some("port".to_owned()),
+            _ => None,
+        });
+        let path = path("portForward", &pod, None, &query);
+        to_kubelet(call, &pod, &path).await
+    }
+}
+
+#[async_trait]
+impl Subresource for Proxy {
+    async fn serve(&self, mut call: Call) -> Result<Response, Status> {
+        let (scheme, name, port) = node::split(&call.info.name);
+        let (scheme, name, port) = (scheme.to_owned(), name.to_owned(), port.to_owned());
+        call.info.name = name;
+        let pod = call.stored().await?.object;
+        connect(&call, "PodProxyOptions").await?;
+        let ip = pod.0.pointer("/status/podIP").and_then(Value::as_str).unwrap_or_default();
+        if ip.is_empty() {
+            return Err(Status::bad_request("address not allowed"));
+        }
+        let port = match port.as_str() {
+            "" => first_port(&pod).unwrap_or(if scheme == "https" { 443 } else { 80 }),
+            text => text
+                .parse()
+                .map_err(|_| Status::bad_request(format!("invalid pod request \"{}\"", call.info.name)))?,
+        };
+        let tls = (scheme == "https").then(node::anyone);
+        let to = Destination { host: ip.to_owned(), port, tls };
+        let path = node::proxied_path(&call);
+        proxy::forward(call, to, &path).await
+    }
+}
+
+fn first_port(pod: &Object) -> Option<u16> {
+    let containers = pod.0.pointer("/spec/containers")?.as_array()?;
+    let port = containers.iter().find_map(|c| c["ports"].as_array()?.first()?["containerPort"].as_u64())?;
+    u16::try_from(port).ok()
+}
+
+fn connecting(call: &Call) -> Result<(), Status> {
+    if matches!(call.info.verb.as_str(), "get" | "create") { Ok(()) } else { Err(call.method_not_allowed()) }
+}
+
+/// Asks admission about the connection.
+pub(in crate::registry::core) async fn connect(call: &Call, kind: &str) -> Result<(), Status> {
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for (name, value) in call.query.pairs() {
+        match (name, &mut options[name]) {
+            ("command", Value::Array(list)) => list.push(value.into()),
+            ("command", slot) => *slot = json!([value]),
+            ("stdin" | "stdout" | "stderr" | "tty", slot) => *slot = call.query.flag(name).into(),
+            (_, slot) => *slot = value.into(),
+        }
+    }
+    let mut object = Object(options.clone());
+    let plain = WriteOptions::default();
+    let mut request = call.admission(Operation::Connect, &plain, Some(&mut object), None);
+    request.kind = GroupVersionKind::new("", "v1", kind);
+    request.options = options;
+    call.server.admission.admit(&mut request).await?;
+    call.server.admission.validate(&mut request).await
+}
+
+fn node_name(pod: &Object) -> &str {
+    pod.0.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn scheduled(pod: &Object) -> Result<(), Status> {
+    if node_name(pod).is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+    }
+    Ok(())
+}
+
+async fn to_kubelet(call: Call, pod: &Object, path: &str) -> Result<Response, Status> {
+    let to = node::kubelet(&call, node_name(pod)).await?;
+    proxy::forward(call, to, path).await
+}
+
+/// The container asked for, or the only one there is.
+fn container(pod: &Object, asked: &str) -> Result<String, Status> {
+    let names = |field: &str| -> Vec<&str> {
+        let list = pod.0.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+    };
+    let (main, init, ephemeral) =
+        (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    if asked.is_empty() {
+        if let ([only], [], []) = (main.as_slice(), init.as_slice(), ephemeral.as_slice()) {
+            return Ok((*only).to_owned());
+        }
+        if let (Some(first), 1, true) = (main.first(), main.len(), init.is_empty()) {
+            return Ok((*first).to_owned());
+        }
+        let mut message = format!(
+            "a container name must be specified for pod {}, choose one of: [{}]",
+            pod.name(),
+            main.join(" ")
+        );
+        if !init.is_empty() {
+            message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+        }
+        return Err(Status::bad_request(message));
+    }
+    if [main, init, ephemeral].concat().contains(&asked) {
+        return Ok(asked.to_owned());
+    }
+    Err(Status::bad_request(format!("container {asked} is not valid for pod {}", pod.name())))
+}
+
+fn path(what: &str, pod: &Object, container: Option<&str>, query: &str) -> String {
+    let mut path = format!("/{what}/{}/{}", pod.namespace().unwrap_or_default(), pod.name());
+    if let Some(container) = container {
+        path.push('/');
+        path.push_str(container);
+    }
+    if !query.is_empty() {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+/// The parameters that `rename` keeps, encoded again.
+fn parameters(query: &Query, rename: impl Fn(&str) -> Option<String>) -> String {
+    let kept = query.pairs().filter_map(|(name, value)| Some(format!("{}={}", rename(name)?, encode(value))));
+    kept.collect::<Vec<_>>().join("&")
+}
+
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_container_is_the_one_asked_for_or_the_only_one() {
+        let pod = |spec: Value| Object(json!({"metadata": {"name": "p"}, "spec": spec}));
+        let one = pod(json!({"containers": [{"name": "a"}]}));
+        let two =
+            pod(json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}));
+        assert_eq!(container(&one, "").unwrap(), "a");
+        assert_eq!(container(&two, "i").unwrap(), "i");
+        assert_eq!(
+            container(&two, "").unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+        );
+        assert_eq!(container(&one, "x").unwrap_err().message, "container x is not valid for pod p");
+    }
+
+    #[test]
+    fn parameters_are_renamed_and_encoded() {
+        let query = Query::parse(Some("stdin=true&command=sh&command=-c&command=a%26b%20c&container=x"));
+        let kept = parameters(&query, |name| match name {
+            "stdin" => Some("input".into()),
+            "command" => Some("command".into()),
+            _ => None,
+        });
+        assert_eq!(kept, "input=true&command=sh&command=-c&command=a%26b%20c");
+    }
+}

@@ -1,0 +1,14 @@
+//! The API server over the embedded store, driven through the in-process transport.
+
+#[path = "it/bad_input.rs"]
+mod bad_input;
+#[path = "it/discovery.rs"]
+mod discovery;
+#[path = "it/lists.rs"]
+mod lists;
+#[path = "it/objects.rs"]
+mod objects;
+#[path = "it/watches.rs"]
+mod watches;
+#[path = "it/world.rs"]
+mod world;

@@ -1,0 +1,133 @@
+//! What is refused, and in which words.
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::json;
+
+use crate::world::{World, config_map, pod};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+
+#[tokio::test]
+async fn a_body_over_three_mebibytes_is_too_large() {
+    let world = World::new().await;
+    let body = format!("{{\"data\":{{\"k\":\"{}\"}}}}", "x".repeat(3 * 1024 * 1024));
+    let refused = world.admin.ask(Method::POST, MAPS, &JSON, body).await.is(413);
+    assert_eq!(refused.text("/reason"), "RequestEntityTooLarge");
+    assert_eq!(refused.message(), "Request entity too large: limit is 3145728");
+}
+
+#[tokio::test]
+async fn endless_nesting_is_refused() {
+    let world = World::new().await;
+    for body in [
+        "[".repeat(1_000_000),
+        "{\"a\":".repeat(500_000),
+        format!("{{\"metadata\":{}", "[".repeat(1_000_000)),
+    ] {
+        let refused = world.admin.ask(Method::POST, MAPS, &JSON, body).await.is(400);
+        assert_eq!(refused.text("/reason"), "BadRequest");
+    }
+}
+
+#[tokio::test]
+async fn bad_names_are_invalid() {
+    let world = World::new().await;
+    let refused = world.admin.post(MAPS, &config_map("Not_A_Name")).await.is(422);
+    assert_eq!(refused.text("/reason"), "Invalid");
+    assert_eq!(refused.text("/details/causes/0/field"), "metadata.name");
+    assert!(
+        refused.message().starts_with("ConfigMap \"Not_A_Name\" is invalid: metadata.name: Invalid value")
+    );
+    let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}});
+    let refused = world.admin.post(MAPS, &nameless).await.is(422);
+    assert!(refused.message().contains("name or generateName is required"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn what_is_no_object_of_the_path_is_refused() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    for (body, code) in [
+        ("", 400),
+        ("{", 400),
+        ("[]", 400),
+        ("\"x\"", 400),
+        (r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"x"}}"#, 400),
+        (r#"{"kind":"ConfigMap","apiVersion":"v2","metadata":{"name":"x"}}"#, 400),
+        (r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x","namespace":"other"}}"#, 400),
+        (r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"},"data":{"k":1}}"#, 400),
+        (r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":7}"#, 400),
+    ] {
+        let refused = admin.ask(Method::POST, MAPS, &JSON, body).await;
+        assert_eq!(refused.code, code, "{body}: {}", String::from_utf8_lossy(&refused.bytes));
+        assert_eq!(refused.text("/kind"), "Status");
+    }
+    let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
+    admin.ask(Method::POST, MAPS, &protobuf, "k8s\0").await.is(415);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_dropped_warned_of_or_refused() {
+    let world = World::new().await;
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "u"}, "dta": {}});
+    let strict = world.admin.post(&format!("{MAPS}?fieldValidation=Strict"), &body).await.is(400);
+    assert!(strict.message().contains("unknown field \"dta\""), "{}", strict.message());
+    let warned = world.admin.post(&format!("{MAPS}?fieldValidation=Warn&dryRun=All"), &body).await.is(201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dta\\\"\"");
+    let ignored = world.admin.post(&format!("{MAPS}?fieldValidation=Ignore"), &body).await.is(201);
+    assert!(ignored.headers.get("warning").is_none());
+    assert!(ignored.at("/dta").is_null());
+    world.admin.post(&format!("{MAPS}?fieldValidation=Maybe"), &body).await.is(422);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found_and_what_cannot_be_done_not_allowed() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    for path in
+        ["/apis/apps/v1/nothings", "/api/v2/pods", "/nothing", "/api/v1/namespaces/default/pods/x/nothing"]
+    {
+        let missing = admin.get(path).await.is(404);
+        assert_eq!(missing.text("/kind"), "Status", "{path}");
+    }
+    admin.post("/api/v1/pods", &pod("p")).await.is(405);
+    admin.ask(Method::PUT, MAPS, &JSON, "{}").await.is(405);
+    admin.get("/apis/authentication.k8s.io/v1/tokenreviews").await.is(405);
+    let mismatch = admin.put(&format!("{MAPS}/a"), &config_map("b")).await.is(400);
+    assert_eq!(mismatch.message(), "the name of the object (b) does not match the name on the URL (a)");
+}
+
+#[tokio::test]
+async fn who_may_not_is_forbidden_and_hears_why() {
+    let world = World::new().await;
+    let bob = world.user("bob", &[]);
+    let refused = bob.get(MAPS).await.is(403);
+    assert_eq!(refused.text("/reason"), "Forbidden");
+    assert_eq!(
+        refused.message(),
+        "configmaps is forbidden: User \"bob\" cannot list resource \"configmaps\" in API group \"\" in the \
+         namespace \"default\""
+    );
+    // Impersonation needs permission too, and gives the other's rights.
+    let as_bob = [("impersonate-user", "bob")];
+    world.admin.ask(Method::GET, MAPS, &as_bob, Bytes::new()).await.is(403);
+    let as_admin = [("impersonate-user", "admin"), ("impersonate-group", "system:masters")];
+    let refused = bob.ask(Method::GET, MAPS, &as_admin, Bytes::new()).await.is(403);
+    assert!(refused.message().contains("cannot impersonate resource \"users\""), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_path_cannot_leave_its_place() {
+    let world = World::new().await;
+    for path in [
+        "/api/v1/namespaces/default/configmaps/..%2f..%2fsecrets",
+        "/api/v1/namespaces/%00/pods",
+        "//api//v1",
+    ] {
+        let answer = world.admin.get(path).await;
+        assert!(matches!(answer.code, 200 | 400 | 404), "{path}: {}", answer.code);
+        assert_ne!(answer.text("/kind"), "SecretList");
+    }
+}

@@ -1,0 +1,149 @@
+//! Lists: selectors, pieces, resourceVersions, forms.
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::json;
+
+use crate::world::{World, config_map, pod};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn with_maps(names: &[&str]) -> World {
+    let world = World::new().await;
+    for name in names {
+        let mut body = config_map(name);
+        body["metadata"]["labels"] = json!({"name": name});
+        world.admin.post(MAPS, &body).await.is(201);
+    }
+    world
+}
+
+#[tokio::test]
+async fn a_list_sees_every_write_before_it() {
+    let world = World::new().await;
+    for at in 0..50 {
+        let name = format!("m{at}");
+        let created = world.admin.post(MAPS, &config_map(&name)).await.is(201);
+        let list = world.admin.get(MAPS).await.is(200);
+        assert_eq!(list.names().len(), at + 1);
+        assert_eq!(list.text("/metadata/resourceVersion"), created.text("/metadata/resourceVersion"));
+    }
+}
+
+#[tokio::test]
+async fn selectors_narrow_a_list() {
+    let world = with_maps(&["a", "b", "c"]).await;
+    for (query, names) in [
+        ("labelSelector=name%3Da", &["a"][..]),
+        ("labelSelector=name%20in%20(a,c)", &["a", "c"]),
+        ("labelSelector=name!=a", &["b", "c"]),
+        ("fieldSelector=metadata.name%3Db", &["b"]),
+        ("fieldSelector=metadata.namespace%3Dother", &[]),
+    ] {
+        assert_eq!(world.admin.get(&format!("{MAPS}?{query}")).await.is(200).names(), names, "{query}");
+    }
+    let unknown = world.admin.get(&format!("{MAPS}?fieldSelector=data.k%3Dv")).await.is(400);
+    assert_eq!(
+        unknown.message(),
+        "\"data.k\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+    );
+    world.admin.get(&format!("{MAPS}?labelSelector=a%3D%3D%3Db")).await.is(400);
+}
+
+#[tokio::test]
+async fn pods_are_found_by_node() {
+    let world = World::new().await;
+    for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "n1")] {
+        let mut body = pod(name);
+        body["spec"]["nodeName"] = node.into();
+        world.admin.post("/api/v1/namespaces/default/pods", &body).await.is(201);
+    }
+    let list = world.admin.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.is(200);
+    assert_eq!(list.names(), ["a", "c"]);
+    let none = world.admin.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn3").await.is(200);
+    assert_eq!(none.at("/items"), &json!([]));
+}
+
+#[tokio::test]
+async fn pieces_of_a_list_are_of_one_revision() {
+    let world = with_maps(&["a", "b", "c", "d"]).await;
+    let first = world.admin.get(&format!("{MAPS}?limit=2")).await.is(200);
+    assert_eq!(first.names(), ["a", "b"]);
+    assert_eq!(first.at("/metadata/remainingItemCount"), 2);
+    world.admin.delete(&format!("{MAPS}/c"), None).await.is(200);
+    world.admin.post(MAPS, &config_map("e")).await.is(201);
+    let token = first.text("/metadata/continue");
+    let second = world.admin.get(&format!("{MAPS}?limit=10&continue={token}")).await.is(200);
+    assert_eq!(second.names(), ["c", "d"]);
+    assert_eq!(second.text("/metadata/resourceVersion"), first.text("/metadata/resourceVersion"));
+    assert_eq!(second.text("/metadata/continue"), "");
+    let both = format!("{MAPS}?continue={token}&resourceVersion=5");
+    assert_eq!(
+        world.admin.get(&both).await.is(400).message(),
+        "specifying resource version is not allowed when using continue"
+    );
+    world.admin.get(&format!("{MAPS}?continue=garbage")).await.is(400);
+}
+
+#[tokio::test]
+async fn a_token_of_a_compacted_revision_is_expired_and_offers_another() {
+    let world = with_maps(&["a", "b", "c"]).await;
+    let first = world.admin.get(&format!("{MAPS}?limit=1")).await.is(200);
+    world.admin.delete(&format!("{MAPS}/b"), None).await.is(200);
+    let now = world.admin.get(MAPS).await.is(200).text("/metadata/resourceVersion").parse().unwrap();
+    store::Store::compact(&*world.store, now).await.unwrap();
+    let token = first.text("/metadata/continue");
+    let expired = world.admin.get(&format!("{MAPS}?limit=1&continue={token}")).await.is(410);
+    assert_eq!(expired.text("/reason"), "Expired");
+    let other = expired.text("/metadata/continue");
+    assert_eq!(world.admin.get(&format!("{MAPS}?continue={other}")).await.is(200).names(), ["c"]);
+}
+
+#[tokio::test]
+async fn resource_versions_mean_what_upstream_says() {
+    let world = with_maps(&["a", "b"]).await;
+    let old = world.admin.get(&format!("{MAPS}/a")).await.is(200);
+    let old = old.text("/metadata/resourceVersion");
+    let exact = format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact");
+    assert_eq!(world.admin.get(&exact).await.is(200).names(), ["a"]);
+    let not_older = format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=NotOlderThan");
+    assert_eq!(world.admin.get(&not_older).await.is(200).names(), ["a", "b"]);
+    world.admin.get(&format!("{MAPS}?resourceVersion=0")).await.is(200);
+    for bad in ["resourceVersionMatch=Exact", "resourceVersion=0&resourceVersionMatch=Exact"] {
+        world.admin.get(&format!("{MAPS}?{bad}")).await.is(422);
+    }
+    world.admin.get(&format!("{MAPS}?resourceVersion=x")).await.is(400);
+    let future = world.admin.get(&format!("{MAPS}?resourceVersion=99999999")).await.is(504);
+    assert!(future.message().starts_with("Too large resource version: 99999999, current: "));
+    assert_eq!(future.text("/details/causes/0/reason"), "ResourceVersionTooLarge");
+}
+
+#[tokio::test]
+async fn tables_and_partial_metadata_come_by_accept() {
+    let world = with_maps(&["a"]).await;
+    let ask = |accept: &'static str, path: &'static str| {
+        let admin = &world.admin;
+        async move { admin.ask(Method::GET, path, &[("accept", accept)], Bytes::new()).await.is(200) }
+    };
+    let table = ask("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", MAPS).await;
+    assert_eq!(table.text("/kind"), "Table");
+    assert_eq!(table.text("/columnDefinitions/0/name"), "Name");
+    assert_eq!(table.text("/rows/0/cells/0"), "a");
+    assert_eq!(table.text("/rows/0/object/kind"), "PartialObjectMetadata");
+    let columns = table.at("/columnDefinitions").as_array().unwrap().len();
+    assert_eq!(table.at("/rows/0/cells").as_array().unwrap().len(), columns);
+    let partial = ask("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", MAPS).await;
+    assert_eq!(partial.text("/kind"), "PartialObjectMetadataList");
+    assert_eq!(partial.text("/items/0/metadata/labels/name"), "a");
+    assert!(partial.at("/items/0/data").is_null());
+    let refused = world.admin.ask(Method::GET, MAPS, &[("accept", "text/html")], Bytes::new()).await;
+    assert_eq!(refused.is(406).text("/reason"), "NotAcceptable");
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let world = with_maps(&["a", "b", "c"]).await;
+    let deleted = world.admin.delete(&format!("{MAPS}?labelSelector=name!=b"), None).await.is(200);
+    assert_eq!(deleted.names(), ["a", "c"]);
+    assert_eq!(world.admin.get(MAPS).await.is(200).names(), ["b"]);
+}
