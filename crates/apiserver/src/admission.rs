@@ -1,4 +1,20 @@
 //! Admission: what is changed in, or refused of, an otherwise valid write.
+//!
+//! Read first: [`Request`], [`Plugin`], [`build`] (the plugins in their order). Each plugin is one file here.
+//! Not here: the kind's own defaults and validation (`api`), admission webhooks and policies (not yet).
+//! Upstream: staging/src/k8s.io/apiserver/pkg/admission, plugin/pkg/admission.
+
+mod default_ingress_class;
+mod default_storage_class;
+mod default_toleration_seconds;
+mod json;
+mod namespace_lifecycle;
+mod priority;
+mod role_escalation;
+mod storage_object_in_use_protection;
+mod taint_nodes_by_condition;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -50,6 +66,27 @@ pub struct Request<'a> {
     pub warnings: Vec<String>,
 }
 
+impl Request<'_> {
+    /// Whether the write is to this resource (core group: empty) and subresource.
+    pub fn is(&self, group: &str, resource: &str, subresource: &str) -> bool {
+        self.resource.group == group && self.resource.resource == resource && self.subresource == subresource
+    }
+
+    /// The 403 of a plugin, named after the object as well as it has a name yet.
+    pub fn forbidden(&self, reason: impl std::fmt::Display) -> Status {
+        let own = self.object.as_deref().map(|object| match object.name() {
+            "" => object.generate_name(),
+            name => name,
+        });
+        let name = match (self.name, own) {
+            ("", Some("") | None) => "Unknown",
+            ("", Some(own)) => own,
+            (name, _) => name,
+        };
+        Status::forbidden(&self.resource.group_resource(), name, reason)
+    }
+}
+
 /// One admission plugin. Both methods do nothing unless a plugin says otherwise.
 #[async_trait]
 pub trait Plugin: Send + Sync + 'static {
@@ -91,7 +128,8 @@ impl Chain {
 
     /// Lets every plugin change the object, in order.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+        let operation = request.operation;
+        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
             plugin.admit(request, &self.cluster).await?;
         }
         Ok(())
@@ -99,22 +137,63 @@ impl Chain {
 
     /// Lets every plugin refuse, in order.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+        let operation = request.operation;
+        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
             plugin.validate(request, &self.cluster).await?;
         }
         Ok(())
     }
 }
 
-/// Which plugins run and how. To be filled by its owner.
+/// Which plugins run and how.
 #[derive(Clone, Debug, Default)]
-pub struct Options {}
+pub struct Options {
+    /// Plugins, by upstream's names, that are not to run.
+    pub disabled: Vec<String>,
+}
+
+/// What plugins need beside the cluster's state.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The state plugins read.
+    pub cluster: Arc<dyn ClusterState>,
+    /// The present.
+    pub clock: foundation::SharedClock,
+    /// Name suffixes.
+    pub randomness: foundation::SharedRandomness,
+    /// Who may do what: some plugins ask on behalf of the user.
+    pub authorization: crate::authz::Authorization,
+}
 
 /// Builds the chain that `options` asks for.
-pub fn build(
-    _options: &Options,
-    cluster: &Arc<dyn ClusterState>,
-    _clock: &foundation::SharedClock,
-) -> Result<Chain, Status> {
-    Ok(Chain::new(Vec::new(), cluster.clone()))
+///
+/// # Errors
+/// 500 where a name among the disabled plugins is no plugin of ours.
+pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, Status> {
+    let all = plugins(options, surroundings);
+    let known = |name: &String| all.iter().any(|plugin| plugin.name() == name);
+    if let Some(unknown) = options.disabled.iter().find(|name| !known(name)) {
+        return Err(Status::internal(format!("there is no admission plugin {unknown:?} to disable")));
+    }
+    let enabled = all.into_iter().filter(|plugin| !options.disabled.iter().any(|name| name == plugin.name()));
+    Ok(Chain::new(enabled.collect(), surroundings.cluster.clone()))
+}
+
+/// Every plugin in upstream's order (pkg/kubeapiserver/options/plugins.go). To add one: its file and its line.
+fn plugins(_options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
+    let Surroundings { clock, authorization, .. } = surroundings;
+    vec![
+        // Not among upstream's plugins: there the storage of roles does this, before any plugin.
+        Arc::new(role_escalation::RoleEscalation::new(authorization.clone())),
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_storage_class::DefaultStorageClass),
+        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(default_ingress_class::DefaultIngressClass),
+        // MutatingAdmissionPolicy, MutatingAdmissionWebhook, ValidatingAdmissionPolicy and
+        // ValidatingAdmissionWebhook stand here once they exist: after everything that changes objects by itself,
+        // before what counts them.
+    ]
 }

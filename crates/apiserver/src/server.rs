@@ -69,7 +69,13 @@ impl Server {
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock)?;
         let authorization = authz::build(&options.authz, &cluster)?;
-        let admission = admission::build(&options.admission, &cluster, &clock)?;
+        let surroundings = admission::Surroundings {
+            cluster: cluster.clone(),
+            clock: clock.clone(),
+            randomness: randomness.clone(),
+            authorization: authorization.clone(),
+        };
+        let admission = admission::build(&options.admission, &surroundings)?;
         let checks = Checks::new();
         checks.register("ping", || Ok(()));
         let supervisor = tasks.clone();

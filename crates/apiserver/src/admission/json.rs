@@ -1,0 +1,62 @@
+//! Reaching into objects in their untyped form, for the plugins that change them.
+//! Not here: what is changed.
+
+use api::{GroupResource, Object, Status};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cluster::ClusterState;
+
+/// The text at a pointer; empty where there is none.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The items of the array at a pointer; none where there is none.
+pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The array `field` of an object, made if it is not there.
+pub(super) fn array_mut<'a>(value: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
+    let slot = &mut value[field];
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("it was just made an array if it was none")
+}
+
+/// The object as its type. What does not fit the type has been refused by validation before or will be.
+pub(super) fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
+    T::deserialize(&object.0).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// All objects of a resource in a namespace (empty: everywhere).
+pub(super) async fn list<T: DeserializeOwned>(
+    cluster: &dyn ClusterState,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+) -> Result<Vec<T>, Status> {
+    let listing = cluster.list(&GroupResource::new(group, resource), namespace).await?;
+    listing.items.iter().map(|item| serde_json::from_slice(item).map_err(Status::internal)).collect()
+}
+
+/// One object out of the cache, or, where the cache has none yet, from the store; `None` if there is none.
+pub(super) async fn find<T: DeserializeOwned>(
+    cluster: &dyn ClusterState,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<T>, Status> {
+    let resource = GroupResource::new(group, resource);
+    if let Some(bytes) = cluster.cached(&resource, namespace, name).await? {
+        return serde_json::from_slice(&bytes).map(Some).map_err(Status::internal);
+    }
+    match cluster.get(&resource, namespace, name).await {
+        Ok(object) => T::deserialize(object.0).map(Some).map_err(Status::internal),
+        Err(status) if status.is_not_found() => Ok(None),
+        Err(status) => Err(status),
+    }
+}
