@@ -1,19 +1,351 @@
-//! Structural schemas of CustomResourceDefinitions.
+//! Structural schemas of CustomResourceDefinitions: what the fields of a custom resource are.
+//! Reads an `openAPIV3Schema`; gives pruning (in decoding), defaults and validation.
+//! Not here: whether a schema may be accepted as structural at all, CEL rules (`x-kubernetes-validations`),
+//! ratcheting on update, the metadata of embedded resources.
+//! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
+
+mod format;
+mod validation;
+
+use std::collections::BTreeMap;
 
 use api::GroupVersionKind;
-use serde_json::Value;
+use api::field::{self, ErrorList};
+use regex::Regex;
+use serde_json::{Map, Value};
 
 use crate::decode::Findings;
+use crate::json::Observer as _;
+
+/// Fields that every resource has and no structural schema needs to name.
+const RESOURCE_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// Why a schema cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A part of the schema that must be an object is none.
+    #[error("{0}: must be a schema")]
+    NoSchema(String),
+    /// A regular expression that is none.
+    #[error("{path}.pattern: {message}")]
+    Pattern {
+        /// Where in the schema.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
 
 /// The shape of a custom resource.
 #[derive(Clone, Debug)]
 pub struct Structural {
-    /// The kind.
+    /// The kind it describes.
     pub kind: GroupVersionKind,
+    root: Node,
+}
+
+/// The type of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// `additionalProperties`.
+#[derive(Clone, Debug)]
+enum Additional {
+    Any,
+    Schema(Box<Node>),
+}
+
+/// `x-kubernetes-list-type`, as far as it is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum List {
+    Set,
+    Map(Vec<String>),
+}
+
+/// One schema inside a schema.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    r#type: Option<Type>,
+    nullable: bool,
+    int_or_string: bool,
+    preserve_unknown_fields: bool,
+    embedded_resource: bool,
+    properties: BTreeMap<String, Node>,
+    additional: Option<Additional>,
+    items: Option<Box<Node>>,
+    default: Option<Value>,
+    list: Option<List>,
+    limits: Limits,
+    all_of: Vec<Node>,
+    any_of: Vec<Node>,
+    one_of: Vec<Node>,
+    not: Option<Box<Node>>,
+}
+
+/// The keywords that bound values.
+#[derive(Clone, Debug, Default)]
+struct Limits {
+    required: Vec<String>,
+    r#enum: Option<Vec<Value>>,
+    format: Option<String>,
+    pattern: Option<Regex>,
+    minimum: Option<(f64, bool)>,
+    maximum: Option<(f64, bool)>,
+    multiple_of: Option<f64>,
+    min_length: Option<u64>,
+    max_length: Option<u64>,
+    min_items: Option<u64>,
+    max_items: Option<u64>,
+    min_properties: Option<u64>,
+    max_properties: Option<u64>,
+    unique_items: bool,
 }
 
 impl Structural {
+    /// Reads the `openAPIV3Schema` of a version of a CustomResourceDefinition.
+    pub fn parse(kind: GroupVersionKind, schema: &Value) -> Result<Self, Error> {
+        let mut root = Node::parse(schema, "openAPIV3Schema")?;
+        root.embedded_resource = true;
+        Ok(Self { kind, root })
+    }
+
+    /// Removes fields that the schema does not know and reports them.
     pub(crate) fn prune(&self, value: &mut Value, findings: &mut Findings) {
-        let _ = (value, findings);
+        self.root.prune(value, findings);
+    }
+
+    /// Fills in defaults. Nulls where null is not allowed give way to the default, or go.
+    pub fn default(&self, value: &mut Value) {
+        self.root.drop_nulls(value);
+        self.root.fill(value);
+    }
+
+    /// Everything that is wrong with a custom resource.
+    pub fn validate(&self, value: &Value) -> ErrorList {
+        validation::validate(&self.root, value)
     }
 }
+
+/// A part of a schema by key.
+fn part<'a>(schema: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    schema.get(key).filter(|value| !value.is_null())
+}
+
+impl Node {
+    /// Recursion is bounded by the nesting of the CustomResourceDefinition, which decoding bounds.
+    fn parse(schema: &Value, path: &str) -> Result<Self, Error> {
+        let schema = schema.as_object().ok_or_else(|| Error::NoSchema(path.to_owned()))?;
+        let flag = |key: &str| part(schema, key).and_then(Value::as_bool).unwrap_or_default();
+        let text = |key: &str| part(schema, key).and_then(Value::as_str);
+        let below = |key: &str| format!("{path}.{key}");
+        let list = |key: &str| -> Result<Vec<Self>, Error> {
+            let schemas = part(schema, key).and_then(Value::as_array).into_iter().flatten().enumerate();
+            schemas.map(|(index, one)| Self::parse(one, &format!("{path}.{key}[{index}]"))).collect()
+        };
+        let mut properties = BTreeMap::new();
+        for (name, property) in part(schema, "properties").and_then(Value::as_object).into_iter().flatten() {
+            properties.insert(name.clone(), Self::parse(property, &format!("{path}.properties[{name}]"))?);
+        }
+        let additional = match part(schema, "additionalProperties") {
+            None | Some(Value::Bool(false)) => None,
+            Some(Value::Bool(true)) => Some(Additional::Any),
+            Some(inner) => {
+                Some(Additional::Schema(Box::new(Self::parse(inner, &below("additionalProperties"))?)))
+            }
+        };
+        let boxed = |key: &str| -> Result<Option<Box<Self>>, Error> {
+            part(schema, key).map(|inner| Self::parse(inner, &below(key)).map(Box::new)).transpose()
+        };
+        let keys = || {
+            let keys =
+                part(schema, "x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten();
+            keys.filter_map(Value::as_str).map(String::from).collect()
+        };
+        Ok(Self {
+            r#type: match text("type") {
+                Some("object") => Some(Type::Object),
+                Some("array") => Some(Type::Array),
+                Some("string") => Some(Type::String),
+                Some("integer") => Some(Type::Integer),
+                Some("number") => Some(Type::Number),
+                Some("boolean") => Some(Type::Boolean),
+                _ => None,
+            },
+            nullable: flag("nullable"),
+            int_or_string: flag("x-kubernetes-int-or-string"),
+            preserve_unknown_fields: flag("x-kubernetes-preserve-unknown-fields"),
+            embedded_resource: flag("x-kubernetes-embedded-resource"),
+            properties,
+            additional,
+            items: boxed("items")?,
+            default: part(schema, "default").cloned(),
+            list: match text("x-kubernetes-list-type") {
+                Some("set") => Some(List::Set),
+                Some("map") => Some(List::Map(keys())),
+                _ => None,
+            },
+            limits: Limits::parse(schema, path)?,
+            all_of: list("allOf")?,
+            any_of: list("anyOf")?,
+            one_of: list("oneOf")?,
+            not: boxed("not")?,
+        })
+    }
+
+    /// The schema of a member.
+    fn member(&self, name: &str) -> Option<&Self> {
+        self.properties.get(name).or(match &self.additional {
+            Some(Additional::Schema(schema)) => Some(schema),
+            _ => None,
+        })
+    }
+
+    fn prune(&self, value: &mut Value, findings: &mut Findings) {
+        match value {
+            Value::Object(object) => {
+                let names: Vec<String> = object.keys().cloned().collect();
+                for name in names {
+                    if self.embedded_resource && RESOURCE_FIELDS.contains(&name.as_str()) {
+                        continue;
+                    }
+                    match (self.member(&name), object.get_mut(&name)) {
+                        (Some(schema), Some(member)) => {
+                            findings.enter_key(&name);
+                            schema.prune(member, findings);
+                            findings.leave();
+                        }
+                        _ if self.preserve_unknown_fields || self.additional.is_some() => {}
+                        _ => {
+                            findings.unknown(&name);
+                            object.remove(&name);
+                        }
+                    }
+                }
+            }
+            Value::Array(list) => {
+                let Some(items) = &self.items else { return };
+                for (index, element) in list.iter_mut().enumerate() {
+                    findings.enter_index(index);
+                    items.prune(element, findings);
+                    findings.leave();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether null in this place is as good as nothing.
+    fn refuses_null(&self) -> bool {
+        !self.nullable && (self.r#type.is_some() || self.int_or_string)
+    }
+
+    fn drop_nulls(&self, value: &mut Value) {
+        match value {
+            Value::Object(object) => {
+                object.retain(|name, member| {
+                    !(member.is_null()
+                        && self
+                            .member(name)
+                            .is_some_and(|schema| schema.refuses_null() && schema.default.is_none()))
+                });
+                for (name, member) in object.iter_mut() {
+                    if let Some(schema) = self.member(name) {
+                        schema.drop_nulls(member);
+                    }
+                }
+            }
+            Value::Array(list) => {
+                if let Some(items) = &self.items {
+                    list.iter_mut().for_each(|element| items.drop_nulls(element));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fill(&self, value: &mut Value) {
+        match value {
+            Value::Object(object) => {
+                for (name, schema) in &self.properties {
+                    let Some(default) = &schema.default else { continue };
+                    let unset = match object.get(name) {
+                        None => true,
+                        Some(member) => member.is_null() && !schema.nullable,
+                    };
+                    if unset {
+                        object.insert(name.clone(), default.clone());
+                    }
+                }
+                for (name, member) in object.iter_mut() {
+                    if let Some(schema) = self.member(name) {
+                        schema.fill_null(member);
+                        schema.fill(member);
+                    }
+                }
+            }
+            Value::Array(list) => {
+                let Some(items) = &self.items else { return };
+                for element in list {
+                    items.fill_null(element);
+                    items.fill(element);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fill_null(&self, value: &mut Value) {
+        if let (Value::Null, false, Some(default)) = (&*value, self.nullable, &self.default) {
+            *value = default.clone();
+        }
+    }
+}
+
+impl Limits {
+    fn parse(schema: &Map<String, Value>, path: &str) -> Result<Self, Error> {
+        let flag = |key: &str| part(schema, key).and_then(Value::as_bool).unwrap_or_default();
+        let number = |key: &str| part(schema, key).and_then(Value::as_f64);
+        let count = |key: &str| part(schema, key).and_then(Value::as_u64);
+        let pattern = part(schema, "pattern").and_then(Value::as_str).map(|pattern| {
+            Regex::new(pattern)
+                .map_err(|error| Error::Pattern { path: path.to_owned(), message: error.to_string() })
+        });
+        Ok(Self {
+            required: part(schema, "required")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(String::from)
+                .collect(),
+            r#enum: part(schema, "enum").and_then(Value::as_array).cloned(),
+            format: part(schema, "format").and_then(Value::as_str).map(String::from),
+            pattern: pattern.transpose()?,
+            minimum: number("minimum").map(|bound| (bound, flag("exclusiveMinimum"))),
+            maximum: number("maximum").map(|bound| (bound, flag("exclusiveMaximum"))),
+            multiple_of: number("multipleOf"),
+            min_length: count("minLength"),
+            max_length: count("maxLength"),
+            min_items: count("minItems"),
+            max_items: count("maxItems"),
+            min_properties: count("minProperties"),
+            max_properties: count("maxProperties"),
+            unique_items: flag("uniqueItems"),
+        })
+    }
+}
+
+/// A path as validation spells it: the text so far is one step, which prints the same.
+fn at(path: &str) -> field::Path {
+    if path.is_empty() { field::Path::root() } else { field::Path::new(path.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests;
