@@ -1,0 +1,5 @@
+//! Properties of decoding and patching that hold for any input: no panic, bounded nesting, and what is canonical
+//! stays as it is.
+
+#[path = "it/properties.rs"]
+mod properties;
