@@ -100,9 +100,7 @@ impl State {
                 }
                 entry::Change::Grant { id, ttl, remaining } => self.leases.grant(id, ttl, remaining, now),
                 entry::Change::Revoke { id } => self.leases.revoke(id),
-                entry::Change::Compact { revision } => {
-                    self.mvcc.compact_revision = self.mvcc.compact_revision.max(revision);
-                }
+                entry::Change::Compact { revision } => self.mvcc.compact(revision),
             }
         }
     }

@@ -110,14 +110,13 @@ impl Shared {
     }
 
     fn carry_out(&self, jobs: Jobs) -> Result<(), Error> {
-        // First what the writer may be about to wait for.
-        if jobs.spare {
-            self.files.make_spare()?;
-        }
         if jobs.compact {
             while !self.state.write().mvcc.drop_compacted(STEPS) {
                 std::thread::yield_now();
             }
+        }
+        if jobs.spare {
+            self.files.make_spare()?;
         }
         if jobs.checkpoint {
             let files = &self.files;

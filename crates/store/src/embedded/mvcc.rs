@@ -106,7 +106,10 @@ pub(super) struct Mvcc {
     pub compact_revision: Revision,
     pub keys: u64,
     pub live_bytes: u64,
+    /// What the history costs, including what is compacted but not dropped yet.
     pub history_bytes: u64,
+    /// What the history since the compact revision costs.
+    pub kept_bytes: u64,
 }
 
 impl Mvcc {
@@ -153,6 +156,7 @@ impl Mvcc {
         }
         let change = Change { record, prev };
         self.history_bytes += change.cost();
+        self.kept_bytes += change.cost();
         self.history.push_back(change.clone());
         change
     }
@@ -252,9 +256,23 @@ impl Mvcc {
         seen.max(self.revision)
     }
 
-    /// The revision in the middle of the history.
+    /// The revision in the middle of the history that is kept.
     pub fn middle(&self) -> Revision {
-        self.history.get(self.history.len() / 2).map_or(self.revision, |change| change.record.mod_revision)
+        let first = self.first_kept();
+        let middle = self.history.get(first + (self.history.len() - first) / 2);
+        middle.map_or(self.revision, |change| change.record.mod_revision)
+    }
+
+    fn first_kept(&self) -> usize {
+        self.history.partition_point(|change| change.record.mod_revision < self.compact_revision)
+    }
+
+    /// Refuses what is older than `revision` from now on; [`Mvcc::drop_compacted`] drops it.
+    pub fn compact(&mut self, revision: Revision) {
+        let before = self.first_kept();
+        self.compact_revision = self.compact_revision.max(revision);
+        let after = self.first_kept();
+        self.kept_bytes -= self.history.range(before..after).map(Change::cost).sum::<u64>();
     }
 
     /// Whether [`Mvcc::drop_compacted`] has something to do.

@@ -56,7 +56,7 @@ impl Policy {
             self.marks.pop_front();
         }
         // A large store may keep more: its watchers have more to catch up with.
-        if mvcc.history_bytes > self.bytes.max(mvcc.live_bytes / 2) {
+        if mvcc.kept_bytes > self.bytes.max(mvcc.live_bytes / 2) {
             wanted = wanted.max(Some(mvcc.middle()));
         }
         wanted.filter(|revision| *revision > mvcc.compact_revision)

@@ -1,0 +1,76 @@
+//! Leases.
+
+use super::*;
+use crate::{Error, LeaseId, PutValue, WatchRequest};
+
+async fn put_with(store: &dyn Store, key: &'static str, lease: LeaseId) -> Result<TxnResponse, Error> {
+    let value = PutValue::Plain("x".into());
+    store.txn(Txn::of(vec![Op::Put { key: key.into(), value, lease }])).await
+}
+
+pub async fn revoking_a_lease_deletes_its_keys(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    let lease = store.lease_grant(3600, 0).await.unwrap().id;
+    let other = store.lease_grant(3600, 77).await.unwrap().id;
+    assert_eq!(other, 77);
+    for key in ["k/a", "k/b", "k/moved", "k/freed"] {
+        put_with(store, key, lease).await.unwrap();
+    }
+    put_with(store, "k/moved", other).await.unwrap();
+    put(store, "k/freed", "x").await;
+    let info = store.lease_time_to_live(lease).await.unwrap();
+    assert_eq!((info.granted_ttl, info.keys), (3600, vec![Bytes::from("k/a"), Bytes::from("k/b")]));
+    assert_eq!(get(store, "k/a").await.unwrap().lease, lease);
+    let mut watch = store.watch(WatchRequest::prefix("k/", 0)).await.unwrap();
+    store.lease_revoke(lease).await.unwrap();
+    let events = events(&mut watch, 2).await;
+    assert_eq!(events[0].kv.mod_revision, events[1].kv.mod_revision);
+    let left = store.range(Range::prefix("k/")).await.unwrap();
+    assert_eq!(pairs(&left.kvs), ["k/freed=x", "k/moved=x"]);
+    // A lease without keys leaves the revision as it is.
+    let empty = store.lease_grant(3600, 0).await.unwrap().id;
+    store.lease_revoke(empty).await.unwrap();
+    assert_eq!(revision(store).await, left.revision);
+}
+
+pub async fn a_lease_must_exist(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    let before = revision(store).await;
+    let missing = |error| matches!(error, Error::LeaseNotFound { id: 42 });
+    assert!(missing(put_with(store, "a", 42).await.unwrap_err()));
+    assert!(missing(store.lease_keep_alive(42).await.unwrap_err()));
+    assert!(missing(store.lease_revoke(42).await.unwrap_err()));
+    assert!(missing(store.lease_time_to_live(42).await.unwrap_err()));
+    assert_eq!(revision(store).await, before);
+    store.lease_grant(3600, 42).await.unwrap();
+    assert!(matches!(store.lease_grant(3600, 42).await, Err(Error::LeaseExists { id: 42 })));
+    put_with(store, "a", 42).await.unwrap();
+    store.lease_revoke(42).await.unwrap();
+    assert!(missing(store.lease_keep_alive(42).await.unwrap_err()));
+}
+
+pub async fn an_expired_lease_deletes_its_keys(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    let clock = factory.clock();
+    let wait = async |seconds: u64| match &clock {
+        Some(clock) => {
+            clock.wait_for_sleepers(1).await;
+            clock.advance(Duration::from_secs(seconds));
+        }
+        None => tokio::time::sleep(Duration::from_secs(seconds)).await,
+    };
+    let kept = store.lease_grant(6, 0).await.unwrap().id;
+    let left = store.lease_grant(6, 0).await.unwrap().id;
+    put_with(store, "k/kept", kept).await.unwrap();
+    put_with(store, "k/left", left).await.unwrap();
+    let mut watch = store.watch(WatchRequest::prefix("k/", 0)).await.unwrap();
+    wait(4).await;
+    assert!(store.lease_time_to_live(left).await.unwrap().ttl <= 2);
+    assert_eq!(store.lease_keep_alive(kept).await.unwrap().ttl, 6);
+    wait(3).await;
+    assert!(lines(&mut watch, 1).await[0].ends_with("k/left deleted"));
+    assert!(matches!(store.lease_time_to_live(left).await, Err(Error::LeaseNotFound { .. })));
+    assert!(get(store, "k/kept").await.is_some());
+    wait(4).await;
+    assert!(lines(&mut watch, 1).await[0].ends_with("k/kept deleted"));
+}
