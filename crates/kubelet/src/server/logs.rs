@@ -1,0 +1,100 @@
+//! `GET /containerLogs/{namespace}/{pod}/{container}`.
+//! Upstream: `pkg/kubelet/server/server.go` (`getContainerLogs`), `GetKubeletContainerLogs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use jiff::SignedDuration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Body, Context, Query, answer};
+use crate::logs::{LogOptions, send};
+use crate::worker::state::Phase;
+
+pub(super) async fn serve(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
+    let Some(snapshot) = context.pods.find(namespace, name) else {
+        return answer(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist\n"));
+    };
+    let options = match options(context, query) {
+        Ok(options) => options,
+        Err(message) => return answer(StatusCode::BAD_REQUEST, message),
+    };
+    let previous = query.set(&["previous"]);
+    let record =
+        if previous { snapshot.runtime.previous(container) } else { snapshot.runtime.latest(container) };
+    let known =
+        snapshot.pod.iter().flat_map(|pod| crate::pod::containers(pod)).any(|(_, c)| c.name == container);
+    let Some(record) = record.cloned() else {
+        let text = match (known, previous) {
+            (false, _) => format!("container {container} is not valid for pod {name}"),
+            (true, true) => {
+                format!("previous terminated container \"{container}\" in pod \"{name}\" not found")
+            }
+            (true, false) => {
+                format!("container \"{container}\" in pod \"{name}\" is waiting to start: ContainerCreating")
+            }
+        };
+        return answer(StatusCode::BAD_REQUEST, text);
+    };
+    if record.phase == Phase::Created {
+        let text =
+            format!("container \"{container}\" in pod \"{name}\" is waiting to start: ContainerCreating");
+        return answer(StatusCode::BAD_REQUEST, text);
+    }
+    let (out, lines) = mpsc::channel::<Bytes>(16);
+    let pods = context.pods.clone();
+    let uid = snapshot.pod.as_ref().map(|pod| crate::pod::uid(pod).to_owned()).unwrap_or_default();
+    let path = PathBuf::from(&record.log_path);
+    let clock = context.node.clock.clone();
+    context.tasks.spawn_until_cancelled("stream", async move {
+        let ended = async {
+            pods.until_exited(&uid, &record.id).await;
+            // The runtime may still be writing what the container said last.
+            clock.sleep(Duration::from_millis(50)).await;
+        };
+        if let Err(error) = send(&path, &options, ended, out).await {
+            tracing::debug!(path = %path.display(), %error, "a log was not read");
+        }
+    });
+    let frames = ReceiverStream::new(lines).map(|bytes| Ok(http_body::Frame::data(bytes)));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn options(context: &Context, query: &Query) -> Result<LogOptions, String> {
+    fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Result<Option<T>, String> {
+        match query.get(key).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| format!("{key}: {text:?} is not a valid value")),
+        }
+    }
+    let seconds: Option<i64> = number(query, "sinceSeconds")?;
+    let since = match seconds {
+        Some(seconds) => Some(context.node.clock.now() - SignedDuration::from_secs(seconds)),
+        None => number(query, "sinceTime")?,
+    };
+    let stream = match query.get("stream") {
+        None | Some("" | "All") => None,
+        Some(stream) => Some(stream.to_ascii_lowercase()),
+    };
+    Ok(LogOptions {
+        follow: query.set(&["follow"]),
+        tail: number(query, "tailLines")?,
+        since,
+        timestamps: query.set(&["timestamps"]),
+        limit: number(query, "limitBytes")?,
+        stream,
+    })
+}
