@@ -4,13 +4,22 @@
 //! Not here: the kind's own defaults and validation (`api`), admission webhooks and policies (not yet).
 //! Upstream: staging/src/k8s.io/apiserver/pkg/admission, plugin/pkg/admission.
 
+mod certificate_approval;
+mod certificate_signing;
+mod certificate_subject_restriction;
+mod cluster_trust_bundle_attest;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod json;
+mod limit_ranger;
 mod namespace_lifecycle;
+mod node_restriction;
+mod persistent_volume_claim_resize;
 mod priority;
 mod role_escalation;
+mod runtime_class;
+mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
@@ -181,16 +190,27 @@ pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, St
 
 /// Every plugin in upstream's order (pkg/kubeapiserver/options/plugins.go). To add one: its file and its line.
 fn plugins(_options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
-    let Surroundings { clock, authorization, .. } = surroundings;
+    let Surroundings { clock, randomness, authorization, .. } = surroundings;
     vec![
         // Not among upstream's plugins: there the storage of roles does this, before any plugin.
         Arc::new(role_escalation::RoleEscalation::new(authorization.clone())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
+        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),
+        Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass),
         Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificate_approval::CertificateApproval::new(authorization.authorizer.clone())),
+        Arc::new(certificate_signing::CertificateSigning::new(authorization.authorizer.clone())),
+        Arc::new(cluster_trust_bundle_attest::ClusterTrustBundleAttest::new(
+            authorization.authorizer.clone(),
+        )),
+        Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
         // MutatingAdmissionPolicy, MutatingAdmissionWebhook, ValidatingAdmissionPolicy and
         // ValidatingAdmissionWebhook stand here once they exist: after everything that changes objects by itself,

@@ -1,0 +1,456 @@
+//! Lets a node write only what is its own: its Node and Lease, the status of its pods, mirror pods of its static
+//! pods, tokens for its pods.
+//! Reads Pods and Nodes.
+//! Not here: what a node may read (`authz::node`).
+//! Upstream: plugin/pkg/admission/noderestriction.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::types::core::v1 as core;
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::json::{find, items, text, typed};
+use super::{Operation, Plugin, Request};
+use crate::authz::node::graph::{Kind, references};
+use crate::authz::node::node_name;
+use crate::cluster::ClusterState;
+
+const MIRROR: &str = "kubernetes.io/config.mirror";
+const LEASES: &str = "kube-node-lease";
+/// The labels of Kubernetes' own domains that a node may set on itself (k8s.io/kubelet/pkg/apis).
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+/// The domains in which it may set any.
+const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+pub(super) struct NodeRestriction;
+
+/// What a check says against the write: the rest of a 403's sentence, or a whole status.
+enum Refusal {
+    Reason(String),
+    Status(Box<Status>),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Refusal::Reason(reason)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        Refusal::Reason(reason.to_owned())
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Refusal::Status(Box::new(status))
+    }
+}
+
+type Check = Result<(), Refusal>;
+
+fn refuse(reason: impl Into<Refusal>) -> Check {
+    Err(reason.into())
+}
+
+async fn pod_of(request: &Request<'_>, name: &str, cluster: &dyn ClusterState) -> Result<core::Pod, Refusal> {
+    let found = find(cluster, "", "pods", request.namespace, name).await?;
+    found.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name).into())
+}
+
+fn runs_on(pod: &core::Pod, node: &str) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
+}
+
+async fn pod(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+    match request.operation {
+        Operation::Create => create_mirror(node, request, cluster).await,
+        Operation::Delete => {
+            // A collection is deleted object by object, each with its own name.
+            let pod = pod_of(request, request.name, cluster).await?;
+            if !runs_on(&pod, node) {
+                return refuse(format!(
+                    "node {node:?} can only delete pods with spec.nodeName set to itself"
+                ));
+            }
+            Ok(())
+        }
+        _ => refuse(format!(
+            "unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods"
+        )),
+    }
+}
+
+async fn create_mirror(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+    let Some(object) = request.object.as_deref() else { return Ok(()) };
+    if object.annotation(MIRROR).is_none() {
+        return refuse(format!(
+            "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
+        ));
+    }
+    let pod: core::Pod = typed(object)?;
+    if !runs_on(&pod, node) {
+        return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    match object.owner_references().as_slice() {
+        [owner] => {
+            if owner.api_version != "v1" || owner.kind != "Node" || owner.name != node {
+                return refuse(format!(
+                    "node {node:?} can only create pods with an owner reference set to itself"
+                ));
+            }
+            if owner.controller != Some(true) {
+                return refuse(format!(
+                    "node {node:?} can only create pods with a controller owner reference set to itself"
+                ));
+            }
+            if owner.block_owner_deletion == Some(true) {
+                return refuse(format!(
+                    "node {node:?} must not set blockOwnerDeletion on an owner reference"
+                ));
+            }
+            let found: Option<core::Node> = find(cluster, "", "nodes", "", node).await?;
+            let found = found.ok_or_else(|| Status::not_found(&GroupResource::new("", "nodes"), node))?;
+            let uid = found.metadata.uid.unwrap_or_default();
+            if owner.uid != uid {
+                return refuse(format!("node {node} UID mismatch: expected {} got {uid}", owner.uid));
+            }
+        }
+        [] => {
+            return refuse(format!(
+                "node {node:?} can only create pods with an owner reference set to itself"
+            ));
+        }
+        _ => {
+            return refuse(format!(
+                "node {node:?} can only create pods with a single owner reference set to itself"
+            ));
+        }
+    }
+    let references = references(&pod);
+    for (kind, what) in [
+        (Kind::ServiceAccount, "a service account"),
+        (Kind::Secret, "secrets"),
+        (Kind::ConfigMap, "configmaps"),
+        (Kind::Claim, "persistentvolumeclaims"),
+    ] {
+        if references.iter().any(|(found, _)| *found == kind) {
+            return refuse(format!("node {node:?} can not create pods that reference {what}"));
+        }
+    }
+    let bundles = items(&object.0, "/spec/volumes").any(|volume| {
+        items(volume, "/projected/sources").any(|source| source["clusterTrustBundle"].is_object())
+    });
+    if bundles {
+        return refuse(format!("node {node:?} can not create pods that reference clustertrustbundles"));
+    }
+    Ok(())
+}
+
+fn pod_status(node: &str, request: &Request<'_>) -> Check {
+    let (Some(old), Some(new)) = (request.old, request.object.as_deref()) else {
+        return refuse("unexpected operation");
+    };
+    if text(&old.0, "/spec/nodeName") != node {
+        return refuse(format!(
+            "node {node:?} can only update pod status for pods with spec.nodeName set to itself"
+        ));
+    }
+    if old.labels() != new.labels() {
+        return refuse(format!("node {node:?} cannot update labels through pod status"));
+    }
+    let claims = |object: &Object| object.0["status"]["resourceClaimStatuses"].clone();
+    if claims(old) != claims(new) {
+        return refuse(format!("node {node:?} cannot update resource claim statues"));
+    }
+    Ok(())
+}
+
+async fn eviction(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+    let own = request.object.as_deref().map(Object::name).unwrap_or_default();
+    let name = if request.name.is_empty() { own } else { request.name };
+    if name.is_empty() {
+        return refuse("could not determine pod from request data");
+    }
+    if !runs_on(&pod_of(request, name, cluster).await?, node) {
+        return refuse(format!("node {node} can only evict pods with spec.nodeName set to itself"));
+    }
+    Ok(())
+}
+
+fn own_node(node: &str, request: &Request<'_>) -> Check {
+    let own = request.object.as_deref().map(Object::name).unwrap_or_default();
+    let name = if request.name.is_empty() { own } else { request.name };
+    if name != node {
+        return refuse(format!("node {node:?} is not allowed to modify node {name:?}"));
+    }
+    let Some(new) = request.object.as_deref() else { return Ok(()) };
+    let changed = changed_labels(new, request.old);
+    let forbidden: Vec<&str> = changed.iter().map(String::as_str).filter(|label| !may_set(label)).collect();
+    match request.old {
+        None if !new.0["spec"]["configSource"].is_null() => {
+            refuse(format!("node {node:?} is not allowed to create pods with a non-nil configSource"))
+        }
+        None if !forbidden.is_empty() => refuse(format!(
+            "node {node:?} is not allowed to set the following labels: {}",
+            forbidden.join(", ")
+        )),
+        None => Ok(()),
+        Some(old) => {
+            let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+            let (before, after) = (&old.0["spec"]["taints"], &new.0["spec"]["taints"]);
+            if before != after && !(empty(before) && empty(after)) {
+                return refuse(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if !forbidden.is_empty() {
+                return refuse(format!("is not allowed to modify labels: {}", forbidden.join(", ")));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn changed_labels(new: &Object, old: Option<&Object>) -> BTreeSet<String> {
+    let (new, old) = (new.labels(), old.map(Object::labels).unwrap_or_default());
+    let keys = new.keys().chain(old.keys());
+    keys.filter(|key| new.get(*key) != old.get(*key)).cloned().collect()
+}
+
+/// Whether a node may set the label on itself.
+fn may_set(label: &str) -> bool {
+    let domain = label.split_once('/').map(|(domain, _)| domain).unwrap_or_default();
+    let within =
+        |root: &str| domain == root || domain.strip_suffix(root).is_some_and(|rest| rest.ends_with('.'));
+    if within("node-restriction.kubernetes.io") {
+        return false;
+    }
+    if !within("kubernetes.io") && !within("k8s.io") {
+        return true;
+    }
+    OWN_LABELS.contains(&label) || OWN_DOMAINS.iter().any(|root| within(root))
+}
+
+fn claim_status(node: &str, request: &Request<'_>) -> Check {
+    let (Some(old), Some(new)) = (request.old, request.object.as_deref()) else {
+        return refuse("unexpected operation");
+    };
+    let rest = |object: &Object| {
+        let mut value = object.0.clone();
+        for field in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+            if let Some(status) = value["status"].as_object_mut() {
+                status.remove(field);
+            }
+        }
+        for field in ["resourceVersion", "managedFields"] {
+            if let Some(metadata) = value["metadata"].as_object_mut() {
+                metadata.remove(field);
+            }
+        }
+        value
+    };
+    if rest(old) != rest(new) {
+        return refuse(format!(
+            "node {node:?} is not allowed to update fields other than status.capacity and status.conditions"
+        ));
+    }
+    Ok(())
+}
+
+async fn token(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+    let Some(object) = request.object.as_deref() else { return Ok(()) };
+    let reference = &object.0["spec"]["boundObjectRef"];
+    let (name, uid) = (text(reference, "/name"), text(reference, "/uid"));
+    if text(reference, "/apiVersion") != "v1" || text(reference, "/kind") != "Pod" || name.is_empty() {
+        return refuse("node requested token not bound to a pod");
+    }
+    if uid.is_empty() {
+        return refuse("node requested token with a pod binding without a uid");
+    }
+    let pod = pod_of(request, name, cluster).await?;
+    if pod.metadata.uid.as_deref() != Some(uid) {
+        return refuse(format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+             been deleted and then recreated"
+        ));
+    }
+    if !runs_on(&pod, node) {
+        return refuse("node requested token bound to a pod scheduled on a different node");
+    }
+    Ok(())
+}
+
+/// An object that must have the node's name, also on creation, when the path has none.
+fn same_name(node: &str, request: &Request<'_>, what: &str) -> Check {
+    let own = request.object.as_deref().map(Object::name).unwrap_or_default();
+    let name = if request.operation == Operation::Create { own } else { request.name };
+    if name != node {
+        return refuse(format!("can only access {what} with the same name as the requesting node"));
+    }
+    Ok(())
+}
+
+async fn check(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+    let resource = &request.resource;
+    match (resource.group.as_str(), resource.resource.as_str(), request.subresource) {
+        ("", "pods", "") => pod(node, request, cluster).await,
+        ("", "pods", "status") => pod_status(node, request),
+        ("", "pods", "eviction") => eviction(node, request, cluster).await,
+        ("", "pods", other) => {
+            refuse(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
+        }
+        ("", "nodes", _) => own_node(node, request),
+        ("", "persistentvolumeclaims", "status") => claim_status(node, request),
+        ("", "persistentvolumeclaims", _) => refuse("may only update PVC status"),
+        ("", "serviceaccounts", "token") => token(node, request, cluster).await,
+        ("coordination.k8s.io", "leases", _) if request.namespace != LEASES => {
+            refuse(format!("can only access leases in the {LEASES:?} system namespace"))
+        }
+        ("coordination.k8s.io", "leases", _) => same_name(node, request, "node lease"),
+        ("storage.k8s.io", "csinodes", _) => same_name(node, request, "CSINode"),
+        ("resource.k8s.io", "resourceslices", "") => {
+            let object = request.object.as_deref().or(request.old);
+            if object.is_some_and(|slice| text(&slice.0, "/spec/nodeName") != node) {
+                return refuse("can only create ResourceSlice with the same NodeName as the requesting node");
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Plugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation != Operation::Connect
+    }
+
+    async fn admit(&self, request: &mut Request<'_>, cluster: &Arc<dyn ClusterState>) -> Result<(), Status> {
+        let Some(node) = node_name(request.user) else { return Ok(()) };
+        if node.is_empty() {
+            return Err(
+                request.forbidden(format!("could not determine node from user {:?}", request.user.name))
+            );
+        }
+        match check(node, request, &**cluster).await {
+            Ok(()) => Ok(()),
+            Err(Refusal::Reason(reason)) => Err(request.forbidden(reason)),
+            Err(Refusal::Status(status)) => Err(*status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{Write, run};
+    use super::*;
+    use crate::authz::fake::FakeCluster;
+    use crate::request::User;
+
+    fn pod(name: &str, node: &str) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "a", "uid": name },
+            "spec": { "nodeName": node, "containers": [] } })
+    }
+
+    fn node(name: &str, labels: Value) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels }, "spec": {} })
+    }
+
+    fn mirror(node: &str) -> Value {
+        let mut pod = pod("mirror", node);
+        pod["metadata"]["annotations"] = json!({ MIRROR: "x" });
+        pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": "uid-n1", "controller": true }]);
+        pod
+    }
+
+    fn lease(name: &str, namespace: &str) -> Value {
+        json!({ "kind": "Lease", "metadata": { "name": name, "namespace": namespace } })
+    }
+
+    fn request(pod: &str) -> Value {
+        json!({ "kind": "TokenRequest", "metadata": { "name": "default", "namespace": "a" },
+            "spec": { "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod } } })
+    }
+
+    #[tokio::test]
+    async fn a_node_writes_only_its_own() {
+        let cluster = FakeCluster::new();
+        cluster.put("pods", pod("mine", "n1"));
+        cluster.put("pods", pod("theirs", "n2"));
+        let mut n1 = node("n1", json!({}));
+        n1["metadata"]["uid"] = "uid-n1".into();
+        cluster.put("nodes", n1);
+        let mut tainted = node("n1", json!({}));
+        tainted["spec"]["taints"] = json!([{ "key": "x", "effect": "NoSchedule" }]);
+        let mut with_secret = mirror("n1");
+        with_secret["spec"]["volumes"] = json!([{ "name": "v", "secret": { "secretName": "s" } }]);
+        let relabelled = |key: &str| node("n1", json!({ key: "x" }));
+        let status = |of: &str, on: &str| Write::update("pods/status", "Pod", pod(of, on), pod(of, on));
+        let relabel = |key: &str| Write::update("nodes", "Node", node("n1", json!({})), relabelled(key));
+        let leases = "leases.coordination.k8s.io";
+        #[rustfmt::skip]
+        let table = [
+            (Write::create("nodes", "Node", node("n1", json!({ "kubernetes.io/hostname": "n1" }))), ""),
+            (Write::create("nodes", "Node", node("n2", json!({}))), "node \"n1\" is not allowed to modify node \"n2\""),
+            (Write::create("nodes", "Node", relabelled("node-restriction.kubernetes.io/x")), "node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/x"),
+            (relabel("example.com/x"), ""),
+            (relabel("a.node.kubernetes.io/x"), ""),
+            (relabel("node-role.kubernetes.io/x"), "is not allowed to modify labels: node-role.kubernetes.io/x"),
+            (Write::update("nodes", "Node", tainted, node("n1", json!({}))), "node \"n1\" is not allowed to modify taints"),
+            (status("mine", "n1"), ""),
+            (status("theirs", "n2"), "node \"n1\" can only update pod status for pods with spec.nodeName set to itself"),
+            (Write::delete("pods", "Pod", pod("mine", "n1")), ""),
+            (Write::delete("pods", "Pod", pod("theirs", "n2")), "node \"n1\" can only delete pods with spec.nodeName set to itself"),
+            (Write::create("pods", "Pod", mirror("n1")), ""),
+            (Write::create("pods", "Pod", mirror("n2")), "node \"n1\" can only create pods with spec.nodeName set to itself"),
+            (Write::create("pods", "Pod", pod("p", "n1")), "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods"),
+            (Write::create("pods", "Pod", with_secret), "node \"n1\" can not create pods that reference secrets"),
+            (Write::create(leases, "Lease", lease("n1", LEASES)), ""),
+            (Write::create(leases, "Lease", lease("n2", LEASES)), "can only access node lease with the same name as the requesting node"),
+            (Write::create(leases, "Lease", lease("n1", "a")), "can only access leases in the \"kube-node-lease\" system namespace"),
+            (Write::create("serviceaccounts/token", "TokenRequest", request("mine")), ""),
+            (Write::create("serviceaccounts/token", "TokenRequest", request("theirs")), "node requested token bound to a pod scheduled on a different node"),
+            (Write::create("configmaps", "ConfigMap", json!({ "kind": "ConfigMap", "metadata": { "name": "c" } })), ""),
+        ];
+        for (index, (write, want)) in table.into_iter().enumerate() {
+            let write = write.by(User::new("system:node:n1", &["system:nodes"]));
+            match run(&NodeRestriction, &cluster, write).await {
+                Ok(_) => assert_eq!(want, "", "row {index}"),
+                Err(status) => {
+                    assert!(
+                        !want.is_empty() && status.message.ends_with(want),
+                        "row {index}: {}",
+                        status.message
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn others_are_not_held_back() {
+        let write = Write::create("nodes", "Node", node("n2", json!({})));
+        run(&NodeRestriction, &FakeCluster::new(), write).await.unwrap();
+    }
+}
