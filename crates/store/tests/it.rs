@@ -1,5 +1,7 @@
 //! The embedded engine under the suite, and under crashes, damage and full disks.
 
+#![expect(clippy::unwrap_used, reason = "tests: a failure is to panic where it happens")]
+
 mod it {
     pub mod crash;
     pub mod damage;
