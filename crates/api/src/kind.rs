@@ -3,8 +3,10 @@
 //! The engine that serves kinds never names one: it reads the descriptor, and calls the hooks at the steps of a
 //! request. The order of the steps:
 //!
-//! - create: `default` → admission → `prepare_for_create` → `validate` (+ `warnings`) → store
-//! - update: `default` → `prepare_for_update` → admission → `validate_update` (+ `warnings`) → store
+//! - create: `default` → admission that changes → name, uid and creation time are set, the namespace of a
+//!   cluster-scoped object is dropped → `prepare_for_create` → `validate` (+ `warnings`) → admission that judges → store
+//! - update: `default` → admission that changes → `prepare_for_update` → `validate_update` (+ `warnings`) → admission
+//!   that judges → store
 //! - status: as update, with `prepare_for_status_update` and `validate_status_update`
 //!
 //! Hooks check everything but the metadata common to all kinds, which is [`crate::meta_validation`]'s.
@@ -379,7 +381,7 @@ impl Descriptor {
 
 fn default_columns() -> Vec<Column> {
     // Kinds without columns of their own print what the generic convertor prints: the creation time, not an age.
-    vec![Column::object_name(), Column { name: "Created At".into(), format: "date".into(), ..Column::age() }]
+    vec![Column::object_name(), Column::new("Created At", "date", CREATION_TIMESTAMP)]
 }
 
 /// The OpenAPI package of a built-in group: its first label, but for the groups served by other servers upstream.

@@ -6,6 +6,7 @@ mod cluster_role;
 mod cluster_role_binding;
 mod role;
 mod role_binding;
+mod rules;
 
 /// Its kinds.
 pub(super) fn all() -> Vec<Descriptor> {

@@ -41,7 +41,7 @@ pub fn descriptor() -> Descriptor {
         ],
         hooks: Arc::new(
             Typed::<StatefulSet>::new()
-                .status(|| Some(json!({"replicas": 0})))
+                .status(|| Some(json!({"replicas": 0, "availableReplicas": 0})))
                 .default_with(default)
                 .validate(validate)
                 .validate_update(validate_update)
@@ -77,7 +77,7 @@ fn default(set: &mut StatefulSet) {
     }
     spec.service_name.get_or_insert_default();
     defaults::template(&mut spec.template);
-    set.status.get_or_insert_default();
+    set.status.get_or_insert_default().available_replicas.get_or_insert(0);
 }
 
 fn validate(set: &StatefulSet) -> ErrorList {

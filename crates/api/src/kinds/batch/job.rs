@@ -82,12 +82,6 @@ fn default(job: &mut Job) {
             pattern.status.get_or_insert_with(|| "True".to_owned());
         }
     }
-    let labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone());
-    if let Some(labels) = labels
-        && job.metadata.labels.as_ref().is_none_or(BTreeMap::is_empty)
-    {
-        job.metadata.labels = Some(labels);
-    }
     defaults::template(&mut spec.template);
     job.status.get_or_insert_default();
 }
@@ -105,10 +99,15 @@ fn generate_selector(job: &mut Job) {
     {
         labels.insert(key.to_owned(), value.clone());
     }
+    let labels = labels.clone();
     let selector = spec.selector.get_or_insert_default();
     let selected = selector.match_labels.get_or_insert_default();
     if !selected.contains_key(OLD_CONTROLLER_UID) {
         selected.insert(CONTROLLER_UID.to_owned(), uid);
+    }
+    // A job without labels of its own has those of its pods, the generated ones included.
+    if job.metadata.labels.as_ref().is_none_or(BTreeMap::is_empty) {
+        job.metadata.labels = Some(labels);
     }
 }
 

@@ -1,19 +1,246 @@
 //! PersistentVolume: a piece of storage in the cluster.
-//! Upstream: pkg/registry/core/persistentvolume.
+//! Upstream: pkg/registry/core/persistentvolume, pkg/apis/core.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use crate::kind::{Descriptor, Scope, Subresources, Typed};
-use crate::types::core::v1::PersistentVolume;
+use super::persistent_volume_claim::{VOLUME_MODES, access_modes, short_modes};
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
+use crate::kinds::check::{dns_subdomain, json as value_of, no_backsteps, one_of_if_set, quantity};
+use crate::kinds::core::pod::validation::scheduling;
+use crate::kinds::optional::{default_text, items, text};
+use crate::kinds::row;
+use crate::meta_validation::immutable;
+use crate::types::core::v1::{PersistentVolume, PersistentVolumeSpec};
+
+/// The fields of the spec that are not the source of the volume.
+const NOT_SOURCES: &[&str] = &[
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
         short_names: vec!["pv".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
-        hooks: Arc::new(Typed::<PersistentVolume>::new().status(|| Some(json!({"phase": "Pending"})))),
+        columns: vec![
+            Column::object_name(),
+            Column::new("Capacity", "string", "How much it holds."),
+            Column::new("Access Modes", "string", "The ways it can be mounted."),
+            Column::new("Reclaim Policy", "string", "What becomes of it when its claim goes."),
+            Column::new("Status", "string", "The phase of the volume."),
+            Column::new("Claim", "string", "The claim it is bound to."),
+            Column::new("StorageClass", "string", "StorageClass of the pv"),
+            Column::new("VolumeAttributesClass", "string", "VolumeAttributesClass of the pv"),
+            Column::new("Reason", "string", "Why it is in its phase."),
+            Column::age(),
+            Column::wide("VolumeMode", "string", "Whether it is a filesystem or a block device."),
+        ],
+        hooks: Arc::new(
+            Typed::<PersistentVolume>::new()
+                .status(|| Some(json!({"phase": "Pending"})))
+                .default_with(default)
+                .prepare_for_create(prepare_for_create)
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(cells),
+        ),
         ..Descriptor::new("", "v1", "PersistentVolume", "persistentvolumes", Scope::Cluster)
+    }
+}
+
+fn default(volume: &mut PersistentVolume) {
+    default_text(&mut volume.status.get_or_insert_default().phase, "Pending");
+    let spec = volume.spec.get_or_insert_default();
+    default_text(&mut spec.persistent_volume_reclaim_policy, "Retain");
+    default_text(&mut spec.volume_mode, "Filesystem");
+    if let Some(host_path) = &mut spec.host_path {
+        host_path.type_.get_or_insert_default();
+    }
+    if let Some(iscsi) = &mut spec.iscsi {
+        default_text(&mut iscsi.iscsi_interface, "default");
+    }
+    if let Some(rbd) = &mut spec.rbd {
+        default_text(&mut rbd.pool, "rbd");
+        default_text(&mut rbd.user, "admin");
+        default_text(&mut rbd.keyring, "/etc/ceph/keyring");
+    }
+    if let Some(disk) = &mut spec.azure_disk {
+        default_text(&mut disk.caching_mode, "ReadWrite");
+        default_text(&mut disk.kind, "Shared");
+        default_text(&mut disk.fs_type, "ext4");
+        disk.read_only.get_or_insert(false);
+    }
+    if let Some(scale_io) = &mut spec.scale_io {
+        default_text(&mut scale_io.storage_mode, "ThinProvisioned");
+        default_text(&mut scale_io.fs_type, "xfs");
+    }
+}
+
+/// The phase counts from the creation, whose time the server has set by now.
+fn prepare_for_create(volume: &mut PersistentVolume) {
+    let created = volume.metadata.creation_timestamp.clone();
+    volume.status.get_or_insert_default().last_phase_transition_time = created;
+}
+
+fn sources(spec: &PersistentVolumeSpec) -> serde_json::Map<String, Value> {
+    let mut fields = match value_of(spec) {
+        Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    };
+    fields.retain(|name, _| !NOT_SOURCES.contains(&&**name));
+    fields
+}
+
+fn validate(volume: &PersistentVolume) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let empty = PersistentVolumeSpec::default();
+    let spec = volume.spec.as_ref().unwrap_or(&empty);
+    let path = Path::new("spec");
+    let modes_path = path.child("accessModes");
+    if items(&spec.access_modes).is_empty() {
+        errors.push(field::required(&modes_path, ""));
+    }
+    access_modes(&mut errors, items(&spec.access_modes), &modes_path);
+    capacity(&mut errors, spec, &path.child("capacity"));
+    let policies = ["Delete", "Recycle", "Retain"];
+    let policy_path = path.child("persistentVolumeReclaimPolicy");
+    one_of_if_set(&mut errors, &policy_path, &spec.persistent_volume_reclaim_policy, &policies);
+    let affinity_path = path.child("nodeAffinity");
+    match spec.node_affinity.as_ref().map(|affinity| &affinity.required) {
+        Some(Some(selector)) => {
+            scheduling::node_selector(&mut errors, selector, &affinity_path.child("required"));
+        }
+        Some(None) => {
+            let message = "must specify required node constraints";
+            errors.push(field::required(&affinity_path.child("required"), message));
+        }
+        None if spec.local.is_some() => {
+            errors.push(field::required(
+                &path.child("local").child("nodeAffinity"),
+                "Local volume requires node affinity",
+            ));
+        }
+        None => {}
+    }
+    let sources = sources(spec);
+    if sources.is_empty() {
+        errors.push(field::required(&path, "must specify a volume type"));
+    }
+    for name in sources.keys().skip(1) {
+        errors.push(field::forbidden(&path.child(name.clone()), "may not specify more than 1 volume type"));
+    }
+    if let Some(host_path) = &spec.host_path {
+        let path = path.child("hostPath").child("path");
+        if host_path.path.is_empty() {
+            errors.push(field::required(&path, ""));
+        }
+        no_backsteps(&mut errors, &path, &host_path.path);
+        let is_root = host_path.path.split('/').all(|element| matches!(element, "" | "."));
+        if is_root && text(&spec.persistent_volume_reclaim_policy) == "Recycle" {
+            errors.push(field::forbidden(&policy_path, "may not be 'recycle' for a hostPath mount of '/'"));
+        }
+    }
+    if !text(&spec.storage_class_name).is_empty() {
+        dns_subdomain(&mut errors, &path.child("storageClassName"), text(&spec.storage_class_name));
+    }
+    one_of_if_set(&mut errors, &path.child("volumeMode"), &spec.volume_mode, VOLUME_MODES);
+    errors
+}
+
+fn capacity(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path) {
+    let capacity = spec.capacity.clone().unwrap_or_default();
+    if capacity.is_empty() {
+        errors.push(field::required(path, ""));
+        return;
+    }
+    if capacity.len() > 1 || !capacity.contains_key("storage") {
+        errors.push(field::not_supported(path, value_of(&capacity), &["storage"]));
+    }
+    for (name, amount) in &capacity {
+        let amount = quantity(amount);
+        if amount.is_negative() || amount.is_zero() {
+            errors.push(field::invalid(&path.key(name), amount.to_string(), "must be greater than zero"));
+        }
+    }
+}
+
+fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> ErrorList {
+    let mut errors = validate(new);
+    if let (Some(new), Some(old)) = (&new.spec, &old.spec) {
+        if sources(new) != sources(old) {
+            let path = Path::new("spec").child("persistentvolumesource");
+            errors.push(field::forbidden(&path, "spec.persistentvolumesource is immutable after creation\n"));
+        }
+        immutable(&mut errors, &Path::new("volumeMode"), &new.volume_mode, &old.volume_mode);
+        if old.node_affinity.is_some() {
+            immutable(&mut errors, &Path::new("nodeAffinity"), &new.node_affinity, &old.node_affinity);
+        }
+    }
+    errors
+}
+
+fn cells(volume: &PersistentVolume, now: Timestamp) -> Vec<Value> {
+    let empty = PersistentVolumeSpec::default();
+    let spec = volume.spec.as_ref().unwrap_or(&empty);
+    let status = volume.status.clone().unwrap_or_default();
+    let claim = spec
+        .claim_ref
+        .as_ref()
+        .map_or_else(String::new, |claim| format!("{}/{}", text(&claim.namespace), text(&claim.name)));
+    let capacity = spec.capacity.as_ref().and_then(|capacity| capacity.get("storage")).map(quantity);
+    let phase = match volume.metadata.deletion_timestamp {
+        Some(_) => "Terminating",
+        None => text(&status.phase),
+    };
+    let unset = |text: &Option<String>| text.clone().unwrap_or_else(|| "<unset>".to_owned());
+    vec![
+        row::name(&volume.metadata),
+        capacity.unwrap_or_default().to_string().into(),
+        short_modes(items(&spec.access_modes)).into(),
+        text(&spec.persistent_volume_reclaim_policy).into(),
+        phase.into(),
+        claim.into(),
+        text(&spec.storage_class_name).into(),
+        unset(&spec.volume_attributes_class_name).into(),
+        text(&status.reason).into(),
+        row::age(&volume.metadata, now),
+        unset(&spec.volume_mode).into(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(spec: Value) -> PersistentVolume {
+        let mut volume = serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": spec})).unwrap();
+        default(&mut volume);
+        volume
+    }
+
+    #[test]
+    fn checks() {
+        let right = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+            "hostPath": {"path": "/data"}});
+        assert_eq!(validate(&volume(right.clone())), []);
+        let mut two = right.clone();
+        two["nfs"] = json!({"server": "s", "path": "/"});
+        assert_eq!(validate(&volume(two)).len(), 1);
+        assert_eq!(validate(&volume(json!({}))).len(), 3);
+        let mut moved = right.clone();
+        moved["hostPath"] = json!({"path": "/other"});
+        assert_eq!(validate_update(&volume(moved), &volume(right)).len(), 1);
     }
 }

@@ -1,7 +1,15 @@
 //! ServiceAccount: the identity of what runs in pods.
 //! Upstream: pkg/registry/core/serviceaccount.
 
-use crate::kind::{Descriptor, Scope, Subresource, Subresources, Verbs};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::kind::{Column, Descriptor, Scope, Subresource, Subresources, Typed, Verbs};
+use crate::kinds::optional::items;
+use crate::kinds::row;
+use crate::types::core::v1::ServiceAccount;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -17,6 +25,16 @@ pub fn descriptor() -> Descriptor {
             )],
             ..Subresources::default()
         },
+        columns: vec![
+            Column::object_name(),
+            Column::new("Secrets", "string", "Number of secrets that pods of the account may use."),
+            Column::age(),
+        ],
+        hooks: Arc::new(Typed::<ServiceAccount>::new().cells(cells)),
         ..Descriptor::new("", "v1", "ServiceAccount", "serviceaccounts", Scope::Namespaced)
     }
+}
+
+fn cells(account: &ServiceAccount, now: Timestamp) -> Vec<Value> {
+    vec![row::name(&account.metadata), items(&account.secrets).len().into(), row::age(&account.metadata, now)]
 }

@@ -213,6 +213,13 @@ fn volume(volume: &mut Volume) {
     if has_no_source(volume) {
         volume.empty_dir = Some(Default::default());
     }
+    let read_only = [
+        volume.azure_file.as_mut().map(|source| &mut source.read_only),
+        volume.quobyte.as_mut().map(|source| &mut source.read_only),
+        volume.nfs.as_mut().map(|source| &mut source.read_only),
+        volume.persistent_volume_claim.as_mut().map(|source| &mut source.read_only),
+    ];
+    read_only.into_iter().flatten().for_each(drop_false);
     if let Some(host_path) = &mut volume.host_path {
         host_path.type_.get_or_insert_default();
     }
