@@ -1,0 +1,350 @@
+//! The one place of the scheduler with I/O: hears of pods and nodes, runs cycles, binds, reports.
+//!
+//! Reads Pods and Nodes through the informers; writes `pods/binding`, the `PodScheduled` condition and Events. Binding
+//! runs beside the next cycles: the pod is assumed to be on its node meanwhile, and forgotten there if binding fails.
+//! Not here: decisions (`cycle`), order (`queue`).
+//!
+//! Upstream: pkg/scheduler/{scheduler,schedule_one,eventhandlers}.go.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use api::{
+    meta::ObjectMeta,
+    types::core::v1::{Binding as BindingObject, Node, ObjectReference, Pod},
+};
+use client::{Change, Client, EventRecorder, EventType, Informer, Informers, Patch, RecorderOptions};
+use foundation::{SharedClock, SharedRandomness, Tasks, metrics};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    cluster::{Cluster, PodInfo},
+    cycle::{self, Outcome, Unschedulable},
+    framework::{Binding, CycleState, Event, Weighted},
+    plugins,
+    queue::Queue,
+};
+
+/// Bindings under way at the same time, at most.
+const BINDINGS: usize = 256;
+
+/// What the scheduler needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The `schedulerName` of the pods that are its own.
+    pub name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { name: "default-scheduler".into() }
+    }
+}
+
+/// Starts the scheduler.
+pub fn start(
+    options: Options,
+    client: Client,
+    informers: &Informers,
+    tasks: &Tasks,
+    clock: SharedClock,
+    randomness: SharedRandomness,
+) {
+    let recorder =
+        EventRecorder::new(client.clone(), tasks, clock.clone(), RecorderOptions::component(&options.name));
+    let attempts = metrics::registry().counter(
+        "scheduler_schedule_attempts_total",
+        "Number of attempts to schedule pods, by the result and profile.",
+        &["result", "profile"],
+    );
+    let (results, bound) = mpsc::channel(BINDINGS);
+    let scheduler = Scheduler {
+        pods: informers.informer::<Pod>(),
+        nodes: informers.informer::<Node>(),
+        scheduled: attempts.with(&["scheduled", &options.name]),
+        unschedulable: attempts.with(&["unschedulable", &options.name]),
+        options,
+        client,
+        recorder,
+        tasks: tasks.clone(),
+        clock,
+        randomness,
+        profile: plugins::default_profile().into(),
+        cluster: Cluster::default(),
+        queue: Queue::default(),
+        start: 0,
+        results,
+        binding: 0,
+    };
+    tasks.spawn_until_cancelled("scheduler", scheduler.run(bound));
+}
+
+/// What became of a binding.
+struct Bound {
+    pod: PodInfo,
+    node: String,
+    outcome: Result<(), client::Error>,
+    state: CycleState,
+}
+
+struct Scheduler {
+    options: Options,
+    client: Client,
+    recorder: EventRecorder,
+    tasks: Tasks,
+    clock: SharedClock,
+    randomness: SharedRandomness,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    profile: Arc<[Weighted]>,
+    cluster: Cluster,
+    queue: Queue,
+    start: usize,
+    results: mpsc::Sender<Bound>,
+    binding: usize,
+    scheduled: metrics::Counter,
+    unschedulable: metrics::Counter,
+}
+
+impl Scheduler {
+    async fn run(mut self, mut bound: mpsc::Receiver<Bound>) {
+        let mut pods = self.pods.subscribe();
+        let mut nodes = self.nodes.subscribe();
+        tokio::join!(self.pods.synced(), self.nodes.synced());
+        loop {
+            // Nodes first: a pod that is told of together with its node must find it.
+            while let Some(change) = nodes.try_recv() {
+                self.node_changed(&change);
+            }
+            while let Some(change) = pods.try_recv() {
+                self.pod_changed(change);
+            }
+            while let Ok(result) = bound.try_recv() {
+                self.bound(result);
+            }
+            if self.binding < BINDINGS
+                && let Some(pod) = self.queue.pop(self.clock.monotonic())
+            {
+                self.schedule(pod);
+                // Long queues must not keep the process's other tasks from running.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wait = self.queue.next_deadline().map(|until| until.saturating_sub(self.clock.monotonic()));
+            tokio::select! {
+                change = nodes.recv() => self.node_changed(&change),
+                change = pods.recv() => self.pod_changed(change),
+                Some(result) = bound.recv() => self.bound(result),
+                () = sleep(&self.clock, wait) => {}
+            }
+        }
+    }
+
+    fn happened(&mut self, event: &Event<'_>) {
+        self.queue.happened(event, &self.profile, self.clock.monotonic());
+    }
+
+    fn node_changed(&mut self, change: &Change<Node>) {
+        match change {
+            Change::Added(node) => {
+                self.cluster.set_node(node.clone());
+                self.happened(&Event::NodeAdded(node));
+            }
+            Change::Updated { old, new } => {
+                self.cluster.set_node(new.clone());
+                self.happened(&Event::NodeUpdated(old, new));
+            }
+            Change::Deleted(node) => {
+                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default())
+            }
+        }
+    }
+
+    fn pod_changed(&mut self, change: Change<Pod>) {
+        match change {
+            Change::Added(pod) => self.pod_set(None, pod),
+            Change::Updated { old, new } => self.pod_set(Some(old), new),
+            Change::Deleted(pod) => self.pod_gone(&pod),
+        }
+    }
+
+    fn pod_set(&mut self, old: Option<Arc<Pod>>, new: Arc<Pod>) {
+        if is_finished(&new) {
+            return self.pod_gone(&new);
+        }
+        let uid = new.metadata.uid.clone().unwrap_or_default();
+        if let Some(node) = node_of(&new) {
+            self.queue.remove(&uid);
+            self.cluster.set_pod(PodInfo::new(new.clone()), node);
+            if let Some(old) = old.filter(|old| node_of(old).is_some()) {
+                self.happened(&Event::AssignedPodUpdated(&old, &new));
+            }
+            return;
+        }
+        let ours =
+            new.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
+        if ours != self.options.name || new.metadata.deletion_timestamp.is_some() {
+            return self.queue.remove(&uid);
+        }
+        let now = self.clock.monotonic();
+        let gated = match &old {
+            Some(old) => self.queue.update(old, new, &self.profile, now),
+            None => self.queue.add(new, &self.profile, now),
+        };
+        if let Some((pod, rejection)) = gated {
+            // The API server has set the condition; only its absence is worth a write.
+            tracing::debug!(pod = %client::key_of(&*pod), reason = ?rejection.reasons, "pod is gated");
+        }
+    }
+
+    fn pod_gone(&mut self, pod: &Arc<Pod>) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.queue.remove(uid);
+        if self.cluster.remove_pod(uid) {
+            self.happened(&Event::AssignedPodGone(pod));
+        }
+    }
+
+    fn schedule(&mut self, pod: PodInfo) {
+        let randomness = &*self.randomness;
+        match cycle::schedule(&pod, &self.cluster, &self.profile, &mut self.start, randomness) {
+            Outcome::Unschedulable(why) => self.refused(&pod, why),
+            Outcome::Placed { node, state } => self.placed(pod, node, state),
+        }
+    }
+
+    fn placed(&mut self, pod: PodInfo, node: String, state: CycleState) {
+        let Some(info) = self.cluster.nodes().get(&node) else { return };
+        let reserve = |weighted: &Weighted| {
+            weighted.plugin.reserve(&state, &pod, info)?;
+            weighted.plugin.permit(&state, &pod, info)?;
+            weighted.plugin.pre_bind(&state, &pod, info)
+        };
+        if let Err(rejection) = self.profile.iter().try_for_each(reserve) {
+            for weighted in self.profile.iter().rev() {
+                weighted.plugin.unreserve(&state, &pod);
+            }
+            let message = format!(
+                "0/{} nodes are available: {}.",
+                self.cluster.nodes().len(),
+                rejection.reasons.join(", ")
+            );
+            let plugins = BTreeSet::from([rejection.plugin]);
+            return self.refused(&pod, Unschedulable { message, plugins, nominated_node: None });
+        }
+        let Some(Binding::ByApi) = self.profile.iter().find_map(|weighted| weighted.plugin.bind(&pod, info))
+        else {
+            tracing::error!(pod = %pod.key(), "no plugin binds pods");
+            return self.queue.failed(pod.uid(), BTreeSet::new(), self.clock.monotonic());
+        };
+        self.cluster.set_pod(pod.clone(), &node);
+        self.binding += 1;
+        let (client, results) = (self.client.clone(), self.results.clone());
+        self.tasks.spawn_until_cancelled("scheduler", async move {
+            let namespace = pod.pod.metadata.namespace.clone().unwrap_or_default();
+            let outcome = client.bind(&namespace, &binding_of(&pod.pod, &node)).await;
+            // The receiver ends with the scheduler itself.
+            let _ = results.send(Bound { pod, node, outcome, state }).await;
+        });
+    }
+
+    fn bound(&mut self, result: Bound) {
+        self.binding -= 1;
+        let Bound { pod, node, outcome, state } = result;
+        match outcome {
+            Ok(()) => {
+                self.queue.remove(pod.uid());
+                self.scheduled.inc();
+                let message = format!("Successfully assigned {} to {node}", pod.key());
+                self.recorder.event(&*pod.pod, EventType::Normal, "Scheduled", message);
+                for weighted in self.profile.iter() {
+                    weighted.plugin.post_bind(&pod.pod, &node);
+                }
+            }
+            Err(error) => {
+                for weighted in self.profile.iter().rev() {
+                    weighted.plugin.unreserve(&state, &pod);
+                }
+                // The informer may have told of the pod on its node already: then it stays counted.
+                let seen = self.pods.get_key(&pod.key());
+                if seen.as_deref().and_then(node_of).is_none() {
+                    self.cluster.remove_pod(pod.uid());
+                    self.happened(&Event::AssignedPodGone(&pod.pod));
+                }
+                if seen.is_none() || error.is_not_found() {
+                    return self.queue.remove(pod.uid());
+                }
+                tracing::info!(pod = %pod.key(), %node, %error, "binding failed");
+                let message = format!("binding rejected: {error}");
+                self.recorder.event(&*pod.pod, EventType::Warning, "FailedScheduling", message);
+                self.queue.failed(pod.uid(), BTreeSet::new(), self.clock.monotonic());
+            }
+        }
+    }
+
+    fn refused(&mut self, pod: &PodInfo, why: Unschedulable) {
+        self.unschedulable.inc();
+        self.queue.failed(pod.uid(), why.plugins, self.clock.monotonic());
+        self.recorder.event(&*pod.pod, EventType::Warning, "FailedScheduling", why.message.clone());
+        let conditions = pod.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let known = conditions.into_iter().any(|condition| {
+            condition.type_ == "PodScheduled"
+                && condition.status == "False"
+                && condition.reason.as_deref() == Some("Unschedulable")
+                && condition.message.as_deref() == Some(&why.message)
+        });
+        if known {
+            return;
+        }
+        let condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why.message,
+            "lastTransitionTime": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        });
+        let mut status = json!({"conditions": [condition]});
+        if let Some(node) = &why.nominated_node {
+            status["nominatedNodeName"] = node.clone().into();
+        }
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+        let (client, pod) = (self.client.clone(), pod.pod.clone());
+        self.tasks.spawn_until_cancelled("scheduler", async move {
+            let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+            if let Err(error) = client.patch_status::<Pod>(namespace, name.unwrap_or_default(), &patch).await
+                && !error.is_not_found()
+            {
+                tracing::warn!(pod = %client::key_of(&*pod), %error, "cannot write the pod's condition");
+            }
+        });
+    }
+}
+
+async fn sleep(clock: &SharedClock, wait: Option<Duration>) {
+    match wait {
+        Some(wait) => clock.sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn binding_of(pod: &Pod, node: &str) -> BindingObject {
+    BindingObject {
+        metadata: ObjectMeta {
+            name: pod.metadata.name.clone(),
+            namespace: pod.metadata.namespace.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node.into()),
+            ..ObjectReference::default()
+        },
+    }
+}
