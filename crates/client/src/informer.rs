@@ -246,6 +246,14 @@ impl<K: Cached> Informer<K> {
         self.cache.by_index(name, value)
     }
 
+    /// How many objects have this value in an index.
+    ///
+    /// # Panics
+    /// As [`Informer::by_index`].
+    pub fn index_len(&self, name: &'static str, value: &str) -> usize {
+        self.cache.index_len(name, value)
+    }
+
     /// Calls `listener` with [`Change::Added`] for each object that is there, and then with each change, in order, after
     /// the cache shows it, on the informer's own task: it must be quick and must not add listeners to this informer.
     pub fn listen(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {

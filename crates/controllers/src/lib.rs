@@ -1,8 +1,152 @@
-//! Controllers.
+//! The controllers of the control plane: one file each, all alike, each a pure `plan` over caches.
+//!
+//! Every file opens with what its controller is for, what it reads and writes, and what it leaves to others; then come the
+//! controller (a `watch` and a `plan`), its decisions, and a table of tests. What carries plans out is the `reconcile`
+//! crate; no controller here holds a client, a task or a queue.
+//!
+//! Read first: [`all`], the one list, and [`replicaset`], a typical file. Shared by several: `claim.rs` (whose objects are
+//! whose), `pods.rs` (what a pod's state means), `object.rs` (short ways to metadata).
+//!
+//! **Invariants.** No I/O inside a decision. No timer but a deadline that means something. No controller knows another:
+//! they meet in the API only.
+//!
+//! To add a controller: one file with its [`reconcile::Controller`], one line in [`all`].
+
 mod claim;
+mod condition;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbagecollector;
+pub mod job;
+pub mod namespace;
+mod networking;
+pub mod node_ipam;
+pub mod node_lifecycle;
 mod numbers;
 mod object;
+pub mod pod_gc;
 mod pods;
 mod replicas;
 pub mod replicaset;
+pub mod root_ca;
+pub mod serviceaccount;
+pub mod taint_eviction;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use client::{Client, EventRecorder, Informers};
+use foundation::{SharedClock, Tasks};
+use reconcile::{Runner, RunnerOptions};
+
+/// What the controllers of one process are given.
+#[derive(Clone)]
+pub struct Options {
+    /// The shared caches; their client is `system:kube-controller-manager`, which may read everything.
+    pub informers: Informers,
+    /// Who runs the tasks.
+    pub tasks: Tasks,
+    /// The time.
+    pub clock: SharedClock,
+    /// Where events go.
+    pub recorder: EventRecorder,
+    /// A client with the identity of this user name (`system:serviceaccount:kube-system:job-controller`), so that RBAC
+    /// holds each controller to its own rights.
+    pub client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// The authority that pods may trust for the API server, PEM.
+    pub root_ca_pem: String,
+    /// The ranges that pods' addresses come from, one per IP family.
+    pub cluster_cidrs: Vec<String>,
+    /// How large each node's part of an IPv4 range is.
+    pub node_cidr_mask_v4: u8,
+    /// How large each node's part of an IPv6 range is.
+    pub node_cidr_mask_v6: u8,
+    /// Controllers not to start, by name.
+    pub disabled: BTreeSet<String>,
+}
+
+/// One row of the list.
+pub struct Entry {
+    /// Its name, as `--disable` knows it.
+    pub name: &'static str,
+    /// The ServiceAccount in `kube-system` whose rights it has.
+    pub service_account: &'static str,
+    start: fn(&Runner, &Options, Client),
+}
+
+const fn row(
+    name: &'static str,
+    service_account: &'static str,
+    start: fn(&Runner, &Options, Client),
+) -> Entry {
+    Entry { name, service_account, start }
+}
+
+/// Every controller, with upstream's names and ServiceAccounts.
+pub fn all() -> Vec<Entry> {
+    vec![
+        row("namespace", "namespace-controller", |runner, _, client| {
+            runner.start(namespace::Namespaces, client)
+        }),
+        row("serviceaccount", "service-account-controller", |runner, _, client| {
+            runner.start(serviceaccount::ServiceAccounts, client)
+        }),
+        row("root-ca-certificate-publisher", "root-ca-cert-publisher", |runner, options, client| {
+            runner.start(root_ca::RootCa::new(&options.root_ca_pem), client)
+        }),
+        row("deployment", "deployment-controller", |runner, _, client| {
+            runner.start(deployment::Deployments, client)
+        }),
+        row("replicaset", "replicaset-controller", |runner, _, client| {
+            runner.start(replicaset::ReplicaSets, client)
+        }),
+        row("job", "job-controller", |runner, _, client| runner.start(job::Jobs, client)),
+        row("endpoints", "endpoint-controller", |runner, _, client| {
+            runner.start(endpoints::EndpointsController, client)
+        }),
+        row("endpointslice", "endpointslice-controller", |runner, _, client| {
+            runner.start(endpointslice::EndpointSlices, client)
+        }),
+        row("garbage-collector", "generic-garbage-collector", |runner, _, client| {
+            runner.start(garbagecollector::GarbageCollector::default(), client)
+        }),
+        row("pod-garbage-collector", "pod-garbage-collector", |runner, _, client| {
+            runner.start(pod_gc::PodGc::default(), client)
+        }),
+        row("node-ipam", "node-controller", |runner, options, client| {
+            let ipam = node_ipam::NodeIpam::new(
+                &options.cluster_cidrs,
+                options.node_cidr_mask_v4,
+                options.node_cidr_mask_v6,
+            );
+            match ipam {
+                Ok(ipam) => runner.start(ipam, client),
+                Err(error) => tracing::error!(%error, "nodes get no pod ranges"),
+            }
+        }),
+        row("node-lifecycle", "node-controller", |runner, _, client| {
+            runner.start(node_lifecycle::NodeLifecycle::default(), client)
+        }),
+        row("taint-eviction", "node-controller", |runner, _, client| {
+            runner.start(taint_eviction::TaintEviction::default(), client)
+        }),
+    ]
+}
+
+/// Starts every controller that is not disabled. They run until the tasks end, and act once their caches are filled.
+pub fn start(options: &Options) {
+    let runner = Runner::new(RunnerOptions {
+        informers: options.informers.clone(),
+        tasks: options.tasks.clone(),
+        clock: options.clock.clone(),
+        recorder: options.recorder.clone(),
+    });
+    for entry in all() {
+        if options.disabled.contains(entry.name) {
+            continue;
+        }
+        let user = format!("system:serviceaccount:kube-system:{}", entry.service_account);
+        (entry.start)(&runner, options, (options.client_for)(&user));
+    }
+}

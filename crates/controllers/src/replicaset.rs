@@ -64,7 +64,8 @@ impl ReplicaOwner for ReplicaSet {
     ) -> Option<Self> {
         let old = self.status.clone().unwrap_or_default();
         let mut conditions = old.conditions.clone().unwrap_or_default();
-        let has = conditions.iter().position(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
+        let has =
+            conditions.iter().position(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
         match (failure, has) {
             (Some((reason, message)), None) => conditions.push(ReplicaSetCondition {
                 type_: Some("ReplicaFailure".to_owned()),

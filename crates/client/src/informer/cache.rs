@@ -164,6 +164,12 @@ impl<K: Cached> Cache<K> {
         keys.filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
+    pub(super) fn index_len(&self, name: &'static str, value: &str) -> usize {
+        let state = self.state.read();
+        let index = state.indexes.get(name).unwrap_or_else(|| panic!("no index named {name:?} was added"));
+        index.keys.get(value).map_or(0, BTreeSet::len)
+    }
+
     pub(super) fn listen(&self, listener: Listener<K>) {
         let mut listeners = self.delivery.lock();
         let present: Vec<_> = self.state.read().objects.values().cloned().collect();

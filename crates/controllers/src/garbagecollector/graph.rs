@@ -1,0 +1,155 @@
+//! Who owns whom: a node per object, an edge per owner reference, and which nodes a change concerns.
+//!
+//! An owner that is referred to but was not seen is a virtual node: it may be of a kind whose cache is behind, or gone.
+//! Upstream: `pkg/controller/garbagecollector/graph_builder.go`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use api::meta::OwnerReference;
+use client::{Change, Endpoint, PartialMetadata};
+
+use super::discovery::Kind;
+use crate::object;
+
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+pub(super) const ORPHAN: &str = "orphan";
+
+/// One object, or an owner that was not seen.
+#[derive(Default)]
+pub(super) struct Node {
+    /// `None` for a virtual node.
+    pub(super) seen: Option<(Endpoint, Arc<PartialMetadata>)>,
+    pub(super) dependents: BTreeSet<String>,
+}
+
+impl Node {
+    pub(super) fn owners(&self) -> &[OwnerReference] {
+        self.seen
+            .as_ref()
+            .and_then(|(_, object)| object.metadata.owner_references.as_deref())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn is_deleting(&self) -> bool {
+        self.seen.as_ref().is_some_and(|(_, object)| object::deleting(&**object))
+    }
+
+    pub(super) fn has_finalizer(&self, finalizer: &str) -> bool {
+        self.seen.as_ref().is_some_and(|(_, object)| object::has_finalizer(&**object, finalizer))
+    }
+
+    /// It stays until its dependents that block it are gone.
+    pub(super) fn waits_for_dependents(&self) -> bool {
+        self.is_deleting() && self.has_finalizer(FOREGROUND)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Graph {
+    pub(super) nodes: HashMap<String, Node>,
+    kinds: Vec<Kind>,
+}
+
+impl Graph {
+    /// A kind exists.
+    pub(super) fn learn(&mut self, kind: &Kind) {
+        if !self.kinds.contains(kind) {
+            self.kinds.push(kind.clone());
+        }
+    }
+
+    /// A kind exists no longer, nor do its objects.
+    pub(super) fn forget_kind(&mut self, endpoint: &Endpoint) {
+        self.kinds.retain(|kind| kind.endpoint != *endpoint);
+        let gone = |node: &Node| node.seen.as_ref().is_some_and(|(of, _)| of == endpoint);
+        let uids: Vec<String> =
+            self.nodes.iter().filter(|(_, node)| gone(node)).map(|(uid, _)| uid.clone()).collect();
+        for uid in uids {
+            self.remove(&uid);
+        }
+    }
+
+    /// The kind that an owner reference names, of whatever version is watched.
+    pub(super) fn kind_of(&self, owner: &OwnerReference) -> Option<&Kind> {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        self.kinds.iter().find(|kind| kind.endpoint.group == group && kind.kind == owner.kind)
+    }
+
+    /// Takes in a change; returns the UIDs whose fate it may decide.
+    pub(super) fn apply(&mut self, endpoint: &Endpoint, change: &Change<PartialMetadata>) -> Vec<String> {
+        let object = change.object();
+        let uid = object::uid(&**object).to_owned();
+        if uid.is_empty() {
+            return Vec::new();
+        }
+        if change.is_deleted() {
+            return self.remove(&uid);
+        }
+        let mut woken = BTreeSet::new();
+        let before = self.nodes.entry(uid.clone()).or_default();
+        let was_waiting = before.waits_for_dependents();
+        let old_owners = before.owners().to_vec();
+        before.seen = Some((endpoint.clone(), object.clone()));
+        let node = &self.nodes[&uid];
+        let new_owners = node.owners().to_vec();
+        if node.is_deleting() && (node.has_finalizer(FOREGROUND) || node.has_finalizer(ORPHAN)) {
+            woken.insert(uid.clone());
+            if !was_waiting && node.waits_for_dependents() {
+                woken.extend(node.dependents.iter().cloned());
+            }
+        }
+        for owner in &old_owners {
+            let still = new_owners.iter().find(|new| new.uid == owner.uid);
+            if still.is_none() {
+                self.unlink(&owner.uid, &uid);
+            }
+            // It blocks its owner no longer.
+            if owner.block_owner_deletion == Some(true)
+                && still.is_none_or(|new| new.block_owner_deletion != Some(true))
+                && self.nodes.get(&owner.uid).is_some_and(Node::waits_for_dependents)
+            {
+                woken.insert(owner.uid.clone());
+            }
+        }
+        for owner in &new_owners {
+            let parent = self.nodes.entry(owner.uid.clone()).or_default();
+            parent.dependents.insert(uid.clone());
+            // An owner that is not seen, or goes in the foreground, decides about its dependents.
+            if parent.seen.is_none() || parent.waits_for_dependents() {
+                woken.insert(uid.clone());
+            }
+        }
+        woken.into_iter().collect()
+    }
+
+    /// An object is gone: its dependents, and owners that waited for it, are concerned.
+    pub(super) fn remove(&mut self, uid: &str) -> Vec<String> {
+        let Some(node) = self.nodes.get_mut(uid) else { return Vec::new() };
+        let mut woken: Vec<String> = node.dependents.iter().cloned().collect();
+        let owners: Vec<String> = node.owners().iter().map(|owner| owner.uid.clone()).collect();
+        // Its dependents still refer to it: it stays as a virtual node until they do not.
+        node.seen = None;
+        for owner in owners {
+            if self.nodes.get(&owner).is_some_and(Node::waits_for_dependents) {
+                woken.push(owner.clone());
+            }
+            self.unlink(&owner, uid);
+        }
+        self.drop_if_unused(uid);
+        woken
+    }
+
+    fn unlink(&mut self, owner: &str, dependent: &str) {
+        if let Some(node) = self.nodes.get_mut(owner) {
+            node.dependents.remove(dependent);
+        }
+        self.drop_if_unused(owner);
+    }
+
+    fn drop_if_unused(&mut self, uid: &str) {
+        if self.nodes.get(uid).is_some_and(|node| node.seen.is_none() && node.dependents.is_empty()) {
+            self.nodes.remove(uid);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What a namespace still holds: which kinds there are to look for, and what the answers say.
+//!
+//! Pure: from the answers so far to the next questions, or to the verdict. Discovery may fail in part (an aggregated
+//! server that is down); what it cannot tell of is not known to be gone, so the namespace stays.
+
+use std::collections::BTreeMap;
+
+use api::meta::Time;
+use api::types::core::v1::{Namespace, NamespaceCondition};
+use client::Endpoint;
+use jiff::Timestamp;
+use reconcile::Answers;
+use serde_json::Value;
+
+use crate::object;
+
+const CORE: &str = "/api/v1";
+const GROUPS: &str = "/apis";
+
+/// A kind that can be deleted from a namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    pub(super) endpoint: Endpoint,
+}
+
+impl Kind {
+    pub(super) fn path(&self, namespace: &str) -> String {
+        self.endpoint.path(Some(namespace), None, None)
+    }
+
+    fn is_pods(&self) -> bool {
+        self.endpoint.group.is_empty() && self.endpoint.plural == "pods"
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Contents {
+    /// Objects that are still there, by `<plural>.<group>`.
+    remaining: BTreeMap<String, usize>,
+    /// Objects that wait for each finalizer.
+    finalizers: BTreeMap<String, usize>,
+    /// Discovery that failed.
+    undiscovered: Vec<String>,
+    /// Kinds that could not be listed.
+    unlisted: Vec<String>,
+}
+
+impl Contents {
+    /// Only pods in their grace period remain.
+    pub(super) fn pods_wait(&self) -> bool {
+        self.remaining.keys().all(|kind| kind == "pods.")
+            && self.finalizers.is_empty()
+            && self.undiscovered.is_empty()
+            && self.unlisted.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.remaining.is_empty() && self.undiscovered.is_empty() && self.unlisted.is_empty()
+    }
+}
+
+/// What follows from the answers so far.
+pub(super) enum Next {
+    /// Ask this.
+    Ask(Vec<String>),
+    /// Delete these and ask what is left of them.
+    Empty(Vec<Kind>),
+    /// Something is left.
+    Remains(Contents),
+    /// Nothing is left.
+    Gone(Contents),
+}
+
+/// The next step towards an empty namespace.
+pub(super) fn next(answers: &Answers, namespace: &str) -> Next {
+    let (Some(core), Some(groups)) = (answers.get(CORE), answers.get(GROUPS)) else {
+        return Next::Ask(vec![CORE.to_owned(), GROUPS.to_owned()]);
+    };
+    let mut contents = Contents::default();
+    let mut versions = vec![(CORE.to_owned(), Some(core))];
+    match groups {
+        Ok(groups) => {
+            for group in groups["groups"].as_array().into_iter().flatten() {
+                if let Some(version) = group["preferredVersion"]["groupVersion"].as_str() {
+                    let path = format!("{GROUPS}/{version}");
+                    let answer = answers.get(&path);
+                    versions.push((path, answer));
+                }
+            }
+        }
+        Err(status) => contents.undiscovered.push(status.message.clone()),
+    }
+    let unasked: Vec<_> =
+        versions.iter().filter(|(_, answer)| answer.is_none()).map(|(path, _)| path.clone()).collect();
+    if !unasked.is_empty() {
+        return Next::Ask(unasked);
+    }
+    let mut kinds = Vec::new();
+    for (path, answer) in versions {
+        match answer {
+            Some(Ok(list)) => kinds.extend(deletable(list)),
+            // A group that went away between the questions holds nothing.
+            Some(Err(status)) if status.is_not_found() => {}
+            Some(Err(status)) => contents.undiscovered.push(format!("{path}: {}", status.message)),
+            None => {}
+        }
+    }
+    let (pods, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(Kind::is_pods);
+    for stage in [pods, others] {
+        let unasked: Vec<_> =
+            stage.iter().filter(|kind| answers.get(&kind.path(namespace)).is_none()).cloned().collect();
+        if !unasked.is_empty() {
+            return Next::Empty(unasked);
+        }
+        for kind in &stage {
+            if let Some(answer) = answers.get(&kind.path(namespace)) {
+                count(&mut contents, kind, answer);
+            }
+        }
+        // Pods go first: what they use (their ServiceAccount, their secrets) must outlive them.
+        if !contents.remaining.is_empty() && stage.iter().any(Kind::is_pods) {
+            return Next::Remains(contents);
+        }
+    }
+    if contents.is_empty() { Next::Gone(contents) } else { Next::Remains(contents) }
+}
+
+/// The namespaced kinds of one version that can be listed and deleted.
+fn deletable(list: &Value) -> Vec<Kind> {
+    let version = list["groupVersion"].as_str().unwrap_or_default();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let resources = list["resources"].as_array().into_iter().flatten();
+    resources
+        .filter(|resource| {
+            let can =
+                |verb: &str| resource["verbs"].as_array().is_some_and(|all| all.iter().any(|v| v == verb));
+            let name = resource["name"].as_str().unwrap_or_default();
+            resource["namespaced"] == true && !name.contains('/') && can("deletecollection") && can("list")
+        })
+        .filter_map(|resource| resource["name"].as_str())
+        .map(|name| Kind { endpoint: Endpoint::new(group.to_owned(), version.to_owned(), name.to_owned()) })
+        .collect()
+}
+
+fn count(contents: &mut Contents, kind: &Kind, answer: &Result<Value, api::Status>) {
+    let name = format!("{}.{}", kind.endpoint.plural, kind.endpoint.group);
+    let items = match answer {
+        Ok(list) => list["items"].as_array().cloned().unwrap_or_default(),
+        Err(status) if status.is_not_found() || status.code == 405 => return,
+        Err(status) => {
+            contents.unlisted.push(format!("{name}: {}", status.message));
+            return;
+        }
+    };
+    if items.is_empty() {
+        return;
+    }
+    contents.remaining.insert(name, items.len());
+    for item in &items {
+        for finalizer in item["metadata"]["finalizers"].as_array().into_iter().flatten() {
+            if let Some(finalizer) = finalizer.as_str() {
+                *contents.finalizers.entry(finalizer.to_owned()).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// The namespace with the conditions that these contents call for; `None` if it has them.
+pub(super) fn with_conditions(
+    namespace: &Namespace,
+    contents: &Contents,
+    now: Timestamp,
+) -> Option<Namespace> {
+    let list = |map: &BTreeMap<String, usize>, what: &str| {
+        map.iter()
+            .map(|(key, count)| format!("{key} {what} {count} resource instances"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut updated = namespace.clone();
+    let status = updated.status.get_or_insert_default();
+    let conditions = status.conditions.get_or_insert_default();
+    let mut set = |kind: &str, bad: Option<(&str, String)>, good: (&str, &str)| {
+        let (value, reason, message) = match bad {
+            Some((reason, message)) => ("True", reason, message),
+            None => ("False", good.0, good.1.to_owned()),
+        };
+        let condition = NamespaceCondition {
+            type_: kind.to_owned(),
+            status: value.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            last_transition_time: Some(Time(object::seconds(now))),
+        };
+        match conditions.iter_mut().find(|old| old.type_ == kind) {
+            Some(old)
+                if (&old.status, &old.reason, &old.message)
+                    == (&condition.status, &condition.reason, &condition.message) => {}
+            Some(old) => *old = condition,
+            None => conditions.push(condition),
+        }
+    };
+    set(
+        "NamespaceDeletionDiscoveryFailure",
+        (!contents.undiscovered.is_empty()).then(|| {
+            let errors = contents.undiscovered.join(", ");
+            (
+                "DiscoveryFailed",
+                format!(
+                    "Discovery failed for some groups, {} failing: {errors}",
+                    contents.undiscovered.len()
+                ),
+            )
+        }),
+        ("ResourcesDiscovered", "All resources successfully discovered"),
+    );
+    set(
+        "NamespaceDeletionGroupVersionParsingFailure",
+        None,
+        ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+    );
+    set(
+        "NamespaceDeletionContentFailure",
+        (!contents.unlisted.is_empty()).then(|| {
+            let errors = contents.unlisted.join(", ");
+            (
+                "ContentDeletionFailed",
+                format!(
+                    "Failed to delete all resource types, {} remaining: {errors}",
+                    contents.unlisted.len()
+                ),
+            )
+        }),
+        ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+    );
+    set(
+        "NamespaceContentRemaining",
+        (!contents.remaining.is_empty()).then(|| {
+            (
+                "SomeResourcesRemain",
+                format!("Some resources are remaining: {}", list(&contents.remaining, "has")),
+            )
+        }),
+        ("ContentRemoved", "All content successfully removed"),
+    );
+    set(
+        "NamespaceFinalizersRemaining",
+        (!contents.finalizers.is_empty()).then(|| {
+            (
+                "SomeFinalizersRemain",
+                format!(
+                    "Some content in the namespace has finalizers remaining: {}",
+                    list(&contents.finalizers, "in")
+                ),
+            )
+        }),
+        ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+    );
+    (updated != *namespace).then_some(updated)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answers(entries: &[(&str, Value)]) -> Answers {
+        let mut answers = Answers::default();
+        for (path, value) in entries {
+            answers.insert(path, Ok(value.clone()));
+        }
+        answers
+    }
+
+    fn discovery() -> Vec<(&'static str, Value)> {
+        let all = json!(["create", "delete", "deletecollection", "list"]);
+        vec![
+            (
+                "/api/v1",
+                json!({"groupVersion": "v1", "resources": [
+                    {"name": "pods", "namespaced": true, "verbs": all},
+                    {"name": "pods/status", "namespaced": true, "verbs": all},
+                    {"name": "nodes", "namespaced": false, "verbs": all},
+                    {"name": "bindings", "namespaced": true, "verbs": ["create"]},
+                ]}),
+            ),
+            ("/apis", json!({"groups": [{"preferredVersion": {"groupVersion": "apps/v1"}}]})),
+            (
+                "/apis/apps/v1",
+                json!({"groupVersion": "apps/v1", "resources": [
+                    {"name": "deployments", "namespaced": true, "verbs": all},
+                ]}),
+            ),
+        ]
+    }
+
+    const PODS: &str = "/api/v1/namespaces/x/pods";
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/x/deployments";
+
+    fn plurals(next: Next) -> Vec<String> {
+        match next {
+            Next::Empty(kinds) => kinds.iter().map(|kind| kind.endpoint.plural.to_string()).collect(),
+            _ => panic!("something is to be deleted"),
+        }
+    }
+
+    #[test]
+    fn discovery_comes_first_then_pods_then_the_rest() {
+        assert!(matches!(next(&Answers::default(), "x"), Next::Ask(paths) if paths == ["/api/v1", "/apis"]));
+        let mut known = discovery();
+        let last = known.pop().unwrap();
+        assert!(matches!(next(&answers(&known), "x"), Next::Ask(paths) if paths == ["/apis/apps/v1"]));
+        known.push(last);
+        assert_eq!(plurals(next(&answers(&known), "x")), ["pods"]);
+        let mut waiting = known.clone();
+        waiting.push((PODS, json!({"items": [{"metadata": {}}]})));
+        match next(&answers(&waiting), "x") {
+            Next::Remains(contents) => assert!(contents.pods_wait()),
+            _ => panic!("a pod remains"),
+        }
+        known.push((PODS, json!({"items": []})));
+        assert_eq!(plurals(next(&answers(&known), "x")), ["deployments"]);
+        known.push((DEPLOYMENTS, json!({"items": []})));
+        assert!(matches!(next(&answers(&known), "x"), Next::Gone(_)));
+    }
+
+    #[test]
+    fn what_remains_is_said() {
+        let mut known = discovery();
+        known.push((PODS, json!({"items": []})));
+        known.push((DEPLOYMENTS, json!({"items": [{"metadata": {"finalizers": ["example.com/x"]}}]})));
+        let Next::Remains(contents) = next(&answers(&known), "x") else { panic!("a Deployment remains") };
+        assert!(!contents.pods_wait());
+        let updated = with_conditions(&Namespace::default(), &contents, Timestamp::UNIX_EPOCH).unwrap();
+        let conditions = updated.status.clone().unwrap().conditions.unwrap();
+        let message =
+            |kind: &str| conditions.iter().find(|c| c.type_ == kind).unwrap().message.clone().unwrap();
+        assert_eq!(
+            message("NamespaceContentRemaining"),
+            "Some resources are remaining: deployments.apps has 1 resource instances"
+        );
+        assert_eq!(
+            message("NamespaceFinalizersRemaining"),
+            "Some content in the namespace has finalizers remaining: example.com/x in 1 resource instances"
+        );
+        assert_eq!(with_conditions(&updated, &contents, Timestamp::MAX), None, "the same again is no change");
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_discovered_keeps_the_namespace() {
+        let mut known = answers(&discovery()[..2]);
+        known.insert("/apis/apps/v1", Err(api::Status::service_unavailable("down")));
+        known.insert(PODS, Ok(json!({"items": []})));
+        assert!(matches!(next(&known, "x"), Next::Remains(contents) if contents.undiscovered.len() == 1));
+    }
+}
