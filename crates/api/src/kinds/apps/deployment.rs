@@ -43,6 +43,7 @@ pub fn descriptor() -> Descriptor {
             Typed::<Deployment>::new()
                 .status(|| Some(json!({})))
                 .default_with(default)
+                .prepare_for_update(count_annotations)
                 .prepare_for_status_update(|new, old| new.metadata.labels.clone_from(&old.metadata.labels))
                 .validate(validate)
                 .validate_update(validate_update)
@@ -68,6 +69,14 @@ fn default(deployment: &mut Deployment) {
     }
     defaults::template(&mut spec.template);
     deployment.status.get_or_insert_default();
+}
+
+/// A change of the annotations counts as a new generation too: the controller copies them to the ReplicaSets.
+fn count_annotations(new: &mut Deployment, old: &Deployment) {
+    // A change of the spec is counted by the server, and both together count once.
+    if new.metadata.annotations != old.metadata.annotations && new.spec == old.spec {
+        new.metadata.generation = Some(old.metadata.generation.unwrap_or(0) + 1);
+    }
 }
 
 fn validate(deployment: &Deployment) -> ErrorList {

@@ -1,12 +1,22 @@
 //! Ingress: HTTP from outside to Services.
-//! Upstream: pkg/registry/networking/ingress.
+//! Upstream: pkg/registry/networking/ingress, pkg/apis/networking.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use crate::kind::{Descriptor, Scope, Subresources, Typed};
-use crate::types::networking::v1::Ingress;
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
+use crate::kinds::check::{dns_label, dns_subdomain, json as value_of, port_number, required};
+use crate::kinds::core::service::load_balancer_addresses;
+use crate::kinds::optional::{items, text};
+use crate::kinds::row;
+use crate::meta_validation::push_invalid;
+use crate::names::{is_port_name, is_wildcard_dns1123_subdomain};
+use crate::types::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -14,7 +24,218 @@ pub fn descriptor() -> Descriptor {
         short_names: vec!["ing".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         generation: true,
-        hooks: Arc::new(Typed::<Ingress>::new().status(|| Some(json!({"loadBalancer": {}})))),
+        columns: vec![
+            Column::object_name(),
+            Column::new(
+                "Class",
+                "string",
+                "The name of the IngressClass resource that should be used for additional configuration",
+            ),
+            Column::new(
+                "Hosts",
+                "string",
+                "Hosts that incoming requests are matched against before the ingress rule",
+            ),
+            Column::new(
+                "Address",
+                "string",
+                "Address is a list containing ingress points for the load-balancer",
+            ),
+            Column::new("Ports", "string", "Ports of TLS configurations that open"),
+            Column::age(),
+        ],
+        hooks: Arc::new(
+            Typed::<Ingress>::new()
+                .status(|| Some(json!({"loadBalancer": {}})))
+                .validate(validate_create)
+                .validate_update(|new, _| validate(new))
+                .cells(cells),
+        ),
         ..Descriptor::new("networking.k8s.io", "v1", "Ingress", "ingresses", Scope::Namespaced)
+    }
+}
+
+fn validate_create(ingress: &Ingress) -> ErrorList {
+    let mut errors = validate(ingress);
+    let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+    let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
+    if let (Some(class), Some(annotation)) = (class, annotation)
+        && class != annotation
+    {
+        let path = Path::new("annotations").child(CLASS_ANNOTATION);
+        let message = "must match `ingressClassName` when both are specified";
+        errors.push(field::invalid(&path, &**annotation, message));
+    }
+    errors
+}
+
+fn validate(ingress: &Ingress) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let empty = IngressSpec::default();
+    let spec = ingress.spec.as_ref().unwrap_or(&empty);
+    let path = Path::new("spec");
+    if items(&spec.rules).is_empty() && spec.default_backend.is_none() {
+        let message = "either `defaultBackend` or `rules` must be specified";
+        errors.push(field::invalid(&path, value_of(&items(&spec.rules)), message));
+    }
+    for (index, rule) in items(&spec.rules).iter().enumerate() {
+        let path = path.child("rules").index(index);
+        host(&mut errors, text(&rule.host), &path.child("host"));
+        let Some(http) = &rule.http else { continue };
+        let path = path.child("http").child("paths");
+        if http.paths.is_empty() {
+            errors.push(field::required(&path, ""));
+        }
+        for (index, one) in http.paths.iter().enumerate() {
+            http_path(&mut errors, one, &path.index(index));
+        }
+    }
+    if let Some(default) = &spec.default_backend {
+        backend(&mut errors, default, &path.child("defaultBackend"));
+    }
+    for (index, tls) in items(&spec.tls).iter().enumerate() {
+        for (host_index, name) in items(&tls.hosts).iter().enumerate() {
+            let path = path.child("tls").index(index).child("hosts").index(host_index);
+            if name.contains('*') {
+                push_invalid(&mut errors, &path, name, is_wildcard_dns1123_subdomain(name));
+            } else {
+                dns_subdomain(&mut errors, &path, name);
+            }
+        }
+    }
+    if let Some(class) = &spec.ingress_class_name {
+        dns_subdomain(&mut errors, &path.child("ingressClassName"), class);
+    }
+    errors
+}
+
+fn host(errors: &mut ErrorList, host: &str, path: &Path) {
+    if host.is_empty() {
+        return;
+    }
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        errors.push(field::invalid(path, host, "must be a DNS name, not an IP address"));
+    } else if host.contains('*') {
+        push_invalid(errors, path, host, is_wildcard_dns1123_subdomain(host));
+    } else {
+        dns_subdomain(errors, path, host);
+    }
+}
+
+fn http_path(errors: &mut ErrorList, path: &HTTPIngressPath, at: &Path) {
+    const KINDS: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
+    let target = text(&path.path);
+    let path_path = at.child("path");
+    match &*path.path_type {
+        "" => errors.push(field::required(&at.child("pathType"), "pathType must be specified")),
+        "Exact" | "Prefix" => {
+            if !target.starts_with('/') {
+                errors.push(field::invalid(&path_path, target, "must be an absolute path"));
+            }
+            for sequence in ["//", "/./", "/../", "%2f", "%2F"] {
+                if target.contains(sequence) {
+                    errors.push(field::invalid(&path_path, target, format!("must not contain '{sequence}'")));
+                }
+            }
+            for ending in ["/..", "/."] {
+                if target.ends_with(ending) {
+                    errors.push(field::invalid(&path_path, target, format!("cannot end with '{ending}'")));
+                }
+            }
+        }
+        "ImplementationSpecific" => {
+            if !target.is_empty() && !target.starts_with('/') {
+                errors.push(field::invalid(&path_path, target, "must be an absolute path"));
+            }
+        }
+        other => errors.push(field::not_supported(&at.child("pathType"), other, &KINDS)),
+    }
+    backend(errors, &path.backend, &at.child("backend"));
+}
+
+fn backend(errors: &mut ErrorList, backend: &IngressBackend, path: &Path) {
+    match (&backend.service, &backend.resource) {
+        (Some(_), Some(_)) => {
+            errors.push(field::invalid(path, "", "cannot set both resource and service backends"));
+        }
+        (None, None) => errors.push(field::invalid(path, "", "resource or service backend is required")),
+        (Some(service), None) => {
+            let path = path.child("service");
+            if service.name.is_empty() {
+                errors.push(field::required(&path.child("name"), ""));
+            } else {
+                let messages = crate::names::is_dns1035_label(&service.name);
+                push_invalid(errors, &path.child("name"), &service.name, messages);
+            }
+            let port = service.port.clone().unwrap_or_default();
+            let (name, number) = (text(&port.name), port.number.unwrap_or(0));
+            match (name.is_empty(), number) {
+                (false, 0) => {
+                    push_invalid(errors, &path.child("port").child("name"), name, is_port_name(name));
+                }
+                (false, _) => {
+                    errors.push(field::invalid(&path, "", "cannot set both port name & port number"))
+                }
+                (true, 0) => errors.push(field::required(&path, "port name or number is required")),
+                (true, number) => port_number(errors, &path.child("port").child("number"), number),
+            }
+        }
+        (None, Some(resource)) => {
+            let path = path.child("resource");
+            required(errors, &path.child("kind"), &resource.kind);
+            required(errors, &path.child("name"), &resource.name);
+            if !text(&resource.api_group).is_empty() {
+                dns_label(
+                    errors,
+                    &path.child("apiGroup"),
+                    text(&resource.api_group).split('.').next().unwrap_or(""),
+                );
+            }
+        }
+    }
+}
+
+fn cells(ingress: &Ingress, now: Timestamp) -> Vec<Value> {
+    let empty = IngressSpec::default();
+    let spec = ingress.spec.as_ref().unwrap_or(&empty);
+    let rules = items(&spec.rules);
+    let hosts: Vec<String> =
+        rules.iter().filter_map(|rule| rule.host.clone()).filter(|host| !host.is_empty()).collect();
+    let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let points = balancer.map_or(&[][..], |balancer| items(&balancer.ingress));
+    let address = load_balancer_addresses(points.iter().map(|one| (one.ip.clone(), one.hostname.clone())));
+    vec![
+        row::name(&ingress.metadata),
+        row::or_none(text(&spec.ingress_class_name)),
+        row::first_three(&hosts, "*").into(),
+        address.into(),
+        if items(&spec.tls).is_empty() { "80" } else { "80, 443" }.into(),
+        row::age(&ingress.metadata, now),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks() {
+        let path = |path: &str, kind: &str| {
+            json!({"rules": [{"http": {"paths": [{"path": path, "pathType": kind,
+                "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]})
+        };
+        for (spec, errors) in [
+            (path("/", "Prefix"), 0),
+            (path("x", "Exact"), 1),
+            (path("/", "exact"), 1),
+            (path("/a//b", "Prefix"), 1),
+            (path("", "ImplementationSpecific"), 0),
+            (json!({}), 1),
+            (json!({"defaultBackend": {}}), 1),
+            (json!({"defaultBackend": {"service": {"name": "s"}}}), 1),
+        ] {
+            let ingress: Ingress = serde_json::from_value(json!({"spec": spec})).unwrap();
+            assert_eq!(validate(&ingress).len(), errors, "{spec}");
+        }
     }
 }

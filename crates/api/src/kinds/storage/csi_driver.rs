@@ -1,12 +1,120 @@
 //! CSIDriver: what a CSI driver needs from the cluster.
-//! Upstream: pkg/registry/storage/csidriver.
+//! Upstream: pkg/registry/storage/csidriver, pkg/apis/storage.
 
-use crate::kind::{Descriptor, Scope};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Typed};
+use crate::kinds::check::one_of_if_set;
+use crate::kinds::optional::{default_text, items, text};
+use crate::kinds::row;
+use crate::meta_validation::immutable;
+use crate::types::storage::v1::CSIDriver;
+
+const NAME_MAX: usize = 63;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
         generation: true,
+        columns: vec![
+            Column::object_name(),
+            Column::new("AttachRequired", "boolean", "Whether its volumes must be attached."),
+            Column::new("PodInfoOnMount", "boolean", "Whether it is told about the pod."),
+            Column::new("StorageCapacity", "boolean", "Whether it says how much it can still provide."),
+            Column::new("TokenRequests", "string", "For whom it needs tokens of the pod."),
+            Column::new("RequiresRepublish", "boolean", "Whether volumes are published again and again."),
+            Column::new("Modes", "string", "Which lives its volumes can have."),
+            Column::age(),
+        ],
+        hooks: Arc::new(
+            Typed::<CSIDriver>::new()
+                .default_with(default)
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(cells),
+        ),
         ..Descriptor::new("storage.k8s.io", "v1", "CSIDriver", "csidrivers", Scope::Cluster)
     }
+}
+
+fn default(driver: &mut CSIDriver) {
+    let spec = &mut driver.spec;
+    spec.attach_required.get_or_insert(true);
+    spec.pod_info_on_mount.get_or_insert(false);
+    spec.storage_capacity.get_or_insert(false);
+    default_text(&mut spec.fs_group_policy, "ReadWriteOnceWithFSType");
+    if items(&spec.volume_lifecycle_modes).is_empty() {
+        spec.volume_lifecycle_modes = Some(vec!["Persistent".to_owned()]);
+    }
+    spec.requires_republish.get_or_insert(false);
+    spec.se_linux_mount.get_or_insert(false);
+}
+
+fn validate(driver: &CSIDriver) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if text(&driver.metadata.name).len() > NAME_MAX {
+        errors.push(field::too_long(&Path::new("name"), NAME_MAX));
+    }
+    let path = Path::new("spec");
+    let policies = ["File", "None", "ReadWriteOnceWithFSType"];
+    one_of_if_set(&mut errors, &path.child("fsGroupPolicy"), &driver.spec.fs_group_policy, &policies);
+    for mode in items(&driver.spec.volume_lifecycle_modes) {
+        let modes = ["Ephemeral", "Persistent"];
+        if !modes.contains(&&**mode) {
+            errors.push(field::not_supported(&path.child("volumeLifecycleModes"), &**mode, &modes));
+        }
+    }
+    let tokens = items(&driver.spec.token_requests);
+    for (index, token) in tokens.iter().enumerate() {
+        let path = path.child("tokenRequests").index(index);
+        if tokens[..index].iter().any(|earlier| earlier.audience == token.audience) {
+            errors.push(field::duplicate(&path.child("audience"), &*token.audience));
+        }
+        if let Some(seconds) = token.expiration_seconds {
+            let path = path.child("expirationSeconds");
+            if seconds < 600 {
+                errors.push(field::invalid(
+                    &path,
+                    seconds,
+                    "may not specify a duration less than 10 minutes",
+                ));
+            } else if seconds > 1 << 32 {
+                let message = "may not specify a duration larger than 2^32 seconds";
+                errors.push(field::invalid(&path, seconds, message));
+            }
+        }
+    }
+    errors
+}
+
+fn validate_update(new: &CSIDriver, old: &CSIDriver) -> ErrorList {
+    let mut errors = validate(new);
+    let path = Path::new("spec");
+    let (new, old) = (&new.spec, &old.spec);
+    immutable(&mut errors, &path.child("attachRequired"), &new.attach_required, &old.attach_required);
+    let modes = path.child("volumeLifecycleModes");
+    immutable(&mut errors, &modes, &new.volume_lifecycle_modes, &old.volume_lifecycle_modes);
+    errors
+}
+
+fn cells(driver: &CSIDriver, now: Timestamp) -> Vec<Value> {
+    let spec = &driver.spec;
+    let tokens = match &spec.token_requests {
+        None => "<unset>".to_owned(),
+        Some(tokens) => tokens.iter().map(|token| &*token.audience).collect::<Vec<_>>().join(","),
+    };
+    vec![
+        row::name(&driver.metadata),
+        spec.attach_required.unwrap_or(true).into(),
+        spec.pod_info_on_mount.unwrap_or(false).into(),
+        spec.storage_capacity.unwrap_or(false).into(),
+        tokens.into(),
+        spec.requires_republish.unwrap_or(false).into(),
+        row::or_none(&items(&spec.volume_lifecycle_modes).join(",")),
+        row::age(&driver.metadata, now),
+    ]
 }

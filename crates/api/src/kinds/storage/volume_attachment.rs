@@ -1,18 +1,77 @@
 //! VolumeAttachment: the wish to attach a volume to a node.
-//! Upstream: pkg/registry/storage/volumeattachment.
+//! Upstream: pkg/registry/storage/volumeattachment, pkg/apis/storage.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use crate::kind::{Descriptor, Scope, Subresources, Typed};
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
+use crate::kinds::check::{json as value_of, required};
+use crate::kinds::optional::text;
+use crate::kinds::row;
 use crate::types::storage::v1::VolumeAttachment;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
-        hooks: Arc::new(Typed::<VolumeAttachment>::new().status(|| Some(json!({"attached": false})))),
+        columns: vec![
+            Column::object_name(),
+            Column { format: "name".into(), ..Column::new("Attacher", "string", "Who attaches.") },
+            Column::new("PV", "string", "The volume."),
+            Column::new("Node", "string", "The node."),
+            Column::new("Attached", "boolean", "Whether it is attached."),
+            Column::age(),
+        ],
+        hooks: Arc::new(
+            Typed::<VolumeAttachment>::new()
+                .status(|| Some(json!({"attached": false})))
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(cells),
+        ),
         ..Descriptor::new("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", Scope::Cluster)
     }
+}
+
+fn validate(attachment: &VolumeAttachment) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = &attachment.spec;
+    required(&mut errors, &path.child("attacher"), &spec.attacher);
+    required(&mut errors, &path.child("nodeName"), &spec.node_name);
+    let path = path.child("source");
+    match (&spec.source.persistent_volume_name, &spec.source.inline_volume_spec) {
+        (None, None) => {
+            let message = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+            errors.push(field::required(&path, message));
+        }
+        (Some(_), Some(_)) => {
+            let message = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+            errors.push(field::forbidden(&path, message));
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn validate_update(new: &VolumeAttachment, old: &VolumeAttachment) -> ErrorList {
+    let mut errors = validate(new);
+    if new.spec != old.spec {
+        errors.push(field::invalid(&Path::new("spec"), value_of(&new.spec), "field is immutable"));
+    }
+    errors
+}
+
+fn cells(attachment: &VolumeAttachment, now: Timestamp) -> Vec<Value> {
+    vec![
+        row::name(&attachment.metadata),
+        attachment.spec.attacher.clone().into(),
+        text(&attachment.spec.source.persistent_volume_name).into(),
+        attachment.spec.node_name.clone().into(),
+        attachment.status.as_ref().is_some_and(|status| status.attached).into(),
+        row::age(&attachment.metadata, now),
+    ]
 }
