@@ -177,6 +177,16 @@ pub fn pivot(new: &Path) -> Result<(), Error> {
     nix::unistd::chdir("/").map_err(|e| step("chdir to", e))
 }
 
+/// Sets an extended attribute of a file or directory (overlayfs keeps its marks in them).
+pub fn set_attribute(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let name = CString::new(name).map_err(io::Error::other)?;
+    // SAFETY: both strings are NUL-terminated, the value is given with its length.
+    let result =
+        unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Mount points of the calling process at or below `prefix`, deepest and latest first: the order in
 /// which they can be unmounted.
 pub fn below(prefix: &Path) -> io::Result<Vec<PathBuf>> {

@@ -1,0 +1,319 @@
+//! The life of a pod's sandbox: run, stop, remove.
+//!
+//! Upstream: containerd internal/cri/server/sandbox_run.go, sandbox_stop.go, sandbox_remove.go.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use cri::v1;
+use sys::mount;
+use tokio::io::AsyncReadExt;
+
+use super::{Engine, Error, Sandbox, SandboxRecord, blocking, io_error, now, write_config};
+use crate::link::Link;
+use crate::network::{Attachment, HostPort};
+use crate::spec;
+use crate::wire::{SandboxSpec, Verb, write_json};
+
+/// Bytes of a pod's shared memory: containerd's default.
+const SHM_SIZE: &str = "65536k";
+/// Where the supervisors themselves are.
+const SUPERVISORS: &str = "/ironclad/supervisors";
+
+fn options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
+    let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    security.and_then(|s| s.namespace_options.clone()).unwrap_or_default()
+}
+
+fn attachment(record: &SandboxRecord, config: &v1::PodSandboxConfig) -> Attachment {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let port = |p: &v1::PortMapping| {
+        let host = u16::try_from(p.host_port).ok().filter(|p| *p != 0)?;
+        let protocol = match p.protocol() {
+            v1::Protocol::Tcp => "tcp",
+            v1::Protocol::Udp => "udp",
+            v1::Protocol::Sctp => "sctp",
+        };
+        Some(HostPort {
+            host,
+            container: u16::try_from(p.container_port).ok()?,
+            protocol,
+            address: p.host_ip.clone(),
+        })
+    };
+    Attachment {
+        sandbox: record.id.clone(),
+        netns: record.netns.clone().unwrap_or_default(),
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        ports: config.port_mappings.iter().filter_map(port).collect(),
+    }
+}
+
+impl Engine {
+    /// Makes a sandbox; its ID.
+    pub(crate) async fn run_sandbox(
+        self: &Arc<Self>,
+        config: v1::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, Error> {
+        if !handler.is_empty() {
+            return Err(Error::Invalid(format!("no runtime for {handler:?} is configured")));
+        }
+        if config.metadata.is_none() {
+            return Err(Error::Invalid("sandbox config must include metadata".into()));
+        }
+        let options = options(&config);
+        if options
+            .userns_options
+            .as_ref()
+            .is_some_and(|u| u.mode() == v1::NamespaceMode::Pod && !u.uids.is_empty())
+        {
+            return Err(Error::Invalid("user namespaces are not supported".into()));
+        }
+        let id = self.id();
+        let host_network = options.network() == v1::NamespaceMode::Node;
+        let record = SandboxRecord {
+            id: id.clone(),
+            handler,
+            created_at: now(),
+            ready: true,
+            addresses: Vec::new(),
+            netns: (!host_network).then(|| self.options.netns_of(&id)),
+        };
+        let config = Arc::new(config);
+        match self.make_sandbox(record.clone(), config.clone()).await {
+            Ok((record, link)) => {
+                self.save_sandbox(&record);
+                let sandbox = Sandbox { record, config, link: Some(Arc::new(link)) };
+                self.state.lock().sandboxes.insert(id.clone(), sandbox);
+                self.publish(&id, &id, v1::ContainerEventType::ContainerCreatedEvent);
+                self.publish(&id, &id, v1::ContainerEventType::ContainerStartedEvent);
+                Ok(id)
+            }
+            Err(error) => {
+                let engine = self.clone();
+                let attachment = attachment(&record, &config);
+                // Nobody knows its ID yet, so nobody else would clean up.
+                let _ = blocking(move || {
+                    if record.netns.is_some() {
+                        let _ = engine.network.teardown(&attachment);
+                    }
+                    engine.clear_sandbox(&record.id);
+                    let _ = std::fs::remove_dir_all(engine.options.sandbox_root(&record.id));
+                    Ok(())
+                })
+                .await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_sandbox(
+        self: &Arc<Self>,
+        mut record: SandboxRecord,
+        config: Arc<v1::PodSandboxConfig>,
+    ) -> Result<(SandboxRecord, Link), Error> {
+        let spec = {
+            let engine = self.clone();
+            let (record, config) = (record.clone(), config.clone());
+            blocking(move || engine.prepare_sandbox(&record, &config)).await?
+        };
+        let id = record.id.clone();
+        self.spawn_supervisor(&spec).await?;
+        let link = self.connect(&id).map_err(io_error("connect to the pod's supervisor"))?;
+        if record.netns.is_some() {
+            let engine = self.clone();
+            let attachment = attachment(&record, &config);
+            let result = blocking(move || {
+                engine.network.setup(&attachment).map_err(|e| {
+                    Error::Failed(format!(
+                        "failed to setup network for sandbox {:?}: {e}",
+                        attachment.sandbox
+                    ))
+                })
+            })
+            .await;
+            match result {
+                Ok(addresses) => record.addresses = addresses.iter().map(ToString::to_string).collect(),
+                Err(error) => {
+                    let _ = link.call(Verb::Shutdown, &[]).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok((record, link))
+    }
+
+    /// Everything on disk that the supervisor and the containers need.
+    fn prepare_sandbox(
+        &self,
+        record: &SandboxRecord,
+        config: &v1::PodSandboxConfig,
+    ) -> Result<PathBuf, Error> {
+        let options = options(config);
+        let id = &record.id;
+        let (root, state) = (self.options.sandbox_root(id), self.options.sandbox_state(id));
+        let files = || {
+            std::fs::create_dir_all(&root)?;
+            std::fs::create_dir_all(&state)?;
+            write_config(&root.join("config.pb"), config)?;
+            let hostname = if config.hostname.is_empty() {
+                nix::unistd::gethostname()?.to_string_lossy().into_owned()
+            } else {
+                config.hostname.clone()
+            };
+            std::fs::write(root.join("hostname"), format!("{hostname}\n"))?;
+            std::fs::write(root.join("hosts"), std::fs::read("/etc/hosts").unwrap_or_default())?;
+            let resolv = match spec::resolv_conf(&config.dns_config.clone().unwrap_or_default()) {
+                Some(text) => text.into_bytes(),
+                None => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+            };
+            std::fs::write(root.join("resolv.conf"), resolv)
+        };
+        files().map_err(io_error("write the sandbox's files"))?;
+        let host_ipc = options.ipc() == v1::NamespaceMode::Node;
+        if !host_ipc {
+            let shm = self.options.shm_of(id);
+            std::fs::create_dir_all(&shm).map_err(io_error("create the shared memory"))?;
+            let flags = mount::Flags::MS_NOSUID | mount::Flags::MS_NODEV | mount::Flags::MS_NOEXEC;
+            mount::mount("tmpfs", "shm", &shm, flags, &format!("mode=1777,size={SHM_SIZE}"))
+                .map_err(|e| Error::Failed(format!("{e}: {}", e.source)))?;
+        }
+        let host_network = record.netns.is_none();
+        let spec = SandboxSpec {
+            id: id.clone(),
+            socket: self.options.socket_of(id),
+            network_namespace: record.netns.clone(),
+            ipc_namespace: !host_ipc,
+            // A pod on the host's network has the host's name.
+            uts_namespace: !host_network,
+            hostname: config.hostname.clone(),
+            sysctls: config.linux.iter().flat_map(|l| l.sysctls.clone()).collect(),
+            shared_pids: options.pid() == v1::NamespaceMode::Pod,
+            cgroup: SUPERVISORS.into(),
+        };
+        let path = root.join("sandbox.json");
+        write_json(&path, &spec).map_err(io_error("write the sandbox's spec"))?;
+        Ok(path)
+    }
+
+    async fn spawn_supervisor(&self, spec: &Path) -> Result<(), Error> {
+        let (program, arguments) = self
+            .options
+            .supervisor
+            .split_first()
+            .ok_or_else(|| Error::Invalid("no supervisor program is configured".into()))?;
+        let mut child = tokio::process::Command::new(program)
+            .args(arguments)
+            .arg(spec)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(io_error(format!("start the pod supervisor {program}")))?;
+        let mut answer = String::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            // Ends when the supervisor closes it, or dies.
+            stdout.read_to_string(&mut answer).await.map_err(io_error("hear from the pod supervisor"))?;
+        }
+        // Reaped when it ends, should that be before we do.
+        tokio::spawn(async move { child.wait().await });
+        match answer.as_str() {
+            "ok" => Ok(()),
+            "" => Err(Error::Failed("the pod supervisor died at its start".into())),
+            reason => Err(Error::Failed(format!("failed to create sandbox: {reason}"))),
+        }
+    }
+
+    /// Stops everything in a sandbox and gives its network back. What is stopped stays stopped.
+    pub(crate) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let Ok(id) = self.sandbox_id(id) else { return Ok(()) };
+        let containers: Vec<String> = {
+            let state = self.state.lock();
+            let own = state.containers.values().filter(|c| c.record.sandbox == id);
+            own.map(|c| c.record.id.clone()).collect()
+        };
+        for container in containers {
+            self.stop_container(&container, 0).await?;
+        }
+        let (record, config, link) = {
+            let mut state = self.state.lock();
+            let Some(sandbox) = state.sandboxes.get_mut(&id) else { return Ok(()) };
+            (sandbox.record.clone(), sandbox.config.clone(), sandbox.link.take())
+        };
+        if record.netns.is_some() {
+            let engine = self.clone();
+            let attachment = attachment(&record, &config);
+            blocking(move || {
+                engine.network.teardown(&attachment).map_err(|e| {
+                    Error::Failed(format!(
+                        "failed to destroy network for sandbox {:?}: {e}",
+                        attachment.sandbox
+                    ))
+                })
+            })
+            .await?;
+        }
+        if let Some(link) = link {
+            // One that is gone already has nothing left to shut down.
+            let _ = link.call(Verb::Shutdown, &[]).await;
+        }
+        let engine = self.clone();
+        let cleared = id.clone();
+        blocking(move || {
+            engine.clear_sandbox(&cleared);
+            Ok(())
+        })
+        .await?;
+        let was_ready = {
+            let mut state = self.state.lock();
+            let Some(sandbox) = state.sandboxes.get_mut(&id) else { return Ok(()) };
+            let was_ready = sandbox.record.ready;
+            sandbox.record.ready = false;
+            self.save_sandbox(&sandbox.record);
+            was_ready
+        };
+        if was_ready {
+            self.publish(&id, &id, v1::ContainerEventType::ContainerStoppedEvent);
+        }
+        Ok(())
+    }
+
+    /// Removes what the sandbox has outside its records: namespace, shared memory, socket.
+    fn clear_sandbox(&self, id: &str) {
+        if let Err(error) = sys::namespace::unpin(&self.options.netns_of(id)) {
+            tracing::warn!(%error, sandbox = id, "remove the network namespace");
+        }
+        let _ = mount::detach(&self.options.shm_of(id));
+        let _ = std::fs::remove_dir_all(self.options.sandbox_state(id));
+    }
+
+    /// Removes a sandbox with all its containers.
+    pub(crate) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let Ok(id) = self.sandbox_id(id) else { return Ok(()) };
+        self.stop_sandbox(&id).await?;
+        let containers: Vec<String> = {
+            let state = self.state.lock();
+            let own = state.containers.values().filter(|c| c.record.sandbox == id);
+            own.map(|c| c.record.id.clone()).collect()
+        };
+        for container in containers {
+            self.remove_container(&container).await?;
+        }
+        let directory = self.options.sandbox_root(&id);
+        blocking(move || match std::fs::remove_dir_all(&directory) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error("remove the sandbox's files")(e))
+            }
+            _ => Ok(()),
+        })
+        .await?;
+        self.state.lock().sandboxes.remove(&id);
+        self.publish(&id, &id, v1::ContainerEventType::ContainerDeletedEvent);
+        Ok(())
+    }
+}

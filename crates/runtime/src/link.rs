@@ -1,0 +1,140 @@
+//! The runtime's end of the connection to a pod's supervisor: requests with answers, events as they come.
+//!
+//! Not here: what the messages mean (`wire`), what is done about them (`engine`).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::wire::{Event, Message, Reply, Request, Verb};
+
+/// Why a supervisor did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It answers no more.
+    #[error("the pod's supervisor is gone")]
+    Gone,
+    /// Its socket.
+    #[error("talk to the pod's supervisor")]
+    Io(#[from] io::Error),
+    /// It said so.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a link reports.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// An event of the sandbox's supervisor.
+    Event(Event),
+    /// The supervisor is gone.
+    Closed,
+}
+
+type Answer = (Reply, Vec<OwnedFd>);
+
+/// A connection to one supervisor. Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    next: AtomicU64,
+    waiting: Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>,
+    reader: tokio::task::AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Link {
+    /// Connects, and reports what comes unasked, with the sandbox's name, to `news`.
+    pub(crate) fn connect(
+        path: &Path,
+        sandbox: &str,
+        news: mpsc::UnboundedSender<(String, News)>,
+    ) -> io::Result<Self> {
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps the promise it asks for")]
+        let socket = Arc::new(AsyncFd::new(fd)?);
+        let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+        let reader =
+            tokio::spawn(read(socket.clone(), waiting.clone(), sandbox.to_owned(), news)).abort_handle();
+        Ok(Self { socket, next: AtomicU64::new(1), waiting, reader })
+    }
+
+    /// Asks, and waits for the answer. Descriptors of the answer come with it.
+    pub(crate) async fn call(&self, verb: Verb, descriptors: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().as_mut().ok_or(Error::Gone)?.insert(id, sender);
+        let message = serde_json::to_vec(&Request { id, verb }).map_err(io::Error::from)?;
+        let sent = self
+            .socket
+            .async_io(Interest::WRITABLE, |fd| sys::process::send(fd.as_fd(), &message, descriptors))
+            .await;
+        if let Err(e) = sent {
+            if let Some(waiting) = self.waiting.lock().as_mut() {
+                waiting.remove(&id);
+            }
+            return Err(if e.kind() == io::ErrorKind::BrokenPipe { Error::Gone } else { e.into() });
+        }
+        match receiver.await.map_err(|_| Error::Gone)? {
+            (Reply::Failed(reason), _) => Err(Error::Refused(reason)),
+            answer => Ok(answer),
+        }
+    }
+}
+
+async fn read(
+    socket: Arc<AsyncFd<OwnedFd>>,
+    waiting: Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>,
+    sandbox: String,
+    news: mpsc::UnboundedSender<(String, News)>,
+) {
+    // Made when there is something to read: an idle pod costs no buffer.
+    loop {
+        let received = socket
+            .async_io(Interest::READABLE, |fd| {
+                let mut buffer = vec![0; sys::process::MAX_MESSAGE];
+                let (length, descriptors) = sys::process::receive(fd.as_fd(), &mut buffer)?;
+                buffer.truncate(length);
+                Ok((buffer, descriptors))
+            })
+            .await;
+        let (bytes, descriptors) = match received {
+            Ok((bytes, descriptors)) if !bytes.is_empty() => (bytes, descriptors),
+            _ => break,
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(Message::Reply { id, reply }) => {
+                let sender = waiting.lock().as_mut().and_then(|w| w.remove(&id));
+                if let Some(sender) = sender {
+                    // Who asked may have given up.
+                    let _ = sender.send((reply, descriptors));
+                }
+            }
+            Ok(Message::Event(event)) => drop(news.send((sandbox.clone(), News::Event(event)))),
+            Err(error) => tracing::warn!(%sandbox, %error, "supervisor said something unknown"),
+        }
+    }
+    // Dropping the senders tells everyone who waits.
+    *waiting.lock() = None;
+    let _ = news.send((sandbox, News::Closed));
+}

@@ -1,0 +1,105 @@
+//! The pod supervisor: one small process per pod, which outlives the runtime.
+//!
+//! It lives in the pod's network, IPC and UTS namespaces, is the parent of the pod's containers, writes
+//! their log files and records their ends in the state files. The runtime reaches it over a unix socket,
+//! and finds it there again after a restart.
+//!
+//! One thread, no async runtime, one `poll`. When it dies its containers die with it (parent death
+//! signal), and the runtime sees the socket close.
+//!
+//! Not here: images, networks beyond the empty namespace, what the kubelet wants.
+//!
+//! Upstream: containerd's runtime shim and CRI log format.
+
+mod container;
+mod log;
+mod pod;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use sys::namespace::{self, Flags};
+
+use crate::wire::{SandboxSpec, read_json};
+
+/// Runs a supervisor and never returns: call it before any thread is started. `args` ends with the path
+/// of a [`SandboxSpec`]. It answers `ok` or a reason on standard output, once, and closes it.
+pub fn main(args: &[String]) -> ! {
+    let result = args
+        .last()
+        .ok_or_else(|| io::Error::other("no sandbox given"))
+        .and_then(|path| read_json::<SandboxSpec>(Path::new(path)))
+        .and_then(|spec| Ok((prepare(&spec)?, spec)));
+    let answer = match &result {
+        Ok(_) => "ok".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    let _ = io::stdout().write_all(answer.as_bytes()).and_then(|()| io::stdout().flush());
+    let code = match result {
+        Ok((pod, _)) => {
+            detach();
+            pod.run()
+        }
+        Err(_) => 1,
+    };
+    std::process::exit(code)
+}
+
+fn prepare(spec: &SandboxSpec) -> io::Result<pod::Pod> {
+    sys::process::block_signals()?;
+    // Not a member of the starter's session: Ctrl-C in its terminal is not for us.
+    nix::unistd::setsid()?;
+    sys::process::adopt_orphans()?;
+    let layout = sys::cgroup::Layout::detect()?;
+    let group = sys::cgroup::Cgroup::new(layout.clone(), &spec.cgroup);
+    group.create().and_then(|()| group.add(0)).map_err(io::Error::other)?;
+    // The last to be killed when memory runs out; hardened hosts forbid it, and the pod runs all the same.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+
+    let mut flags = Flags::empty();
+    flags.set(Flags::CLONE_NEWNET, spec.network_namespace.is_some());
+    flags.set(Flags::CLONE_NEWIPC, spec.ipc_namespace);
+    flags.set(Flags::CLONE_NEWUTS, spec.uts_namespace);
+    namespace::unshare(flags).map_err(described)?;
+    if let Some(path) = &spec.network_namespace {
+        namespace::pin("net", path).map_err(described)?;
+    }
+    if spec.uts_namespace && !spec.hostname.is_empty() {
+        nix::unistd::sethostname(&spec.hostname)?;
+    }
+    for (name, value) in &spec.sysctls {
+        // A slash in the name stands for a dot in an interface's name.
+        let path: String = name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect();
+        fs::write(Path::new("/proc/sys").join(path), value)
+            .map_err(|e| io::Error::other(format!("sysctl {name}={value}: {e}")))?;
+    }
+    pod::Pod::new(spec, layout)
+}
+
+fn described(error: impl std::error::Error) -> io::Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    io::Error::other(text)
+}
+
+/// Lets go of the starter: its pipe and its working directory.
+fn detach() {
+    if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    let _ = nix::unistd::chdir("/");
+}
