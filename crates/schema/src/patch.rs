@@ -1,10 +1,10 @@
-//! The patches: JSON (RFC 6902), merge (RFC 7386) and strategic merge.
+//! The patches: JSON (RFC 6902), merge (RFC 7386), strategic merge and server-side apply.
 //! Reads a document and a patch, gives the patched document. [`parse`] reads the body, [`decode`] makes an object of
 //! the outcome; both word their errors as upstream does, which differs from the wording for whole objects.
-//! Not here: storing, retrying on conflict, admission (apiserver). Server-side apply will stand beside these as a
-//! module of its own; until then the API server answers 415 to it.
+//! Not here: storing, retrying on conflict, admission (apiserver).
 //! Upstream: apiserver `pkg/endpoints/handlers/patch.go`, evanphx/json-patch v4.
 
+pub mod apply;
 mod json;
 pub mod strategic;
 

@@ -71,12 +71,13 @@ enum List {
 
 /// One schema inside a schema.
 #[derive(Clone, Debug, Default)]
-struct Node {
+pub(crate) struct Node {
     r#type: Option<Type>,
     nullable: bool,
     int_or_string: bool,
     preserve_unknown_fields: bool,
     embedded_resource: bool,
+    atomic: bool,
     properties: BTreeMap<String, Node>,
     additional: Option<Additional>,
     items: Option<Box<Node>>,
@@ -114,6 +115,11 @@ impl Structural {
         let mut root = Node::parse(schema, "openAPIV3Schema")?;
         root.embedded_resource = true;
         Ok(Self { kind, root })
+    }
+
+    /// The schema of the resource as a whole.
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
     }
 
     /// Removes fields that the schema does not know and reports them.
@@ -182,6 +188,7 @@ impl Node {
             int_or_string: flag("x-kubernetes-int-or-string"),
             preserve_unknown_fields: flag("x-kubernetes-preserve-unknown-fields"),
             embedded_resource: flag("x-kubernetes-embedded-resource"),
+            atomic: text("x-kubernetes-map-type") == Some("atomic"),
             properties,
             additional,
             items: boxed("items")?,
@@ -200,11 +207,43 @@ impl Node {
     }
 
     /// The schema of a member.
-    fn member(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn member(&self, name: &str) -> Option<&Self> {
         self.properties.get(name).or(match &self.additional {
             Some(Additional::Schema(schema)) => Some(schema),
             _ => None,
         })
+    }
+
+    /// Whether the member is a named field, rather than an entry of a map.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.properties.contains_key(name)
+    }
+
+    /// The schema of the elements of a list.
+    pub(crate) fn items(&self) -> Option<&Self> {
+        self.items.as_deref()
+    }
+
+    /// Whether this is a whole resource, with metadata.
+    pub(crate) fn is_resource(&self) -> bool {
+        self.embedded_resource
+    }
+
+    /// Whether an object here merges by member.
+    pub(crate) fn is_granular_map(&self) -> bool {
+        !self.atomic && matches!(self.r#type, None | Some(Type::Object))
+    }
+
+    /// Whether a list here merges by element.
+    pub(crate) fn is_associative_list(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// The keys of a list of type map, with their defaults.
+    pub(crate) fn list_keys(&self) -> Option<Vec<(&str, Option<&Value>)>> {
+        let Some(List::Map(keys)) = &self.list else { return None };
+        let default = |key: &str| self.items.as_ref()?.properties.get(key)?.default.as_ref();
+        Some(keys.iter().map(|key| (key.as_str(), default(key))).collect())
     }
 
     fn prune(&self, value: &mut Value, findings: &mut Findings) {

@@ -60,7 +60,7 @@ pub(crate) fn time(text: &str, precision: Precision) -> Result<Option<String>, S
         return Err(failure(&text[19.min(text.len())..], ".000000"));
     }
     let offset = offset(rest).ok_or_else(|| failure(rest, "Z07:00"))?;
-    let after = if rest.starts_with('Z') { &rest[1..] } else { &rest[6..] };
+    let after = rest.strip_prefix('Z').unwrap_or_else(|| &rest["±hh:mm".chars().count()..]);
     if !after.is_empty() {
         return Err(format!(
             "parsing time {}: extra text: {}",

@@ -86,7 +86,7 @@ fn operations() -> impl Strategy<Value = Value> {
 }
 
 fn deployment() -> Schema {
-    Schema::built_in("io.k8s.api.apps.v1.Deployment").unwrap()
+    Schema::built_in("io.k8s.api.apps.v1.Deployment").expect("the table has deployments")
 }
 
 fn depth(value: &Value) -> usize {

@@ -1,0 +1,234 @@
+//! `metadata.managedFields`: who owns which fields, by manager, operation, version and subresource.
+//! Upstream: apimachinery `pkg/util/managedfields/internal`.
+
+use serde_json::{Map, Value, json};
+
+use super::Writer;
+use super::set::Set;
+use super::shape::Difference;
+
+/// Updating managers that are told apart; what the oldest beyond them own is merged.
+const MAX_UPDATE_MANAGERS: usize = 10;
+/// The manager into which they merge.
+const ANCIENT_CHANGES: &str = "ancient-changes";
+
+/// How a manager came to own its fields. The order is that of the entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Operation {
+    Apply,
+    Update,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Apply => "Apply",
+            Self::Update => "Update",
+        }
+    }
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) manager: String,
+    pub(super) operation: Operation,
+    pub(super) api_version: String,
+    pub(super) time: Option<String>,
+    pub(super) subresource: String,
+    pub(super) fields: Set,
+}
+
+impl Entry {
+    /// Whether both are of one manager. Who applies is one manager in all versions.
+    fn is_same(&self, manager: &str, operation: Operation, version: &str, subresource: &str) -> bool {
+        self.manager == manager
+            && self.operation == operation
+            && self.subresource == subresource
+            && (operation == Operation::Apply || self.api_version == version)
+    }
+
+    /// As conflicts name the manager.
+    fn describe(&self) -> String {
+        let mut text = api::field::quote(&self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {}", api::field::quote(&self.subresource)));
+        }
+        if self.operation == Operation::Update {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+
+    fn read(entry: &Value) -> Option<Self> {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        Some(Self {
+            manager: text("manager").unwrap_or_default().into(),
+            operation: match text("operation")? {
+                "Apply" => Operation::Apply,
+                "Update" => Operation::Update,
+                _ => return None,
+            },
+            api_version: text("apiVersion")?.into(),
+            time: text("time").map(String::from),
+            subresource: text("subresource").unwrap_or_default().into(),
+            fields: Set::from_json(entry.get("fieldsV1").unwrap_or(&Value::Object(Map::new())))?,
+        })
+    }
+
+    fn write(&self) -> Value {
+        let mut entry = json!({
+            "manager": self.manager,
+            "operation": self.operation.as_str(),
+            "apiVersion": self.api_version,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": self.fields.to_json(),
+        });
+        if let Some(time) = &self.time {
+            entry["time"] = time.as_str().into();
+        }
+        if !self.subresource.is_empty() {
+            entry["subresource"] = self.subresource.as_str().into();
+        }
+        entry
+    }
+}
+
+/// All entries of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Managers(Vec<Entry>);
+
+impl Managers {
+    /// The entries of an object. One that cannot be read makes all of them void, as upstream does.
+    pub(super) fn of(object: &Value) -> Self {
+        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+        Self(entries.and_then(|entries| entries.iter().map(Entry::read).collect()).unwrap_or_default())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn find(&self, writer: &Writer<'_>, operation: Operation, version: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.is_same(writer.manager, operation, version, writer.subresource))
+    }
+
+    /// Puts an entry in place of the manager's former one.
+    pub(super) fn set(&mut self, entry: Entry) {
+        self.0.retain(|old| {
+            !old.is_same(&entry.manager, entry.operation, &entry.api_version, &entry.subresource)
+        });
+        self.0.push(entry);
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.0.retain(|entry| !entry.fields.is_empty());
+        self.0.sort_by(|a, b| {
+            let key = |entry: &Entry| {
+                (entry.operation, entry.time.clone(), entry.manager.clone(), entry.api_version.clone())
+            };
+            (key(a), &a.subresource).cmp(&(key(b), &b.subresource))
+        });
+    }
+
+    /// What all who apply own together, in one version.
+    pub(super) fn applied(&self, version: &str) -> Set {
+        self.0
+            .iter()
+            .filter(|entry| entry.operation == Operation::Apply && entry.api_version == version)
+            .fold(Set::default(), |all, entry| all.union(&entry.fields))
+    }
+
+    fn others<'a>(
+        &'a mut self,
+        writer: &'a Writer<'_>,
+        operation: Operation,
+        version: &'a str,
+    ) -> impl Iterator<Item = &'a mut Entry> {
+        self.0.iter_mut().filter(move |entry| {
+            entry.api_version == version
+                && !entry.is_same(writer.manager, operation, version, writer.subresource)
+        })
+    }
+
+    /// The fields of other managers that a change touches, by manager.
+    pub(super) fn conflicts(
+        &self,
+        writer: &Writer<'_>,
+        operation: Operation,
+        version: &str,
+        difference: &Difference,
+    ) -> Vec<(String, Vec<String>)> {
+        let changed = difference.modified.union(&difference.added);
+        let mut all = self.clone();
+        let mut conflicts: Vec<(String, Vec<String>)> = all
+            .others(writer, operation, version)
+            .map(|entry| (entry.describe(), entry.fields.intersection(&changed).paths()))
+            .filter(|(_, paths)| !paths.is_empty())
+            .collect();
+        conflicts.sort();
+        conflicts
+    }
+
+    /// Other managers lose what a change touches or removes.
+    pub(super) fn give_up(
+        &mut self,
+        writer: &Writer<'_>,
+        operation: Operation,
+        version: &str,
+        difference: &Difference,
+        now: &str,
+    ) {
+        let lost = difference.modified.union(&difference.added).union(&difference.removed);
+        for entry in self.others(writer, operation, version) {
+            let left = entry.fields.difference(&lost);
+            if left != entry.fields && entry.operation == Operation::Update {
+                entry.time = Some(now.to_owned());
+            }
+            entry.fields = left;
+        }
+        self.sort();
+    }
+
+    /// Sets the entries of an object.
+    pub(super) fn write(mut self, object: &mut Value) {
+        self.cap();
+        let entries: Vec<Value> = self.0.iter().map(Entry::write).collect();
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
+            && !entries.is_empty()
+        {
+            meta.insert("managedFields".into(), Value::Array(entries));
+        }
+    }
+
+    /// Merges the oldest updating managers until there are few enough.
+    fn cap(&mut self) {
+        loop {
+            let mut updates = self.0.iter().filter(|entry| entry.operation == Operation::Update);
+            if updates.clone().count() <= MAX_UPDATE_MANAGERS {
+                return;
+            }
+            // Entries are sorted by time, but for the one into which others were merged before.
+            let Some(oldest) = updates.find(|entry| entry.manager != ANCIENT_CHANGES).cloned() else {
+                return;
+            };
+            self.0.retain(|entry| *entry != oldest);
+            let ancient = |entry: &&mut Entry| {
+                entry.manager == ANCIENT_CHANGES && entry.api_version == oldest.api_version
+            };
+            match self.0.iter_mut().find(ancient) {
+                Some(entry) => {
+                    entry.fields = entry.fields.union(&oldest.fields);
+                    entry.time = oldest.time;
+                }
+                None => self.0.push(Entry {
+                    manager: ANCIENT_CHANGES.into(),
+                    subresource: String::new(),
+                    ..oldest
+                }),
+            }
+            self.sort();
+        }
+    }
+}

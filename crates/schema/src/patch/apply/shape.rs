@@ -1,0 +1,327 @@
+//! The walk over values by their schema: which parts are owned, how they merge, how they differ.
+//! Structs and maps merge by member, lists of type map by key and of type set by value; everything else is one value.
+//! Upstream: structured-merge-diff `typed`.
+
+use serde_json::{Map, Value};
+
+use super::set::{Element, Set};
+use crate::Schema;
+use crate::structural::Node;
+use crate::table::{Definition, ListType, Merge, Type, table};
+
+/// What the schema says of a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shape<'a> {
+    /// A value that is owned whole.
+    Leaf,
+    /// An object of a definition.
+    Struct(&'a Definition),
+    /// A map of texts.
+    Map(&'a Type),
+    /// A list of type set.
+    Set,
+    /// A list of type map.
+    Keyed(&'a Type, &'a [&'static str]),
+    /// A part of a custom resource.
+    Custom(&'a Node),
+    /// The part of a custom resource of which the schema says nothing: its objects merge.
+    Untyped,
+}
+
+/// Two elements of one list that cannot be told apart, or one that names none of its keys.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{path}: duplicate entries for key {key}")]
+    Duplicate { path: String, key: String },
+    #[error(
+        "{path}: element {index}: associative list with keys has an element that omits all of its key fields"
+    )]
+    NoKey { path: String, index: usize },
+}
+
+impl<'a> Shape<'a> {
+    pub(super) fn of(schema: &'a Schema) -> Self {
+        match schema {
+            Schema::BuiltIn(definition) => Self::Struct(definition),
+            Schema::Structural(structural) => Self::Custom(structural.root()),
+        }
+    }
+
+    fn of_type(r#type: &'a Type, merge: Option<&'a Merge>) -> Self {
+        let atomic = merge.is_some_and(|merge| merge.atomic_map);
+        match (r#type, merge.and_then(|merge| merge.list.as_ref())) {
+            (Type::Definition(reference), _) => {
+                let definition = table().get(*reference);
+                if atomic || definition.atomic || definition.fields.is_empty() {
+                    Self::Leaf
+                } else {
+                    Self::Struct(definition)
+                }
+            }
+            (Type::Map(element), _) if !atomic => Self::Map(element),
+            (Type::Array(_), Some(ListType::Set)) => Self::Set,
+            (Type::Array(element), Some(ListType::Map(keys))) => Self::Keyed(element, keys),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// The shape of a member, and whether it is a named field rather than an entry of a map.
+    fn member(self, name: &str) -> (bool, Self) {
+        match self {
+            Self::Struct(definition) => match definition.field(name) {
+                Some(field) => (true, Self::of_type(&field.r#type, Some(&field.merge))),
+                None => (false, Self::Leaf),
+            },
+            Self::Map(element) => (false, Self::of_type(element, None)),
+            Self::Custom(node) if node.is_resource() && name == "metadata" => {
+                let meta = table().definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+                (true, meta.map_or(Self::Untyped, Self::Struct))
+            }
+            Self::Custom(node) => match node.member(name) {
+                Some(member) => (node.names(name), Self::Custom(member)),
+                None => (false, Self::Untyped),
+            },
+            Self::Untyped => (false, Self::Untyped),
+            Self::Leaf | Self::Set | Self::Keyed(..) => (false, Self::Leaf),
+        }
+    }
+
+    /// The shape of the elements of a list.
+    fn element(self) -> Self {
+        match self {
+            Self::Keyed(element, _) => Self::of_type(element, None),
+            Self::Custom(node) => node.items().map_or(Self::Untyped, Self::Custom),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// The shape below an element of a path, and whether the element is a named field.
+    pub(super) fn step(self, element: &Element) -> (bool, Self) {
+        match element.field_name() {
+            Some(name) => self.member(name),
+            None => (false, self.element()),
+        }
+    }
+
+    /// The members of an object that merges.
+    fn object(self, value: Option<&Value>) -> Option<&Map<String, Value>> {
+        let merges = match self {
+            Self::Struct(_) | Self::Map(_) | Self::Untyped => true,
+            Self::Custom(node) => node.is_granular_map(),
+            Self::Leaf | Self::Set | Self::Keyed(..) => false,
+        };
+        value.filter(|_| merges)?.as_object()
+    }
+
+    /// The elements of a list that merges.
+    fn list(self, value: Option<&Value>) -> Option<&[Value]> {
+        let merges = match self {
+            Self::Set | Self::Keyed(..) => true,
+            Self::Custom(node) => node.is_associative_list(),
+            _ => false,
+        };
+        value.filter(|_| merges)?.as_array().map(Vec::as_slice)
+    }
+
+    /// What tells an element of this list apart; `None` if it names no key.
+    fn identity(self, element: &Value) -> Option<Element> {
+        let keys: Vec<(&str, Option<&Value>)> = match self {
+            // The one default among the keys of built-in lists.
+            Self::Keyed(_, keys) => keys.iter().map(|key| (*key, None)).collect(),
+            Self::Custom(node) => match node.list_keys() {
+                Some(keys) => keys,
+                None => return Some(Element::value(element)),
+            },
+            _ => return Some(Element::value(element)),
+        };
+        let protocol = Value::from("TCP");
+        let object = element.as_object()?;
+        let found: Map<String, Value> = keys
+            .into_iter()
+            .filter_map(|(key, default)| {
+                let default =
+                    default.or((matches!(self, Self::Keyed(..)) && key == "protocol").then_some(&protocol));
+                Some((key.to_owned(), object.get(key).or(default)?.clone()))
+            })
+            .collect();
+        (!found.is_empty()).then(|| Element::key(&found))
+    }
+
+    /// The elements of a list with what tells them apart; elements that nothing does are left out.
+    fn identified(self, list: &[Value]) -> Vec<(Element, &Value)> {
+        list.iter().filter_map(|element| Some((self.identity(element)?, element))).collect()
+    }
+}
+
+/// Every field a value sets.
+pub(super) fn fields(value: &Value, shape: Shape<'_>) -> Result<Set, Error> {
+    let mut set = Set::default();
+    collect(value, shape, &mut Vec::new(), &mut set)?;
+    Ok(set)
+}
+
+fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>, set: &mut Set) -> Result<(), Error> {
+    if let Some(object) = shape.object(Some(value)) {
+        for (name, member) in object {
+            let (named, shape) = shape.member(name);
+            path.push(Element::field(name));
+            if !named || member.is_null() || member.as_object().is_some_and(Map::is_empty) {
+                set.insert(path);
+            }
+            collect(member, shape, path, set)?;
+            path.pop();
+        }
+    } else if let Some(list) = shape.list(Some(value)) {
+        let mut seen = Vec::with_capacity(list.len());
+        for (index, element) in list.iter().enumerate() {
+            let at = || path.iter().map(ToString::to_string).collect::<String>();
+            let identity = shape.identity(element).ok_or_else(|| Error::NoKey { path: at(), index })?;
+            if seen.contains(&identity) {
+                return Err(Error::Duplicate { path: at(), key: identity.to_string() });
+            }
+            seen.push(identity.clone());
+            path.push(identity);
+            set.insert(path);
+            // The identity of a scalar is all there is to it.
+            if element.is_object() {
+                collect(element, shape.element(), path, set)?;
+            }
+            path.pop();
+        }
+    } else {
+        set.insert(path);
+    }
+    Ok(())
+}
+
+/// How two values differ.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    pub(super) added: Set,
+    pub(super) removed: Set,
+    pub(super) modified: Set,
+}
+
+impl Difference {
+    pub(super) fn between(old: &Value, new: &Value, shape: Shape<'_>) -> Self {
+        let mut difference = Self::default();
+        difference.walk(Some(old), Some(new), shape, &mut Vec::new());
+        difference
+    }
+
+    fn walk(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>, path: &mut Vec<Element>) {
+        let of_kind = |is: fn(&Value) -> bool| old.is_none_or(is) && new.is_none_or(is);
+        // Two that are both empty, or of different kinds, are compared as wholes.
+        let maps = || [old, new].into_iter().filter_map(|side| shape.object(side)).any(|map| !map.is_empty());
+        let lists =
+            || [old, new].into_iter().filter_map(|side| shape.list(side)).any(|list| !list.is_empty());
+        if of_kind(Value::is_object) && maps() {
+            let none = Map::new();
+            let (left, right) = (shape.object(old).unwrap_or(&none), shape.object(new).unwrap_or(&none));
+            let names = left.keys().chain(right.keys().filter(|name| !left.contains_key(*name)));
+            for name in names {
+                path.push(Element::field(name));
+                self.walk(left.get(name), right.get(name), shape.member(name).1, path);
+                path.pop();
+            }
+        } else if of_kind(Value::is_array) && lists() {
+            let left = shape.identified(shape.list(old).unwrap_or_default());
+            let right = shape.identified(shape.list(new).unwrap_or_default());
+            let find = |side: &[(Element, &Value)], wanted: &Element| -> Option<usize> {
+                side.iter().position(|(identity, _)| identity == wanted)
+            };
+            for (identity, element) in &left {
+                let other = find(&right, identity).map(|at| right[at].1);
+                path.push(identity.clone());
+                self.walk(Some(element), other, shape.element(), path);
+                path.pop();
+            }
+            for (identity, element) in right.iter().filter(|(identity, _)| find(&left, identity).is_none()) {
+                path.push(identity.clone());
+                self.walk(None, Some(element), shape.element(), path);
+                path.pop();
+            }
+        } else if let (Some(old), Some(new)) = (old, new)
+            && old != new
+        {
+            self.modified.insert(path);
+        }
+        match (old, new) {
+            (None, Some(_)) => self.added.insert(path),
+            (Some(_), None) => self.removed.insert(path),
+            _ => {}
+        }
+    }
+}
+
+/// The live value with the applied one merged into it.
+pub(super) fn merge(live: &Value, applied: &Value, shape: Shape<'_>) -> Value {
+    if let (Some(left), Some(right)) = (shape.object(Some(live)), shape.object(Some(applied))) {
+        let mut merged = left.clone();
+        for (name, value) in right {
+            let value = match left.get(name) {
+                Some(live) => merge(live, value, shape.member(name).1),
+                None => value.clone(),
+            };
+            merged.insert(name.clone(), value);
+        }
+        return Value::Object(merged);
+    }
+    let (Some(left), Some(right)) = (shape.list(Some(live)), shape.list(Some(applied))) else {
+        return applied.clone();
+    };
+    // The applied order leads; elements that only the live list has stay before the next one that both have.
+    let (left, right) = (shape.identified(left), shape.identified(right));
+    let has =
+        |side: &[(Element, &Value)], wanted: &Element| side.iter().any(|(identity, _)| identity == wanted);
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut next_live, mut next_applied) = (0, 0);
+    loop {
+        if let Some((_, element)) = left.get(next_live).filter(|(own, _)| !has(&right, own)) {
+            merged.push((*element).clone());
+            next_live += 1;
+            continue;
+        }
+        let Some((identity, element)) = right.get(next_applied) else { break };
+        merged.push(match left.iter().find(|(own, _)| own == identity) {
+            Some((_, live)) => merge(live, element, shape.element()),
+            None => (*element).clone(),
+        });
+        next_applied += 1;
+        while left.get(next_live).is_some_and(|(own, _)| has(&right[..next_applied], own)) {
+            next_live += 1;
+        }
+    }
+    Value::Array(merged)
+}
+
+/// Takes out what the set names. What is left with nothing goes too.
+pub(super) fn remove(value: &mut Value, set: &Set, shape: Shape<'_>) {
+    let keep = |element: &Element, value: &mut Value, shape: Shape<'_>| {
+        if set.has(element) {
+            return false;
+        }
+        let Some(below) = set.below(element) else { return true };
+        let was_empty = is_empty(value);
+        remove(value, below, shape);
+        was_empty || !is_empty(value)
+    };
+    if shape.object(Some(value)).is_some() {
+        let Value::Object(object) = value else { return };
+        object.retain(|name, member| keep(&Element::field(name), member, shape.member(name).1));
+    } else if shape.list(Some(value)).is_some() {
+        let Value::Array(list) = value else { return };
+        list.retain_mut(|element| match shape.identity(element) {
+            Some(identity) => keep(&identity, element, shape.element()),
+            None => true,
+        });
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}

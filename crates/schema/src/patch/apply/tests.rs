@@ -1,0 +1,318 @@
+//! Who owns what after a series of writes.
+
+use serde_json::json;
+
+use super::*;
+
+const NOW: &str = "2024-01-01T00:00:00Z";
+
+fn writer(manager: &str) -> Writer<'_> {
+    Writer { manager, subresource: "", ignored: &["status"], now: NOW }
+}
+
+fn schema() -> Schema {
+    Schema::built_in("io.k8s.api.apps.v1.Deployment").unwrap()
+}
+
+fn fresh() -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}})
+}
+
+fn object(metadata: Value, spec: Value) -> Value {
+    let mut object = fresh();
+    object["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+    object["spec"] = spec;
+    object
+}
+
+fn config(spec: Value) -> Value {
+    object(json!({}), spec)
+}
+
+/// As the store keeps it.
+fn stored(mut object: Value) -> Value {
+    object["metadata"]["uid"] = "u".into();
+    object
+}
+
+fn containers(containers: Value) -> Value {
+    json!({"template": {"spec": {"containers": containers}}})
+}
+
+fn owned(object: &Value, manager: &str) -> Option<Value> {
+    let entries = object["metadata"]["managedFields"].as_array()?;
+    entries.iter().find(|entry| entry["manager"] == manager).map(|entry| entry["fieldsV1"].clone())
+}
+
+#[test]
+fn the_first_apply_owns_what_it_sets() {
+    let config = object(
+        json!({"labels": {"a": "b"}, "finalizers": ["f"]}),
+        json!({"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+               "template": {"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}], "args": ["x"]}]}}}),
+    );
+    let applied = apply(&fresh(), &config, &schema(), &writer("kubectl"), false).unwrap();
+    let mut expected = config.clone();
+    expected["metadata"]["managedFields"] = json!([{
+        "manager": "kubectl", "operation": "Apply", "apiVersion": "apps/v1", "time": NOW, "fieldsType": "FieldsV1",
+        "fieldsV1": {
+            "f:metadata": {"f:labels": {"f:a": {}}, "f:finalizers": {"v:\"f\"": {}}},
+            "f:spec": {
+                "f:replicas": {},
+                "f:selector": {},
+                "f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {
+                    ".": {}, "f:name": {}, "f:args": {},
+                    "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}},
+                }}}},
+            },
+        },
+    }]);
+    assert_eq!(applied, expected);
+    let live = stored(applied);
+    let later = Writer { now: "2025-01-01T00:00:00Z", ..writer("kubectl") };
+    assert_eq!(apply(&live, &config, &schema(), &later, false).unwrap(), live, "nothing changed");
+}
+
+#[test]
+fn what_is_no_longer_applied_goes() {
+    let first = config(json!({"replicas": 1, "paused": true, "template": {"spec": {
+        "nodeSelector": {"a": "1", "b": "2"},
+        "containers": [{"name": "a", "image": "x", "env": [{"name": "E", "value": "1"}]}, {"name": "b"}],
+        "securityContext": {"runAsUser": 1},
+    }}}));
+    let live = stored(apply(&fresh(), &first, &schema(), &writer("m"), false).unwrap());
+    let second = config(json!({"replicas": 1, "template": {"spec": {
+        "nodeSelector": {"b": "3"},
+        "containers": [{"name": "a", "image": "x"}],
+    }}}));
+    let applied = apply(&live, &second, &schema(), &writer("m"), false).unwrap();
+    assert_eq!(applied["spec"], second["spec"]);
+}
+
+#[test]
+fn what_others_hold_stays() {
+    let live = stored(
+        apply(
+            &fresh(),
+            &config(containers(json!([{"name": "a", "image": "1"}]))),
+            &schema(),
+            &writer("one"),
+            false,
+        )
+        .unwrap(),
+    );
+    let both = config(containers(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "2"}])));
+    let live = apply(&live, &both, &schema(), &writer("two"), false).unwrap();
+    assert_eq!(live["spec"], both["spec"], "the same value is no conflict");
+    // Two stops applying the first container, which one still holds.
+    let live = apply(
+        &live,
+        &config(containers(json!([{"name": "b", "image": "2"}]))),
+        &schema(),
+        &writer("two"),
+        false,
+    )
+    .unwrap();
+    assert_eq!(live["spec"], both["spec"]);
+    // One stops too: now it goes.
+    let live = apply(&live, &config(json!({"replicas": 1})), &schema(), &writer("one"), false).unwrap();
+    assert_eq!(live["spec"]["template"], containers(json!([{"name": "b", "image": "2"}]))["template"]);
+}
+
+#[test]
+fn conflicts_are_refused_unless_forced() {
+    let first = config(
+        json!({"replicas": 1, "paused": true, "template": {"spec": {"containers": [{"name": "a", "image": "1"}]}}}),
+    );
+    let live = stored(apply(&fresh(), &first, &schema(), &writer("one"), false).unwrap());
+    let status = apply(&live, &config(json!({"replicas": 2})), &schema(), &writer("two"), false).unwrap_err();
+    assert_eq!(status.code, 409);
+    assert_eq!(status.message, r#"Apply failed with 1 conflict: conflict with "one": .spec.replicas"#);
+    let details = status.details.unwrap();
+    assert_eq!(details.causes[0].reason, "FieldManagerConflict");
+    assert_eq!(details.causes[0].message, r#"conflict with "one""#);
+    assert_eq!(details.causes[0].field, ".spec.replicas");
+
+    let second =
+        config(json!({"replicas": 2, "template": {"spec": {"containers": [{"name": "a", "image": "2"}]}}}));
+    let status = apply(&live, &second, &schema(), &writer("two"), false).unwrap_err();
+    assert_eq!(
+        status.message,
+        "Apply failed with 2 conflicts: conflicts with \"one\":\n- .spec.replicas\n- \
+         .spec.template.spec.containers[name=\"a\"].image"
+    );
+    let forced = apply(&live, &second, &schema(), &writer("two"), true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 2);
+    assert_eq!(
+        owned(&forced, "one").unwrap()["f:spec"],
+        json!({"f:paused": {}, "f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {}}}}}})
+    );
+}
+
+#[test]
+fn what_was_there_before_belongs_to_nobody_in_particular() {
+    let live = stored(config(json!({"replicas": 3, "paused": true})));
+    let status = apply(&live, &config(json!({"replicas": 1})), &schema(), &writer("m"), false).unwrap_err();
+    assert_eq!(
+        status.message,
+        r#"Apply failed with 1 conflict: conflict with "before-first-apply" using apps/v1: .spec.replicas"#
+    );
+    let applied = apply(&live, &config(json!({"replicas": 3})), &schema(), &writer("m"), false).unwrap();
+    assert_eq!(applied["spec"], live["spec"]);
+    assert_eq!(
+        owned(&applied, "before-first-apply"),
+        Some(json!({"f:spec": {"f:paused": {}, "f:replicas": {}}}))
+    );
+    assert_eq!(owned(&applied, "m"), Some(json!({"f:spec": {"f:replicas": {}}})));
+}
+
+#[test]
+fn other_writes_are_tracked_once_an_object_was_applied() {
+    let mut untouched = stored(config(json!({"replicas": 2})));
+    track(&stored(config(json!({"replicas": 1}))), &mut untouched, &schema(), &writer("controller"));
+    assert_eq!(untouched["metadata"].get("managedFields"), None);
+
+    let live = stored(
+        apply(&fresh(), &config(json!({"replicas": 1, "paused": true})), &schema(), &writer("m"), false)
+            .unwrap(),
+    );
+    let mut new = live.clone();
+    new["spec"]["replicas"] = 5.into();
+    new["spec"]["minReadySeconds"] = 1.into();
+    new["status"] = json!({"replicas": 1});
+    track(&live, &mut new, &schema(), &writer("controller"));
+    assert_eq!(owned(&new, "m"), Some(json!({"f:spec": {"f:paused": {}}})));
+    assert_eq!(
+        owned(&new, "controller"),
+        Some(json!({"f:spec": {"f:replicas": {}, "f:minReadySeconds": {}}}))
+    );
+    let status = apply(&new, &config(json!({"replicas": 1})), &schema(), &writer("m"), false).unwrap_err();
+    assert!(
+        status.message.contains(r#"conflict with "controller" using apps/v1: .spec.replicas"#),
+        "{}",
+        status.message
+    );
+
+    // A writer that sends no entries does not erase them; one that asks for it does.
+    let mut silent = new.clone();
+    silent["metadata"].as_object_mut().unwrap().remove("managedFields");
+    track(&new, &mut silent, &schema(), &writer("controller"));
+    assert_eq!(silent, new);
+    let mut reset = new.clone();
+    reset["metadata"]["managedFields"] = json!([{}]);
+    track(&new, &mut reset, &schema(), &writer("controller"));
+    assert_eq!(reset["metadata"].get("managedFields"), None);
+}
+
+#[test]
+fn subresources_are_managers_of_their_own() {
+    let live =
+        stored(apply(&fresh(), &config(json!({"replicas": 1})), &schema(), &writer("m"), false).unwrap());
+    let mut new = live.clone();
+    new["status"] = json!({"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]});
+    let status = Writer { subresource: "status", ignored: &["spec", "metadata"], ..writer("m") };
+    track(&live, &mut new, &schema(), &status);
+    let entries = new["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[1]["subresource"], "status");
+    assert_eq!(entries[1]["fieldsV1"]["f:status"]["f:replicas"], json!({}));
+}
+
+#[test]
+fn many_updating_managers_are_merged() {
+    let mut live =
+        stored(apply(&fresh(), &config(json!({"replicas": 1})), &schema(), &writer("m"), false).unwrap());
+    for n in 0..20 {
+        let mut new = live.clone();
+        new["metadata"]["annotations"][format!("a{n:02}")] = "x".into();
+        let (manager, now) = (format!("w{n:02}"), format!("2024-01-01T00:00:{n:02}Z"));
+        track(&live, &mut new, &schema(), &Writer { manager: &manager, now: &now, ..writer("") });
+        live = new;
+    }
+    let entries = live["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry["operation"] == "Update").count(), 10);
+    let ancient = owned(&live, "ancient-changes").unwrap();
+    assert!(ancient["f:metadata"]["f:annotations"].get("f:a10").is_some(), "{ancient}");
+    assert!(owned(&live, "w19").is_some() && owned(&live, "w05").is_none());
+}
+
+#[test]
+fn lists_keep_the_applied_order() {
+    let live = stored(
+        apply(
+            &fresh(),
+            &config(containers(json!([{"name": "a"}, {"name": "b"}, {"name": "c"}]))),
+            &schema(),
+            &writer("one"),
+            false,
+        )
+        .unwrap(),
+    );
+    let cases = [
+        (json!([{"name": "d"}]), ["a", "b", "c", "d"].as_slice()),
+        (json!([{"name": "c"}, {"name": "a"}]), &["c", "a", "b"]),
+        (json!([{"name": "b"}, {"name": "x"}, {"name": "c"}]), &["a", "b", "x", "c"]),
+    ];
+    for (given, expected) in cases {
+        let applied =
+            apply(&live, &config(containers(given.clone())), &schema(), &writer("two"), false).unwrap();
+        let names: Vec<&str> = applied["spec"]["template"]["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|container| container["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, expected, "{given}");
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be_applied() {
+    let twice = config(containers(json!([{"name": "a"}, {"name": "a"}])));
+    let status = apply(&fresh(), &twice, &schema(), &writer("m"), false).unwrap_err();
+    assert!(
+        status.message.contains(r#".spec.template.spec.containers: duplicate entries for key [name="a"]"#),
+        "{}",
+        status.message
+    );
+    let nameless = config(containers(json!([{"image": "a"}])));
+    assert!(apply(&fresh(), &nameless, &schema(), &writer("m"), false).is_err());
+    let managed = object(json!({"managedFields": [{"manager": "x"}]}), json!({}));
+    let status = apply(&fresh(), &managed, &schema(), &writer("m"), false).unwrap_err();
+    assert_eq!((status.code, &*status.message), (400, "metadata.managedFields must be nil"));
+}
+
+#[test]
+fn custom_resources_merge_by_their_schema() {
+    let structural = crate::Structural::parse(
+        api::GroupVersionKind::new("example.com", "v1", "Widget"),
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                      "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}},
+            "plain": {"type": "array", "items": {"type": "string"}},
+            "whole": {"type": "object", "x-kubernetes-map-type": "atomic"},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        }}}}),
+    );
+    let schema = Schema::from(structural.unwrap());
+    let widget = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w", "labels": {"l": "1"}}, "spec": spec});
+    let first =
+        widget(json!({"keyed": [{"k": "a", "v": 1}], "plain": ["x"], "whole": {"a": 1}, "map": {"m": "1"}}));
+    let live = stored(apply(&widget(json!({})), &first, &schema, &writer("one"), false).unwrap());
+    assert_eq!(
+        owned(&live, "one"),
+        Some(json!({
+            "f:metadata": {"f:labels": {"f:l": {}}},
+            "f:spec": {
+                "f:keyed": {"k:{\"k\":\"a\"}": {".": {}, "f:k": {}, "f:v": {}}},
+                "f:plain": {}, "f:whole": {}, "f:map": {"f:m": {}},
+            },
+        }))
+    );
+    let second = widget(json!({"keyed": [{"k": "b", "v": 2}], "map": {"n": "2"}}));
+    let merged = apply(&live, &second, &schema, &writer("two"), false).unwrap();
+    assert_eq!(
+        merged["spec"],
+        json!({"keyed": [{"k": "a", "v": 1}, {"k": "b", "v": 2}], "plain": ["x"], "whole": {"a": 1}, "map": {"m": "1", "n": "2"}})
+    );
+}
