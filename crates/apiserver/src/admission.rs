@@ -16,6 +16,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
+pub mod pod_security;
 mod priority;
 mod role_escalation;
 mod runtime_class;
@@ -159,6 +160,8 @@ impl Chain {
 pub struct Options {
     /// Plugins, by upstream's names, that are not to run.
     pub disabled: Vec<String>,
+    /// How PodSecurity treats namespaces without labels of their own.
+    pub pod_security: pod_security::Defaults,
 }
 
 /// What plugins need beside the cluster's state.
@@ -189,7 +192,7 @@ pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, St
 }
 
 /// Every plugin in upstream's order (pkg/kubeapiserver/options/plugins.go). To add one: its file and its line.
-fn plugins(_options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
+fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
     let Surroundings { clock, randomness, authorization, .. } = surroundings;
     vec![
         // Not among upstream's plugins: there the storage of roles does this, before any plugin.
@@ -199,6 +202,7 @@ fn plugins(_options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugi
         Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity::new(options.pod_security.clone())),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass),

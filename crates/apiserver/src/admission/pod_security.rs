@@ -1,0 +1,211 @@
+//! Holds pods to the Pod Security Standard that the labels of their namespace name.
+//!
+//! `enforce` refuses pods; `warn` warns about pods and about what makes pods. (`audit` belongs to the audit log.)
+//! Reads Namespaces and, when a namespace's level is raised, its Pods.
+//! Not here: the standards (`checks`), the labels (`level`).
+//! Upstream: staging/src/k8s.io/pod-security-admission, plugin/pkg/admission/security/podsecurity.
+
+mod checks;
+mod level;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{GroupKind, GroupResource, Object, Status};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use self::checks::Finding;
+pub use self::level::{Defaults, Level, LevelVersion};
+use super::json::{items, text};
+use super::{Operation, Plugin, Request};
+use crate::cluster::ClusterState;
+
+/// How many pods of a namespace are looked at when its level is raised.
+const MOST_PODS: usize = 3000;
+
+pub(super) struct PodSecurity {
+    defaults: Defaults,
+}
+
+impl PodSecurity {
+    pub(super) fn new(defaults: Defaults) -> Self {
+        Self { defaults }
+    }
+
+    async fn namespace_labels(
+        &self,
+        namespace: &str,
+        cluster: &dyn ClusterState,
+    ) -> Result<BTreeMap<String, String>, Status> {
+        let resource = GroupResource::new("", "namespaces");
+        let cached = cluster.cached(&resource, "", namespace).await?;
+        let object = match cached {
+            Some(bytes) => Object(serde_json::from_slice(&bytes).map_err(Status::internal)?),
+            None => cluster.get(&resource, "", namespace).await?,
+        };
+        Ok(object.labels())
+    }
+
+    async fn namespace(&self, request: &mut Request<'_>, cluster: &dyn ClusterState) -> Result<(), Status> {
+        let Some(new) = request.object.as_deref() else { return Ok(()) };
+        let policy = level::policy(&new.labels(), &self.defaults);
+        let old = request.old.map(|old| level::policy(&old.labels(), &self.defaults));
+        // Labels that were wrong before may stay, so that the rest of such a namespace can still be changed.
+        let known = old.as_ref().is_some_and(|old| old.errors == policy.errors);
+        if !policy.errors.is_empty() && !known {
+            let kind = GroupKind::new("", "Namespace");
+            return Err(Status::invalid(&kind, new.name(), policy.errors));
+        }
+        let Some(old) = old else { return Ok(()) };
+        let (before, after) = (old.enforce, policy.enforce);
+        let raised =
+            after.level > before.level || after.level == before.level && after.version != before.version;
+        if before == after || after.level == Level::Privileged || !raised {
+            return Ok(());
+        }
+        let name = new.name().to_owned();
+        let mut warnings = existing_pods(&name, after, cluster).await?;
+        request.warnings.append(&mut warnings);
+        Ok(())
+    }
+}
+
+/// What to say about pods that are there already when a stricter level begins.
+async fn existing_pods(
+    namespace: &str,
+    level: LevelVersion,
+    cluster: &dyn ClusterState,
+) -> Result<Vec<String>, Status> {
+    let pods = cluster.list(&GroupResource::new("", "pods"), namespace).await?.items;
+    let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for bytes in pods.iter().take(MOST_PODS) {
+        let pod: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+        let findings = checks::evaluate(level, &pod["metadata"], &pod["spec"]);
+        if findings.is_empty() {
+            continue;
+        }
+        let reasons: Vec<&str> = findings.iter().map(|finding| finding.reason.as_str()).collect();
+        let name = text(&pod, "/metadata/name");
+        let entry = found.entry(reasons.join(", ")).or_insert_with(|| (name.to_owned(), 0));
+        entry.1 += 1;
+        if name < entry.0.as_str() {
+            entry.0 = name.to_owned();
+        }
+    }
+    let mut warnings = Vec::new();
+    if pods.len() > MOST_PODS {
+        warnings.push(format!(
+            "new PodSecurity enforce level only checked against the first {MOST_PODS} of {} existing pods",
+            pods.len()
+        ));
+    }
+    if !found.is_empty() {
+        let level = level.to_string();
+        warnings.push(format!(
+            "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level {level:?}"
+        ));
+    }
+    let mut lines: Vec<String> = found
+        .into_iter()
+        .map(|(reasons, (pod, count))| match count {
+            1 => format!("{pod}: {reasons}"),
+            2 => format!("{pod} (and 1 other pod): {reasons}"),
+            more => format!("{pod} (and {} other pods): {reasons}", more - 1),
+        })
+        .collect();
+    lines.sort();
+    warnings.append(&mut lines);
+    Ok(warnings)
+}
+
+/// Whether an update of a pod changes anything that the standards look at: images, and debugging containers.
+fn is_significant(new: &Value, old: &Value) -> bool {
+    ["containers", "initContainers", "ephemeralContainers"].iter().any(|list| {
+        let images = |pod: &Value| -> Vec<(String, String)> {
+            let containers = pod["spec"][*list].as_array().into_iter().flatten();
+            containers.map(|c| (text(c, "/name").to_owned(), text(c, "/image").to_owned())).collect()
+        };
+        images(new) != images(old)
+    })
+}
+
+/// Where an object of this resource keeps the pod that it makes.
+fn template(resource: &GroupResource) -> Option<&'static str> {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "podtemplates") => Some("/template"),
+        ("", "replicationcontrollers")
+        | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs") => Some("/spec/template"),
+        ("batch", "cronjobs") => Some("/spec/jobTemplate/spec/template"),
+        _ => None,
+    }
+}
+
+fn details(findings: &[Finding]) -> String {
+    let parts: Vec<String> = findings
+        .iter()
+        .map(|finding| match finding.detail.as_str() {
+            "" => finding.reason.clone(),
+            detail => format!("{} ({detail})", finding.reason),
+        })
+        .collect();
+    parts.join(", ")
+}
+
+#[async_trait]
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(
+        &self,
+        request: &mut Request<'_>,
+        cluster: &Arc<dyn ClusterState>,
+    ) -> Result<(), Status> {
+        if request.is("", "namespaces", "") {
+            return self.namespace(request, &**cluster).await;
+        }
+        let pod = request.is("", "pods", "") || request.is("", "pods", "ephemeralcontainers");
+        let made = template(&request.resource.group_resource()).filter(|_| request.subresource.is_empty());
+        if !pod && made.is_none() {
+            return Ok(());
+        }
+        let labels = self.namespace_labels(request.namespace, &**cluster).await?;
+        let policy = level::policy(&labels, &self.defaults);
+        if policy.enforce.level == Level::Privileged && policy.warn.level == Level::Privileged {
+            return Ok(());
+        }
+        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        if pod && request.old.is_some_and(|old| !is_significant(&object.0, &old.0)) {
+            return Ok(());
+        }
+        let Some(subject) = made.map_or(Some(&object.0), |pointer| object.0.pointer(pointer)) else {
+            return Ok(());
+        };
+        let check = |level: LevelVersion| checks::evaluate(level, &subject["metadata"], &subject["spec"]);
+        if pod {
+            let findings = check(policy.enforce);
+            if !findings.is_empty() {
+                let level = policy.enforce.to_string();
+                return Err(
+                    request.forbidden(format!("violates PodSecurity {level:?}: {}", details(&findings)))
+                );
+            }
+        }
+        let findings = check(policy.warn);
+        if !findings.is_empty() {
+            let level = policy.warn.to_string();
+            request.warnings.push(format!("would violate PodSecurity {level:?}: {}", details(&findings)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
