@@ -1,0 +1,81 @@
+//! The commands of `ironclad` and their flags.
+//!
+//! Reads the process arguments; starts the event loop a command needs. Not here: what a command does.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::{config, demo, demo_app, images, server, uninstall};
+
+/// A whole Kubernetes in one program
+#[derive(Debug, Parser)]
+#[command(name = "ironclad", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run a cluster: control plane and node in one process
+    Server(Box<config::Server>),
+    /// Start a cluster and run a first workload in it
+    Demo(demo::Options),
+    /// Manage the images of this node
+    Images {
+        #[command(subcommand)]
+        command: images::Command,
+    },
+    /// Measure this cluster against its targets
+    Bench {
+        #[command(subcommand)]
+        command: bench::Command,
+    },
+    /// Stop everything and remove every trace from this machine
+    Uninstall(uninstall::Options),
+    /// The program inside the demo's image
+    #[command(hide = true)]
+    DemoApp {
+        #[command(subcommand)]
+        command: demo_app::Command,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+    let arguments = config::with_file(arguments, |name| std::env::var_os(name))?;
+    let cli = Cli::parse_from(arguments);
+    match cli.command {
+        Command::Server(options) => {
+            initialize_logs()?;
+            event_loop()?.block_on(server::run(*options))
+        }
+        Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
+        Command::Images { command } => images::run(command),
+        Command::Bench { command } => event_loop()?.block_on(bench::run(command, &own_path()?)),
+        Command::Uninstall(options) => uninstall::run(&options),
+        Command::DemoApp { command } => demo_app::run(command),
+    }
+}
+
+/// Path of this program.
+pub fn own_path() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find the path of this program")
+}
+
+fn initialize_logs() -> anyhow::Result<()> {
+    let filter = std::env::var("IRONCLAD_LOG").unwrap_or_else(|_| "warn".to_owned());
+    foundation::logging::init(&filter, foundation::logging::Format::Text).context("cannot start logging")
+}
+
+fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        // Control loops wait far more than they compute: more threads only cost memory.
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")
+}

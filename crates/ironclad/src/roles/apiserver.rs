@@ -1,0 +1,174 @@
+//! The API server: its keys, its TLS, its kubeconfig.
+//!
+//! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ::apiserver::{ApiServer, Cidr, Options, authn, listen::Tls};
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use foundation::Tasks;
+use jiff::Timestamp;
+use pki::Leaf;
+use rustls::{RootCertStore, server::WebPkiClientVerifier};
+use store::Store;
+use tokio::net::TcpListener;
+
+use super::Context;
+
+/// Common name of the aggregator's client certificate.
+const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+
+/// A running API server.
+pub struct Running {
+    /// The server.
+    pub server: ApiServer,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Starts the server over a store and serves on a listener.
+pub async fn start(
+    context: &Context,
+    store: Arc<dyn Store>,
+    listener: TcpListener,
+    tasks: &Tasks,
+) -> anyhow::Result<Running> {
+    let port = listener.local_addr().context("cannot read the listener's address")?.port();
+    let now = context.clock.now();
+    let server = ApiServer::new(
+        store,
+        options(context, port, now)?,
+        tasks,
+        context.clock.clone(),
+        context.randomness.clone(),
+    )
+    .await
+    .context("the API server cannot start")?;
+    let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
+    let (serve, swap) = (server.clone(), tls.clone());
+    tasks.spawn("listener", async move { serve.serve(listener, tls).await });
+    tasks.spawn_until_cancelled("certificates", renew(context.clone(), swap));
+    write_kubeconfig(context, port, now)?;
+    Ok(Running { server, port })
+}
+
+fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Options> {
+    let pki = &context.pki;
+    let service_cidr = context.config.service_cidr.to_string();
+    let authority = pki.cluster_authority().certificate().der().to_vec();
+    let issuer = format!("https://kubernetes.default.svc.{}", context.config.cluster_domain);
+    let signing_key = pki.service_account_key().pkcs8().to_vec();
+    let front_proxy = pki.front_proxy_authority().certificate().der().to_vec();
+    Ok(Options {
+        service_cidr: Cidr::parse(&service_cidr).context("the service network is no network")?,
+        advertise: Some((context.node.ip, port)),
+        kubelet: Some(kubelet_client(context, now)?),
+        authn: authn::Options {
+            client_authorities: vec![authority.into()],
+            service_accounts: Some(authn::token::Options::new(issuer, signing_key)),
+            request_header: Some(authn::RequestHeader::usual(
+                vec![front_proxy.into()],
+                vec![FRONT_PROXY_CLIENT.into()],
+            )),
+            ..authn::Options::default()
+        },
+        ..Options::default()
+    })
+}
+
+/// How the server reaches kubelets: by its client certificate, trusting the cluster's authority.
+fn kubelet_client(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let credential = context.pki.credential(Leaf::ApiserverKubeletClient, now)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS 1.3 is not available")?
+        .with_root_certificates(authorities(context)?)
+        .with_client_auth_cert(credential.chain(), credential.key())
+        .context("the API server's kubelet client certificate cannot be used")?;
+    Ok(Arc::new(config))
+}
+
+fn authorities(context: &Context) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(context.pki.cluster_authority().certificate().der().to_vec().into())
+        .context("the cluster's authority cannot be used")?;
+    Ok(roots)
+}
+
+fn serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let mut roots = authorities(context)?;
+    // The aggregator's own certificate comes from an authority of its own.
+    roots
+        .add(context.pki.front_proxy_authority().certificate().der().to_vec().into())
+        .context("the front proxy's authority cannot be used")?;
+    server_config(context, Leaf::ApiserverServing, roots, now)
+}
+
+/// A server's TLS with a certificate of the PKI, asking clients for certificates without requiring them.
+pub fn server_config(
+    context: &Context,
+    leaf: Leaf,
+    roots: RootCertStore,
+    now: Timestamp,
+) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let credential = context.pki.credential(leaf, now)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .context("client certificates cannot be verified")?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS 1.3 is not available")?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(credential.chain(), credential.key())
+        .context("the serving certificate cannot be used")?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The TLS of the kubelet's server.
+pub fn kubelet_serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let mut config = (*server_config(context, Leaf::KubeletServing, authorities(context)?, now)?).clone();
+    // Streams (exec, attach) upgrade an HTTP/1.1 connection.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn renew(context: Context, tls: Tls) {
+    loop {
+        let now = context.clock.now();
+        let Some(due) = context.pki.next_renewal() else { return };
+        let wait = due.duration_since(now).unsigned_abs();
+        context.clock.sleep(if due > now { wait } else { std::time::Duration::from_secs(60) }).await;
+        let now = context.clock.now();
+        match context.pki.renew_due(now).map_err(anyhow::Error::from).and_then(|_| serving(&context, now)) {
+            Ok(fresh) => tls.store(fresh),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "cannot renew certificates, trying again")
+            }
+        }
+    }
+}
+
+fn write_kubeconfig(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<()> {
+    let host = match context.config.bind_address {
+        IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
+        ip => ip.to_string(),
+    };
+    let credential = context.pki.credential(Leaf::Admin, now)?;
+    let server = format!("https://{host}:{port}");
+    let kubeconfig = pki::kubeconfig::Kubeconfig {
+        server: &server,
+        cluster: "ironclad",
+        user: "admin",
+        authority: context.pki.cluster_authority().certificate(),
+        credential: &credential,
+    };
+    let path = context.config.kubeconfig();
+    kubeconfig.write(&path).with_context(|| format!("cannot write {}", path.display()))
+}

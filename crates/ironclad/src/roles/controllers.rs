@@ -1,0 +1,27 @@
+//! The controllers, each with the rights of its own ServiceAccount.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use client::{EventRecorder, RecorderOptions};
+use foundation::Tasks;
+
+use super::{Api, Context, SERVICE_ACCOUNT_GROUPS};
+
+/// Starts all controllers.
+pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
+    let events = api.client("system:kube-controller-manager", &[]);
+    let options = RecorderOptions::component("controller-manager");
+    let identities = api.clone();
+    controllers::start(&controllers::Options {
+        informers: api.informers.clone(),
+        tasks: tasks.clone(),
+        clock: context.clock.clone(),
+        recorder: EventRecorder::new(events, tasks, context.clock.clone(), options),
+        client_for: Arc::new(move |user| identities.client(user, &SERVICE_ACCOUNT_GROUPS)),
+        root_ca_pem: context.pki.cluster_authority().certificate().pem(),
+        cluster_cidrs: vec![context.config.cluster_cidr.to_string()],
+        node_cidr_mask_v4: 24,
+        node_cidr_mask_v6: 64,
+        disabled: BTreeSet::new(),
+    });
+}

@@ -1,0 +1,71 @@
+//! The cluster DNS: the server on this node, and the Service `kube-dns` that leads to it.
+//!
+//! Writes the Service and this node's EndpointSlice in `kube-system`. Not here: the server itself (the `dns` crate).
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::Context as _;
+use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
+use client::{Client, Patch};
+use foundation::Tasks;
+use serde_json::{Value, json};
+
+use super::{Api, Context};
+
+/// Port of the server on the node: 53 may belong to the host's own resolver.
+const PORT: u16 = 10053;
+const NAMESPACE: &str = "kube-system";
+/// What charts and dashboards look for.
+const NAME: &str = "kube-dns";
+
+/// Starts the server and makes sure that its Service leads here.
+pub async fn start(context: &Context, api: &Api, tasks: &Tasks) -> anyhow::Result<()> {
+    let address = SocketAddr::new(context.node.ip, PORT);
+    let options = dns::Options {
+        address,
+        domain: context.config.cluster_domain.clone(),
+        resolvers: dns::forward::resolvers_of(Path::new("/etc/resolv.conf"), address),
+    };
+    dns::start(&options, &api.informers, tasks, context.clock.clone())
+        .await
+        .context("the DNS cannot start")?;
+    publish(context, &api.administrator()).await.context("the DNS cannot be published as a Service")
+}
+
+async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {
+    let ports = |target: bool| -> Value {
+        let port = if target { PORT } else { 53 };
+        json!([{"name": "dns", "port": port, "protocol": "UDP"}, {"name": "dns-tcp", "port": port, "protocol": "TCP"}])
+    };
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {
+            "k8s-app": NAME, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
+        "spec": {"clusterIP": context.config.cluster_dns(), "ports": ports(false)},
+    }))?;
+    match client.create(Some(NAMESPACE), &service).await {
+        Err(error) if error.is_already_exists() => {}
+        other => drop(other?),
+    }
+    let name = format!("{NAME}-{}", context.node.name);
+    let mut slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {
+            "kubernetes.io/service-name": NAME,
+            // Tells the endpointslice controller that the slice is not its own.
+            "endpointslice.kubernetes.io/managed-by": "ironclad-dns"}},
+        "addressType": "IPv4", "ports": ports(true),
+        "endpoints": [{"addresses": [context.node.ip], "conditions": {"ready": true}, "nodeName": context.node.name}],
+    });
+    let fresh: EndpointSlice = serde_json::from_value(slice.clone())?;
+    match client.create(Some(NAMESPACE), &fresh).await {
+        Err(error) if error.is_already_exists() => {
+            if let Some(object) = slice.as_object_mut() {
+                // The kind of address cannot change, and does not.
+                object.remove("addressType");
+            }
+            client.patch::<EndpointSlice>(Some(NAMESPACE), &name, &Patch::Merge(slice)).await?;
+        }
+        other => drop(other?),
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The kubelet, or simulated nodes in its place.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use ::kubelet::{Handle, Options, ServerOptions, server::auth::ApiAccess};
+use anyhow::Context as _;
+use foundation::Tasks;
+
+use super::{Api, Context, apiserver};
+
+/// How many pods a node takes; upstream's default.
+const MAX_PODS: u32 = 110;
+
+/// The version that this product is wire-compatible with.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
+/// Starts the kubelet on a CRI socket.
+pub async fn start(context: &Context, api: &Api, runtime: PathBuf, tasks: &Tasks) -> anyhow::Result<Handle> {
+    let data_dir = &context.config.dirs.data_dir;
+    let identity = format!("system:node:{}", context.node.name);
+    let client = api.client(&identity, &["system:nodes"]);
+    let tls_context = context.clone();
+    // Fails here, where it can be told, before it is asked for at each connection.
+    let first = apiserver::kubelet_serving(context, context.clock.now())?;
+    let options = Options {
+        node_name: context.node.name.clone(),
+        node_ips: vec![context.node.ip],
+        root_dir: data_dir.join("kubelet"),
+        pod_logs_dir: data_dir.join("logs/pods"),
+        runtime_endpoint: runtime,
+        cluster_dns: vec![context.config.cluster_dns().into()],
+        cluster_domain: context.config.cluster_domain.clone(),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        labels: Default::default(),
+        max_pods: MAX_PODS,
+        version: KUBERNETES_VERSION.into(),
+        server: Some(ServerOptions {
+            address: SocketAddr::new(context.config.bind_address, context.config.kubelet_port),
+            tls: Arc::new(move || {
+                let fresh = apiserver::kubelet_serving(&tls_context, tls_context.clock.now());
+                fresh.unwrap_or_else(|error| {
+                    tracing::error!(error = format!("{error:#}"), "cannot renew the kubelet's certificate");
+                    first.clone()
+                })
+            }),
+            access: Arc::new(ApiAccess::new(client.clone(), context.clock.clone())),
+        }),
+    };
+    let (clock, randomness) = (context.clock.clone(), context.randomness.clone());
+    ::kubelet::start(options, client, tasks, clock, randomness).await.context("the kubelet cannot start")
+}
+
+/// Starts simulated nodes.
+pub async fn start_hollow(context: &Context, api: &Api, _tasks: &Tasks) -> anyhow::Result<()> {
+    let _ = (context, api);
+    anyhow::bail!("simulated nodes are not there yet")
+}
