@@ -3,7 +3,7 @@
 //! Upstream: `pkg/kubelet/kubelet_node_status.go`, `pkg/kubelet/nodestatus`, `component-helpers/.../lease`.
 
 pub mod info;
-mod object;
+pub(crate) mod object;
 mod register;
 
 use std::collections::BTreeMap;

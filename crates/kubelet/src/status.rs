@@ -8,7 +8,7 @@ pub mod patch;
 use api::meta::Time;
 use api::types::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
 };
 use jiff::Timestamp;
 
@@ -59,6 +59,14 @@ pub fn generate(view: &View<'_>, decision: &Decision, node: &Node<'_>) -> PodSta
         status.message = Some(message.clone());
     } else if old.phase.as_deref() == Some("Failed") && old.reason.is_some() {
         status.phase = Some("Failed".to_owned());
+        status.reason = old.reason.clone();
+        status.message = old.message.clone();
+    }
+    // A pod is at its end only when nothing of it runs any more: whoever waits for it may take what it used.
+    let ended = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+    let alive = view.runtime.containers.iter().any(ContainerRecord::alive);
+    if alive && ended(status.phase.as_deref()) && !ended(old.phase.as_deref()) {
+        status.phase = old.phase.clone();
         status.reason = old.reason.clone();
         status.message = old.message.clone();
     }

@@ -16,7 +16,7 @@ use volumes::{MountedVolume, ObjectKey, PodVolumes};
 
 use super::decide::{Cause, Command, Decision, Desired, View, backoff_key, decide, grace};
 use super::execute::{self, StartFailure};
-use super::state::{ContainerRecord, Failure, Memory, Phase, RuntimeState, SandboxRecord, Volumes, Waiting};
+use super::state::{ContainerRecord, Failure, Memory, Phase, RuntimeState, SandboxRecord, Volumes};
 use crate::node::Node;
 use crate::pod::{self, Role, environment};
 use crate::{probe, status};
@@ -464,9 +464,13 @@ impl Actor {
                 } else {
                     now + SignedDuration::from_secs(2)
                 };
-                self.memory
-                    .failed_starts
-                    .insert(name, Failure { at: now, waiting: failure.waiting, retry_at });
+                let image = (failure.waiting.reason == "ErrImagePull")
+                    .then(|| pod::containers(&self.pod).into_iter().find(|(_, c)| c.name == name)?.1.image)
+                    .flatten();
+                // One failure of an image is told once; older ones are forgotten.
+                self.memory.told.retain(|key| !key.starts_with(&format!("image/{name}/")));
+                let failure = Failure { at: now, waiting: failure.waiting, retry_at, image };
+                self.memory.failed_starts.insert(name, failure);
             }
         }
     }
@@ -668,35 +672,31 @@ impl Actor {
     fn forget(&mut self) {
         let known = |id: &String| self.runtime.containers.iter().any(|container| container.id == *id);
         self.memory.probed.retain(|id, _| known(id));
-        self.memory.told.retain(known);
-        // The status shows an image's failure first, then that it is waited with.
-        let now = self.node.clock.now();
-        for (name, failure) in &mut self.memory.failed_starts {
-            if failure.waiting.reason == "ErrImagePull" && now > failure.at && now < failure.retry_at {
-                let containers = pod::containers(&self.pod);
-                let Some((_, container)) = containers.iter().find(|(_, c)| c.name == *name) else { continue };
-                let image = container.image.as_deref().unwrap_or_default();
-                let text = format!("Back-off pulling image \"{image}\"");
-                let message = format!("{text}: ErrImagePull: {}", failure.waiting.message);
-                failure.waiting = Waiting { reason: "ImagePullBackOff".to_owned(), message };
-                self.node.container_event(&self.pod, container, EventType::Normal, "BackOff", text);
-                let text = "Error: ImagePullBackOff";
-                self.node.container_event(&self.pod, container, EventType::Warning, "Failed", text);
-            }
-        }
+        self.memory.told.retain(|key| key.starts_with("image/") || known(key));
     }
 
     fn tell_back_offs(&mut self, decision: &Decision) {
+        let (pod, ns, uid) = (pod::name(&self.pod), pod::namespace(&self.pod), pod::uid(&self.pod));
         for (name, waiting) in &decision.waiting {
-            let Some(record) = self.runtime.latest(name).filter(|_| waiting.reason == "CrashLoopBackOff")
-            else {
-                continue;
+            let reference = crate::node::container_reference(&self.pod, name);
+            let tell = |kind, reason, message| {
+                self.node.recorder.event_about(reference.clone(), kind, reason, message)
             };
-            if self.memory.told.insert(record.id.clone()) {
-                let (pod, ns, uid) = (pod::name(&self.pod), pod::namespace(&self.pod), pod::uid(&self.pod));
-                let message = format!("Back-off restarting failed container {name} in pod {pod}_{ns}({uid})");
-                let reference = crate::node::container_reference(&self.pod, name);
-                self.node.recorder.event_about(reference, EventType::Warning, "BackOff", message);
+            match (waiting.reason.as_str(), self.runtime.latest(name), self.memory.failed_starts.get(name)) {
+                ("CrashLoopBackOff", Some(record), _) => {
+                    if self.memory.told.insert(record.id.clone()) {
+                        let message =
+                            format!("Back-off restarting failed container {name} in pod {pod}_{ns}({uid})");
+                        tell(EventType::Warning, "BackOff", message);
+                    }
+                }
+                ("ImagePullBackOff", _, Some(Failure { at, image: Some(image), .. })) => {
+                    if self.memory.told.insert(format!("image/{name}/{at}")) {
+                        tell(EventType::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
+                        tell(EventType::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
+                    }
+                }
+                _ => {}
             }
         }
     }

@@ -359,6 +359,9 @@ fn kill(
 
 /// Starts a container again, after its back-off.
 fn restart(view: &View<'_>, container: &Container, record: &ContainerRecord, decision: &mut Decision) {
+    if view.memory.starting.as_deref() == Some(container.name.as_str()) {
+        return;
+    }
     let failed = record.finished_at.unwrap_or(record.created_at);
     let backoff = view.memory.restarts.get(&backoff_key(container)).copied().unwrap_or_default();
     match backoff.until(failed, view.now) {
@@ -419,7 +422,11 @@ fn start(view: &View<'_>, container: &Container, decision: &mut Decision) {
 fn waiting_for_start(view: &View<'_>, containers: &[(Role, Container)], decision: &mut Decision) {
     for (_, container) in containers {
         if let Some(failure) = view.memory.failed_starts.get(&container.name) {
-            decision.waiting.insert(container.name.clone(), failure.waiting.clone());
+            let (waiting, turn) = failure.shown(view.now);
+            decision.waiting.insert(container.name.clone(), waiting);
+            if let Some(turn) = turn {
+                decision.wake(turn);
+            }
         }
     }
 }

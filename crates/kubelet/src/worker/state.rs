@@ -218,6 +218,29 @@ pub struct Failure {
     pub waiting: Waiting,
     /// When it may be tried again.
     pub retry_at: Timestamp,
+    /// The image that could not be pulled, if that is what failed.
+    pub image: Option<String>,
+}
+
+/// How long the status shows that a pull failed, before it shows that the next one is waited for.
+const SHOW_FAILURE: SignedDuration = SignedDuration::from_secs(2);
+
+impl Failure {
+    /// What the status shows now, and when that changes.
+    pub fn shown(&self, now: Timestamp) -> (Waiting, Option<Timestamp>) {
+        let turn = self.at + SHOW_FAILURE;
+        match &self.image {
+            Some(_) if now < turn => (self.waiting.clone(), Some(turn)),
+            Some(image) => {
+                let message = format!(
+                    "Back-off pulling image \"{image}\": {}: {}",
+                    self.waiting.reason, self.waiting.message
+                );
+                (Waiting { reason: "ImagePullBackOff".to_owned(), message }, None)
+            }
+            None => (self.waiting.clone(), None),
+        }
+    }
 }
 
 /// What the worker remembers between two looks.
@@ -241,7 +264,7 @@ pub struct Memory {
     pub restarts: BTreeMap<String, BackOff>,
     /// Results of probes, by container id.
     pub probed: BTreeMap<String, Probed>,
-    /// Containers whose `CrashLoopBackOff` has been told in an event, by id.
+    /// Back-offs that have been told in an event: a container's id, or an image's failure.
     pub told: BTreeSet<String>,
     /// Sandboxes that were given up, so that they are stopped once only.
     pub stopped_sandboxes: BTreeSet<String>,

@@ -1,0 +1,7 @@
+//! The kubelet against an API server in memory and a container runtime in memory, both behind their real interfaces.
+
+mod it {
+    pub mod api_server;
+    pub mod fake_cri;
+    mod pods;
+}
