@@ -4,7 +4,7 @@
 //! an attached container, the copy of its output.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -113,8 +113,7 @@ pub(super) async fn exec(engine: &Arc<Engine>, request: v1::ExecRequest, socket:
                 };
                 let _ = done.send(outcome);
             };
-            let ((), gone) = future::join(code, pump(socket, ends, ended, protocol)).await;
-            let _ = gone;
+            future::join(code, pump(socket, ends, ended, protocol)).await;
         }
         Err(reason) => finish(socket, &Outcome::Failed(reason)).await,
     }
@@ -161,9 +160,9 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 /// Moves bytes both ways until the outputs are at their end and the outcome is there, or the client goes.
 async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, protocol: &str) {
     let (mut sink, mut source) = socket.split();
-    let resizable = ends.terminal.then(|| ends.stdout.as_ref().and_then(|fd| fd.try_clone().ok())).flatten();
-    let resizable = resizable.or_else(|| ends.stdin.as_ref().and_then(|fd| fd.try_clone().ok()));
-    let terminal = ends.terminal;
+    // Only of a terminal: a second descriptor of a pipe would keep it open.
+    let resizable = if ends.terminal { ends.stdout.as_ref().or(ends.stdin.as_ref()) } else { None };
+    let resizable = resizable.and_then(|fd| fd.try_clone().ok());
     // Bounded: a slow client slows the process, not fills the memory.
     let (sender, mut outgoing) = mpsc::channel::<Message>(8);
     // Tells the client that the channel is open, as upstream's server does.
@@ -221,9 +220,7 @@ async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, pro
                     }
                 }
                 Some((&channels::RESIZE, bytes)) => {
-                    if let (Some((columns, rows)), Some(fd), true) =
-                        (channels::size(bytes), &resizable, terminal)
-                    {
+                    if let (Some((columns, rows)), Some(fd)) = (channels::size(bytes), &resizable) {
                         let _ = sys::process::resize_terminal(fd.as_fd(), columns, rows);
                     }
                 }
@@ -240,5 +237,4 @@ async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, pro
         _ = &mut work => {}
         () = &mut incoming => {}
     }
-    let _ = resizable.as_ref().map(AsRawFd::as_raw_fd);
 }

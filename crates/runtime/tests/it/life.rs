@@ -61,11 +61,11 @@ async fn what_a_container_finds_inside() {
         "hostname 2>/dev/null || cat /etc/hostname; cat /etc/resolv.conf; id -u; echo $$; cat /data/file; echo; \
          echo x > /data/new && echo written; (echo x > /ro/new) 2>&1; readlink /dev/fd; \
          cat /proc/self/oom_score_adj; ls /dev/shm -d; grep -c . /proc/1/cgroup > /dev/null; \
-         test -e /sys/fs/cgroup && echo cgroups; cat /proc/kcore | wc -c; echo v > /proc/sys/kernel/domainname",
+         test -e /sys/fs/cgroup && echo cgroups; cat /proc/cpuinfo | wc -c; echo v > /proc/sys/kernel/domainname",
     );
     plain.mounts = vec![mount("/data", false), mount("/ro", true)];
     let context = security(&mut plain);
-    context.masked_paths = vec!["/proc/kcore".into(), "/proc/missing".into()];
+    context.masked_paths = vec!["/proc/cpuinfo".into(), "/proc/missing".into()];
     context.readonly_paths = vec!["/proc/sys".into()];
     plain.linux.as_mut().unwrap().resources =
         Some(v1::LinuxContainerResources { oom_score_adj: 985, ..Default::default() });
