@@ -23,7 +23,7 @@ pub struct Table {
 #[derive(Debug)]
 struct Entry {
     name: &'static str,
-    /// The definition's lines, from its `=` on.
+    /// The definition's lines, from its name on.
     text: &'static str,
     parsed: OnceLock<Box<Definition>>,
 }
@@ -157,13 +157,10 @@ pub fn table() -> &'static Table {
 impl Table {
     fn index(text: &'static str) -> Self {
         let mut entries: Vec<Entry> = Vec::with_capacity(1024);
-        let mut rest = text.find("\n= ").map_or("", |start| &text[start + 1..]);
-        while !rest.is_empty() {
-            let end = rest.find("\n= ").map_or(rest.len(), |end| end + 1);
-            let (block, tail) = rest.split_at(end);
-            let name = block[2..].split(['\n', ' ']).next().unwrap_or_default();
+        // What stands before the first definition says where the text is from.
+        for block in text.split("\n= ").skip(1) {
+            let name = block.split(['\n', ' ']).next().unwrap_or_default();
             entries.push(Entry { name, text: block, parsed: OnceLock::new() });
-            rest = tail;
         }
         debug_assert!(entries.is_sorted_by_key(|entry| entry.name), "the table is sorted by name");
         Self { entries }
