@@ -1,21 +1,277 @@
 //! CustomResourceDefinition: a kind made by the user.
-//! Upstream: pkg/registry/apiextensions/customresourcedefinition.
+//! Not here: structural schemas (crate `schema`), serving the kind, the conditions of its status (the API server).
+//! Upstream: apiextensions-apiserver pkg/registry/customresourcedefinition, pkg/apis/apiextensions.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 
-use crate::kind::{Descriptor, Scope, Subresources, Typed};
-use crate::types::apiextensions::v1::CustomResourceDefinition;
+use crate::field::{self, ErrorList, Path};
+use crate::kind::{Descriptor, Hooks, NoHooks, Scope, Subresources};
+use crate::meta_validation::push_invalid;
+use crate::names::{is_dns1035_label, is_dns1123_subdomain};
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
-short_names: vec!["crd".into(), "crds".into()],
-categories: vec!["api-extensions".into()],
-subresources: Subresources { status: true, ..Subresources::default() },
-generation: true,
-hooks: Arc::new(Typed::<CustomResourceDefinition>::new().status(|| Some(json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": null})))),
-..Descriptor::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", Scope::Cluster)
+        short_names: vec!["crd".into(), "crds".into()],
+        categories: vec!["api-extensions".into()],
+        subresources: Subresources { status: true, ..Subresources::default() },
+        generation: true,
+        hooks: Arc::new(DefinitionHooks),
+        ..Descriptor::new(
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            Scope::Cluster,
+        )
+    }
 }
+
+/// On the untyped form: the schemas inside are large, and nothing here looks at them.
+struct DefinitionHooks;
+
+fn fields<'a>(object: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
+    object.get_mut(name)?.as_object_mut()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn versions(object: &Value) -> &[Value] {
+    object.pointer("/spec/versions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn storage_version(object: &Value) -> Option<&str> {
+    versions(object)
+        .iter()
+        .find(|version| version.get("storage") == Some(&Value::Bool(true)))
+        .and_then(|version| version.get("name")?.as_str())
+}
+
+impl Hooks for DefinitionHooks {
+    fn default(&self, object: &mut Value) {
+        let Some(spec) = fields(object, "spec") else { return };
+        spec.entry("conversion").or_insert_with(|| json!({"strategy": "None"}));
+        if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
+            let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+            for (name, default) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+                let slot = names.entry(name).or_insert(Value::Null);
+                if slot.as_str().is_none_or(str::is_empty) {
+                    *slot = default.into();
+                }
+            }
+        }
+        let port = spec
+            .get_mut("conversion")
+            .and_then(|conversion| conversion.pointer_mut("/webhook/clientConfig/service"))
+            .and_then(Value::as_object_mut);
+        if let Some(service) = port {
+            service.entry("port").or_insert_with(|| 443.into());
+        }
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        let stored: Vec<Value> = storage_version(object).into_iter().map(Value::from).collect();
+        if let Some(fields) = object.as_object_mut() {
+            let status = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""},
+                "storedVersions": stored});
+            fields.insert("status".to_owned(), status);
+        }
+    }
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value) {
+        let storage = storage_version(new).map(str::to_owned);
+        let mut status = old.get("status").cloned().unwrap_or_else(|| json!({}));
+        if let (Some(version), Some(stored)) =
+            (storage, status.get_mut("storedVersions").and_then(Value::as_array_mut))
+            && !stored.iter().any(|known| *known == version.as_str())
+        {
+            stored.push(version.into());
+        }
+        if let Some(fields) = new.as_object_mut() {
+            fields.insert("status".to_owned(), status);
+        }
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
+        if let (Some(fields), Some(spec)) = (new.as_object_mut(), old.get("spec")) {
+            fields.insert("spec".to_owned(), spec.clone());
+        }
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec");
+        let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
+        let wanted = format!("{plural}.{group}");
+        if text(object, "/metadata/name") != wanted {
+            errors.push(field::invalid(
+                &Path::new("metadata").child("name"),
+                text(object, "/metadata/name"),
+                "must be spec.names.plural+\".\"+spec.group",
+            ));
+        }
+        if group.is_empty() {
+            errors.push(field::required(&path.child("group"), ""));
+        } else {
+            push_invalid(&mut errors, &path.child("group"), group, is_dns1123_subdomain(group));
+            if !group.contains('.') {
+                let message = "should be a domain with at least one dot";
+                errors.push(field::invalid(&path.child("group"), group, message));
+            }
+        }
+        match text(object, "/spec/scope") {
+            "" => errors.push(field::required(&path.child("scope"), "")),
+            "Cluster" | "Namespaced" => {}
+            other => {
+                errors.push(field::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"]))
+            }
+        }
+        let versions_path = path.child("versions");
+        let versions = versions(object);
+        let stored =
+            versions.iter().filter(|version| version.get("storage") == Some(&Value::Bool(true))).count();
+        if stored != 1 {
+            let message = "must have exactly one version marked as storage version";
+            errors.push(field::invalid(&versions_path, versions.to_vec(), message));
+        }
+        for (index, version) in versions.iter().enumerate() {
+            let path = versions_path.index(index);
+            let name = text(version, "/name");
+            push_invalid(&mut errors, &path.child("name"), name, is_dns1035_label(name));
+            if versions[..index].iter().any(|earlier| text(earlier, "/name") == name) {
+                errors.push(field::invalid(
+                    &versions_path,
+                    versions.to_vec(),
+                    "must contain unique version names",
+                ));
+            }
+            let preserves = object.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true));
+            if version.pointer("/schema/openAPIV3Schema").is_none() && !preserves {
+                errors.push(field::required(
+                    &path.child("schema").child("openAPIV3Schema"),
+                    "schemas are required",
+                ));
+            }
+        }
+        names(&mut errors, object, &path.child("names"));
+        match text(object, "/spec/conversion/strategy") {
+            "None" | "" => {}
+            "Webhook" if object.pointer("/spec/conversion/webhook/clientConfig").is_none() => {
+                let path = path.child("conversion").child("webhookClientConfig");
+                errors.push(field::required(&path, "required when strategy is set to Webhook"));
+            }
+            "Webhook" => {}
+            other => {
+                let path = path.child("conversion").child("strategy");
+                errors.push(field::not_supported(&path, other, &["None", "Webhook"]));
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        let established =
+            old.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(
+                |condition| text(condition, "/type") == "Established" && text(condition, "/status") == "True",
+            );
+        for (name, only_established) in
+            [("group", false), ("names/plural", false), ("scope", true), ("names/kind", true)]
+        {
+            let pointer = format!("/spec/{name}");
+            let (new, old) = (text(new, &pointer), text(old, &pointer));
+            if new != old && (established || !only_established) {
+                let path = name.split('/').fold(Path::new("spec"), |path, step| path.child(step.to_owned()));
+                errors.push(field::invalid(&path, new, crate::meta_validation::IMMUTABLE));
+            }
+        }
+        let stored = new.pointer("/status/storedVersions").and_then(Value::as_array).into_iter().flatten();
+        for (index, version) in stored.enumerate() {
+            let known = versions(new).iter().any(|served| served.get("name") == Some(version));
+            if !known {
+                let path = Path::new("status").child("storedVersions").index(index);
+                let message = "missing from spec.versions; v1beta1 was previously a storage version, and must remain \
+                               in spec.versions until a storage migration ensures no data remains persisted in it and \
+                               removes it from status.storedVersions";
+                let message = message.replace("v1beta1", version.as_str().unwrap_or_default());
+                errors.push(field::invalid(&path, version.clone(), message));
+            }
+        }
+        errors
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        NoHooks.cells(object, now)
+    }
+}
+
+fn names(errors: &mut ErrorList, object: &Value, path: &Path) {
+    for name in ["plural", "singular", "kind", "listKind"] {
+        let value = text(object, &format!("/spec/names/{name}"));
+        let path = path.child(name);
+        if value.is_empty() {
+            errors.push(field::required(&path, ""));
+        } else {
+            push_invalid(errors, &path, value, is_dns1035_label(&value.to_ascii_lowercase()));
+        }
+    }
+    for list in ["shortNames", "categories"] {
+        let values = object.pointer(&format!("/spec/names/{list}")).and_then(Value::as_array);
+        for (index, value) in values.into_iter().flatten().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            push_invalid(errors, &path.child(list).index(index), value, is_dns1035_label(value));
+        }
+    }
+    let kind = text(object, "/spec/names/kind");
+    if !kind.is_empty() && kind == text(object, "/spec/names/listKind") {
+        errors.push(field::invalid(&path.child("listKind"), kind, "kind and listKind may not be the same"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(change: fn(&mut Value)) -> Value {
+        let mut definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "widgets.example.com"},
+            "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {}}}]}});
+        change(&mut definition);
+        DefinitionHooks.default(&mut definition);
+        DefinitionHooks.prepare_for_create(&mut definition);
+        definition
+    }
+
+    #[test]
+    fn checks() {
+        let right = definition(|_| {});
+        assert_eq!(right["spec"]["names"]["listKind"], "WidgetList");
+        assert_eq!(right["status"]["storedVersions"], json!(["v1"]));
+        let table: [(fn(&mut Value), usize); 5] = [
+            (|_| {}, 0),
+            (|d| d["metadata"]["name"] = json!("x.example.com"), 1),
+            (|d| d["spec"]["versions"][0]["storage"] = json!(false), 1),
+            (|d| d["spec"]["versions"][0]["schema"] = json!({}), 1),
+            (|d| d["spec"]["scope"] = json!("Galaxy"), 1),
+        ];
+        for (change, errors) in table {
+            let definition = definition(change);
+            assert_eq!(DefinitionHooks.validate(&definition).len(), errors, "{definition}");
+        }
+    }
+
+    #[test]
+    fn a_stored_version_cannot_vanish() {
+        let old = definition(|_| {});
+        let mut new = definition(|d| d["spec"]["versions"][0]["name"] = json!("v2"));
+        DefinitionHooks.prepare_for_update(&mut new, &old);
+        assert_eq!(new["status"]["storedVersions"], json!(["v1", "v2"]));
+        assert_eq!(DefinitionHooks.validate_update(&new, &old).len(), 1);
+    }
 }

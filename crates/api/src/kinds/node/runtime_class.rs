@@ -1,9 +1,58 @@
 //! RuntimeClass: names a way of running containers.
-//! Upstream: pkg/registry/node/runtimeclass.
+//! Upstream: pkg/registry/node/runtimeclass, pkg/apis/node.
 
-use crate::kind::{Descriptor, Scope};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::field::{ErrorList, Path};
+use crate::kind::{Column, Descriptor, Scope, Typed};
+use crate::kinds::check::dns_label;
+use crate::kinds::core::pod::resources::validate_list;
+use crate::kinds::core::pod::validation::scheduling;
+use crate::kinds::optional::items;
+use crate::kinds::row;
+use crate::meta_validation::{immutable, labels_errors};
+use crate::types::node::v1::RuntimeClass;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
-    Descriptor::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", Scope::Cluster)
+    Descriptor {
+        columns: vec![
+            Column::object_name(),
+            Column::new("Handler", "string", "The handler the container runtime knows."),
+            Column::age(),
+        ],
+        hooks: Arc::new(
+            Typed::<RuntimeClass>::new().validate(validate).validate_update(validate_update).cells(cells),
+        ),
+        ..Descriptor::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", Scope::Cluster)
+    }
+}
+
+fn validate(class: &RuntimeClass) -> ErrorList {
+    let mut errors = ErrorList::new();
+    dns_label(&mut errors, &Path::new("handler"), &class.handler);
+    if let Some(fixed) = class.overhead.as_ref().and_then(|overhead| overhead.pod_fixed.as_ref()) {
+        validate_list(&mut errors, fixed, &Path::new("overhead").child("podFixed").child("limits"));
+    }
+    if let Some(scheduling) = &class.scheduling {
+        let path = Path::new("scheduling");
+        if let Some(selector) = &scheduling.node_selector {
+            errors.extend(labels_errors(selector, &path.child("nodeSelector")));
+        }
+        scheduling::tolerations(&mut errors, items(&scheduling.tolerations), &path.child("tolerations"));
+    }
+    errors
+}
+
+fn validate_update(new: &RuntimeClass, old: &RuntimeClass) -> ErrorList {
+    let mut errors = validate(new);
+    immutable(&mut errors, &Path::new("handler"), &new.handler, &old.handler);
+    errors
+}
+
+fn cells(class: &RuntimeClass, now: Timestamp) -> Vec<Value> {
+    vec![row::name(&class.metadata), class.handler.clone().into(), row::age(&class.metadata, now)]
 }
