@@ -25,8 +25,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_single_cert(vec![key.cert.der().clone()], private.into())?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
+    let admin = apiserver::authn::StaticToken {
+        token: "loopback".into(),
+        user: apiserver::User::new("admin", &[apiserver::User::MASTERS]),
+    };
     let options = apiserver::Options {
-        authz: apiserver::authz::Options { modes: vec![apiserver::authz::Mode::AlwaysAllow] },
+        authn: apiserver::authn::Options { static_tokens: vec![admin], ..Default::default() },
         advertise: Some((address.ip(), address.port())),
         ..Default::default()
     };
@@ -39,8 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: loopback\n\
              clusters: [{{name: loopback, cluster: {{server: \"https://{address}\", insecure-skip-tls-verify: true}}}}]\n\
-             users: [{{name: nobody, user: {{}}}}]\n\
-             contexts: [{{name: loopback, context: {{cluster: loopback, user: nobody}}}}]\n"
+             users: [{{name: admin, user: {{token: loopback}}}}]\n\
+             contexts: [{{name: loopback, context: {{cluster: loopback, user: admin}}}}]\n"
         ),
     )?;
     eprintln!("https://{address}\nKUBECONFIG={}", kubeconfig.display());

@@ -222,7 +222,10 @@ async fn authenticate(
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
-    let too_large = || Status::request_entity_too_large(format!("limit is {limit}"));
+    let too_large = || {
+        let message = format!("Request entity too large: limit is {limit}");
+        Status::new(413, Reason::RequestEntityTooLarge, message)
+    };
     match body {
         Body::Ready(bytes) if bytes.len() > limit => Err(too_large()),
         Body::Ready(bytes) => Ok(bytes),

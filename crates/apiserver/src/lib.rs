@@ -68,6 +68,7 @@ impl ApiServer {
     ) -> Result<Self, Status> {
         let server = Server::new(store, options, tasks, clock, randomness).await?;
         bootstrap::run(&server).await?;
+        registry::apiextensions::load(&server).await?;
         Ok(Self(server))
     }
 

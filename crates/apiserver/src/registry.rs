@@ -5,10 +5,12 @@
 //! Behaviour that needs the cluster's state is a [`Rest`] per resource, one file each below this folder;
 //! `special` lists them. Not here: how requests are served (`engine`).
 
+pub(crate) mod apiextensions;
 mod authentication;
 mod authorization;
 mod certificates;
 mod core;
+mod custom;
 mod rbac;
 mod rest;
 mod special;
@@ -114,6 +116,11 @@ impl Resource {
         value["apiVersion"] = self.stored_version.clone().into();
         self.descriptor.hooks.to_storage(&mut value);
         encoding::Encoded::new(&value)
+    }
+
+    /// Whether it was made by a CustomResourceDefinition.
+    pub fn is_custom(&self) -> bool {
+        matches!(*self.schema, Schema::Structural(_))
     }
 
     /// The position of a selectable field in the descriptor.

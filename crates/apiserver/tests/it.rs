@@ -2,13 +2,19 @@
 
 #[path = "it/bad_input.rs"]
 mod bad_input;
+#[path = "it/custom.rs"]
+mod custom;
 #[path = "it/discovery.rs"]
 mod discovery;
 #[path = "it/lists.rs"]
 mod lists;
 #[path = "it/objects.rs"]
 mod objects;
+#[path = "it/special.rs"]
+mod special;
 #[path = "it/watches.rs"]
 mod watches;
+#[path = "it/wire.rs"]
+mod wire;
 #[path = "it/world.rs"]
 mod world;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::kind::Descriptor;
 
-use super::{Plain, Rest, authentication, authorization, certificates, core, rbac};
+use super::{Plain, Rest, apiextensions, authentication, authorization, certificates, core, rbac};
 
 type Make = fn() -> Arc<dyn Rest>;
 
@@ -17,6 +17,7 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("", "pods", || Arc::new(core::pod::Pods)),
     ("", "serviceaccounts", || Arc::new(core::service_account::ServiceAccounts)),
     ("", "services", || Arc::new(core::service::Services::default())),
+    ("apiextensions.k8s.io", "customresourcedefinitions", || Arc::new(apiextensions::Definitions)),
     ("authentication.k8s.io", "selfsubjectreviews", || Arc::new(authentication::SelfSubjectReviews)),
     ("authentication.k8s.io", "tokenreviews", || Arc::new(authentication::TokenReviews)),
     ("authorization.k8s.io", "localsubjectaccessreviews", || {

@@ -50,6 +50,9 @@ impl World {
         let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
         let server = ApiServer::new(store.clone(), options, &tasks, clock, randomness).await.unwrap();
         let admin = User_(server.in_process(User::new("admin", &[User::MASTERS])));
+        // What the service account controller does in a whole cluster; pods are refused without it.
+        let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.is(201);
         Self { server, admin, store, tasks, _directory: directory }
     }
 

@@ -1,0 +1,227 @@
+//! A CustomResourceDefinition as what the engine serves: descriptors, schemas and hooks.
+//!
+//! Pure: from the object to the resources. Not here: when they are served (`apiextensions`), pruning,
+//! defaults and validation by schema (`schema::structural`).
+//! Upstream: apiextensions-apiserver/pkg/apiserver/customresource_handler.go.
+
+mod json_path;
+
+use std::sync::Arc;
+
+use api::field::ErrorList;
+use api::kind::{Column, Descriptor, Hooks, ScalePaths, Scope, SelectableField, Subresources, Text};
+use api::{GroupVersionKind, GroupVersionResource, Object};
+use jiff::Timestamp;
+use schema::{Schema, Structural};
+use serde_json::Value;
+
+use super::{Plain, Resource};
+use json_path::JsonPath;
+
+/// The resources of a definition: one for each version that is served.
+pub(super) fn resources(definition: &Object) -> Result<Vec<Arc<Resource>>, schema::structural::Error> {
+    let spec = &definition.0["spec"];
+    let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let stored = versions.iter().find(|v| v["storage"] == true).map(|v| text(&v["name"])).unwrap_or_default();
+    let served = versions.iter().filter(|version| version["served"] == true);
+    served.map(|version| resource(spec, version, &stored)).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn texts(value: &Value) -> Vec<Text> {
+    value.as_array().into_iter().flatten().map(|text_| text(text_).into()).collect()
+}
+
+fn resource(spec: &Value, version: &Value, stored: &str) -> Result<Arc<Resource>, schema::structural::Error> {
+    let names = &spec["names"];
+    let (group, name) = (text(&spec["group"]), text(&version["name"]));
+    let kind = GroupVersionKind::new(group.as_str(), name.as_str(), text(&names["kind"]));
+    let structural = Arc::new(Structural::parse(kind.clone(), &version["schema"]["openAPIV3Schema"])?);
+    let subresources = &version["subresources"];
+    let status = subresources["status"].is_object();
+    let scale = subresources["scale"].is_object().then(|| {
+        let pointer = |field: &str| subresources["scale"][field].as_str().map(json_path::pointer);
+        ScalePaths {
+            spec_replicas: pointer("specReplicasPath").unwrap_or_default().into(),
+            status_replicas: pointer("statusReplicasPath").unwrap_or_default().into(),
+            selector: pointer("labelSelectorPath").map(Into::into),
+        }
+    });
+    let printed = printed(version);
+    let plural = text(&names["plural"]);
+    let selectable = version["selectableFields"].as_array().into_iter().flatten().map(|field| {
+        let path = text(&field["jsonPath"]);
+        SelectableField {
+            name: path.trim_start_matches('.').to_owned().into(),
+            pointer: json_path::pointer(&path).into(),
+            absent: "",
+        }
+    });
+    let descriptor = Descriptor {
+        group: group.clone().into(),
+        version: name.clone().into(),
+        kind: kind.kind.clone().into(),
+        list_kind: text(&names["listKind"]).into(),
+        plural: plural.clone().into(),
+        singular: text(&names["singular"]).into(),
+        short_names: texts(&names["shortNames"]),
+        categories: texts(&names["categories"]),
+        scope: if spec["scope"] == "Namespaced" { Scope::Namespaced } else { Scope::Cluster },
+        subresources: Subresources { status, scale, other: Vec::new() },
+        selectable_fields: selectable.collect(),
+        schema: format!("{}.{name}.{}", reversed(&group), kind.kind).into(),
+        columns: std::iter::once(Column::object_name())
+            .chain(printed.iter().map(|p| p.column.clone()))
+            .collect(),
+        generation: true,
+        unconditional_update: false,
+        stored_as: (name != stored)
+            .then(|| GroupVersionResource::new(group.as_str(), stored, plural.as_str())),
+        hooks: Arc::new(Custom { structural: structural.clone(), status, printed }),
+        ..Descriptor::new("", "", "", "", Scope::Cluster)
+    };
+    Ok(Resource::new(Arc::new(descriptor), Arc::new(Schema::Structural(structural)), Arc::new(Plain)))
+}
+
+/// The group as OpenAPI definitions name it: `com.example`.
+fn reversed(group: &str) -> String {
+    group.rsplit('.').collect::<Vec<_>>().join(".")
+}
+
+struct Printed {
+    column: Column,
+    path: JsonPath,
+}
+
+fn printed(version: &Value) -> Vec<Printed> {
+    let columns = version["additionalPrinterColumns"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if columns.is_empty() {
+        let path = JsonPath::parse(".metadata.creationTimestamp").unwrap_or_default();
+        let column = Column { r#type: "date".into(), ..Column::age() };
+        return vec![Printed { column, path }];
+    }
+    columns
+        .iter()
+        .map(|column| Printed {
+            column: Column {
+                name: text(&column["name"]).into(),
+                r#type: text(&column["type"]).into(),
+                format: text(&column["format"]).into(),
+                description: column["description"]
+                    .as_str()
+                    .map_or_else(
+                        || {
+                            format!(
+                                "Custom resource definition column (in JSONPath format): {}",
+                                text(&column["jsonPath"])
+                            )
+                        },
+                        str::to_owned,
+                    )
+                    .into(),
+                priority: i32::try_from(column["priority"].as_i64().unwrap_or(0)).unwrap_or(0),
+            },
+            // A path that cannot be read prints nothing, as with upstream.
+            path: column["jsonPath"].as_str().and_then(JsonPath::parse).unwrap_or_default(),
+        })
+        .collect()
+}
+
+struct Custom {
+    structural: Arc<Structural>,
+    status: bool,
+    printed: Vec<Printed>,
+}
+
+impl Hooks for Custom {
+    fn default(&self, object: &mut Value) {
+        self.structural.default(object);
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        if let (true, Some(members)) = (self.status, object.as_object_mut()) {
+            members.remove("status");
+        }
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
+        let revision = new["metadata"]["resourceVersion"].clone();
+        new["metadata"] = old["metadata"].clone();
+        new["metadata"]["resourceVersion"] = revision;
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        self.structural.validate(object)
+    }
+
+    fn validate_update(&self, new: &Value, _: &Value) -> ErrorList {
+        self.structural.validate(new)
+    }
+
+    fn validate_status_update(&self, new: &Value, _: &Value) -> ErrorList {
+        self.structural.validate(new)
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let name = object["metadata"]["name"].clone();
+        let printed = self.printed.iter().map(|printed| cell(printed, object, now));
+        std::iter::once(name).chain(printed).collect()
+    }
+}
+
+fn cell(printed: &Printed, object: &Value, now: Timestamp) -> Value {
+    let found = printed.path.find(object);
+    let Some(value) = found.first() else { return Value::Null };
+    match (&*printed.column.r#type, value) {
+        ("date", value) => match value.as_str().and_then(|text| text.parse::<Timestamp>().ok()) {
+            None => "<invalid>".into(),
+            then => api::duration::age(then, now).into(),
+        },
+        ("string", Value::String(_)) => (*value).clone(),
+        ("string", _) if found.len() > 1 => {
+            Value::from(found.into_iter().cloned().collect::<Vec<_>>()).to_string().into()
+        }
+        ("string", value) => value.to_string().into(),
+        (_, value) => (*value).clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_definition_becomes_a_resource_for_each_served_version() {
+        let version = |name: &str, served: bool, storage: bool| {
+            json!({
+                "name": name, "served": served, "storage": storage,
+                "schema": {"openAPIV3Schema": {"type": "object"}},
+                "subresources": {"status": {}, "scale": {
+                    "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas",
+                }},
+                "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
+            })
+        };
+        let definition = Object(json!({"spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+            "versions": [version("v1", true, true), version("v2", true, false), version("v3", false, false)],
+        }}));
+        let resources = resources(&definition).unwrap();
+        let versions: Vec<_> = resources.iter().map(|r| &*r.descriptor.version).collect();
+        assert_eq!(versions, ["v1", "v2"]);
+        let second = &resources[1].descriptor;
+        assert_eq!(second.storage().version, "v1");
+        assert_eq!(second.subresources.scale.as_ref().unwrap().spec_replicas, "/spec/replicas");
+        let cells = second
+            .hooks
+            .cells(&json!({"metadata": {"name": "a"}, "spec": {"size": 3}}), Timestamp::UNIX_EPOCH);
+        assert_eq!(cells, [json!("a"), json!(3)]);
+        assert_eq!(cells.len(), second.columns.len());
+    }
+}

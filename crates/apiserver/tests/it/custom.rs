@@ -1,0 +1,121 @@
+//! CustomResourceDefinitions: served at once, by their schema, until they are deleted.
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const THINGS: &str = "/apis/example.com/v1/namespaces/default/things";
+
+fn definition() -> Value {
+    let schema = json!({"openAPIV3Schema": {
+        "type": "object",
+        "properties": {
+            "spec": {
+                "type": "object", "required": ["size"],
+                "properties": {
+                    "size": {"type": "integer", "minimum": 1},
+                    "color": {"type": "string", "default": "red"},
+                    "replicas": {"type": "integer"},
+                },
+            },
+            "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}},
+        },
+    }});
+    let version = |name: &str, storage: bool| {
+        json!({
+            "name": name, "served": true, "storage": storage, "schema": schema,
+            "subresources": {"status": {}, "scale": {
+                "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas",
+            }},
+            "selectableFields": [{"jsonPath": ".spec.color"}],
+            "additionalPrinterColumns": [{"name": "Color", "type": "string", "jsonPath": ".spec.color"}],
+        })
+    };
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"]},
+            "versions": [version("v1", true), version("v2", false)],
+        },
+    })
+}
+
+fn thing(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn a_definition_is_served_at_once_and_by_its_schema() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.get(THINGS).await.is(404);
+    let made = admin.post(DEFINITIONS, &definition()).await.is(201);
+    assert_eq!(made.text("/status/acceptedNames/listKind"), "ThingList");
+    let types: Vec<_> =
+        made.at("/status/conditions").as_array().unwrap().iter().map(|c| &c["type"]).collect();
+    assert_eq!(types, ["NamesAccepted", "Established"]);
+
+    assert_eq!(admin.get("/apis/example.com").await.is(200).text("/preferredVersion/version"), "v2");
+    let created = admin.post(THINGS, &thing("a", json!({"size": 1, "unknown": true}))).await.is(201);
+    assert_eq!(created.text("/spec/color"), "red", "defaulted");
+    assert!(created.at("/spec/unknown").is_null(), "pruned");
+    assert_eq!(created.at("/metadata/generation"), 1);
+    for bad in [json!({"size": 0}), json!({})] {
+        admin.post(THINGS, &thing("b", bad)).await.is(422);
+    }
+    let other = admin.get("/apis/example.com/v2/namespaces/default/things/a").await.is(200);
+    assert_eq!(other.text("/apiVersion"), "example.com/v2");
+    let red = admin.get(&format!("{THINGS}?fieldSelector=spec.color%3Dred")).await.is(200);
+    assert_eq!((red.names(), red.text("/kind")), (vec!["a"], "ThingList"));
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = admin.ask(Method::GET, THINGS, &table, Bytes::new()).await.is(200);
+    assert_eq!(table.at("/rows/0/cells"), &json!(["a", "red"]));
+
+    let status = json!({"status": {"replicas": 2}, "spec": {"size": 9}});
+    let written = admin.patch(&format!("{THINGS}/a/status"), "merge-patch+json", &status).await.is(200);
+    assert_eq!((written.at("/status/replicas"), written.at("/spec/size")), (&json!(2), &json!(1)));
+    let scale = json!({"spec": {"replicas": 3}});
+    admin.patch(&format!("{THINGS}/a/scale"), "merge-patch+json", &scale).await.is(200);
+    assert_eq!(admin.get(&format!("{THINGS}/a")).await.is(200).at("/spec/replicas"), 3);
+    admin.patch(&format!("{THINGS}/a"), "strategic-merge-patch+json", &scale).await.is(415);
+    let mut unversioned = thing("a", json!({"size": 2}));
+    unversioned["metadata"]["resourceVersion"] = Value::Null;
+    let refused = admin.put(&format!("{THINGS}/a"), &unversioned).await.is(422);
+    assert!(refused.message().contains("must be specified for an update"), "{}", refused.message());
+
+    let mut watch = admin.watch(&format!("{THINGS}?watch=1")).await;
+    assert_eq!(watch.event().await, ("ADDED".into(), "a".into()));
+    admin.delete(&format!("{DEFINITIONS}/things.example.com"), None).await.is(200);
+    assert_eq!(watch.next().await, None, "the watch ends with its kind");
+    admin.get(THINGS).await.is(404);
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    assert_eq!(admin.get(THINGS).await.is(200).names(), Vec::<&str>::new(), "its objects went with it");
+}
+
+#[tokio::test]
+async fn names_in_use_and_bad_definitions_are_not_served() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    let mut other = definition();
+    other["metadata"]["name"] = "others.example.com".into();
+    other["spec"]["names"] = json!({"plural": "others", "kind": "Thing"});
+    let made = admin.post(DEFINITIONS, &other).await.is(201);
+    assert_eq!(made.at("/status/conditions/0/status"), "False");
+    assert_eq!(made.at("/status/conditions/1/status"), "False");
+    admin.get("/apis/example.com/v1/others").await.is(404);
+
+    let mut misnamed = definition();
+    misnamed["metadata"]["name"] = "wrong".into();
+    let refused = admin.post(DEFINITIONS, &misnamed).await.is(422);
+    assert!(
+        refused.message().contains("must be spec.names.plural+\".\"+spec.group"),
+        "{}",
+        refused.message()
+    );
+}

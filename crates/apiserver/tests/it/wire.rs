@@ -1,0 +1,247 @@
+//! Over TCP and TLS: both HTTP versions, tokens, expired tokens, a tunnel to a kubelet, orderly shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::authn::StaticToken;
+use apiserver::{ApiServer, User};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::world::{World, pod};
+
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+fn identity() -> Identity {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    Identity { certificate: made.cert.der().clone(), key: made.signing_key.serialize_der() }
+}
+
+fn server_config(identity: &Identity) -> rustls::ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivatePkcs8KeyDer::from(identity.key.clone());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.certificate.clone()], key.into())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(identity.certificate.clone()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    Arc::new(config)
+}
+
+struct Served {
+    world: World,
+    identity: Identity,
+    address: std::net::SocketAddr,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn served(change: impl FnOnce(&mut apiserver::Options)) -> Served {
+    let world = World::with(|options| {
+        options.authn.static_tokens =
+            vec![StaticToken { token: "secret".into(), user: User::new("admin", &[User::MASTERS]) }];
+        change(options);
+    })
+    .await;
+    let identity = identity();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = Arc::new(ArcSwap::from_pointee(server_config(&identity)));
+    let server: ApiServer = world.server.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, tls).await });
+    Served { world, identity, address, serving }
+}
+
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+impl Served {
+    async fn connect(&self, alpn: &[&[u8]]) -> Tls {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let config = client_config(&self.identity, alpn);
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap()
+    }
+}
+
+fn request(path: &str, token: &str) -> Request<Full<Bytes>> {
+    Request::builder()
+        .uri(format!("https://localhost{path}"))
+        .header(header::HOST, "localhost")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Full::default())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn both_http_versions_are_spoken() {
+    let served = served(|_| {}).await;
+    let stream = served.connect(&[b"h2"]).await;
+    let (mut h2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let stream = served.connect(&[b"http/1.1"]).await;
+    let (mut h1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let path = "/api/v1/namespaces/default";
+        assert_eq!(h2.send_request(request(path, "secret")).await.unwrap().status(), 200);
+        let answer = h1.send_request(request(path, "secret")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await.unwrap();
+        let refused = h1.send_request(request(path, "wrong")).await.unwrap();
+        assert_eq!(refused.status(), 401);
+        let body = refused.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["reason"], &body["message"]), (&json!("Unauthorized"), &json!("Unauthorized")));
+    }
+    // Health is open to everyone; the rest is not.
+    let mut open = request("/healthz", "");
+    open.headers_mut().remove(header::AUTHORIZATION);
+    let answer = h1.send_request(open).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.into_body().collect().await.unwrap();
+    let mut closed = request("/api/v1/secrets", "");
+    closed.headers_mut().remove(header::AUTHORIZATION);
+    assert!(matches!(h1.send_request(closed).await.unwrap().status().as_u16(), 401 | 403));
+}
+
+#[tokio::test]
+async fn a_watch_ends_and_open_connections_close_when_the_server_stops() {
+    let served = served(|_| {}).await;
+    let stream = served.connect(&[b"http/1.1"]).await;
+    let (mut h1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let watch = h1.send_request(request("/api/v1/configmaps?watch=1", "secret")).await.unwrap();
+    served.world.tasks.shutdown(Duration::from_secs(10)).await;
+    tokio::time::timeout(crate::world::PATIENCE, async {
+        watch.into_body().collect().await.unwrap();
+        served.serving.await.unwrap();
+        let _ = connection.await;
+    })
+    .await
+    .expect("everything ends in time");
+    assert!(TcpStream::connect(served.address).await.is_err());
+}
+
+/// A kubelet that answers logs, and turns exec into an echo.
+async fn kubelet(identity: &Identity) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut config = server_config(identity);
+    config.alpn_protocols.clear();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let service =
+                    hyper::service::service_fn(|mut request: Request<hyper::body::Incoming>| async move {
+                        let asked = request.uri().to_string();
+                        assert!(
+                            request.headers().get(header::AUTHORIZATION).is_none(),
+                            "the client's token stays here"
+                        );
+                        if !asked.starts_with("/exec/") {
+                            return Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(
+                                Bytes::from(asked),
+                            )));
+                        }
+                        let upgrade = hyper::upgrade::on(&mut request);
+                        tokio::spawn(async move {
+                            let (mut read, mut write) =
+                                tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                            tokio::io::copy(&mut read, &mut write).await
+                        });
+                        let response = http::Response::builder()
+                            .status(101)
+                            .header("connection", "Upgrade")
+                            .header("upgrade", "websocket")
+                            .header("x-asked", asked);
+                        Ok(response.body(Full::default()).unwrap())
+                    });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades();
+                let _ = connection.await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn logs_and_exec_pass_through_to_the_kubelet() {
+    let kubelet_identity = identity();
+    let port = kubelet(&kubelet_identity).await;
+    let tls = client_config(&kubelet_identity, &[]);
+    let served = served(|options| options.kubelet = Some(tls)).await;
+    let admin = &served.world.admin;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    admin.post("/api/v1/nodes", &node).await.is(201);
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    }});
+    admin.patch("/api/v1/nodes/n1/status", "merge-patch+json", &status).await.is(200);
+    let mut body = pod("p");
+    body["spec"]["nodeName"] = "n1".into();
+    admin.post("/api/v1/namespaces/default/pods", &body).await.is(201);
+
+    let log = admin.get("/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true").await.is(200);
+    assert_eq!(log.bytes, "/containerLogs/default/p/c?tailLines=3&follow=true");
+    let proxied = admin.get("/api/v1/nodes/n1/proxy/stats/summary?x=y").await.is(200);
+    assert_eq!(proxied.bytes, "/stats/summary?x=y");
+
+    let path = "/api/v1/namespaces/default/pods/p/exec?command=sh&command=-c&stdin=true&stdout=true";
+    let mut exec = request(path, "secret");
+    exec.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+    exec.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    let stream = served.connect(&[b"http/1.1"]).await;
+    let (mut h1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let answer = h1.send_request(exec).await.unwrap();
+    assert_eq!(answer.status(), 101);
+    assert_eq!(answer.headers()["x-asked"], "/exec/default/p/c?command=sh&command=-c&input=true&output=true");
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    tunnel.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    tunnel.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"hello");
+
+    // And the same from within the process.
+    let mut exec = Request::builder().uri(path).body(Bytes::new()).unwrap();
+    exec.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+    exec.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    let answer = admin.send(exec).await;
+    assert_eq!(answer.status(), 101);
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    tunnel.write_all(b"again").await.unwrap();
+    tunnel.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"again");
+}
