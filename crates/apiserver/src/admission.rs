@@ -11,13 +11,17 @@ mod cluster_trust_bundle_attest;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
+#[cfg(test)]
+mod golden;
 mod json;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
+mod pod_resources;
 pub mod pod_security;
 mod priority;
+mod resource_quota;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
@@ -219,5 +223,6 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
         // MutatingAdmissionPolicy, MutatingAdmissionWebhook, ValidatingAdmissionPolicy and
         // ValidatingAdmissionWebhook stand here once they exist: after everything that changes objects by itself,
         // before what counts them.
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }

@@ -4,10 +4,8 @@
 //! Not here: what a namespace may use in all (`resource_quota`).
 //! Upstream: plugin/pkg/admission/limitranger.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::meta;
 use api::quantity::Quantity;
 use api::types::core::v1 as core;
 use api::{Object, Status};
@@ -15,12 +13,11 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::json::{list, typed};
+use super::pod_resources::{Resources, of_container, of_pod, quantity};
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
-
-type Resources = BTreeMap<String, meta::Quantity>;
 
 pub(super) struct LimitRanger;
 
@@ -62,10 +59,6 @@ fn default_resources(range: &core::LimitRange, pod: &mut Object) {
         let note = format!("LimitRanger plugin set: {}", notes.join("; "));
         pod.0["metadata"]["annotations"][ANNOTATION] = note.into();
     }
-}
-
-fn quantity(resources: &Resources, name: &str) -> Option<Quantity> {
-    resources.get(name).and_then(|wire| Quantity::from_wire(wire).ok())
 }
 
 /// What one limit says against requests and limits.
@@ -120,70 +113,12 @@ fn violations(limit: &core::LimitRangeItem, requests: &Resources, maxima: &Resou
     }
 }
 
-fn resources(container: &core::Container) -> (Resources, Resources) {
-    let own = container.resources.clone().unwrap_or_default();
-    (own.requests.unwrap_or_default(), own.limits.unwrap_or_default())
-}
-
-fn add(total: &mut Resources, more: &Resources) {
-    for (name, wire) in more {
-        let Ok(more) = Quantity::from_wire(wire) else { continue };
-        let sum = quantity(total, name).map_or(more, |held| held + more);
-        total.insert(name.clone(), sum.to_wire());
-    }
-}
-
-fn raise(total: &mut Resources, at_least: &Resources) {
-    for (name, wire) in at_least {
-        let Ok(least) = Quantity::from_wire(wire) else { continue };
-        if quantity(total, name).is_none_or(|held| held < least) {
-            total.insert(name.clone(), wire.clone());
-        }
-    }
-}
-
-fn is_sidecar(container: &core::Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
-/// What the whole pod asks for and may use: its containers and sidecars together, or its most demanding init
-/// container with the sidecars started before it.
-fn of_pod(spec: &core::PodSpec) -> (Resources, Resources) {
-    let mut total = (Resources::new(), Resources::new());
-    for container in &spec.containers {
-        let own = resources(container);
-        add(&mut total.0, &own.0);
-        add(&mut total.1, &own.1);
-    }
-    let (mut sidecars, mut peaks) =
-        ((Resources::new(), Resources::new()), (Resources::new(), Resources::new()));
-    for container in spec.init_containers.iter().flatten() {
-        let mut own = resources(container);
-        add(&mut own.0, &sidecars.0);
-        add(&mut own.1, &sidecars.1);
-        raise(&mut peaks.0, &own.0);
-        raise(&mut peaks.1, &own.1);
-        if is_sidecar(container) {
-            sidecars = own;
-        }
-    }
-    add(&mut total.0, &sidecars.0);
-    add(&mut total.1, &sidecars.1);
-    raise(&mut total.0, &peaks.0);
-    raise(&mut total.1, &peaks.1);
-    if let Some(whole) = &spec.resources {
-        total.0.extend(whole.requests.clone().unwrap_or_default());
-        total.1.extend(whole.limits.clone().unwrap_or_default());
-    }
-    total
-}
-
 fn check_pod(range: &core::LimitRange, spec: &core::PodSpec, out: &mut Vec<String>) {
     for limit in limits(range) {
         match limit.type_.as_str() {
             "Container" => {
                 for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-                    let (requests, maxima) = resources(container);
+                    let (requests, maxima) = of_container(container);
                     violations(limit, &requests, &maxima, out);
                 }
             }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::checks::Finding;
 pub use self::level::{Defaults, Level, LevelVersion};
-use super::json::{items, text};
+use super::json::text;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
 

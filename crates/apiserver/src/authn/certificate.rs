@@ -182,3 +182,99 @@ impl ClientCertVerifier for AskOnly {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use foundation::ManualClock;
+    use http::HeaderMap;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    };
+
+    use super::*;
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn authority() -> Issuer {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn client(issuer: &Issuer, name: &str, group: &str, until: i32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+    }
+
+    async fn who(
+        authenticator: &ClientCertificates,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<Option<User>, Status> {
+        let headers = HeaderMap::new();
+        let credentials =
+            Credentials { headers: &headers, certificates, remote: None, audiences: &[], path: "/api" };
+        Ok(authenticator.authenticate(credentials).await?.map(|found| found.user))
+    }
+
+    #[tokio::test]
+    async fn the_subject_is_the_user_if_the_authority_says_so() {
+        let (ours, theirs) = (authority(), authority());
+        let clock = Arc::new(ManualClock::new(time("2026-11-21T10:00:00Z")));
+        let authenticator = ClientCertificates::new(&[ours.der().clone()], clock.clone()).unwrap();
+        assert_eq!(who(&authenticator, &[]).await.unwrap(), None);
+
+        let jane = client(&ours, "jane", "dev", 2027);
+        for _ in 0..2 {
+            let user = who(&authenticator, std::slice::from_ref(&jane)).await.unwrap().unwrap();
+            assert_eq!((user.name.as_str(), user.groups.as_slice()), ("jane", &["dev".to_owned()][..]));
+            assert!(user.extra["authentication.kubernetes.io/credential-id"][0].starts_with("X509SHA256="));
+        }
+        for bad in [client(&theirs, "jane", "system:masters", 2027), client(&ours, "jane", "dev", 2020)] {
+            assert!(who(&authenticator, &[bad]).await.unwrap_err().is_unauthorized());
+        }
+        clock.advance(Duration::from_secs(365 * 24 * 60 * 60));
+        assert!(who(&authenticator, &[jane]).await.is_err(), "what was good once ends with the certificate");
+    }
+
+    #[tokio::test]
+    async fn the_front_proxy_speaks_for_others() {
+        use super::super::request_header::{FrontProxy, RequestHeader};
+        let (proxy, users) = (authority(), authority());
+        let clock = Arc::new(ManualClock::new(time("2026-11-21T10:00:00Z")));
+        let settings = RequestHeader::usual(vec![proxy.der().clone()], vec!["front".to_owned()]);
+        let authenticator = FrontProxy::new(&settings, clock).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("x-remote-user", "jane".parse().unwrap());
+        headers.append("x-remote-group", "dev".parse().unwrap());
+        headers.append("x-remote-group", "ops".parse().unwrap());
+        headers.insert("x-remote-extra-scopes", "all".parse().unwrap());
+        for (certificate, good) in [
+            (client(&proxy, "front", "", 2027), true),
+            (client(&proxy, "somebody", "", 2027), false),
+            (client(&users, "front", "", 2027), false),
+        ] {
+            let credentials = Credentials {
+                headers: &headers,
+                certificates: &[certificate],
+                remote: None,
+                audiences: &[],
+                path: "/api",
+            };
+            let found = authenticator.authenticate(credentials).await.ok().flatten();
+            assert_eq!(found.is_some(), good);
+            if let Some(found) = found {
+                assert_eq!((found.user.name.as_str(), found.user.groups.len()), ("jane", 2));
+                assert_eq!(found.user.extra["scopes"], ["all"]);
+            }
+        }
+    }
+}

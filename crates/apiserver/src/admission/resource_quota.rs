@@ -1,0 +1,243 @@
+//! Refuses what would exceed a ResourceQuota of its namespace, and counts what does not.
+//!
+//! The count is kept in the quota's status and moved by compare-and-swap, so that however many writes run at
+//! once, no two take the same room. What was counted and then not stored, and what is deleted, is given back by
+//! the resourcequota controller, which counts anew.
+//! Reads ResourceQuotas; writes their status.
+//! Not here: what an object uses (`usage`), which quotas are about it (`scope`).
+//! Upstream: apiserver/pkg/admission/plugin/resourcequota.
+
+mod scope;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+use api::quantity::Quantity;
+use api::types::core::v1 as core;
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::usage::Usage;
+use super::json::{list, typed};
+use super::pod_resources::Resources;
+use super::{Operation, Plugin, Request};
+use crate::cluster::ClusterState;
+
+/// How often a swap is tried again when somebody else (the controller, another server) was quicker.
+const TRIES: usize = 50;
+/// Locks that spare this server's own requests the swap's failures; namespaces share them by hash.
+const LOCKS: usize = 64;
+
+pub(super) struct ResourceQuota {
+    locks: [Mutex<()>; LOCKS],
+}
+
+impl Default for ResourceQuota {
+    fn default() -> Self {
+        Self { locks: std::array::from_fn(|_| Mutex::new(())) }
+    }
+}
+
+fn quotas() -> GroupResource {
+    GroupResource::new("", "resourcequotas")
+}
+
+/// What a quota bounds.
+fn hard(quota: &core::ResourceQuota) -> Usage {
+    let spec = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
+    parse(spec)
+}
+
+fn parse(resources: Resources) -> Usage {
+    let parsed =
+        resources.into_iter().filter_map(|(name, wire)| Some((name, Quantity::from_wire(&wire).ok()?)));
+    parsed.collect()
+}
+
+/// `cpu=1,pods=2`, as messages list amounts.
+fn print(usage: &BTreeMap<&str, Quantity>) -> String {
+    let parts: Vec<String> = usage.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+    parts.join(",")
+}
+
+impl ResourceQuota {
+    async fn lock(&self, namespace: &str) -> MutexGuard<'_, ()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(namespace);
+        self.locks[(hash % LOCKS as u64) as usize].lock().await
+    }
+
+    /// Makes room in one quota for what is asked, or says why not.
+    async fn charge(
+        &self,
+        request: &Request<'_>,
+        name: &str,
+        asked: &Usage,
+        cluster: &dyn ClusterState,
+        store: bool,
+    ) -> Result<(), Status> {
+        for _ in 0..TRIES {
+            let mut object = match cluster.get(&quotas(), request.namespace, name).await {
+                Ok(object) => object,
+                // The quota is gone, and its bounds with it.
+                Err(status) if status.is_not_found() => return Ok(()),
+                Err(status) => return Err(status),
+            };
+            let quota: core::ResourceQuota = typed(&object)?;
+            let hard = hard(&quota);
+            let counted = quota.status.and_then(|status| status.used).map(parse).unwrap_or_default();
+            let used = complete(counted, &hard, &object, request.namespace, cluster).await?;
+            let mut next = used.clone();
+            let mut over: [BTreeMap<&str, Quantity>; 3] = Default::default();
+            for (resource, more) in asked.iter().filter(|(resource, _)| hard.contains_key(*resource)) {
+                let held = used.get(resource).copied().unwrap_or_default();
+                let sum = held + *more;
+                // What shrinks is let through even where the rest is over the bound already.
+                if *more > Quantity::ZERO && sum > hard[resource] {
+                    over[0].insert(resource, *more);
+                    over[1].insert(resource, held);
+                    over[2].insert(resource, hard[resource]);
+                }
+                next.insert(resource.clone(), sum);
+            }
+            if !over[0].is_empty() {
+                let [requested, used, limited] = over.each_ref().map(print);
+                return Err(request.forbidden(format!(
+                    "exceeded quota: {name}, requested: {requested}, used: {used}, limited: {limited}"
+                )));
+            }
+            if !store {
+                return Ok(());
+            }
+            let wire = |usage: &Usage| -> serde_json::Value {
+                usage
+                    .iter()
+                    .map(|(name, amount)| (name.clone(), serde_json::Value::from(amount.to_string())))
+                    .collect()
+            };
+            object.0["status"]["hard"] = wire(&hard);
+            object.0["status"]["used"] = wire(&next);
+            match cluster.replace(&quotas(), object).await {
+                Ok(_) => return Ok(()),
+                Err(status) if status.is_conflict() => {}
+                Err(status) if status.is_not_found() => return Ok(()),
+                Err(status) => return Err(status),
+            }
+        }
+        Err(Status::conflict(&quotas(), name, "the quota is being changed too quickly, try again"))
+    }
+}
+
+/// The count with what was not counted yet: a new quota's objects are counted by the first write that meets it.
+async fn complete(
+    mut counted: Usage,
+    hard: &Usage,
+    quota: &Object,
+    namespace: &str,
+    cluster: &dyn ClusterState,
+) -> Result<Usage, Status> {
+    let unknown: Vec<&String> = hard.keys().filter(|name| !counted.contains_key(*name)).collect();
+    if unknown.is_empty() {
+        counted.retain(|name, _| hard.contains_key(name));
+        return Ok(counted);
+    }
+    let quota: core::ResourceQuota = typed(quota)?;
+    let mut fresh = Usage::new();
+    for resource in usage::resources_behind(unknown.iter().map(|name| name.as_str())) {
+        let listing = match cluster.list(&resource, namespace).await {
+            Ok(listing) => listing,
+            // A resource that is not served has no objects.
+            Err(status) if status.is_not_found() => continue,
+            Err(status) => return Err(status),
+        };
+        for bytes in listing.items {
+            let object = Object(serde_json::from_slice(&bytes).map_err(Status::internal)?);
+            if usage::is_over(&resource, &object) || !scope::matches(&quota, &resource, &object) {
+                continue;
+            }
+            for (name, amount) in usage::of(&resource, &object)? {
+                let held = fresh.get(&name).copied().unwrap_or_default();
+                fresh.insert(name, held + amount);
+            }
+        }
+    }
+    for name in unknown {
+        counted.insert(name.clone(), fresh.get(name).copied().unwrap_or_default());
+    }
+    counted.retain(|name, _| hard.contains_key(name));
+    Ok(counted)
+}
+
+#[async_trait]
+impl Plugin for ResourceQuota {
+    fn name(&self) -> &'static str {
+        "ResourceQuota"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(
+        &self,
+        request: &mut Request<'_>,
+        cluster: &Arc<dyn ClusterState>,
+    ) -> Result<(), Status> {
+        let resource = request.resource.group_resource();
+        let resize = request.is("", "pods", "resize");
+        if request.namespace.is_empty() || !request.subresource.is_empty() && !resize {
+            return Ok(());
+        }
+        if request.operation == Operation::Update && !resize && !usage::changes_with_updates(&resource) {
+            return Ok(());
+        }
+        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        let known: Vec<core::ResourceQuota> =
+            list(&**cluster, "", "resourcequotas", request.namespace).await?;
+        if known.is_empty() {
+            return Ok(());
+        }
+        let asked = usage::difference(
+            usage::of(&resource, object)?,
+            match request.old {
+                Some(old) => usage::of(&resource, old)?,
+                None => Usage::new(),
+            },
+        );
+        let mut concerned = Vec::new();
+        for quota in &known {
+            let hard = hard(quota);
+            let bounded = asked.iter().any(|(name, amount)| hard.contains_key(name) && !amount.is_zero());
+            let demanded = usage::is_pod(&resource) && hard.keys().any(|name| usage::must_be_given(name));
+            if !(bounded || demanded) || !scope::matches(quota, &resource, object) {
+                continue;
+            }
+            let name = quota.metadata.name.clone().unwrap_or_default();
+            if let Some(missing) = usage::missing(&resource, object, &hard)? {
+                return Err(request.forbidden(format!("failed quota: {name}: must specify {missing}")));
+            }
+            if bounded {
+                concerned.push(name);
+            }
+        }
+        if concerned.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock(request.namespace).await;
+        // All are asked before any is charged, so that a refusal by one leaves nothing taken in the others.
+        for store in [false, true] {
+            if store && request.dry_run {
+                break;
+            }
+            for name in &concerned {
+                self.charge(request, name, &asked, &**cluster, store).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

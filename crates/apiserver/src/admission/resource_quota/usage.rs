@@ -1,0 +1,213 @@
+//! How much of what quotas bound an object uses.
+//! Pure functions over objects.
+//! Upstream: pkg/quota/v1/evaluator/core, apiserver/pkg/quota/v1/generic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::quantity::Quantity;
+use api::types::core::v1 as core;
+use api::{GroupResource, Object, Status};
+
+use super::super::json::{items, text, typed};
+use super::super::pod_resources::{self, Resources, of_container, of_pod};
+
+/// Amounts by the names that quotas give them: `pods`, `requests.cpu`, `count/deployments.apps`.
+pub(super) type Usage = BTreeMap<String, Quantity>;
+
+const ONE: i64 = 1;
+const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
+/// The resources of the core group that quotas may name without `count/`.
+const PLAIN: [&str; 7] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+];
+/// What every container of a pod must give once a quota bounds it: otherwise it could not be counted.
+const GIVEN: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+
+fn one() -> Quantity {
+    Quantity::new(ONE, api::quantity::Format::DecimalSi)
+}
+
+pub(super) fn is_pod(resource: &GroupResource) -> bool {
+    resource.group.is_empty() && resource.resource == "pods"
+}
+
+/// Whether a quota on this name wants every container to give the amount.
+pub(super) fn must_be_given(name: &str) -> bool {
+    GIVEN.contains(&name)
+}
+
+/// Whether an update can change what the object uses.
+pub(super) fn changes_with_updates(resource: &GroupResource) -> bool {
+    resource.group.is_empty() && matches!(resource.resource.as_str(), "services" | "persistentvolumeclaims")
+}
+
+/// Whether the object has ended and so uses nothing any more, though it is still there.
+pub(super) fn is_over(resource: &GroupResource, object: &Object) -> bool {
+    is_pod(resource) && matches!(text(&object.0, "/status/phase"), "Succeeded" | "Failed")
+}
+
+/// What an object uses.
+///
+/// # Errors
+/// 400 where the object is not of its type.
+pub(super) fn of(resource: &GroupResource, object: &Object) -> Result<Usage, Status> {
+    let mut usage = Usage::from([(format!("count/{resource}"), one())]);
+    if !resource.group.is_empty() {
+        return Ok(usage);
+    }
+    if PLAIN.contains(&resource.resource.as_str()) {
+        usage.insert(resource.resource.clone(), one());
+    }
+    match resource.resource.as_str() {
+        "pods" => pod(&typed(object)?, &mut usage),
+        "services" => service(object, &mut usage),
+        "persistentvolumeclaims" => claim(object, &mut usage),
+        _ => {}
+    }
+    Ok(usage)
+}
+
+fn pod(pod: &core::Pod, usage: &mut Usage) {
+    let Some(spec) = &pod.spec else { return };
+    let (mut requests, mut limits) = of_pod(spec);
+    if let Some(overhead) = &spec.overhead {
+        pod_resources::add(&mut requests, overhead);
+        // A limit that is not there stays unlimited.
+        let bounded: Resources = overhead
+            .iter()
+            .filter(|(name, _)| limits.contains_key(*name))
+            .map(|(n, q)| (n.clone(), q.clone()))
+            .collect();
+        pod_resources::add(&mut limits, &bounded);
+    }
+    for (name, wire) in &requests {
+        let Ok(amount) = Quantity::from_wire(wire) else { continue };
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            usage.insert(name.clone(), amount);
+        }
+        usage.insert(format!("requests.{name}"), amount);
+    }
+    for (name, wire) in &limits {
+        let Ok(amount) = Quantity::from_wire(wire) else { continue };
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+            usage.insert(format!("limits.{name}"), amount);
+        }
+    }
+}
+
+fn service(service: &Object, usage: &mut Usage) {
+    let ports = items(&service.0, "/spec/ports").count() as i64;
+    let count = |n: i64| Quantity::new(n, api::quantity::Format::DecimalSi);
+    let kind = text(&service.0, "/spec/type");
+    let node_ports = match kind {
+        "NodePort" => ports,
+        "LoadBalancer" if service.0["spec"]["allocateLoadBalancerNodePorts"] != false => ports,
+        "LoadBalancer" => {
+            let given =
+                items(&service.0, "/spec/ports").filter(|port| port["nodePort"].as_i64().unwrap_or(0) != 0);
+            given.count() as i64
+        }
+        _ => 0,
+    };
+    usage.insert("services.nodeports".into(), count(node_ports));
+    usage.insert("services.loadbalancers".into(), count(i64::from(kind == "LoadBalancer")));
+}
+
+fn claim(claim: &Object, usage: &mut Usage) {
+    let class = match claim.annotation("volume.beta.kubernetes.io/storage-class") {
+        Some(class) => class,
+        None => text(&claim.0, "/spec/storageClassName"),
+    };
+    let asked = Quantity::parse(text(&claim.0, "/spec/resources/requests/storage")).ok();
+    // A claim that is growing already has what it was given.
+    let given = Quantity::parse(text(&claim.0, "/status/allocatedResources/storage")).ok();
+    let storage = asked.max(given);
+    if !class.is_empty() {
+        usage.insert(format!("{class}{CLASS_SUFFIX}persistentvolumeclaims"), one());
+    }
+    if let Some(storage) = storage {
+        usage.insert("requests.storage".into(), storage);
+        if !class.is_empty() {
+            usage.insert(format!("{class}{CLASS_SUFFIX}requests.storage"), storage);
+        }
+    }
+}
+
+/// How much more `new` is than `old`, name by name.
+pub(super) fn difference(new: Usage, old: Usage) -> Usage {
+    let mut out = new;
+    for (name, before) in old {
+        let after = out.get(&name).copied().unwrap_or_default();
+        out.insert(name, after - before);
+    }
+    out
+}
+
+/// The resources whose objects have to be looked at to count these names.
+pub(super) fn resources_behind<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<GroupResource> {
+    names
+        .map(|name| {
+            if let Some(counted) = name.strip_prefix("count/") {
+                let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
+                return GroupResource::new(group, resource);
+            }
+            let resource = match name {
+                "services.nodeports" | "services.loadbalancers" => "services",
+                "requests.storage" => "persistentvolumeclaims",
+                name if name.contains(CLASS_SUFFIX) => "persistentvolumeclaims",
+                name if PLAIN.contains(&name) => name,
+                _ => "pods",
+            };
+            GroupResource::new("", resource)
+        })
+        .collect()
+}
+
+/// What containers do not give though a quota bounds it: `limits.cpu for: a,b; memory for: a`.
+///
+/// # Errors
+/// 400 where the pod is not of its type.
+pub(super) fn missing(
+    resource: &GroupResource,
+    object: &Object,
+    hard: &Usage,
+) -> Result<Option<String>, Status> {
+    if !is_pod(resource) {
+        return Ok(None);
+    }
+    let pod: core::Pod = typed(object)?;
+    let Some(spec) = pod.spec else { return Ok(None) };
+    let whole = spec.resources.clone().unwrap_or_default();
+    let mut lacking: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let (requests, limits) = of_container(container);
+        for name in GIVEN.iter().filter(|name| hard.contains_key(**name)) {
+            let (own, pod, resource) = match name.split_once('.') {
+                Some(("limits", resource)) => (&limits, &whole.limits, resource),
+                Some((_, resource)) => (&requests, &whole.requests, resource),
+                None => (&requests, &whole.requests, *name),
+            };
+            let given =
+                own.contains_key(resource) || pod.as_ref().is_some_and(|pod| pod.contains_key(resource));
+            if !given {
+                lacking.entry(name).or_default().insert(&container.name);
+            }
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(None);
+    }
+    let parts: Vec<String> = lacking
+        .into_iter()
+        .map(|(name, containers)| {
+            format!("{name} for: {}", containers.into_iter().collect::<Vec<_>>().join(","))
+        })
+        .collect();
+    Ok(Some(parts.join("; ")))
+}
