@@ -132,7 +132,7 @@ async fn start_parts(
     let runtime = match &config.container_runtime_endpoint {
         Some(endpoint) => Some(PathBuf::from(endpoint.trim_start_matches("unix://"))),
         None if config.enabled(Part::Runtime) && config.enabled(Part::Kubelet) => {
-            let socket = roles::runtime::start(context, nodes)?;
+            let socket = roles::runtime::start(context, nodes).await?;
             progress.done("runtime", &socket.display().to_string(), started.elapsed());
             Some(socket)
         }

@@ -1,6 +1,9 @@
 //! The embedded container runtime: serves CRI on `<data-dir>/run/runtime.sock`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use cri::v1;
@@ -16,8 +19,13 @@ pub fn options(dirs: &DataDir) -> anyhow::Result<Options> {
     Options::for_data_dir(&dirs.data_dir).context("cannot find the path of this program")
 }
 
-/// Starts the runtime, and returns its socket. It serves until the tasks end; containers go on.
-pub fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
+/// How long the runtime may take to adopt the pods that it finds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often its socket is tried until then.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Starts the runtime, and returns its socket once it answers. It serves until the tasks end; containers go on.
+pub async fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
     let options = Options {
         cni_bin_dir: context.config.cni_bin_dir(),
         cni_conf_dir: context.config.cni_conf_dir(),
@@ -36,7 +44,16 @@ pub fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
             everything.token().cancel();
         }
     });
-    Ok(socket)
+    let deadline = context.clock.monotonic() + PATIENCE;
+    loop {
+        match cri::connect(&socket).await {
+            Ok(_) => return Ok(socket),
+            Err(error) if tasks.token().is_cancelled() || context.clock.monotonic() > deadline => {
+                return Err(error).context("the container runtime does not start");
+            }
+            Err(_) => context.clock.sleep(LOOK).await,
+        }
+    }
 }
 
 /// Seconds that containers get between SIGTERM and SIGKILL when the whole node stops its pods.
