@@ -5,7 +5,7 @@
 //! runtime is asked over its gRPC socket, so its figures include the client; runc and crun are executed
 //! with a bundle whose root is made once, so theirs lack the overlay mount and the pod.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring tool for developers")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring tool for developers")]
 
 use std::net::IpAddr;
 use std::path::Path;

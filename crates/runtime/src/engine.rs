@@ -21,6 +21,7 @@ pub(crate) use exec::ExecRequest;
 use foundation::randomness::SharedRandomness;
 use parking_lot::Mutex;
 use prost::Message as _;
+pub(crate) use sandbox::SUPERVISORS;
 use serde::{Deserialize, Serialize};
 use sys::cgroup::Layout;
 use sys::container::User;
@@ -260,9 +261,8 @@ impl Engine {
     fn found(&self, sandbox: &str, found: &BTreeMap<String, RunStatus>) {
         let state = self.state.lock();
         for container in state.containers.values().filter(|c| c.record.sandbox == sandbox) {
-            match found.get(&container.record.id) {
-                Some(run) => drop(container.run.send_replace(run.clone())),
-                None => {}
+            if let Some(run) = found.get(&container.record.id) {
+                container.run.send_replace(run.clone());
             }
         }
     }

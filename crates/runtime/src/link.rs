@@ -41,13 +41,15 @@ pub(crate) enum News {
 }
 
 type Answer = (Reply, Vec<OwnedFd>);
+/// Who waits for which answer; `None` once the supervisor is gone.
+type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>;
 
 /// A connection to one supervisor. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: Arc<AsyncFd<OwnedFd>>,
     next: AtomicU64,
-    waiting: Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>,
+    waiting: Waiting,
     reader: tokio::task::AbortHandle,
 }
 
@@ -104,7 +106,7 @@ impl Link {
 
 async fn read(
     socket: Arc<AsyncFd<OwnedFd>>,
-    waiting: Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>,
+    waiting: Waiting,
     sandbox: String,
     news: mpsc::UnboundedSender<(String, News)>,
 ) {

@@ -42,6 +42,14 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
         }
         kill_supervisor(&directory.join("sandbox.json"));
     }
+    // Of this runtime or another one: it stays while supervisors are in it.
+    let group = Cgroup::new(layout, crate::engine::SUPERVISORS);
+    for _ in 0..50 {
+        if group.processes().is_empty() && group.remove().is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     let mut first = Ok(());
     let mut note = |result: io::Result<()>| {
         if first.is_ok() {

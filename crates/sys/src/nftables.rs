@@ -96,8 +96,9 @@ pub enum Data {
 /// The type of a part of a key or of data: only `nft list ruleset` needs it, to print.
 #[derive(Clone, Copy, Debug)]
 pub enum Part {
-    /// A number in host order.
-    Integer = 4,
+    /// A number in host order. This is the type that `nft` prints marks with: its own type for numbers has no
+    /// length, on which `nft` 1.0 aborts.
+    Integer = 19,
     /// An IPv4 address.
     Ipv4 = 7,
     /// An IPv6 address.

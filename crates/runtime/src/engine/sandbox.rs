@@ -19,7 +19,7 @@ use crate::wire::{SandboxSpec, Verb, write_json};
 /// Bytes of a pod's shared memory: containerd's default.
 const SHM_SIZE: &str = "65536k";
 /// Where the supervisors themselves are.
-const SUPERVISORS: &str = "/ironclad/supervisors";
+pub(crate) const SUPERVISORS: &str = "/ironclad/supervisors";
 
 fn options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
     let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());

@@ -218,7 +218,6 @@ impl Pod {
         self.containers.get_mut(id).ok_or_else(|| format!("container {id} is not started"))
     }
 
-    #[expect(clippy::type_complexity, reason = "an answer now with or without a descriptor, or later")]
     fn perform(
         &mut self,
         client: u64,
