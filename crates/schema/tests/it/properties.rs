@@ -2,6 +2,7 @@
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
+use schema::patch::apply::Writer;
 use schema::{FieldValidation, Schema, decode, decode_value, patch, yaml_to_json};
 use serde_json::{Map, Value, json};
 
@@ -72,6 +73,33 @@ fn workload() -> impl Strategy<Value = Value> {
     (vec(container, 0..4), document(), document()).prop_map(|(containers, spec, metadata)| {
         json!({"metadata": metadata, "spec": {"template": {"spec": {"containers": containers, "volumes": spec}}}})
     })
+}
+
+/// A configuration that can be applied: parts of a deployment, with lists of every kind.
+fn configuration() -> impl Strategy<Value = Value> {
+    let name = || proptest::sample::select(&["a", "b", "c"][..]);
+    let env = btree_map(name(), proptest::option::of(name()), 0..3).prop_map(|env| {
+        env.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect::<Vec<_>>()
+    });
+    let containers = btree_map(name(), (proptest::option::of(name()), env, vec(name(), 0..3)), 0..4)
+        .prop_map(|list| {
+            list.into_iter()
+            .map(|(name, (image, env, args))| json!({"name": name, "image": image, "env": env, "args": args}))
+            .collect::<Vec<_>>()
+        });
+    let labels = || btree_map(name(), name(), 0..3);
+    let finalizers = proptest::collection::btree_set(name(), 0..3);
+    (proptest::option::of(0..3), containers, labels(), labels(), finalizers).prop_map(
+        |(replicas, containers, labels, node_selector, finalizers)| {
+            json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"uid": "u", "labels": labels, "finalizers": finalizers},
+                "spec": {"replicas": replicas, "template": {"spec": {
+                    "containers": containers, "nodeSelector": node_selector,
+                }}},
+            })
+        },
+    )
 }
 
 fn operations() -> impl Strategy<Value = Value> {
@@ -173,5 +201,27 @@ proptest! {
         if let Ok(patched) = patch::json_patch(value, &patch) {
             prop_assert!(depth(&patched) <= schema::json::MAX_KEPT_DEPTH);
         }
+    }
+
+    #[test]
+    fn applying_twice_is_applying_once(first in configuration(), second in configuration()) {
+        let schema = deployment();
+        let writer = |manager| Writer { manager, subresource: "", ignored: &["status"], now: "2024-01-01T00:00:00Z" };
+        let decoded = |value: &Value| decode_value(value, &schema, FieldValidation::Strict).map(|decoded| decoded.value);
+        let (first, second) = (decoded(&first).unwrap(), decoded(&second).unwrap());
+        let new = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"uid": "u"}});
+        let live = patch::apply::apply(&new, &first, &schema, &writer("one"), false).unwrap();
+        let again = patch::apply::apply(&live, &first, &schema, &writer("one"), false);
+        prop_assert_eq!(again, Ok(live.clone()));
+        // A second manager by force holds all it applies, and is then in no conflict.
+        let forced = patch::apply::apply(&live, &second, &schema, &writer("two"), true).unwrap();
+        let again = patch::apply::apply(&forced, &second, &schema, &writer("two"), false);
+        prop_assert_eq!(again, Ok(forced.clone()));
+        // Alone, changing from one configuration to the other leaves just the other.
+        let changed = patch::apply::apply(&live, &second, &schema, &writer("one"), false).unwrap();
+        let bare = decoded(&changed).unwrap();
+        prop_assert_eq!(&bare["spec"]["template"]["spec"]["nodeSelector"], &second["spec"]["template"]["spec"]["nodeSelector"]);
+        prop_assert_eq!(&bare["spec"]["replicas"], &second["spec"]["replicas"]);
+        prop_assert_eq!(&bare["metadata"]["labels"], &second["metadata"]["labels"]);
     }
 }
