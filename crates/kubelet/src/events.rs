@@ -59,7 +59,8 @@ async fn follow(node: &Node, pods: &Pods) -> Result<(), tonic::Status> {
                 let containers = event.containers_statuses.iter().map(ContainerRecord::from_cri).collect();
                 pods.tell(&uid, Message::Runtime(sandbox, containers));
             }
-            // A deletion carries no state; only one that nobody here asked for matters.
+            // A deletion may carry no state; it is this kubelet that deletes, so nothing is news in it.
+            None if event.container_event_type == v1::ContainerEventType::ContainerDeletedEvent as i32 => {}
             None => pods.refresh_all(),
         }
     }

@@ -250,6 +250,8 @@ impl Fleet {
     async fn beat(&self) {
         let mut leases: Vec<Option<Lease>> = vec![None; self.names.len()];
         let pause = RENEW / u32::try_from(self.names.len().max(1)).unwrap_or(u32::MAX);
+        // The first round makes the Leases, at once; from then on they are spread.
+        let mut first = true;
         loop {
             let begun = self.clock.monotonic();
             for (index, known) in leases.iter_mut().enumerate() {
@@ -261,13 +263,14 @@ impl Fleet {
                 // Sleeping for less than a timer's grain would add up: wait only where the pace is too fast.
                 let due = begun + pause * (index as u32 + 1);
                 let now = self.clock.monotonic();
-                if due > now + Duration::from_millis(5) {
+                if !first && due > now + Duration::from_millis(5) {
                     self.clock.sleep(due - now).await;
                 }
             }
-            if leases.is_empty() {
+            if leases.is_empty() || first {
                 self.clock.sleep(RENEW).await;
             }
+            first = false;
         }
     }
 

@@ -3,5 +3,7 @@
 mod it {
     pub mod api_server;
     pub mod fake_cri;
+    mod hollow;
     mod pods;
+    mod server;
 }

@@ -104,6 +104,8 @@ pub struct Actor {
     /// A status is being written.
     reporting: bool,
     report_at: Option<Timestamp>,
+    /// The patch that was sent last, so that a server which does not keep what it is told is not told without pause.
+    last_patch: Option<serde_json::Value>,
     deleting: bool,
     deleted: bool,
     /// The sources have changed while volumes were being made.
@@ -138,6 +140,7 @@ impl Actor {
             finished: false,
             reporting: false,
             report_at: None,
+            last_patch: None,
             deleting: false,
             deleted: false,
             stale: false,
@@ -718,6 +721,12 @@ impl Actor {
         let (node, uid) = (self.node.clone(), pod::uid(&self.pod).to_owned());
         let (namespace, name) = (pod::namespace(&self.pod).to_owned(), pod::name(&self.pod).to_owned());
         if let Some(patch) = status::patch::between(&uid, &old, &new) {
+            if self.last_patch.replace(patch.clone()).as_ref() == Some(&patch) {
+                let at = now + SignedDuration::from_secs(1);
+                self.last_patch = None;
+                self.report_at = Some(at);
+                return Some(at);
+            }
             self.reporting = true;
             self.spawn(async move {
                 let patched =

@@ -379,8 +379,13 @@ async fn stop_container(node: &Node, id: &str, seconds: i64) {
         && status.code() != tonic::Code::NotFound
     {
         tracing::warn!(id, %status, "a container was not stopped");
+        // Whoever asked sees that it still runs and asks again; not at once.
+        node.clock.sleep(STOP_AGAIN).await;
     }
 }
+
+/// How long to wait after the runtime could not stop a container.
+const STOP_AGAIN: Duration = Duration::from_secs(2);
 
 /// Runs the preStop hook and stops the container, all within the time until `deadline`.
 pub async fn kill(

@@ -34,6 +34,10 @@ pub struct Books {
     pub exits: HashMap<String, Vec<i32>>,
     /// Exit codes of commands, by the first word; 0 if none.
     pub commands: HashMap<String, i32>,
+    /// Where streams are served.
+    pub streaming: String,
+    /// Where logs are said to be.
+    pub log_path: String,
     next: i64,
 }
 
@@ -238,6 +242,7 @@ impl RuntimeService for FakeCri {
                 labels: config.labels.clone(),
                 annotations: config.annotations.clone(),
                 mounts: config.mounts.clone(),
+                log_path: books.log_path.clone(),
                 ..Default::default()
             };
             books.containers.insert(id.clone(), (config, status, request.pod_sandbox_id));
@@ -328,6 +333,20 @@ impl RuntimeService for FakeCri {
             books.commands.get(&word).copied().unwrap_or(0)
         });
         Ok(Response::new(ExecSyncResponse { exit_code, stdout: b"said so".to_vec(), stderr: Vec::new() }))
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        let url = self.books(|books| {
+            books.calls.push(format!(
+                "Exec {} tty={} stdin={}",
+                request.cmd.join(" "),
+                request.tty,
+                request.stdin
+            ));
+            books.streaming.clone()
+        });
+        Ok(Response::new(ExecResponse { url }))
     }
 
     async fn get_container_events(

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::fake_cri::FakeCri;
 
-struct Cluster {
-    api: FakeApi,
-    cri: FakeCri,
-    kubelet: Handle,
-    directory: tempfile::TempDir,
+pub struct Cluster {
+    pub api: FakeApi,
+    pub cri: FakeCri,
+    pub kubelet: Handle,
+    pub directory: tempfile::TempDir,
     socket: std::path::PathBuf,
 }
 
@@ -51,14 +51,19 @@ async fn start(api: &FakeApi, options: Options) -> Handle {
 
 impl Cluster {
     async fn new(evented: bool) -> Cluster {
+        Cluster::with(evented, None).await
+    }
+
+    pub async fn with(evented: bool, server: Option<kubelet::ServerOptions>) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let (cri, socket) = FakeCri::serve(directory.path(), evented);
         let api = FakeApi::new();
-        let kubelet = start(&api, options(directory.path(), &socket)).await;
+        let options = Options { server, ..options(directory.path(), &socket) };
+        let kubelet = start(&api, options).await;
         Cluster { api, cri, kubelet, directory, socket }
     }
 
-    fn create(&self, name: &str, spec: Value) {
+    pub fn create(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["nodeName"] = json!("n1");
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
@@ -69,7 +74,7 @@ impl Cluster {
     }
 
     /// Waits until the pod's status matches.
-    async fn until(&self, name: &str, matches: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, name: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let found = |pods: &[Pod]| {
             let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             Some(serde_json::to_value(pod).unwrap()["status"].clone()).filter(|status| matches(status))
@@ -84,12 +89,12 @@ impl Cluster {
     }
 }
 
-fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
+pub fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
     let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     all.iter().find(|c| c["type"] == kind).and_then(|c| c["status"].as_str()).unwrap_or_default()
 }
 
-fn one(name: &str) -> Value {
+pub fn one(name: &str) -> Value {
     json!({"containers": [{"name": name, "image": "img", "imagePullPolicy": "IfNotPresent"}], "terminationGracePeriodSeconds": 1})
 }
 

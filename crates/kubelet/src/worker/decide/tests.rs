@@ -130,7 +130,9 @@ fn a_pod_that_is_to_run() {
                 two(),
                 Some(false),
                 "a exited 137",
-                |m| drop(m.stopped_sandboxes.insert("s".into())),
+                |m| {
+                    let _ = m.stopped_sandboxes.insert("s".into());
+                },
                 "sandbox 1",
             ),
             // Restarts.
@@ -187,9 +189,8 @@ fn a_pod_that_is_to_run() {
                 Some(true),
                 "a running",
                 |m| {
-                    drop(
-                        m.probed.insert("id-a".into(), Probed { liveness: Some(false), ..Probed::default() }),
-                    )
+                    let _ =
+                        m.probed.insert("id-a".into(), Probed { liveness: Some(false), ..Probed::default() });
                 },
                 "kill a 7",
             ),
@@ -198,10 +199,9 @@ fn a_pod_that_is_to_run() {
                 Some(true),
                 "a running",
                 |m| {
-                    drop(
-                        m.probed
-                            .insert("id-a".into(), Probed { readiness: Some(false), ..Probed::default() }),
-                    )
+                    let _ = m
+                        .probed
+                        .insert("id-a".into(), Probed { readiness: Some(false), ..Probed::default() });
                 },
                 "",
             ),
@@ -248,12 +248,21 @@ fn a_pod_that_is_to_end() {
         &desired,
         vec![
             case(Some(true), "s running, t running, a running, b running", "kill a 10, kill b 10"),
-            with(Some(true), "a running", |m| drop(m.killing.insert("id-a".into(), at(NOW + 10))), ""),
+            with(
+                Some(true),
+                "a running",
+                |m| {
+                    let _ = m.killing.insert("id-a".into(), at(NOW + 10));
+                },
+                "",
+            ),
             // A second deletion with a shorter grace period.
             with(
                 Some(true),
                 "a running",
-                |m| drop(m.killing.insert("id-a".into(), at(NOW + 60))),
+                |m| {
+                    let _ = m.killing.insert("id-a".into(), at(NOW + 60));
+                },
                 "kill a 10",
             ),
             // Sidecars last, in reverse.
@@ -262,7 +271,14 @@ fn a_pod_that_is_to_end() {
             // What was under way comes to its end first.
             with(Some(true), "a exited 0", |m| m.starting = Some("b".into()), ""),
             case(Some(true), "a exited 0, b exited 0", "stop s"),
-            with(Some(false), "", |m| drop(m.stopped_sandboxes.insert("s".into())), "unmount"),
+            with(
+                Some(false),
+                "",
+                |m| {
+                    let _ = m.stopped_sandboxes.insert("s".into());
+                },
+                "unmount",
+            ),
             case(None, "", "unmount"),
             with(None, "", |m| m.volumes = Volumes::Gone, "finish"),
         ],
