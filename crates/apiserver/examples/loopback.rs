@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise: Some((address.ip(), address.port())),
         ..Default::default()
     };
+    let started = std::time::Instant::now();
     let server =
         apiserver::ApiServer::new(store, options, &tasks, SystemClock::shared(), SystemRandomness::shared())
             .await?;
@@ -47,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
              contexts: [{{name: loopback, context: {{cluster: loopback, user: admin}}}}]\n"
         ),
     )?;
-    eprintln!("https://{address}\nKUBECONFIG={}", kubeconfig.display());
+    eprintln!("https://{address} after {:?}\nKUBECONFIG={}", started.elapsed(), kubeconfig.display());
     server.serve(listener, Arc::new(ArcSwap::from_pointee(tls))).await;
     Ok(())
 }

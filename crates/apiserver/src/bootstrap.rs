@@ -1,7 +1,8 @@
 //! The objects that every cluster has from its first moment.
 //!
 //! Namespaces, priority classes, the RBAC policy, the default ServiceCIDR, and the `kubernetes` Service
-//! with its endpoints. What is missing is made in one transaction; what is there is left as it is.
+//! with its endpoints. What is missing is made in one transaction; what is there is left as it is, but that
+//! a stored policy is given the rules and subjects that it lacks.
 //! Upstream: pkg/controlplane/controller/{systemnamespaces,kubernetesservice}, pkg/registry/*/rest.
 
 use std::net::IpAddr;
@@ -11,34 +12,45 @@ use api::{GroupVersion, Object, Status};
 use serde_json::{Value, json};
 use store::{Compare, Op, Range, Txn};
 
+use crate::authz::bootstrap::{Reconciled, reconcile};
 use crate::engine::timestamp;
 use crate::options::Options;
 use crate::registry::Resource;
 use crate::server::Server;
 use crate::{authz, storage};
 
-/// Makes what is missing.
+/// Makes what is missing, and adds to the stored policy what this version's has beyond it.
 pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
-    let mut missing = Vec::new();
-    let mut objects = own(&server.options);
-    objects.extend(authz::bootstrap::objects());
-    objects.extend(server.options.bootstrap.iter().cloned());
-    for object in objects {
+    let mut txn = Txn::default();
+    let ours = own(&server.options).into_iter().chain(server.options.bootstrap.iter().cloned());
+    let wanted = ours.map(|object| (object, false));
+    for (object, is_policy) in
+        wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, true)))
+    {
         let resource = resource(server, &object)?;
         let key = resource.key(object.namespace().unwrap_or_default(), object.name());
-        let range = Range { keys_only: true, ..Range::key(key.clone()) };
-        if server.storage.0.range(range).await.map_err(storage::status)?.kvs.is_empty() {
-            missing.push((resource, key, object));
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut txn = Txn::default();
-    for (resource, key, mut object) in missing {
-        fill(server, &resource, &mut object);
-        txn.compare.push(Compare::CreateRevision { key: key.clone(), equals: 0 });
+        let range = Range { keys_only: !is_policy, ..Range::key(key.clone()) };
+        let found = server.storage.0.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
+        let (compare, object) = match found {
+            None => {
+                (Compare::CreateRevision { key: key.clone(), equals: 0 }, fresh(server, &resource, object))
+            }
+            Some(_) if !is_policy => continue,
+            Some(kv) => {
+                let stored = resource.decode(&kv.value)?;
+                let object = match reconcile(&stored, &object) {
+                    Reconciled::Unchanged => continue,
+                    Reconciled::Update(object) => object,
+                    Reconciled::Recreate(object) => fresh(server, &resource, object),
+                };
+                (Compare::ModRevision { key: key.clone(), equals: kv.mod_revision }, object)
+            }
+        };
+        txn.compare.push(compare);
         txn.success.push(Op::Put { key, value: resource.encode(&object).into_put(), lease: 0 });
+    }
+    if txn.success.is_empty() {
+        return Ok(());
     }
     // Another server that starts at the same moment makes the same objects.
     server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
@@ -56,7 +68,8 @@ fn resource(server: &Server, object: &Object) -> Result<Arc<Resource>, Status> {
     })
 }
 
-fn fill(server: &Server, resource: &Resource, object: &mut Object) {
+/// The object as it is when it is new.
+fn fresh(server: &Server, resource: &Resource, mut object: Object) -> Object {
     let mut random = [0; 16];
     server.randomness.fill(&mut random);
     let metadata = object.metadata_mut();
@@ -71,6 +84,7 @@ fn fill(server: &Server, resource: &Resource, object: &mut Object) {
     if let Some(status) = status {
         object.0["status"] = status;
     }
+    object
 }
 
 fn own(options: &Options) -> Vec<Object> {

@@ -196,8 +196,7 @@ impl Cache {
             self.ensure_index(*field);
         }
         let state = self.state.read();
-        let mut out =
-            Snapshot { revision: state.revision.max(now), objects: Vec::new(), rest: 0 };
+        let mut out = Snapshot { revision: state.revision.max(now), objects: Vec::new(), rest: 0 };
         let mut take = |object: &Arc<Cached>| {
             if after.is_some_and(|after| object.key.as_ref() <= after) || !matches(object) {
                 return true;

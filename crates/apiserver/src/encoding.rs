@@ -155,8 +155,12 @@ mod tests {
 
     #[test]
     fn restamping_keeps_everything_else() {
-        let bytes = Encoded::new(&json!({"data": {"resourceVersion": "7"}, "metadata": {"name": "n"}})).stamp(7);
+        let bytes =
+            Encoded::new(&json!({"data": {"resourceVersion": "7"}, "metadata": {"name": "n"}})).stamp(7);
         let again = with_revision(&bytes, 9);
-        assert_eq!(again, r#"{"data":{"resourceVersion":"7"},"metadata":{"name":"n","resourceVersion":"9"}}"#);
+        assert_eq!(
+            again,
+            r#"{"data":{"resourceVersion":"7"},"metadata":{"name":"n","resourceVersion":"9"}}"#
+        );
     }
 }

@@ -50,11 +50,25 @@ pub async fn serve(
         ["apis", group] => discovery::group(server, head, query, group),
         ["api", version] => discovery::version(server, head, query, "", version),
         ["apis", group, version] => discovery::version(server, head, query, group, version),
+        [".well-known", "openid-configuration"] => {
+            keys(server, |keys| response::json(200, &keys.discovery()))
+        }
+        ["openid", "v1", "jwks"] => keys(server, |keys| {
+            response::bytes(200, "application/jwk-set+json", crate::encoding::to_json(&keys.jwks()))
+        }),
         ["openapi", "v2"] => openapi::v2(server, head),
         ["openapi", "v3"] => openapi::v3_index(server, head),
         ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at),
         _ => Err(Status::page_not_found()),
     }
+}
+
+/// What is said about the keys that ServiceAccount tokens are signed with, where there are any.
+fn keys(
+    server: &Server,
+    say: impl FnOnce(&crate::authn::token::Keys) -> Response,
+) -> Result<Response, Status> {
+    server.authentication.issuer.as_ref().map(|issuer| say(issuer.keys())).ok_or_else(Status::page_not_found)
 }
 
 /// A response with `value` as the client wants it.

@@ -25,7 +25,11 @@ impl Local {
     fn resource(&self, resource: &GroupResource) -> Result<Arc<Resource>, Status> {
         let table = self.registry.table();
         table.preferred(resource).cloned().ok_or_else(|| {
-            Status::new(404, api::Reason::NotFound, format!("the server could not find the resource {resource}"))
+            Status::new(
+                404,
+                api::Reason::NotFound,
+                format!("the server could not find the resource {resource}"),
+            )
         })
     }
 

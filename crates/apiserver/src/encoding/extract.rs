@@ -215,6 +215,9 @@ mod tests {
     #[test]
     fn malformed_json_has_no_facts() {
         let extractor = Extractor::new([("/spec/nodeName", "")]);
-        assert_eq!(extractor.extract(b"{\"spec\":"), Facts { labels: Box::default(), fields: [Box::default()].into() });
+        assert_eq!(
+            extractor.extract(b"{\"spec\":"),
+            Facts { labels: Box::default(), fields: [Box::default()].into() }
+        );
     }
 }

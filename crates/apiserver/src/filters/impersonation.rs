@@ -13,7 +13,11 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user to go on as. Removes the headers, so that nothing later mistakes them for its own.
-pub(super) async fn apply(authorizer: &dyn Authorizer, user: User, headers: &mut HeaderMap) -> Result<User, Status> {
+pub(super) async fn apply(
+    authorizer: &dyn Authorizer,
+    user: User,
+    headers: &mut HeaderMap,
+) -> Result<User, Status> {
     if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
         return Ok(user);
     }
@@ -36,15 +40,14 @@ pub(super) async fn apply(authorizer: &dyn Authorizer, user: User, headers: &mut
             "requested impersonating user info without impersonating a user: Impersonate-User is required",
         ));
     }
-    let mut target = User { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
+    let mut target =
+        User { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
     match service_account(&name) {
         Some((namespace, account)) => {
             may(authorizer, &user, ("", "v1"), "serviceaccounts", "", namespace, account).await?;
             if groups.is_empty() {
-                target.groups = vec![
-                    "system:serviceaccounts".to_owned(),
-                    format!("system:serviceaccounts:{namespace}"),
-                ];
+                target.groups =
+                    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
             }
         }
         None => may(authorizer, &user, ("", "v1"), "users", "", "", &name).await?,
@@ -66,7 +69,8 @@ pub(super) async fn apply(authorizer: &dyn Authorizer, user: User, headers: &mut
     if !target.is_in(User::UNAUTHENTICATED) && !target.is_in(implied) {
         target.groups.push(implied.to_owned());
     }
-    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    let ours: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in ours {
         headers.remove(name);
     }

@@ -22,7 +22,8 @@ pub(super) fn root(server: &Server, head: &Parts, query: &Query, prefix: &str) -
         return Ok(aggregated(head, version, groups));
     }
     if core {
-        let address = server.options.advertise.map(|(ip, port)| std::net::SocketAddr::new(ip, port).to_string());
+        let address =
+            server.options.advertise.map(|(ip, port)| std::net::SocketAddr::new(ip, port).to_string());
         let value = json!({
             "kind": "APIVersions",
             "versions": ["v1"],
