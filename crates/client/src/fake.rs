@@ -96,6 +96,17 @@ impl FakeApi {
         self.0.changed.notify_waiters();
     }
 
+    /// Holds back the events of all watches until [`FakeApi::resume`]: caches lag as much as a test wants.
+    pub fn pause(&self) {
+        self.0.store.lock().paused = true;
+    }
+
+    /// Delivers what [`FakeApi::pause`] held back.
+    pub fn resume(&self) {
+        self.0.store.lock().paused = false;
+        self.0.changed.notify_waiters();
+    }
+
     /// Waits until `condition` holds of the objects of a kind, looking after each change; gives up after 10 s of real
     /// time by panicking with the objects.
     pub async fn wait_for<K: Resource>(&self, condition: impl Fn(&[K]) -> bool) -> Vec<K> {

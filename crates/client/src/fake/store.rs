@@ -147,6 +147,7 @@ pub(super) struct Store {
     epoch: u64,
     revision: u64,
     names: u64,
+    pub(super) paused: bool,
 }
 
 impl Store {
@@ -290,6 +291,7 @@ impl Store {
             "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
                 merge(&mut new, patch)
             }
+            "application/json-patch+json" => operate(&mut new, patch)?,
             other => return Err(Status::unsupported_media_type(format!("the fake knows no {other}"))),
         }
         if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"]
@@ -395,6 +397,9 @@ impl Store {
         if watcher.epoch != self.epoch {
             return None;
         }
+        if self.paused {
+            return Some(None);
+        }
         if watcher.next < self.forgotten && !watcher.bookmarked {
             watcher.bookmarked = true;
             let status = Status::expired("too old resource version").to_json();
@@ -426,6 +431,26 @@ impl Store {
             self.epoch += 1;
         }
     }
+}
+
+/// The operations of RFC 6902 that our controllers use: `test` and `remove`.
+fn operate(target: &mut Value, operations: &Value) -> Result<(), Status> {
+    for operation in operations.as_array().into_iter().flatten() {
+        let path = operation["path"].as_str().unwrap_or_default();
+        match operation["op"].as_str() {
+            Some("test") if target.pointer(path) == Some(&operation["value"]) => {}
+            Some("remove") => {
+                let (parent, last) = path.rsplit_once('/').unwrap_or_default();
+                match target.pointer_mut(parent) {
+                    Some(Value::Array(list)) => drop(list.remove(last.parse().unwrap_or(0))),
+                    Some(Value::Object(map)) => drop(map.remove(last)),
+                    _ => return Err(Status::bad_request(format!("no {path}"))),
+                }
+            }
+            _ => return Err(Status::bad_request(format!("{operation} does not apply"))),
+        }
+    }
+    Ok(())
 }
 
 /// RFC 7386.
