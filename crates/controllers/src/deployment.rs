@@ -292,3 +292,6 @@ impl Rollout<'_> {
         self.plan
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Keeps the EndpointSlices of each Service with a selector: what proxies and DNS read.
 //!
 //! Reads Services, pods, nodes (for zones) and EndpointSlices. Creates, updates and deletes EndpointSlices.
-//! Not here: slices for Endpoints that users write ([`crate::endpointslice_mirroring`]), and slices of Services that are gone
+//! Not here: slices for Endpoints that users write (mirroring), and slices of Services that are gone
 //! (the garbage collector: the Service owns them).
 //! Upstream: `pkg/controller/endpointslice`, `k8s.io/endpointslice`.
 

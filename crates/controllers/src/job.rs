@@ -2,7 +2,7 @@
 //!
 //! Reads Jobs and pods. Creates, adopts, releases and deletes pods; takes the finalizer `batch.kubernetes.io/job-tracking`
 //! off pods once they are counted; writes the status of Jobs.
-//! Not here: deleting finished Jobs ([`crate::ttl_after_finished`]), making Jobs on a schedule ([`crate::cronjob`]).
+//! Not here: deleting finished Jobs ([`crate::ttl_after_finished`]).
 //! Upstream: `pkg/controller/job`. No pod is counted twice or forgotten: its UID is written to the status before its finalizer
 //! goes, and becomes a number after.
 

@@ -13,14 +13,18 @@
 //! To add a controller: one file with its [`reconcile::Controller`], one line in [`all`].
 
 mod claim;
+pub mod clusterrole_aggregation;
 mod condition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
+mod history;
 pub mod job;
 pub mod namespace;
 mod networking;
+mod node_fit;
 pub mod node_ipam;
 pub mod node_lifecycle;
 mod numbers;
@@ -29,9 +33,11 @@ pub mod pod_gc;
 mod pods;
 mod replicas;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -100,6 +106,18 @@ pub fn all() -> Vec<Entry> {
         }),
         row("replicaset", "replicaset-controller", |runner, _, client| {
             runner.start(replicaset::ReplicaSets, client)
+        }),
+        row("replicationcontroller", "replication-controller", |runner, _, client| {
+            runner.start(replicationcontroller::ReplicationControllers, client)
+        }),
+        row("daemonset", "daemon-set-controller", |runner, _, client| {
+            runner.start(daemonset::DaemonSets, client)
+        }),
+        row("ttl-after-finished", "ttl-after-finished-controller", |runner, _, client| {
+            runner.start(ttl_after_finished::TtlAfterFinished, client)
+        }),
+        row("clusterrole-aggregation", "clusterrole-aggregation-controller", |runner, _, client| {
+            runner.start(clusterrole_aggregation::ClusterRoleAggregation, client)
         }),
         row("job", "job-controller", |runner, _, client| runner.start(job::Jobs, client)),
         row("endpoints", "endpoint-controller", |runner, _, client| {

@@ -99,7 +99,9 @@ impl Controller for PodGc {
         // The cache may lag: only the server's word is final.
         let path = client::Endpoint::of::<Node>().path(None, Some(node), None);
         match view.answers().get(&path) {
-            None => drop(plan.ask(path)),
+            None => {
+                plan.ask(path);
+            }
             Some(Err(status)) if status.is_not_found() => {
                 end(&mut plan, &pod, "PodGC: node no longer exists", now);
             }

@@ -119,3 +119,128 @@ fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus) -> bool {
         && a.observed_generation == b.observed_generation
         && a.conditions.as_deref().unwrap_or_default() == b.conditions.as_deref().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use client::EventType;
+    use reconcile::{Action, Failure, Fixture};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn set(replicas: i32, extra: Value) -> ReplicaSet {
+        let mut metadata = json!({"name": "r", "namespace": "a", "uid": "r", "generation": 2});
+        for (key, value) in extra.as_object().unwrap() {
+            metadata[key] = value.clone();
+        }
+        serde_json::from_value(json!({
+            "metadata": metadata,
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": "x"}},
+                "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": []}},
+                "minReadySeconds": 10,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, owned: bool, label: &str, status: Value) -> Pod {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]);
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": name, "namespace": "a", "uid": name, "labels": {"app": label},
+                "ownerReferences": if owned { owner } else { json!(null) },
+            },
+            "spec": {"nodeName": "n", "containers": []},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn ready(since: i64) -> Value {
+        json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": at(since)}]})
+    }
+
+    #[test]
+    fn plans() {
+        let status = "update replicasets/status a/r";
+        let running = || json!({"phase": "Running"});
+        for (what, replicas, pods, expected) in [
+            ("too few", 2, vec![pod("a", true, "x", running())], vec!["create pods a/r-", status]),
+            ("as many", 1, vec![pod("a", true, "x", running())], vec![status]),
+            (
+                "ended ones do not count",
+                1,
+                vec![pod("a", true, "x", json!({"phase": "Failed"}))],
+                vec!["create pods a/r-", status],
+            ),
+            (
+                "an orphan is adopted",
+                1,
+                vec![pod("a", false, "x", running())],
+                vec!["patch pods a/a", status],
+            ),
+            (
+                "one that is not selected is released",
+                1,
+                vec![pod("a", true, "y", running())],
+                vec!["patch pods a/a", "create pods a/r-", status],
+            ),
+            ("another's orphan", 0, vec![pod("a", false, "y", running())], vec![status]),
+            (
+                "too many: the one that is not ready goes",
+                1,
+                vec![pod("a", true, "x", ready(0)), pod("b", true, "x", running())],
+                vec!["delete pods a/b", status],
+            ),
+        ] {
+            let fixture = Fixture::new(ReplicaSets).with(vec![set(replicas, json!({}))]).with(pods);
+            assert_eq!(fixture.lines("a", "r", at(1000)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_going_creates_nothing() {
+        let going = set(3, json!({"deletionTimestamp": at(1), "finalizers": ["foregroundDeletion"]}));
+        let fixture = Fixture::new(ReplicaSets).with(vec![going]);
+        assert_eq!(fixture.lines("a", "r", at(1000)), ["update replicasets/status a/r"]);
+    }
+
+    #[test]
+    fn a_ready_pod_becomes_available_in_time() {
+        let fixture = Fixture::new(ReplicaSets).with(vec![set(1, json!({}))]).with(vec![pod(
+            "a",
+            true,
+            "x",
+            ready(995),
+        )]);
+        let plan = fixture.plan("a", "r", at(1000));
+        assert_eq!(plan.requeue_at, Some(at(1005)));
+        let status =
+            |plan: &Plan| plan.actions().last().unwrap().object::<ReplicaSet>().unwrap().status.unwrap();
+        assert_eq!((status(&plan).ready_replicas, status(&plan).available_replicas), (Some(1), None));
+        let plan = fixture.plan("a", "r", at(1005));
+        assert_eq!((status(&plan).available_replicas, plan.requeue_at), (Some(1), None));
+    }
+
+    #[test]
+    fn a_refused_creation_is_said_in_the_status() {
+        let empty = Fixture::new(ReplicaSets).with(vec![set(1, json!({}))]);
+        let refused: Action = empty.plan("a", "r", at(0)).actions().next().unwrap().clone();
+        let event = refused.on_failure.clone().unwrap();
+        assert_eq!((event.kind, event.reason.as_str()), (EventType::Warning, "FailedCreate"));
+        assert_eq!(event.message, "Error creating: {error}");
+        let failure =
+            Failure { action: Arc::new(refused), status: None, message: "exceeded quota".to_owned() };
+        let plan = empty.with_failure(failure).plan("a", "r", at(0));
+        let written: ReplicaSet = plan.actions().last().unwrap().object().unwrap();
+        let condition = &written.status.unwrap().conditions.unwrap()[0];
+        assert_eq!(condition.type_.as_deref(), Some("ReplicaFailure"));
+        assert_eq!(condition.message.as_deref(), Some("exceeded quota"));
+    }
+}

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::{Action, Controller, EventSpec, Key, Plan, View, Watches};
 
-use crate::{condition, networking, object, pods};
+use crate::{condition, networking, node_fit, object, pods};
 
 /// The controller; its keys are pods.
 #[derive(Default)]
@@ -113,31 +113,14 @@ enum Tolerated {
 
 /// How long a taint is tolerated: by the shortest of the tolerations that match.
 fn tolerated_seconds(taint: &Taint, tolerations: &[Toleration]) -> Tolerated {
-    let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+    let mut matching =
+        tolerations.iter().filter(|toleration| node_fit::tolerates_taint(toleration, taint)).peekable();
     if matching.peek().is_none() {
         return Tolerated::Never;
     }
     match matching.filter_map(|toleration| toleration.toleration_seconds).min() {
         Some(seconds) => Tolerated::For(seconds.max(0)),
         None => Tolerated::Forever,
-    }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let is =
-        |field: &Option<String>, value: &str| field.as_deref().is_none_or(|f| f.is_empty() || f == value);
-    if !is(&toleration.effect, &taint.effect) || !is(&toleration.key, &taint.key) {
-        return false;
-    }
-    let (have, want) =
-        (taint.value.as_deref().unwrap_or_default(), toleration.value.as_deref().unwrap_or_default());
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        // A toleration of every key must be of every value too; validation sees to it.
-        "Equal" | "" => have == want,
-        "Lt" => matches!((have.parse::<i64>(), want.parse::<i64>()), (Ok(have), Ok(want)) if have < want),
-        "Gt" => matches!((have.parse::<i64>(), want.parse::<i64>()), (Ok(have), Ok(want)) if have > want),
-        _ => false,
     }
 }
 

@@ -152,7 +152,12 @@ async fn a_batch_stops_growing_when_one_fails() {
     let world = start_with(api, clock, None);
     world.api.insert(map("x", 100));
     world.api.wait_for::<Event>(|events| events.iter().any(|e| e.reason.as_deref() == Some("Failed"))).await;
-    assert_eq!(tries.load(Ordering::SeqCst), 1 + 2 + 4, "the batch of four failed and none followed");
+    // The pods that were created wake the key once more, and that run begins with a batch of one again.
+    let tries = tries.load(Ordering::SeqCst);
+    assert!(
+        (1 + 2 + 4..=1 + 2 + 4 + 1).contains(&tries),
+        "{tries}: the batch of four failed and none of eight followed"
+    );
 }
 
 #[tokio::test]

@@ -67,7 +67,9 @@ pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decisio
             Owner::Solid => solid += 1,
             Owner::Dangling => dangling.push(owner.uid.clone()),
             Owner::Waiting => waiting.push(owner.uid.clone()),
-            Owner::Unknown(path) => drop(decision.plan.ask(path)),
+            Owner::Unknown(path) => {
+                decision.plan.ask(path);
+            }
         }
     }
     if !decision.plan.questions.is_empty() || (dangling.is_empty() && waiting.is_empty()) {
