@@ -21,7 +21,6 @@ pub(crate) use exec::ExecRequest;
 use foundation::randomness::SharedRandomness;
 use parking_lot::Mutex;
 use prost::Message as _;
-pub(crate) use sandbox::SUPERVISORS;
 use serde::{Deserialize, Serialize};
 use sys::cgroup::Layout;
 use sys::container::User;
@@ -31,6 +30,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::images::Images;
 use crate::link::{Link, News};
 use crate::network::Network;
+use crate::nursery::Nursery;
 use crate::options::Options;
 use crate::wire::{Event, Reply, RunStatus, Verb, read_json, write_json, write_whole};
 
@@ -127,6 +127,7 @@ pub(crate) struct Engine {
     pub capabilities: Set,
     pub events: broadcast::Sender<v1::ContainerEventResponse>,
     randomness: SharedRandomness,
+    nursery: Nursery,
     state: Mutex<State>,
     news: mpsc::UnboundedSender<(String, News)>,
     execs: Mutex<BTreeMap<String, oneshot::Sender<i32>>>,
@@ -173,6 +174,7 @@ impl Engine {
             // A watcher that lags this far behind lists anew.
             events: broadcast::channel(1024).0,
             randomness,
+            nursery: Nursery::start(options.supervisor.clone())?,
             state: Mutex::default(),
             news,
             execs: Mutex::default(),

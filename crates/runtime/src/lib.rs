@@ -5,8 +5,8 @@
 //! The launcher that makes the actual processes is in `sys::container`.
 //!
 //! Two kinds of processes run this crate's code. The runtime (in `ironclad server`, on tokio) holds no
-//! container: it may be killed and restarted at any time. The supervisor (the same program, re-executed)
-//! has one thread and is all that a pod needs to go on.
+//! container: it may be killed and restarted at any time. The supervisor (the same program, re-executed once
+//! as the nursery and forked for each pod) has one thread and is all that a pod needs to go on.
 //!
 //! To add something about how containers are made: `spec` decides it (pure), `sys::container` does it.
 //!
@@ -19,6 +19,7 @@ mod engine;
 pub mod images;
 mod link;
 pub mod network;
+mod nursery;
 mod options;
 mod service;
 mod signals;

@@ -13,6 +13,7 @@
 
 mod container;
 mod log;
+mod nursery;
 mod pod;
 
 use std::fs;
@@ -23,27 +24,36 @@ use sys::namespace::{self, Flags};
 
 use crate::wire::{SandboxSpec, read_json};
 
-/// Runs a supervisor and never returns: call it before any thread is started. `args` ends with the path
-/// of a [`SandboxSpec`]. It answers `ok` or a reason on standard output, once, and closes it.
+/// The argument that makes the process the nursery of supervisors.
+pub(crate) const NURSERY: &str = "--nursery";
+
+/// Runs the nursery, or one supervisor, and never returns: call it before any thread is started. `args`
+/// ends with [`NURSERY`] and its control group, or with the path of a [`SandboxSpec`]. A supervisor answers
+/// `ok` or a reason on standard output, once, and closes it.
 pub fn main(args: &[String]) -> ! {
-    let result = args
-        .last()
-        .ok_or_else(|| io::Error::other("no sandbox given"))
-        .and_then(|path| read_json::<SandboxSpec>(Path::new(path)))
-        .and_then(|spec| Ok((prepare(&spec)?, spec)));
+    match args {
+        [.., flag, group] if flag == NURSERY => std::process::exit(nursery::run(group)),
+        [.., path] => supervise(Path::new(path)),
+        [] => std::process::exit(2),
+    }
+}
+
+fn supervise(path: &Path) -> ! {
+    let result = read_json::<SandboxSpec>(path).and_then(|spec| prepare(&spec));
     let answer = match &result {
         Ok(_) => "ok".to_owned(),
         Err(e) => e.to_string(),
     };
     let _ = io::stdout().write_all(answer.as_bytes()).and_then(|()| io::stdout().flush());
     let code = match result {
-        Ok((pod, _)) => {
+        Ok(pod) => {
             detach();
             pod.run()
         }
         Err(_) => 1,
     };
-    std::process::exit(code)
+    // Not `exit`: handlers of the nursery's other life are none of ours.
+    sys::process::exit_now(code)
 }
 
 fn prepare(spec: &SandboxSpec) -> io::Result<pod::Pod> {
@@ -52,8 +62,7 @@ fn prepare(spec: &SandboxSpec) -> io::Result<pod::Pod> {
     nix::unistd::setsid()?;
     sys::process::adopt_orphans()?;
     let layout = sys::cgroup::Layout::detect()?;
-    let group = sys::cgroup::Cgroup::new(layout.clone(), &spec.cgroup);
-    group.create().and_then(|()| group.add(0)).map_err(io::Error::other)?;
+    sys::process::set_name(&format!("pod-{}", spec.id));
     // The last to be killed when memory runs out; hardened hosts forbid it, and the pod runs all the same.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
 

@@ -8,7 +8,7 @@ use sys::cgroup::{Cgroup, Layout};
 use crate::engine::{ContainerRecord, SandboxRecord};
 use crate::network::{Attachment, Cni, Network};
 use crate::options::Options;
-use crate::wire::read_json;
+use crate::wire::{Request, Verb, read_json};
 
 /// See the module. The runtime must not be serving. Goes on past what fails; the first failure is told.
 pub fn uninstall(options: &Options) -> io::Result<()> {
@@ -40,10 +40,12 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
                 tracing::warn!(%error, sandbox = pod.sandbox, "disconnect a pod");
             }
         }
-        kill_supervisor(&directory.join("sandbox.json"));
+        if let Some(id) = directory.file_name().and_then(|n| n.to_str()) {
+            end_supervisor(&options.socket_of(id));
+        }
     }
     // Of this runtime or another one: it stays while supervisors are in it.
-    let group = Cgroup::new(layout, crate::engine::SUPERVISORS);
+    let group = Cgroup::new(layout, crate::nursery::SUPERVISORS);
     for _ in 0..50 {
         if group.processes().is_empty() && group.remove().is_ok() {
             break;
@@ -69,19 +71,30 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
     first
 }
 
-/// The supervisor is the process that has the sandbox's file as its last argument.
-fn kill_supervisor(spec: &Path) {
-    for process in entries(Path::new("/proc")) {
-        let Some(pid) = process.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
-        let last = line.strip_suffix(b"\0").unwrap_or(&line).rsplit(|b| *b == 0).next();
-        if last == Some(spec.as_os_str().as_encoded_bytes()) {
-            let _ = sys::process::kill(pid, nix::libc::SIGKILL);
+/// Asks a supervisor to end, and kills it if it does not within five seconds.
+fn end_supervisor(path: &Path) {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::{AsFd, AsRawFd};
+    let ask = || -> io::Result<()> {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let supervisor = getsockopt(&fd, sockopt::PeerCredentials)?.pid();
+        setsockopt(&fd, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(5, 0))?;
+        let request = serde_json::to_vec(&Request { id: 0, verb: Verb::Shutdown })?;
+        sys::process::send(fd.as_fd(), &request, &[])?;
+        let mut buffer = vec![0; sys::process::MAX_MESSAGE];
+        loop {
+            match sys::process::receive(fd.as_fd(), &mut buffer) {
+                Ok((0, _)) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => return sys::process::kill(supervisor, nix::libc::SIGKILL),
+            }
         }
-    }
+    };
+    // Where nobody listens there is no supervisor.
+    let _ = ask();
 }
 
 fn entries(path: &Path) -> Vec<std::path::PathBuf> {

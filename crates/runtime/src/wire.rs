@@ -28,8 +28,6 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Whether the containers share one PID namespace.
     pub shared_pids: bool,
-    /// The control group the supervisor itself goes to.
-    pub cgroup: String,
 }
 
 /// Whose processes a container sees, in terms of the pod.

@@ -116,6 +116,21 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
 }
 
+/// Lets the kernel forget children as they end: none becomes a zombie, none can be reaped.
+pub fn forget_children() {
+    // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Names the calling process as `ps` shows it (15 bytes).
+pub fn set_name(name: &str) {
+    let name: Vec<u8> = name.bytes().filter(|b| *b != 0).take(15).collect();
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // A name is for people: without it nothing is lost.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
 /// Becomes the parent of orphaned descendants.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

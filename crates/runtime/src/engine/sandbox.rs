@@ -2,13 +2,11 @@
 //!
 //! Upstream: containerd internal/cri/server/sandbox_run.go, sandbox_stop.go, sandbox_remove.go.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cri::v1;
 use sys::mount;
-use tokio::io::AsyncReadExt;
 
 use super::{Engine, Error, Sandbox, SandboxRecord, blocking, io_error, now, write_config};
 use crate::link::Link;
@@ -18,8 +16,6 @@ use crate::wire::{SandboxSpec, Verb, write_json};
 
 /// Bytes of a pod's shared memory: containerd's default.
 const SHM_SIZE: &str = "65536k";
-/// Where the supervisors themselves are.
-pub(crate) const SUPERVISORS: &str = "/ironclad/supervisors";
 
 fn options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
     let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
@@ -122,7 +118,7 @@ impl Engine {
             blocking(move || engine.prepare_sandbox(&record, &config)).await?
         };
         let id = record.id.clone();
-        self.spawn_supervisor(&spec).await?;
+        self.nursery.supervise(&spec).await?;
         let link = self.connect(&id).map_err(io_error("connect to the pod's supervisor"))?;
         if record.netns.is_some() {
             let engine = self.clone();
@@ -193,40 +189,10 @@ impl Engine {
             hostname: config.hostname.clone(),
             sysctls: config.linux.iter().flat_map(|l| l.sysctls.clone()).collect(),
             shared_pids: options.pid() == v1::NamespaceMode::Pod,
-            cgroup: SUPERVISORS.into(),
         };
         let path = root.join("sandbox.json");
         write_json(&path, &spec).map_err(io_error("write the sandbox's spec"))?;
         Ok(path)
-    }
-
-    async fn spawn_supervisor(&self, spec: &Path) -> Result<(), Error> {
-        let (program, arguments) = self
-            .options
-            .supervisor
-            .split_first()
-            .ok_or_else(|| Error::Invalid("no supervisor program is configured".into()))?;
-        let mut child = tokio::process::Command::new(program)
-            .args(arguments)
-            .arg(spec)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(io_error(format!("start the pod supervisor {program}")))?;
-        let mut answer = String::new();
-        if let Some(mut stdout) = child.stdout.take() {
-            // Ends when the supervisor closes it, or dies.
-            stdout.read_to_string(&mut answer).await.map_err(io_error("hear from the pod supervisor"))?;
-        }
-        // Reaped when it ends, should that be before we do.
-        tokio::spawn(async move { child.wait().await });
-        match answer.as_str() {
-            "ok" => Ok(()),
-            "" => Err(Error::Failed("the pod supervisor died at its start".into())),
-            reason => Err(Error::Failed(format!("failed to create sandbox: {reason}"))),
-        }
     }
 
     /// Stops everything in a sandbox and gives its network back. What is stopped stays stopped.
