@@ -28,9 +28,10 @@ const FORWARDED: usize = 1000;
 const CONNECTIONS: usize = 256;
 /// How long a TCP client may be silent.
 const IDLE: Duration = Duration::from_secs(10);
-const BY_SERVICE: &str = "service";
-const BY_ADDRESS: &str = "address";
-const BY_NAMESPACE: &str = "namespace";
+// Names of indexes are shared by all users of an informer.
+const BY_SERVICE: &str = "dns/service";
+const BY_ADDRESS: &str = "dns/address";
+const BY_NAMESPACE: &str = "dns/namespace";
 
 /// What the DNS needs to know.
 #[derive(Clone, Debug)]

@@ -20,7 +20,8 @@ use crate::{
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// A Service with this label belongs to another proxy.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-const BY_SERVICE: &str = "service";
+// Names of indexes are shared by all users of an informer.
+const BY_SERVICE: &str = "proxy/service";
 /// First and longest wait before a refused transaction is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
@@ -116,7 +117,7 @@ impl Proxy {
             match self.kernel.apply(changes) {
                 Ok(()) => {
                     latency.observe_duration(clock.monotonic().saturating_sub(started));
-                    tracing::debug!(services = dirty.len(), "synced proxy rules");
+                    tracing::debug!(services = ?dirty, slices = self.slices.len(), "synced proxy rules");
                     dirty.clear();
                     wait = RETRY.0;
                     synced.send_replace(true);

@@ -42,8 +42,9 @@ async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {
             "k8s-app": NAME, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
         "spec": {"clusterIP": context.config.cluster_dns(), "ports": ports(false)},
     }))?;
-    match client.create(Some(NAMESPACE), &service).await {
-        Err(error) if error.is_already_exists() => {}
+    // Looked for first: creating a Service asks for its address before it asks for its name.
+    match client.get::<Service>(Some(NAMESPACE), NAME).await {
+        Err(error) if error.is_not_found() => drop(client.create(Some(NAMESPACE), &service).await?),
         other => drop(other?),
     }
     let name = format!("{NAME}-{}", context.node.name);
