@@ -453,6 +453,7 @@ pub trait Hooks: Send + Sync {
         let _ = object;
     }
     /// From the stored form to the form of this version.
+    #[expect(clippy::wrong_self_convention, reason = "`self` is the kind; the object is the argument")]
     fn from_storage(&self, object: &mut Value) {
         let _ = object;
     }

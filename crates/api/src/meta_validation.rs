@@ -18,6 +18,10 @@ pub const IMMUTABLE: &str = "field is immutable";
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// The finalizers that need no domain in a built-in kind.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
+/// How the OpenAPI definitions of the built-in kinds begin; custom resources may have any finalizer.
+const BUILT_IN: &str = "io.k8s.api.";
 
 /// All that is wrong with the metadata of an object to create. Its name is already generated.
 pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
@@ -55,6 +59,14 @@ pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
         errors.push(field::invalid(&path.child("generation"), generation, NOT_NEGATIVE));
     }
     errors.extend(common(&meta, &path));
+    if descriptor.schema.starts_with(BUILT_IN) {
+        for (index, finalizer) in meta.finalizers.iter().flatten().enumerate() {
+            if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&&**finalizer) {
+                let message = "name is neither a standard finalizer name nor is it fully qualified";
+                errors.push(field::invalid(&path.child("finalizers").index(index), &**finalizer, message));
+            }
+        }
+    }
     errors
 }
 

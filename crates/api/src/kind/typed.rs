@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use super::Hooks;
 use crate::field::{self, ErrorList, Path};
 
+/// See [`Hooks::deletion_grace_period`].
+type GracePeriod = fn(&Value, Option<i64>) -> Option<i64>;
+
 /// [`Hooks`] from functions over the typed struct `T`. Name those a kind has:
 /// `Typed::<Lease>::new().validate(validate).cells(cells)`.
 pub struct Typed<T> {
@@ -27,7 +30,7 @@ pub struct Typed<T> {
     cells: Option<fn(&T, Timestamp) -> Vec<Value>>,
     to_storage: Option<fn(&mut Value)>,
     from_storage: Option<fn(&mut Value)>,
-    deletion_grace_period: Option<fn(&Value, Option<i64>) -> Option<i64>>,
+    deletion_grace_period: Option<GracePeriod>,
 }
 
 impl<T> Default for Typed<T> {

@@ -4,6 +4,7 @@ use crate::kind::Descriptor;
 
 mod device_class;
 mod device_taint_rule;
+mod requests;
 mod resource_claim;
 mod resource_claim_template;
 mod resource_slice;

@@ -1,13 +1,18 @@
 //! What the six kinds share: rules, selectors and the defaults of webhooks.
 //! Upstream: pkg/apis/admissionregistration.
 
+use serde_json::Value;
+
 use crate::field::{self, ErrorList, Path};
-use crate::kinds::check::{one_of_if_set, required};
+use crate::kind::Column;
+use crate::kinds::check::{one_of, one_of_if_set, required};
 use crate::kinds::optional::{default_text, items, items_mut, text};
+use crate::kinds::row;
 use crate::meta_validation::{label_selector_errors, push_invalid};
-use crate::names::{is_dns1123_subdomain, is_qualified_name};
+use crate::names::{is_dns1123_subdomain, is_path_segment, is_qualified_name};
 use crate::types::admissionregistration::v1::{
-    MatchCondition, MatchResources, NamedRuleWithOperations, RuleWithOperations, WebhookClientConfig,
+    MatchCondition, MatchResources, NamedRuleWithOperations, ParamKind, ParamRef, RuleWithOperations,
+    WebhookClientConfig,
 };
 
 const SCOPES: [&str; 3] = ["*", "Cluster", "Namespaced"];
@@ -171,6 +176,76 @@ pub(super) fn resources(errors: &mut ErrorList, resources: &MatchResources, path
     }
 }
 
+/// Sets what happens when a binding's parameters are not found.
+pub(super) fn default_parameters(parameters: &mut Option<ParamRef>) {
+    if let Some(parameters) = parameters {
+        default_text(&mut parameters.parameter_not_found_action, "Deny");
+    }
+}
+
+/// What is wrong with the parameters of a binding.
+pub(super) fn parameters(errors: &mut ErrorList, parameters: &ParamRef, path: &Path) {
+    let name = text(&parameters.name);
+    let exclusive = "name and selector are mutually exclusive";
+    if !name.is_empty() {
+        push_invalid(errors, &path.child("name"), name, is_path_segment(name));
+    }
+    match &parameters.selector {
+        None if name.is_empty() => {
+            errors.push(field::required(path, "one of name or selector must be specified"));
+        }
+        None => {}
+        Some(selector) => {
+            errors.extend(label_selector_errors(selector, &path.child("selector")));
+            if !name.is_empty() {
+                errors.push(field::forbidden(&path.child("name"), exclusive));
+                errors.push(field::forbidden(&path.child("selector"), exclusive));
+            }
+        }
+    }
+    let action = path.child("parameterNotFoundAction");
+    one_of(errors, &action, text(&parameters.parameter_not_found_action), &["Allow", "Deny"]);
+}
+
+/// The columns of both kinds of bindings.
+pub(super) fn binding_columns() -> Vec<Column> {
+    vec![
+        Column::object_name(),
+        Column::new(
+            "PolicyName",
+            "string",
+            "PolicyName indicates the policy definition which the policy binding binded to",
+        ),
+        Column::new(
+            "ParamRef",
+            "string",
+            "ParamRef indicates the param resource which sets the configration param",
+        ),
+        Column::age(),
+    ]
+}
+
+/// The column of the parameters.
+pub(super) fn parameters_cell(parameters: Option<&ParamRef>) -> Value {
+    let Some(parameters) = parameters else { return "<unset>".into() };
+    match (text(&parameters.name), &parameters.selector) {
+        ("", None) => "<unset>".into(),
+        ("", selector) => row::selector(selector.as_ref()),
+        (name, _) => {
+            let namespace = text(&parameters.namespace);
+            format!("{}/{name}", if namespace.is_empty() { "*" } else { namespace }).into()
+        }
+    }
+}
+
+/// The column of a policy's kind of parameters.
+pub(super) fn kind_cell(kind: Option<&ParamKind>) -> Value {
+    kind.map_or_else(
+        || "<unset>".into(),
+        |kind| format!("{}/{}", text(&kind.api_version), text(&kind.kind)).into(),
+    )
+}
+
 fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
     let operations = items(&rule.operations);
     let operations_path = path.child("operations");
@@ -195,10 +270,8 @@ fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
             let what = if name == "apiGroups" { "API groups" } else { "API versions" };
             errors.push(field::invalid(&path, list.to_vec(), format!("{star} {what}")));
         }
-        for (index, entry) in
-            list.iter().enumerate().filter(|(_, entry)| name != "apiGroups" && entry.is_empty())
-        {
-            let _ = entry;
+        let may_be_empty = name == "apiGroups";
+        for (index, _) in list.iter().enumerate().filter(|(_, entry)| !may_be_empty && entry.is_empty()) {
             errors.push(field::required(&path.index(index), ""));
         }
     }

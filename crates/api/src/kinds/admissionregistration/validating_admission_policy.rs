@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::matching::{conditions, default_resources, failure_policy, resources};
+use super::matching::{conditions, default_resources, failure_policy, kind_cell, resources};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
 use crate::kinds::check::required;
@@ -93,20 +93,10 @@ fn validate(policy: &ValidatingAdmissionPolicy) -> ErrorList {
 fn cells(policy: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
     let empty = ValidatingAdmissionPolicySpec::default();
     let spec = policy.spec.as_ref().unwrap_or(&empty);
-    let kind = spec.param_kind.as_ref().map_or_else(
-        || "<unset>".to_owned(),
-        |kind| {
-            format!(
-                "{}/{}",
-                kind.api_version.as_deref().unwrap_or_default(),
-                kind.kind.as_deref().unwrap_or_default()
-            )
-        },
-    );
     vec![
         row::name(&policy.metadata),
         items(&spec.validations).len().into(),
-        kind.into(),
+        kind_cell(spec.param_kind.as_ref()),
         row::age(&policy.metadata, now),
     ]
 }

@@ -237,6 +237,8 @@ fn names(errors: &mut ErrorList, object: &Value, path: &Path) {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn definition(change: fn(&mut Value)) -> Value {
         let mut definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": "widgets.example.com"},
@@ -253,7 +255,7 @@ mod tests {
         let right = definition(|_| {});
         assert_eq!(right["spec"]["names"]["listKind"], "WidgetList");
         assert_eq!(right["status"]["storedVersions"], json!(["v1"]));
-        let table: [(fn(&mut Value), usize); 5] = [
+        let table: [(Change, usize); 5] = [
             (|_| {}, 0),
             (|d| d["metadata"]["name"] = json!("x.example.com"), 1),
             (|d| d["spec"]["versions"][0]["storage"] = json!(false), 1),

@@ -191,6 +191,8 @@ fn cells(set: &DaemonSet, now: Timestamp) -> Vec<Value> {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn set(change: fn(&mut Value)) -> DaemonSet {
         let mut value = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "d"}},
             "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn one_of_the_bounds_must_allow_progress() {
-        let table: [(fn(&mut Value), usize); 4] = [
+        let table: [(Change, usize); 4] = [
             (|_| {}, 0),
             (|set| set["spec"]["updateStrategy"] = json!({"rollingUpdate": {"maxUnavailable": 0}}), 1),
             (|set| set["spec"]["updateStrategy"] = json!({"rollingUpdate": {"maxSurge": 1}}), 1),

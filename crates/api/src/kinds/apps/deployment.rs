@@ -197,6 +197,8 @@ fn cells(deployment: &Deployment, now: Timestamp) -> Vec<Value> {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn deployment(change: fn(&mut Value)) -> Deployment {
         let mut value = json!({"metadata": {"name": "web"}, "spec": {
             "selector": {"matchLabels": {"app": "web"}},
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn checks() {
-        let table: [(fn(&mut Value), &[&str]); 6] = [
+        let table: [(Change, &[&str]); 6] = [
             (|_| {}, &[]),
             (
                 |d| d["spec"]["selector"] = json!(null),

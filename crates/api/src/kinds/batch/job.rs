@@ -428,6 +428,8 @@ fn state(job: &Job, status: &JobStatus) -> &'static str {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn job(change: fn(&mut Value)) -> Job {
         let mut value = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
             "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
@@ -444,7 +446,7 @@ mod tests {
 
     #[test]
     fn checks() {
-        let table: [(fn(&mut Value), &[&str]); 4] = [
+        let table: [(Change, &[&str]); 4] = [
             (|_| {}, &[]),
             (
                 |job| job["spec"]["template"]["spec"]["restartPolicy"] = json!(null),

@@ -88,8 +88,7 @@ fn ports(errors: &mut ErrorList, ports: &[NetworkPolicyPort], path: &Path) {
         one_of_if_set(errors, &path.child("protocol"), &one.protocol, &["SCTP", "TCP", "UDP"]);
         let end_path = path.child("endPort");
         match (&one.port, one.end_port) {
-            (None, Some(end)) => {
-                let _ = end;
+            (None, Some(_)) => {
                 errors.push(field::required(
                     &path.child("port"),
                     "must be specified when `endPort` is specified",

@@ -449,6 +449,8 @@ mod tests {
     use super::*;
     use crate::kinds::core::pod::defaults;
 
+    type Change = fn(&mut Value);
+
     fn pod(change: impl FnOnce(&mut Value)) -> Pod {
         let mut value = json!({
             "metadata": {"name": "p", "namespace": "default"},
@@ -470,7 +472,7 @@ mod tests {
         let old = pod(|_| {});
         let none: Vec<String> = Vec::new();
         let immutable = format!("spec: Forbidden: pod updates may not change fields other than {UPDATABLE}");
-        let table: [(fn(&mut Value), Vec<String>); 6] = [
+        let table: [(Change, Vec<String>); 6] = [
             (|pod| pod["spec"]["containers"][0]["image"] = json!("a:2"), none.clone()),
             (|pod| pod["spec"]["activeDeadlineSeconds"] = json!(5), none.clone()),
             (|pod| pod["spec"]["tolerations"] = json!([{"operator": "Exists"}]), none),

@@ -25,8 +25,6 @@ pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// What the checks of a spec need to know of its surroundings.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
-    /// The pod's metadata; `None` in a template, where some rules are looser.
-    pub(crate) pod: Option<&'a ObjectMeta>,
     /// The volumes by name.
     pub(crate) volumes: &'a BTreeMap<&'a str, &'a Volume>,
     /// The names of the resource claims.
@@ -144,7 +142,6 @@ fn pod_spec(errors: &mut ErrorList, spec: &PodSpec, pod: Option<&ObjectMeta>, pa
         .collect();
     resource_claims(errors, items(&spec.resource_claims), &path.child("resourceClaims"));
     let context = Context {
-        pod,
         volumes: &volumes,
         claims: &claims,
         grace: spec.termination_grace_period_seconds,

@@ -220,10 +220,8 @@ fn network_storage(errors: &mut ErrorList, volume: &Volume, name: &str, path: &P
             }
         }
         "cinder" => volume.cinder.iter().for_each(|cinder| need("volumeID", &cinder.volume_id)),
-        "cephfs" => {
-            if volume.cephfs.as_ref().is_some_and(|cephfs| cephfs.monitors.is_empty()) {
-                need("monitors", "");
-            }
+        "cephfs" if volume.cephfs.as_ref().is_some_and(|cephfs| cephfs.monitors.is_empty()) => {
+            need("monitors", "");
         }
         "quobyte" => {
             if let Some(quobyte) = &volume.quobyte {
