@@ -126,7 +126,7 @@ async fn start_parts(
         progress.done("scheduler", "default-scheduler", started.elapsed());
     }
     if config.hollow_nodes > 0 {
-        roles::kubelet::start_hollow(context, api, nodes).await?;
+        roles::kubelet::start_hollow(context, api, nodes).ready().await;
         progress.done("nodes", &format!("{} simulated", config.hollow_nodes), started.elapsed());
     }
     let runtime = match &config.container_runtime_endpoint {

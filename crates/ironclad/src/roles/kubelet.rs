@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use ::kubelet::{Handle, Options, ServerOptions, server::auth::ApiAccess};
+use ::kubelet::{Handle, Options, ServerOptions, hollow, server::auth::ApiAccess};
 use anyhow::Context as _;
 use foundation::Tasks;
 
@@ -50,8 +50,8 @@ pub async fn start(context: &Context, api: &Api, runtime: PathBuf, tasks: &Tasks
     ::kubelet::start(options, client, tasks, clock, randomness).await.context("the kubelet cannot start")
 }
 
-/// Starts simulated nodes.
-pub async fn start_hollow(context: &Context, api: &Api, _tasks: &Tasks) -> anyhow::Result<()> {
-    let _ = (context, api);
-    anyhow::bail!("simulated nodes are not there yet")
+/// Starts simulated nodes. They share one client that may do everything: they stand for nodes, not for their rights.
+pub fn start_hollow(context: &Context, api: &Api, tasks: &Tasks) -> hollow::Handle {
+    let clock = context.clock.clone();
+    hollow::start(context.config.hollow_nodes, hollow::Options::default(), api.administrator(), tasks, clock)
 }
