@@ -101,7 +101,7 @@ async fn pods_get_what_a_real_server_gives_them() {
         let golden: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let documents = serde_yaml_ng::Deserializer::from_str(text(&golden, "/manifest"));
         let manifests: Vec<Value> =
-            documents.filter_map(|document| Value::deserialize(document).ok()).collect();
+            documents.map_while(|document| Value::deserialize(document).ok()).collect();
         for answer in items(&golden, "/objects").filter(|object| object["kind"] == "Pod") {
             let name = text(answer, "/metadata/name");
             let manifest = manifests.iter().find(|m| m["kind"] == "Pod" && text(m, "/metadata/name") == name);
