@@ -13,6 +13,7 @@ use futures::{SinkExt, StreamExt, future};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 use super::Socket;
 use super::channels::{self, Outcome};
@@ -147,7 +148,12 @@ pub(super) async fn attach(engine: &Arc<Engine>, request: v1::AttachRequest, soc
 
 async fn finish(mut socket: Socket, outcome: &Outcome) {
     let _ = socket.send(message(channels::ERROR, channels::status(outcome).as_bytes())).await;
-    let _ = socket.close(None).await;
+    let _ = socket.send(farewell()).await;
+}
+
+/// The end of a session. It must say that all is well: a close frame without a code is an error to kubectl.
+fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 fn message(channel: u8, bytes: &[u8]) -> Message {
@@ -198,7 +204,7 @@ async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, pro
                 break;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(farewell()).await;
     };
     let can_close = protocol == channels::REMOTE_PROTOCOLS[0];
     let stdin = ends.stdin;

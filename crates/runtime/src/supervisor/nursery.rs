@@ -30,7 +30,7 @@ fn serve(group: &str) -> io::Result<()> {
     process::forget_children();
     // Once for all: what is forked is in the group already.
     let group = Cgroup::new(Layout::detect()?, group);
-    group.create().and_then(|()| group.add(0)).map_err(io::Error::other)?;
+    group.create().and_then(|()| group.enter()).map_err(io::Error::other)?;
     let socket = process::inherited(0);
     let mut buffer = vec![0; 4096];
     loop {

@@ -61,7 +61,7 @@ pub(super) fn container(spec: &Spec, layout: &Layout, stdio: Stdio, status: Owne
     let result = (|| -> Step<Infallible> {
         process::reset_signals();
         nix::unistd::setsid().map_err(because("setsid"))?;
-        Cgroup::new(layout.clone(), &spec.cgroup).add(0).map_err(because("join the control group"))?;
+        Cgroup::new(layout.clone(), &spec.cgroup).enter().map_err(because("join the control group"))?;
         oom_score(&spec.process, &status)?;
         if spec.own_cgroup_namespace {
             namespace::unshare(Flags::CLONE_NEWCGROUP).map_err(because("control group namespace"))?;
@@ -95,7 +95,7 @@ pub(super) fn exec(
         let open = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}"));
         let mounts = open("mnt").map_err(because("container is not running"))?;
         let groups = open("cgroup").map_err(because("container is not running"))?;
-        Cgroup::new(layout.clone(), cgroup).add(0).map_err(because("join the control group"))?;
+        Cgroup::new(layout.clone(), cgroup).enter().map_err(because("join the control group"))?;
         oom_score(process, &status)?;
         namespace::enter(groups).map_err(because("join the control group namespace"))?;
         // Joining a mount namespace also moves root and working directory to the container's root.
