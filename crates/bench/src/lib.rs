@@ -3,8 +3,22 @@
 //! Each measurement starts the program anew on an empty directory, in network and mount namespaces of its own, and
 //! looks at it as a stranger would: through HTTPS and `/proc`. The targets stand beside the figures, so that a reader
 //! needs no other page.
+//!
+//! Read first: [`run`], `instance` (a started program), `space` (its namespaces). To add a measurement: a variant of
+//! [`Command`] and a file like `idle`.
+//!
+//! Not here: micro-benchmarks of single crates.
+
+mod idle;
+mod instance;
+mod pod_start;
+mod report;
+mod space;
+mod start;
 
 use std::path::Path;
+
+use anyhow::Context;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -44,8 +58,24 @@ pub struct PodStartOptions {
     pub burst: u32,
 }
 
-/// Measures, and prints what was found; `own_path` is the program to start.
+/// Measures, and prints what was found; `own_path` is the program to start. Needs root.
 pub async fn run(command: Command, own_path: &Path) -> anyhow::Result<()> {
-    let _ = (command, own_path);
-    anyhow::bail!("this measurement is not ready")
+    let own_path = own_path.to_owned();
+    // Namespaces belong to threads: everything happens on one made for it, never on a worker of the caller's loop.
+    let measure = move || space::within(|| measure(&command, &own_path));
+    tokio::task::spawn_blocking(move || std::thread::spawn(measure).join())
+        .await
+        .context("the measurement was lost")?
+        .map_err(|_| anyhow::anyhow!("the measurement panicked"))?
+}
+
+fn measure(command: &Command, own_path: &Path) -> anyhow::Result<()> {
+    let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    event_loop.context("cannot start the event loop")?.block_on(async {
+        match command {
+            Command::Start(options) => start::run(options, own_path).await,
+            Command::Idle(options) => idle::run(options, own_path).await,
+            Command::PodStart(options) => pod_start::run(options, own_path).await,
+        }
+    })
 }

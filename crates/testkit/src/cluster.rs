@@ -156,6 +156,11 @@ impl Cluster {
         self.end_server(15);
     }
 
+    /// Waits for a server that somebody else has ended.
+    pub fn forget_server(&mut self) {
+        self.server.take().expect("the server was started").wait().expect("the server can be waited for");
+    }
+
     fn end_server(&mut self, signal: i32) {
         let mut server = self.server.take().expect("the server runs");
         sys::process::kill(self.host_pid(&server).cast_signed(), signal).expect("we may signal our child");

@@ -13,9 +13,9 @@ pub const BUSYBOX_2: &str = "ironclad.test/busybox:2";
 pub const PAUSE: &str = "ironclad.test/pause:1";
 
 /// Commands that tests call by name inside containers.
-const APPLETS: [&str; 22] = [
+const APPLETS: [&str; 25] = [
     "sh", "cat", "echo", "env", "false", "head", "hostname", "httpd", "id", "ls", "mkdir", "nslookup", "ps",
-    "sleep", "stat", "tail", "test", "touch", "true", "wget", "grep", "kill",
+    "rm", "cp", "mount", "sleep", "stat", "tail", "test", "touch", "true", "wget", "grep", "kill",
 ];
 
 /// Writes an archive as `docker save` does, with all test images.

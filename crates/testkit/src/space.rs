@@ -11,7 +11,9 @@ use std::{
 };
 
 /// An address on an interface with a default route, as a host on a network has. Nobody is at the other end.
+/// Mounts of other clusters on the host were copied with the rest: inside, they would only be in the way.
 const SETUP: &str = "set -e
+for point in $(cut -d' ' -f5 /proc/self/mountinfo | grep -E '^(/run|/tmp)/' | sort -r); do umount -l $point || true; done
 mount -t tmpfs -o mode=755 run /run
 ip link set lo up
 ip link add eth0 type veth peer name uplink
@@ -123,6 +125,15 @@ impl Space {
         }
         found.sort();
         found
+    }
+
+    /// The parent of a process, both by their inner IDs.
+    pub fn parent(&self, pid: u32) -> u32 {
+        let status =
+            fs::read_to_string(self.root().join(format!("proc/{pid}/status"))).expect("the process runs");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("every process has a parent");
+        line.trim().parse().expect("the kernel writes a number")
     }
 
     /// Kills a process by its inner ID.

@@ -1,0 +1,20 @@
+//! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
+//!
+//! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`
+//! and `hollow` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
+
+mod it {
+    //! The cases.
+    pub mod faults;
+    pub mod hollow;
+    pub mod network;
+    pub mod requests;
+    pub mod restart;
+    pub mod rolling;
+    pub mod settings;
+    pub mod uninstall;
+    pub mod workload;
+}
+
+/// The program under test.
+const IRONCLAD: &str = env!("CARGO_BIN_EXE_ironclad");

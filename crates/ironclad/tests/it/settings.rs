@@ -1,0 +1,58 @@
+//! Settings that cannot work: one clear sentence each, and a failure.
+
+use std::process::Command;
+
+use crate::IRONCLAD;
+
+/// Runs a command that must fail, and returns the one sentence that it says.
+fn fails(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "it succeeded: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said.trim().to_owned()
+}
+
+fn server(flags: &[&str]) -> Command {
+    let mut command = Command::new(IRONCLAD);
+    command.arg("server").args(flags).env("IRONCLAD_HOLLOW_NODES", "1");
+    command
+}
+
+#[test]
+fn settings_that_cannot_work_are_one_clear_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = format!("--data-dir={}", folder.path().join("data").display());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, "data-dir: [").unwrap();
+    let broken = format!("--config={}", file.display());
+    let listen = format!("--https-listen-port={port}");
+    let cases: [(&[&str], &str); 7] = [
+        (&["--no-such-flag"], "unexpected argument '--no-such-flag'"),
+        (&["--cluster-cidr=10.42.0.1/16"], "not the network itself"),
+        (&["--disable=everything"], "invalid value 'everything'"),
+        (&["--data-dir=/dev/null/data"], "the data directory /dev/null/data cannot be written"),
+        (&[&data_dir, "--bind-address=127.0.0.1", &listen], "is taken by another program"),
+        (&["--config=/nonexistent.yaml"], "the settings file /nonexistent.yaml cannot be read"),
+        (&[&broken], "is not valid YAML"),
+    ];
+    for (flags, sentence) in cases {
+        let said = fails(&mut server(flags));
+        assert!(said.contains(sentence), "{flags:?}: {said}");
+    }
+}
+
+#[test]
+fn a_node_without_root_is_one_clear_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    // In a user namespace without mappings everybody is nobody.
+    let said = fails(
+        Command::new("unshare")
+            .args(["--user", "--", IRONCLAD, "server", "--data-dir"])
+            .arg(folder.path().join("data")),
+    );
+    assert!(said.contains("a node needs root"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
