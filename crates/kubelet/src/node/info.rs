@@ -52,7 +52,7 @@ impl Machine {
         Machine {
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             memory: meminfo(&text("/proc/meminfo"), "MemTotal").unwrap_or(0),
-            disk: statvfs(root).map_or(0, |stat| stat.blocks() as u64 * stat.fragment_size() as u64),
+            disk: statvfs(root).map_or(0, |stat| stat.blocks() * stat.fragment_size()),
             system: NodeSystemInfo {
                 architecture: architecture.to_owned(),
                 boot_id: text("/proc/sys/kernel/random/boot_id"),

@@ -3,12 +3,15 @@
 //! It alone owns the pod's [`Memory`] and [`RuntimeState`]; commands run beside it and report through the mailbox, so
 //! that a pod which is being deleted never waits for a pull. Not here: choices.
 
+mod report;
+mod upkeep;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::types::core::v1::{Pod, PodStatus};
-use client::{DeleteOptions, EventType, Patch};
+use client::EventType;
 use foundation::CancellationToken;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
@@ -18,8 +21,8 @@ use super::decide::{Cause, Command, Decision, Desired, View, backoff_key, decide
 use super::execute::{self, StartFailure};
 use super::state::{ContainerRecord, Failure, Memory, Phase, RuntimeState, SandboxRecord, Volumes};
 use crate::node::Node;
-use crate::pod::{self, Role, environment};
-use crate::{probe, status};
+use crate::pod::{self, environment};
+use crate::probe;
 
 /// What a worker is told.
 pub enum Message {
@@ -587,183 +590,5 @@ impl Actor {
     fn ip(&self) -> String {
         let own = self.runtime.sandboxes.first().and_then(|sandbox| sandbox.ips.first());
         own.or(self.node.ips.first()).cloned().unwrap_or_default()
-    }
-
-    /// Brings the files of volumes up to date when their sources have changed or a token is due.
-    fn follow(&mut self) {
-        let now = self.node.clock.now();
-        let due = self.node.objects.next_renewal(pod::uid(&self.pod)).is_some_and(|at| at <= now);
-        let waiting = self.follow_at.is_some_and(|at| now < at);
-        if (self.stale || due)
-            && !waiting
-            && !self.memory.busy
-            && self.memory.volumes == Volumes::Ready
-            && !self.ending()
-        {
-            self.stale = false;
-            self.follow_at = due.then(|| now + SignedDuration::from_secs(10));
-            // Containers whose configuration could not be made may be tried again at once.
-            let config_error = |f: &Failure| f.waiting.reason == "CreateContainerConfigError";
-            for failure in self.memory.failed_starts.values_mut().filter(|f| config_error(f)) {
-                failure.retry_at = now;
-            }
-            self.memory.busy = true;
-            let work = self.mount();
-            self.spawn(async move { Some(Done::Followed(work.await)) });
-        } else if self.stale && self.memory.volumes == Volumes::Absent && !self.memory.busy {
-            self.stale = false;
-            self.memory.retry_at = None;
-        }
-    }
-
-    /// One probe task per probe of each running container.
-    fn probe(&mut self) {
-        if self.ending() {
-            return;
-        }
-        for (role, container) in pod::containers(&self.pod) {
-            if role == Role::Init || role == Role::Ephemeral || !probe::any(&container) {
-                continue;
-            }
-            let Some(record) = self.runtime.latest(&container.name).filter(|r| r.phase == Phase::Running)
-            else {
-                continue;
-            };
-            if self.probes.contains_key(&record.id)
-                || self.memory.starting.as_deref() == Some(&container.name)
-            {
-                continue;
-            }
-            let token = CancellationToken::new();
-            self.probes.insert(record.id.clone(), token.clone());
-            let target = probe::Target {
-                node: self.node.clone(),
-                pod: self.pod.clone(),
-                container: container.clone(),
-                id: record.id.clone(),
-                ip: self.ip(),
-                started_at: record.started_at.unwrap_or(record.created_at),
-            };
-            // After a restart of the kubelet a container that was ready stays ready until a probe says otherwise.
-            let statuses = self.pod.status.iter().flat_map(|s| {
-                s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())
-            });
-            let ours = statuses
-                .filter(|s| s.name == container.name)
-                .find(|s| s.container_id.as_deref().is_some_and(|id| id.ends_with(record.id.as_str())));
-            if let Some(known) = ours {
-                let probed = self.memory.probed.entry(record.id.clone()).or_default();
-                if known.started == Some(true) && container.startup_probe.is_some() {
-                    probed.startup.get_or_insert(true);
-                }
-                if known.ready && container.readiness_probe.is_some() {
-                    probed.readiness.get_or_insert(true);
-                }
-            }
-            let started = self.memory.probed.get(&record.id).and_then(|probed| probed.startup) == Some(true);
-            let mailbox = self.mailbox.clone();
-            let tell = move |id: &str, kind, success| {
-                drop(mailbox.send(Message::Probed(id.to_owned(), kind, success)))
-            };
-            self.node.tasks.spawn_until_cancelled("probe", async move {
-                token.run_until_cancelled(probe::run(target, started, tell)).await;
-            });
-        }
-    }
-
-    /// Forgets what belongs to containers that are no more.
-    fn forget(&mut self) {
-        let known = |id: &String| self.runtime.containers.iter().any(|container| container.id == *id);
-        self.memory.probed.retain(|id, _| known(id));
-        self.memory.told.retain(|key| key.starts_with("image/") || known(key));
-    }
-
-    fn tell_back_offs(&mut self, decision: &Decision) {
-        let (pod, ns, uid) = (pod::name(&self.pod), pod::namespace(&self.pod), pod::uid(&self.pod));
-        for (name, waiting) in &decision.waiting {
-            let reference = crate::node::container_reference(&self.pod, name);
-            let tell = |kind, reason, message| {
-                self.node.recorder.event_about(reference.clone(), kind, reason, message)
-            };
-            match (waiting.reason.as_str(), self.runtime.latest(name), self.memory.failed_starts.get(name)) {
-                ("CrashLoopBackOff", Some(record), _) => {
-                    if self.memory.told.insert(record.id.clone()) {
-                        let message =
-                            format!("Back-off restarting failed container {name} in pod {pod}_{ns}({uid})");
-                        tell(EventType::Warning, "BackOff", message);
-                    }
-                }
-                ("ImagePullBackOff", _, Some(Failure { at, image: Some(image), .. })) => {
-                    if self.memory.told.insert(format!("image/{name}/{at}")) {
-                        tell(EventType::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
-                        tell(EventType::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Writes the status if it has changed, and lets the object go at the end. Returns when to try again.
-    fn report(&mut self, decision: &Decision) -> Option<Timestamp> {
-        if self.gone || self.reporting || self.deleting || self.deleted {
-            return None;
-        }
-        let now = self.node.clock.now();
-        if let Some(at) = self.report_at.filter(|at| now < *at) {
-            return Some(at);
-        }
-        self.report_at = None;
-        let about =
-            status::Node { ips: &self.node.ips, runtime: &self.node.version.name, terminal: self.finished };
-        let new = status::generate(&self.view(), decision, &about);
-        let old = self.pod.status.clone().unwrap_or_default();
-        let (node, uid) = (self.node.clone(), pod::uid(&self.pod).to_owned());
-        let (namespace, name) = (pod::namespace(&self.pod).to_owned(), pod::name(&self.pod).to_owned());
-        if let Some(patch) = status::patch::between(&uid, &old, &new) {
-            if self.last_patch.replace(patch.clone()).as_ref() == Some(&patch) {
-                let at = now + SignedDuration::from_secs(1);
-                self.last_patch = None;
-                self.report_at = Some(at);
-                return Some(at);
-            }
-            self.reporting = true;
-            self.spawn(async move {
-                let patched =
-                    node.client.patch_status::<Pod>(Some(&namespace), &name, &Patch::Strategic(patch)).await;
-                let result = match patched {
-                    Ok(pod) => Ok(Some(Box::new(pod))),
-                    Err(error) if error.is_not_found() || error.is_conflict() => Ok(None),
-                    Err(error) => Err(error.to_string()),
-                };
-                Some(Done::Reported(Box::new(new), result))
-            });
-            return None;
-        }
-        if self.finished && self.pod.metadata.deletion_timestamp.is_some() {
-            self.deleting = true;
-            self.spawn(async move {
-                let options = DeleteOptions::uid(uid).with_grace_period(0);
-                let result = match node.client.delete::<Pod>(Some(&namespace), &name, &options).await {
-                    Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-                    other => other.map_err(|error| error.to_string()),
-                };
-                Some(Done::Deleted(result))
-            });
-        }
-        None
-    }
-
-    fn reported(&mut self, _sent: PodStatus, result: Result<Option<Box<Pod>>, String>) {
-        self.reporting = false;
-        match result {
-            Ok(Some(pod)) => self.adopt(&Arc::new(*pod)),
-            // Deleted or replaced by a namesake: the watch says which.
-            Ok(None) => self.report_at = Some(self.node.clock.now() + SignedDuration::from_secs(1)),
-            Err(error) => {
-                tracing::warn!(pod = pod::full_name(&self.pod), %error, "a pod's status was not written");
-                self.report_at = Some(self.node.clock.now() + SignedDuration::from_secs(1));
-            }
-        }
     }
 }
