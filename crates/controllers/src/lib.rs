@@ -36,6 +36,7 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 
@@ -112,6 +113,9 @@ pub fn all() -> Vec<Entry> {
         }),
         row("daemonset", "daemon-set-controller", |runner, _, client| {
             runner.start(daemonset::DaemonSets, client)
+        }),
+        row("statefulset", "statefulset-controller", |runner, _, client| {
+            runner.start(statefulset::StatefulSets, client)
         }),
         row("ttl-after-finished", "ttl-after-finished-controller", |runner, _, client| {
             runner.start(ttl_after_finished::TtlAfterFinished, client)
