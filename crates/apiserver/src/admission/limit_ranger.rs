@@ -10,7 +10,7 @@ use api::quantity::Quantity;
 use api::types::core::v1 as core;
 use api::{Object, Status};
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::json::{list, typed};
 use super::pod_resources::{Resources, of_container, of_pod, quantity};
@@ -86,11 +86,10 @@ fn violations(limit: &core::LimitRangeItem, requests: &Resources, maxima: &Resou
         let head = format!("maximum {name} usage per {kind} is {most}");
         match (quantity(maxima, &name), quantity(requests, &name)) {
             // A claim has no limits, only requests.
-            (None, Some(request)) if kind == "PersistentVolumeClaim" => {
-                if request > most {
-                    out.push(format!("{head}, but request is {request}"));
-                }
+            (None, Some(request)) if kind == "PersistentVolumeClaim" && request > most => {
+                out.push(format!("{head}, but request is {request}"));
             }
+            (None, Some(_)) if kind == "PersistentVolumeClaim" => {}
             (None, _) => out.push(format!("{head}.  No limit is specified")),
             (Some(limit), _) if limit > most => out.push(format!("{head}, but limit is {limit}")),
             (_, Some(request)) if request > most => out.push(format!("{head}, but request is {request}")),
@@ -199,6 +198,8 @@ impl Plugin for LimitRanger {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::super::testing::{Write, pod, run};
     use super::*;
     use crate::authz::fake::FakeCluster;

@@ -61,13 +61,13 @@ impl Rbac {
                 changes
             }
             None => {
-                let mut receivers = Vec::with_capacity(4);
-                for resource in RESOURCES {
+                let watch = async |resource: &str| {
                     let mut receiver = self.cluster.changes(&GroupResource::new(GROUP, resource)).await?;
                     receiver.mark_changed();
-                    receivers.push(receiver);
-                }
-                let receivers: [_; 4] = receivers.try_into().ok().expect("one was pushed for each of four");
+                    Ok::<_, Status>(receiver)
+                };
+                let [a, b, c, d] = RESOURCES;
+                let receivers = [watch(a).await?, watch(b).await?, watch(c).await?, watch(d).await?];
                 changes.insert(receivers)
             }
         };
