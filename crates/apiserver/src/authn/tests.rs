@@ -1,3 +1,5 @@
+//! Who is believed, and what those are told who are not.
+
 use std::sync::Arc;
 
 use foundation::{ManualClock, SharedClock};

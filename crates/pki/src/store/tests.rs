@@ -1,3 +1,5 @@
+//! Keys and certificates on disk: made, kept, renewed, refused.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};

@@ -1,3 +1,5 @@
+//! The levels' tables: what each allows and how it words what it does not.
+
 use serde_json::json;
 
 use super::super::testing::{Write, pod, run};

@@ -1,3 +1,5 @@
+//! What counts against a quota, and what happens when many count at once.
+
 use serde_json::{Value, json};
 
 use super::super::testing::{Write, pod, run};

@@ -1,3 +1,5 @@
+//! Tokens: issued, checked, expired, bound.
+
 use std::sync::Arc;
 use std::time::Duration;
 

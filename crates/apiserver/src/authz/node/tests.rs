@@ -1,3 +1,5 @@
+//! What a node may and may not do.
+
 use serde_json::json;
 
 use super::*;

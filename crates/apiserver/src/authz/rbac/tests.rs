@@ -1,3 +1,5 @@
+//! Rules, bindings and aggregation as tables.
+
 use serde_json::{Value, json};
 
 use super::*;
