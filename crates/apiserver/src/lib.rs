@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod negotiation;
 mod options;
 pub mod output;
+pub mod protobuf;
 mod proxy;
 pub mod registry;
 pub mod request;

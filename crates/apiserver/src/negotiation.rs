@@ -1,7 +1,7 @@
 //! Which form and encoding a client wants, from `Accept`, `pretty` and its name.
 //!
-//! Knows JSON and YAML; Table and partial metadata are forms of either. Protobuf and CBOR are not served:
-//! a client that accepts nothing else is told so by 406 (and 415 for what it sends).
+//! Knows JSON and YAML; Table and partial metadata are forms of either. Protobuf (which is read) and CBOR are
+//! not sent: a client that accepts nothing else is told so by 406.
 //! Upstream: apiserver/pkg/endpoints/handlers/negotiation.
 
 use api::Status;

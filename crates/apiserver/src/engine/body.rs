@@ -11,16 +11,18 @@ use schema::{FieldValidation, Schema};
 use serde_json::Value;
 
 use super::Call;
+use crate::protobuf;
 
 /// The body as JSON bytes, whatever of the known encodings it came in.
-pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Status> {
+pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8], schema: &Schema) -> Result<Cow<'a, [u8]>, Status> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match media_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => Ok(Cow::Borrowed(body)),
         "application/yaml" => Ok(Cow::Owned(schema::yaml_to_json(body)?)),
+        protobuf::MEDIA_TYPE => Ok(Cow::Owned(protobuf::to_json(body, schema)?)),
         _ => Err(Status::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml",
+             application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }
@@ -38,7 +40,7 @@ pub fn decode_as(
     schema: &Schema,
     mode: FieldValidation,
 ) -> Result<Object, Status> {
-    let body = json_body(&call.headers, &call.body)?;
+    let body = json_body(&call.headers, &call.body, schema)?;
     check_kind(&body, wanted)?;
     let decoded = schema::decode(&body, schema, mode)?;
     call.warn(decoded.warnings);

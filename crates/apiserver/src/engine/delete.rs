@@ -6,6 +6,7 @@
 
 use api::field::{self, Path};
 use api::{GroupKind, Object, Status};
+use schema::Schema;
 use serde_json::{Value, json};
 
 use super::selection::{self, Selection, When};
@@ -51,7 +52,9 @@ impl Options {
                 grace,
             );
         }
-        let body = body::json_body(&call.headers, &call.body)?;
+        let schema = Schema::built_in("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+            .ok_or_else(|| Status::internal("no definition of DeleteOptions"))?;
+        let body = body::json_body(&call.headers, &call.body, &schema)?;
         let options: Value = serde_json::from_slice(&body).map_err(|error| {
             Status::bad_request(format!(
                 "the object provided is unrecognized (must be of type DeleteOptions): {error}"

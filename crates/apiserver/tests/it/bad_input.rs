@@ -65,7 +65,9 @@ async fn what_is_no_object_of_the_path_is_refused() {
         assert_eq!(refused.text("/kind"), "Status");
     }
     let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
-    admin.ask(Method::POST, MAPS, &protobuf, "k8s\0").await.is(415);
+    admin.ask(Method::POST, MAPS, &protobuf, "no protobuf").await.is(400);
+    let cbor = [("content-type", "application/cbor")];
+    admin.ask(Method::POST, MAPS, &cbor, "").await.is(415);
 }
 
 #[tokio::test]
