@@ -154,7 +154,7 @@ impl LeaderElector {
             Ok(lease) => lease,
             Err(error) if error.is_not_found() => {
                 let metadata = ObjectMeta { name: Some(self.options.name.clone()), ..ObjectMeta::default() };
-                let lease = Lease { metadata, spec: Some(ours), ..Lease::default() };
+                let lease = Lease { metadata, spec: Some(ours) };
                 return match self.client.create(namespace, &lease).await {
                     Ok(created) => {
                         self.observe(created.spec.unwrap_or_default());

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::meta::{ObjectMeta, OwnerReference};
-use api::types::core::v1::{Pod, PodCondition, PodSpec, PodTemplateSpec};
+use api::types::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use jiff::Timestamp;
 
 use crate::object;
@@ -87,7 +87,7 @@ pub(crate) fn from_template(
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
-        spec: Some(template.spec.clone().unwrap_or_else(PodSpec::default)),
+        spec: Some(template.spec.clone().unwrap_or_default()),
         status: None,
     }
 }
