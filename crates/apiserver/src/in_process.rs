@@ -51,7 +51,9 @@ impl InProcess {
         self.server.tasks.spawn_until_cancelled("connection", async move {
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let (server, identity) = (server.clone(), Identity::Known(user.clone()));
-                async move { Ok::<_, std::convert::Infallible>(crate::listen::answer(server, request, identity).await) }
+                async move {
+                    Ok::<_, std::convert::Infallible>(crate::listen::answer(server, request, identity).await)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(far), service)

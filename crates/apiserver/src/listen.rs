@@ -79,8 +79,15 @@ async fn connection(
             return;
         }
     };
-    let certificates: Arc<[CertificateDer<'static>]> =
-        stream.get_ref().1.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
+    let certificates: Arc<[CertificateDer<'static>]> = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .cloned()
+        .map(CertificateDer::into_owned)
+        .collect();
     let service = {
         let server = server.clone();
         hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {

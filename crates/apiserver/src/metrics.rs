@@ -65,8 +65,7 @@ impl Metrics {
 
     /// Counts a watch from now on.
     pub fn watching(&self, descriptor: &Descriptor) -> Watching {
-        let gauge =
-            self.watches.with(&["WATCH", &descriptor.group, &descriptor.version, &descriptor.plural]);
+        let gauge = self.watches.with(&["WATCH", &descriptor.group, &descriptor.version, &descriptor.plural]);
         gauge.inc();
         Watching(gauge)
     }

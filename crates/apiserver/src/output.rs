@@ -88,7 +88,12 @@ impl<'a> Output<'a> {
             Form::Table(version) => {
                 let value = parse(object);
                 let revision = value.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
-                encoding::to_json(&self.table(version, json!({"resourceVersion": revision}), &[value], header))
+                encoding::to_json(&self.table(
+                    version,
+                    json!({"resourceVersion": revision}),
+                    &[value],
+                    header,
+                ))
             }
             Form::Partial(version) => encoding::to_json(&partial(&parse(object), version)),
         }
@@ -147,9 +152,7 @@ impl<'a> Output<'a> {
 /// A response with any value in the encoding agreed on.
 pub fn value_response(accepted: Accepted, code: u16, value: &Value) -> Response {
     let body: Bytes = match accepted.encoding {
-        Encoding::Json if accepted.pretty => {
-            serde_json::to_vec_pretty(value).unwrap_or_default().into()
-        }
+        Encoding::Json if accepted.pretty => serde_json::to_vec_pretty(value).unwrap_or_default().into(),
         Encoding::Json => encoding::to_json(value),
         Encoding::Yaml => serde_yaml_ng::to_string(value).unwrap_or_default().into(),
     };

@@ -49,7 +49,8 @@ pub fn stream(
     media_type: &'static str,
     chunks: impl Stream<Item = Result<Bytes, client::BoxError>> + Send + 'static,
 ) -> Response {
-    let mut response = http::Response::new(BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(Frame::data)))));
+    let mut response =
+        http::Response::new(BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(Frame::data)))));
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
@@ -62,9 +63,12 @@ pub fn concatenation(media_type: &'static str, head: Bytes, items: Vec<Bytes>, t
     let commas = items.len().saturating_sub(1);
     let total = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + tail.len();
     let mut parts = std::iter::once(head)
-        .chain(items.into_iter().enumerate().flat_map(|(at, item)| {
-            (at > 0).then(|| Bytes::from_static(b",")).into_iter().chain([item])
-        }))
+        .chain(
+            items
+                .into_iter()
+                .enumerate()
+                .flat_map(|(at, item)| (at > 0).then(|| Bytes::from_static(b",")).into_iter().chain([item])),
+        )
         .chain([tail]);
     let mut chunk = move || {
         let mut out = BytesMut::with_capacity(CHUNK.min(total));

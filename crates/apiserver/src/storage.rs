@@ -25,7 +25,12 @@ pub struct Storage(pub std::sync::Arc<dyn Store>);
 
 impl Storage {
     /// The newest state of an object, as bytes.
-    pub async fn read(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<KeyValue>, Status> {
+    pub async fn read(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<KeyValue>, Status> {
         let found = self.0.range(Range::key(resource.key(namespace, name))).await.map_err(status)?;
         Ok(found.kvs.into_iter().next())
     }
