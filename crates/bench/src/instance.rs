@@ -136,7 +136,7 @@ pub fn pod(name: &str) -> anyhow::Result<Pod> {
     serde_json::from_value(pod).context("the measured pod is malformed")
 }
 
-/// Creates the default ServiceAccount's wait away: pods are refused until it is there.
+/// Waits for the default ServiceAccount: pods are refused until it is there.
 pub async fn accepts_pods(client: &Client) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -189,9 +189,7 @@ pub async fn start_pods(client: &Client, names: &[String]) -> anyhow::Result<Vec
 /// Deletes pods and waits until they are gone.
 pub async fn delete_pods(client: &Client, names: &[String]) -> anyhow::Result<()> {
     for name in names {
-        client
-            .delete::<Pod>(Some(NAMESPACE), name, &DeleteOptions::background().with_grace_period(0))
-            .await?;
+        client.delete::<Pod>(Some(NAMESPACE), name, &DeleteOptions::default().with_grace_period(0)).await?;
     }
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
