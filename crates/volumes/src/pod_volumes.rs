@@ -188,7 +188,8 @@ fn apply(host: &dyn Host, work: &Work) -> Result<MountedVolume, Error> {
             if let Some(group) = work.group.filter(|_| fresh) {
                 ownership::apply(&work.directory, group, true, Policy::Always)?;
             }
-            Ok(MountedVolume { path: Some(work.directory.clone()), read_only: false })
+            // Never writable: the next version follows links that a container could have bent.
+            Ok(MountedVolume { path: Some(work.directory.clone()), read_only: true })
         }
     }
 }
