@@ -365,5 +365,6 @@ fn digest_of(bytes: &[u8]) -> String {
 
 /// Short, because all lower directories must fit one page of mount options; 96 bits do not collide.
 fn layer_name(diff_id: &str) -> String {
-    diff_id.trim_start_matches("sha256:").chars().take(24).collect()
+    // Digits only: the image's author writes the digests, and a name must not lead out of the directory.
+    diff_id.trim_start_matches("sha256:").chars().filter(char::is_ascii_hexdigit).take(24).collect()
 }
