@@ -21,6 +21,7 @@ pub(crate) use exec::ExecRequest;
 use foundation::randomness::SharedRandomness;
 use parking_lot::Mutex;
 use prost::Message as _;
+pub(crate) use sandbox::remove_empty_group;
 use serde::{Deserialize, Serialize};
 use sys::cgroup::Layout;
 use sys::container::User;

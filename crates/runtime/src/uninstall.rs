@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sys::cgroup::{Cgroup, Layout};
 
-use crate::engine::{ContainerRecord, SandboxRecord};
+use crate::engine::{ContainerRecord, SandboxRecord, remove_empty_group};
 use crate::network::{Attachment, Cni, Network};
 use crate::options::Options;
 use crate::wire::{Request, Verb, read_json};
@@ -20,7 +20,7 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
     };
     for directory in entries(&options.root.join("containers")) {
         if let Ok(record) = read_json::<ContainerRecord>(&directory.join("record.json")) {
-            let group = Cgroup::new(layout.clone(), record.cgroup);
+            let group = Cgroup::new(layout.clone(), record.cgroup.clone());
             group.kill();
             // Dying takes a moment; a supervisor reaps.
             for _ in 0..50 {
@@ -28,6 +28,12 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
                     break;
                 }
                 std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            // The pod's group, its class's, that of all pods: those that others use stay.
+            let mut above = record.cgroup.as_str();
+            while let Some((parent, _)) = above.trim_end_matches('/').rsplit_once('/') {
+                remove_empty_group(&layout, parent);
+                above = parent;
             }
         }
     }

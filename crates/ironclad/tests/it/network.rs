@@ -47,7 +47,7 @@ fn services_are_reached_by_name_address_and_node_port() {
         if output.success { Ok(output.stdout) } else { Err(output.stderr) }
     };
     for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "headless:8080"] {
-        let answer = wait::until(name, || from_pod(&format!("wget -T 5 -qO- http://{name}")));
+        let answer = wait::until(name, || from_pod(&format!("wget -qO- http://{name}")));
         assert!(answer.starts_with("web-"), "{name}: {answer}");
     }
     let addresses = from_pod("nslookup headless.default.svc.cluster.local").unwrap();
@@ -86,8 +86,7 @@ fn a_pod_reaches_itself_through_its_service() {
     );
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]);
     wait::until("the pod's own answer comes back", || {
-        let output =
-            cluster.try_kubectl(&["exec", "deploy/web", "--", "wget", "-T", "3", "-qO-", "http://web"]);
+        let output = cluster.try_kubectl(&["exec", "deploy/web", "--", "wget", "-qO-", "http://web"]);
         if output.success { Ok(()) } else { Err(output.stderr) }
     });
 }

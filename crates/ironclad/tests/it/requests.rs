@@ -70,7 +70,12 @@ fn refused_requests_say_why_as_upstream_does() {
         "configmaps \"none\" not found",
     );
     assert_eq!(cluster.send("GET", "/api/v1/nothings", JSON, "").code, 404);
-    refused(&cluster.send("PUT", CONFIG_MAPS, JSON, "{}"), 405, "MethodNotAllowed", "update is not supported");
+    refused(
+        &cluster.send("PUT", CONFIG_MAPS, JSON, "{}"),
+        405,
+        "MethodNotAllowed",
+        "update is not supported",
+    );
 
     // A body in a language that nobody speaks.
     refused(&cluster.send("POST", CONFIG_MAPS, "text/plain", "hello"), 415, "UnsupportedMediaType", "");

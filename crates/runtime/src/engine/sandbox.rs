@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cri::v1;
+use sys::cgroup::Layout;
 use sys::mount;
 
 use super::{Engine, Error, Sandbox, SandboxRecord, blocking, io_error, now, write_config};
@@ -271,15 +272,35 @@ impl Engine {
             self.remove_container(&container).await?;
         }
         let directory = self.options.sandbox_root(&id);
-        blocking(move || match std::fs::remove_dir_all(&directory) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(io_error("remove the sandbox's files")(e))
+        let parent = {
+            let state = self.state.lock();
+            let linux = state.sandboxes.get(&id).and_then(|sandbox| sandbox.config.linux.as_ref());
+            linux.map(|linux| linux.cgroup_parent.clone()).unwrap_or_default()
+        };
+        let layout = self.layout.clone();
+        blocking(move || {
+            remove_empty_group(&layout, &parent);
+            match std::fs::remove_dir_all(&directory) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(io_error("remove the sandbox's files")(e))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         })
         .await?;
         self.state.lock().sandboxes.remove(&id);
         self.publish(&id, &id, v1::ContainerEventType::ContainerDeletedEvent);
         Ok(())
+    }
+}
+
+/// Removes a control group that containers were given as their parent, unless something is still in it: another
+/// sandbox of the same pod, say.
+pub(crate) fn remove_empty_group(layout: &Layout, path: &str) {
+    if !path.trim_matches('/').is_empty() {
+        for directory in layout.directories(path) {
+            // The kernel refuses while there are processes or groups inside.
+            let _ = std::fs::remove_dir(directory);
+        }
     }
 }
