@@ -297,6 +297,16 @@ impl fmt::Debug for Descriptor {
 }
 
 impl Descriptor {
+    /// Whether the kind has a subresource of this name.
+    pub fn has_subresource(&self, name: &str) -> bool {
+        let Subresources { status, scale, other } = &self.subresources;
+        match name {
+            "status" if *status => true,
+            "scale" if scale.is_some() => true,
+            _ => other.iter().any(|subresource| subresource.name == name),
+        }
+    }
+
     /// A descriptor with the defaults of a built-in kind: all verbs, names are DNS subdomains, columns name and age,
     /// no hooks. Change the fields that differ.
     pub fn new(

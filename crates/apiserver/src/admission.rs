@@ -38,6 +38,8 @@ use async_trait::async_trait;
 use crate::cluster::ClusterState;
 use crate::request::User;
 
+pub(crate) use certificate_approval::may as may_use_signer;
+
 /// The kind of write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {

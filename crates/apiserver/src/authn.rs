@@ -27,6 +27,7 @@ use rustls_pki_types::CertificateDer;
 use crate::cluster::ClusterState;
 use crate::request::User;
 
+pub(crate) use bearer::remove_protocol as remove_bearer_protocol;
 pub use certificate::tls_verifier;
 pub use request_header::RequestHeader;
 pub use static_token::StaticToken;

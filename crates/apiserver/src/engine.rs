@@ -28,10 +28,11 @@ use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 
 use crate::admission;
+use crate::authz::{self, Decision};
 use crate::negotiation::{self, Accepted};
 use crate::output::Output;
 use crate::registry::Resource;
-use crate::request::{Query, RequestInfo, User};
+use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::Response;
 use crate::server::Server;
 use crate::storage::Stored;
@@ -97,6 +98,20 @@ impl Call {
         Status::method_not_supported(&self.resource.group_resource, &self.info.verb)
     }
 
+    /// Asks whether the caller may do `verb`, where serving the call is more than the verb it came as.
+    ///
+    /// # Errors
+    /// 403 where they may not.
+    pub async fn authorize(&self, verb: &str) -> Result<(), Status> {
+        if self.info.verb == verb {
+            return Ok(());
+        }
+        let info = RequestInfo { verb: verb.to_owned(), ..self.info.clone() };
+        let attributes = Attributes::new(self.user.clone(), info);
+        let (decision, reason) = self.server.authorization.authorizer.authorize(&attributes).await;
+        if decision == Decision::Allow { Ok(()) } else { Err(authz::forbidden(&attributes, &reason)) }
+    }
+
     /// The newest state of the object in the path.
     pub async fn stored(&self) -> Result<Stored, Status> {
         self.server.storage.get(&self.resource, &self.info.namespace, &self.info.name).await
@@ -135,6 +150,11 @@ pub async fn serve(call: Call) -> Result<Response, Status> {
     if subresource.is_empty() {
         return main(call).await;
     }
+    // The old path forms `watch/…` and `proxy/…` set the verb whatever the method is. In front of a subresource
+    // they would have a POST authorized as a read.
+    if matches!(call.info.verb.as_str(), "watch" | "proxy") {
+        return Err(Status::page_not_found());
+    }
     match subresource.as_str() {
         "status" if descriptor.subresources.status => write_subresource(&call, Target::Status).await,
         "scale" if descriptor.subresources.scale.is_some() => scale::serve(&call).await,
@@ -168,6 +188,7 @@ async fn main(call: Call) -> Result<Response, Status> {
         "patch" => Verbs::PATCH,
         "delete" => Verbs::DELETE,
         "deletecollection" => Verbs::DELETE_COLLECTION,
+        "proxy" => return Err(Status::page_not_found()),
         _ => return Err(call.method_not_allowed()),
     };
     // POST to a name, and writes of namespaced kinds outside a namespace, are no paths of the API.
@@ -177,6 +198,7 @@ async fn main(call: Call) -> Result<Response, Status> {
         "create" => outside || !call.info.name.is_empty(),
         "deletecollection" => outside,
         "update" | "patch" => call.info.name.is_empty(),
+        "watch" => call.method != http::Method::GET,
         _ => false,
     };
     if !verbs.contains(needed) || misplaced {

@@ -87,10 +87,10 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
         headers.insert("audit-id", id);
     }
     drop(inflight);
-    let served =
-        info.is_resource && server.registry.table().get(&info.group, &info.version, &info.resource).is_some();
+    let resource =
+        server.registry.table().get(&info.group, &info.version, &info.resource).map(|r| r.descriptor.clone());
     let took = server.clock.monotonic().saturating_sub(started);
-    server.metrics.answered(&info, served, response.status().as_u16(), took);
+    server.metrics.answered(&info, resource.as_deref(), response.status().as_u16(), took);
     response
 }
 

@@ -77,10 +77,11 @@ impl Metrics {
         Inflight(gauge)
     }
 
-    /// Counts a request that was answered. `served`: whether its resource exists (what clients make up does
-    /// not become a label).
-    pub fn answered(&self, info: &RequestInfo, served: bool, code: u16, took: Duration) {
-        let known = info.is_resource && served;
+    /// Counts a request that was answered. `resource` is what it asked for, if that exists: what clients make
+    /// up (also as a subresource) does not become a label.
+    pub fn answered(&self, info: &RequestInfo, resource: Option<&Descriptor>, code: u16, took: Duration) {
+        let known = info.is_resource
+            && resource.is_some_and(|d| info.subresource.is_empty() || d.has_subresource(&info.subresource));
         let (group, version, resource, subresource) = if known {
             (&*info.group, &*info.version, &*info.resource, &*info.subresource)
         } else {

@@ -5,6 +5,7 @@
 //! Not here: where to connect to (the subresources of pods, nodes and services).
 //! Upstream: apimachinery/pkg/util/proxy (UpgradeAwareHandler).
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,23 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::authn;
 use crate::engine::Call;
 use crate::response::Response;
 use crate::server::Server;
 
 /// How long a connection may take to stand.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Which addresses a destination may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Any: kubelets are where their nodes say, and are shown this server's credentials.
+    Anywhere,
+    /// Only those that other machines could call as well. Whoever writes a pod's status must not make this server
+    /// call what listens on its own loopback, or its cloud's metadata service.
+    Routable,
+}
 
 /// A server to pass requests on to.
 pub struct Destination {
@@ -33,6 +45,8 @@ pub struct Destination {
     pub port: u16,
     /// How to speak TLS; `None`: not at all.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The addresses that it may have, once its name is resolved.
+    pub reach: Reach,
 }
 
 /// Passes the call on with `path` (and query) in place of its own.
@@ -54,9 +68,7 @@ pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response
     let request = request
         .body(Full::new(body))
         .map_err(|error| Status::bad_request(format!("the request cannot be passed on: {error}")))?;
-    let answer = send(&server, &to, request)
-        .await
-        .map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
+    let answer = send(&server, &to, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return tunnel(&server, upgrade, answer);
     }
@@ -71,12 +83,48 @@ async fn send(
     server: &Arc<Server>,
     to: &Destination,
     request: Request<Full<bytes::Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, BoxError> {
-    let connect = TcpStream::connect((to.host.as_str(), to.port));
-    let stream = tokio::select! {
-        stream = connect => stream.map_err(|error| format!("dial tcp {}:{}: {error}", to.host, to.port))?,
-        () = server.clock.sleep(CONNECT) => return Err(format!("dial tcp {}:{}: i/o timeout", to.host, to.port).into()),
+) -> Result<http::Response<hyper::body::Incoming>, Status> {
+    let dialing = |error: BoxError| Status::internal(format!("error dialing backend: {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| dialing(format!("dial tcp {}:{}: {error}", to.host, to.port).into());
+    let connect = async {
+        // What is checked is what is dialled: a name must not resolve anew in between.
+        let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await.map_err(|e| failed(&e))?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        if to.reach == Reach::Routable && !addresses.iter().all(|address| is_routable(address.ip())) {
+            return Err(Status::bad_request("address not allowed"));
+        }
+        TcpStream::connect(addresses.as_slice()).await.map_err(|e| failed(&e))
     };
+    let stream = tokio::select! {
+        stream = connect => stream?,
+        () = server.clock.sleep(CONNECT) => return Err(failed(&"i/o timeout")),
+    };
+    exchange_over(server, to, stream, request).await.map_err(dialing)
+}
+
+/// Whether an address is a global unicast one, as Go's net package has it: private ranges are.
+fn is_routable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast())
+        }
+    }
+}
+
+async fn exchange_over(
+    server: &Arc<Server>,
+    to: &Destination,
+    stream: TcpStream,
+    request: Request<Full<bytes::Bytes>>,
+) -> Result<http::Response<hyper::body::Incoming>, BoxError> {
     // Only latency is lost where the system refuses.
     let _ = stream.set_nodelay(true);
     match &to.tls {
@@ -139,6 +187,7 @@ const HOP_BY_HOP: &[&str] =
 fn outgoing(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     let mut out = headers.clone();
     out.remove(header::AUTHORIZATION);
+    authn::remove_bearer_protocol(&mut out);
     out.remove(header::CONTENT_LENGTH);
     for name in HOP_BY_HOP {
         if !(upgrade && matches!(*name, "connection" | "upgrade")) {
@@ -168,5 +217,38 @@ mod tests {
         let mut kept = names(outgoing(&headers, true));
         kept.sort();
         assert_eq!(kept, ["accept", "connection", "upgrade"]);
+    }
+
+    #[test]
+    fn only_what_others_could_call_is_proxied_to() {
+        for address in ["10.42.0.7", "192.168.1.1", "8.8.8.8", "fd00::1", "::ffff:10.0.0.1"] {
+            assert!(is_routable(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!is_routable(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_token_among_the_protocols_stays_here() {
+        let mut headers = HeaderMap::new();
+        let name = header::SEC_WEBSOCKET_PROTOCOL;
+        let offered = "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcmV0,v4.channel.k8s.io";
+        headers.append(&name, HeaderValue::from_static(offered));
+        headers.append(&name, HeaderValue::from_static("base64url.bearer.authorization.k8s.io.czNjcmV0"));
+        let sent = outgoing(&headers, true);
+        let sent: Vec<_> = sent.get_all(&name).iter().collect();
+        assert_eq!(sent, ["v5.channel.k8s.io, v4.channel.k8s.io"]);
     }
 }

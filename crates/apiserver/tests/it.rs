@@ -10,6 +10,8 @@ mod discovery;
 mod lists;
 #[path = "it/objects.rs"]
 mod objects;
+#[path = "it/permissions.rs"]
+mod permissions;
 #[path = "it/special.rs"]
 mod special;
 #[path = "it/watches.rs"]

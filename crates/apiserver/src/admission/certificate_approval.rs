@@ -25,7 +25,7 @@ impl CertificateApproval {
 }
 
 /// Whether the user may do this for the signer, by its name or for all signers of its domain.
-pub(super) async fn may(authorizer: &dyn Authorizer, user: &User, verb: &str, signer: &str) -> bool {
+pub(crate) async fn may(authorizer: &dyn Authorizer, user: &User, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     for name in [signer.to_owned(), format!("{domain}/*")] {
         let info = RequestInfo {

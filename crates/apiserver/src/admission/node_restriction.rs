@@ -154,6 +154,9 @@ async fn create_mirror(node: &str, request: &Request<'_>, cluster: &dyn ClusterS
             return refuse(format!("node {node:?} can not create pods that reference {what}"));
         }
     }
+    if items(&object.0, "/spec/resourceClaims").next().is_some() {
+        return refuse(format!("node {node:?} can not create pods that reference resourceclaims"));
+    }
     let bundles = items(&object.0, "/spec/volumes").any(|volume| {
         items(volume, "/projected/sources").any(|source| source["clusterTrustBundle"].is_object())
     });
@@ -217,6 +220,18 @@ fn own_node(node: &str, request: &Request<'_>) -> Check {
             let (before, after) = (&old.0["spec"]["taints"], &new.0["spec"]["taints"]);
             if before != after && !(empty(before) && empty(after)) {
                 return refuse(format!("node {node:?} is not allowed to modify taints"));
+            }
+            let (before, after) = (&old.0["spec"]["configSource"], &new.0["spec"]["configSource"]);
+            if before != after && !after.is_null() {
+                return refuse(format!(
+                    "node {node:?} is not allowed to update configSource to a new non-nil configSource"
+                ));
+            }
+            // An owner that is gone has the garbage collector delete the node, which then registers as it likes.
+            let (before, after) =
+                (&old.0["metadata"]["ownerReferences"], &new.0["metadata"]["ownerReferences"]);
+            if before != after && !(empty(before) && empty(after)) {
+                return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
             }
             if !forbidden.is_empty() {
                 return refuse(format!("is not allowed to modify labels: {}", forbidden.join(", ")));
@@ -405,6 +420,11 @@ mod tests {
         tainted["spec"]["taints"] = json!([{ "key": "x", "effect": "NoSchedule" }]);
         let mut with_secret = mirror("n1");
         with_secret["spec"]["volumes"] = json!([{ "name": "v", "secret": { "secretName": "s" } }]);
+        let mut with_claim = mirror("n1");
+        with_claim["spec"]["resourceClaims"] = json!([{ "name": "c", "resourceClaimTemplateName": "t" }]);
+        let mut owned = node("n1", json!({}));
+        owned["metadata"]["ownerReferences"] =
+            json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "x" }]);
         let relabelled = |key: &str| node("n1", json!({ key: "x" }));
         let status = |of: &str, on: &str| Write::update("pods/status", "Pod", pod(of, on), pod(of, on));
         let relabel = |key: &str| Write::update("nodes", "Node", node("n1", json!({})), relabelled(key));
@@ -418,6 +438,8 @@ mod tests {
             (relabel("a.node.kubernetes.io/x"), ""),
             (relabel("node-role.kubernetes.io/x"), "is not allowed to modify labels: node-role.kubernetes.io/x"),
             (Write::update("nodes", "Node", tainted, node("n1", json!({}))), "node \"n1\" is not allowed to modify taints"),
+            (Write::update("nodes", "Node", node("n1", json!({})), owned.clone()), "node \"n1\" is not allowed to modify ownerReferences"),
+            (Write::update("nodes", "Node", owned.clone(), owned), ""),
             (status("mine", "n1"), ""),
             (status("theirs", "n2"), "node \"n1\" can only update pod status for pods with spec.nodeName set to itself"),
             (Write::delete("pods", "Pod", pod("mine", "n1")), ""),
@@ -426,6 +448,7 @@ mod tests {
             (Write::create("pods", "Pod", mirror("n2")), "node \"n1\" can only create pods with spec.nodeName set to itself"),
             (Write::create("pods", "Pod", pod("p", "n1")), "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods"),
             (Write::create("pods", "Pod", with_secret), "node \"n1\" can not create pods that reference secrets"),
+            (Write::create("pods", "Pod", with_claim), "node \"n1\" can not create pods that reference resourceclaims"),
             (Write::create(leases, "Lease", lease("n1", LEASES)), ""),
             (Write::create(leases, "Lease", lease("n2", LEASES)), "can only access node lease with the same name as the requesting node"),
             (Write::create(leases, "Lease", lease("n1", "a")), "can only access leases in the \"kube-node-lease\" system namespace"),

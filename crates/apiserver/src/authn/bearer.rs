@@ -30,6 +30,22 @@ pub(super) fn token(headers: &HeaderMap) -> Option<String> {
         })
 }
 
+/// Takes the token out of the WebSocket protocols offered, so that whoever is behind a proxy does not get it.
+pub(crate) fn remove_protocol(headers: &mut HeaderMap) {
+    let name = http::header::SEC_WEBSOCKET_PROTOCOL;
+    let offered: Vec<&str> =
+        headers.get_all(&name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+    let kept: Vec<&str> = offered.iter().map(|p| p.trim()).filter(|p| !p.starts_with(PROTOCOL)).collect();
+    if kept.len() == offered.len() {
+        return;
+    }
+    let kept = http::HeaderValue::from_str(&kept.join(", "));
+    headers.remove(&name);
+    if let Some(kept) = kept.ok().filter(|kept| !kept.is_empty()) {
+        headers.insert(name, kept);
+    }
+}
+
 /// Bearer tokens, by any of the ways in the chain. A token that none of them knows is refused.
 pub(super) struct Bearer(pub(super) Chain);
 

@@ -48,6 +48,7 @@ pub(super) async fn put(call: &Call, target: Target) -> Result<Response, Status>
     if target == Target::Main && descriptor.create_on_update && object.resource_version().is_empty() {
         let exists = call.server.storage.read(&call.resource, &call.info.namespace, wanted).await?.is_some();
         if !exists {
+            call.authorize("create").await?;
             let stored = create::create(call, object, &options).await?;
             return Ok(call.respond(201, &stored.bytes));
         }

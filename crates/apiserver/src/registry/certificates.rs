@@ -1,21 +1,69 @@
-//! `certificates.k8s.io`: approval of signing requests, apart from their status.
-//! Upstream: pkg/registry/certificates/certificates/storage.
+//! `certificates.k8s.io`: who asks for a certificate, who may put one into a pod's request, and the approval
+//! of signing requests apart from their status.
+//! Not here: who may approve and sign (`admission`), parsing requests, signing.
+//! Upstream: pkg/registry/certificates/certificates, pkg/registry/certificates/podcertificaterequest.
 
 use std::sync::Arc;
 
-use api::Status;
+use api::field::{self, Path};
+use api::{Object, Status};
 use async_trait::async_trait;
+use serde_json::{Value, json};
 
-use super::{Rest, Subresource};
+use super::{Rest, Subresource, Undo};
+use crate::admission;
 use crate::engine::{Call, Target, write_subresource};
 use crate::response::Response;
 
 /// `certificatesigningrequests`.
 pub(super) struct SigningRequests;
 
+#[async_trait]
 impl Rest for SigningRequests {
+    /// Approvers decide by who asks, so that is never the client's to say.
+    async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
+        let user = &call.user;
+        if let Some(spec) = object.0["spec"].as_object_mut() {
+            let mut set = |member: &str, value: Value, empty: bool| {
+                if empty {
+                    spec.remove(member)
+                } else {
+                    spec.insert(member.to_owned(), value)
+                };
+            };
+            set("username", user.name.as_str().into(), user.name.is_empty());
+            set("uid", user.uid.as_str().into(), user.uid.is_empty());
+            set("groups", json!(user.groups), user.groups.is_empty());
+            set("extra", json!(user.extra), user.extra.is_empty());
+        }
+        Ok(Undo::nothing())
+    }
+
     fn subresource(&self, name: &str) -> Option<Arc<dyn Subresource>> {
         (name == "approval").then(|| Arc::new(Approval) as Arc<dyn Subresource>)
+    }
+}
+
+/// `podcertificaterequests`.
+pub(super) struct PodCertificateRequests;
+
+#[async_trait]
+impl Rest for PodCertificateRequests {
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let Some(old) = old.filter(|_| call.info.subresource == "status") else { return Ok(()) };
+        let chain = |object: &Object| object.0["status"]["certificateChain"].clone();
+        if chain(new) == chain(old) {
+            return Ok(());
+        }
+        let signer = old.0.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
+        let authorizer = &*call.server.authorization.authorizer;
+        if admission::may_use_signer(authorizer, &call.user, "sign", signer).await {
+            return Ok(());
+        }
+        let detail = format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", call.user.name);
+        let path = Path::new("spec").child("signerName");
+        let kind = call.resource.descriptor.group_kind();
+        Err(Status::invalid(&kind, &call.info.name, vec![field::forbidden(&path, detail)]))
     }
 }
 

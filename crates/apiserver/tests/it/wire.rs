@@ -217,6 +217,11 @@ async fn logs_and_exec_pass_through_to_the_kubelet() {
     assert_eq!(log.bytes, "/containerLogs/default/p/c?tailLines=3&follow=true");
     let proxied = admin.get("/api/v1/nodes/n1/proxy/stats/summary?x=y").await.is(200);
     assert_eq!(proxied.bytes, "/stats/summary?x=y");
+    let same = admin.get(&format!("/api/v1/nodes/n1:{port}/proxy/pods")).await.is(200);
+    assert_eq!(same.bytes, "/pods");
+    // Another port is another server: no credentials, and no way to this machine's own.
+    let other = admin.get(&format!("/api/v1/nodes/https:n1:{}/proxy/pods", port ^ 1)).await.is(400);
+    assert_eq!(other.message(), "address not allowed");
 
     let path = "/api/v1/namespaces/default/pods/p/exec?command=sh&command=-c&stdin=true&stdout=true";
     let mut exec = request(path, "secret");

@@ -56,6 +56,22 @@ impl World {
         Self { server, admin, store, tasks, _directory: directory }
     }
 
+    /// A user who may do what these rules of a ClusterRole say.
+    pub async fn granted(&self, name: &str, rules: Value) -> User_ {
+        let group = "rbac.authorization.k8s.io";
+        let role = serde_json::json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules,
+        });
+        let binding = serde_json::json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": name}],
+        });
+        self.admin.post(&format!("/apis/{group}/v1/clusterroles"), &role).await.is(201);
+        self.admin.post(&format!("/apis/{group}/v1/clusterrolebindings"), &binding).await.is(201);
+        self.user(name, &[])
+    }
+
     pub fn user(&self, name: &str, groups: &[&str]) -> User_ {
         User_(self.server.in_process(User::new(name, groups)))
     }

@@ -9,9 +9,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 
+use super::pod::streams;
 use crate::engine::Call;
-use crate::proxy::{self, Destination};
+use crate::proxy::{self, Destination, Reach};
 use crate::registry::{Rest, Subresource};
+use crate::request::RequestInfo;
 use crate::response::Response;
 
 /// `nodes`.
@@ -28,12 +30,18 @@ struct NodeProxy;
 #[async_trait]
 impl Subresource for NodeProxy {
     async fn serve(&self, call: Call) -> Result<Response, Status> {
-        let (_, name, port) = split(&call.info.name);
+        proxyable(&call)?;
+        streams::connect(&call, "NodeProxyOptions").await?;
+        let invalid = || Status::bad_request(format!("invalid node request {:?}", call.info.name));
+        let (scheme, name, port) = split(&call.info.name).ok_or_else(invalid)?;
         let mut to = kubelet(&call, name).await?;
         if !port.is_empty() {
-            to.port = port
-                .parse()
-                .map_err(|_| Status::bad_request(format!("invalid node request \"{name}:{port}\"")))?;
+            let port = port.parse().map_err(|_| invalid())?;
+            // Another port is another server: it is shown no credentials, and reached only where others reach it.
+            if port != to.port {
+                let tls = (scheme == "https").then(anyone);
+                to = Destination { port, tls, reach: Reach::Routable, ..to };
+            }
         }
         let path = proxied_path(&call);
         proxy::forward(call, to, &path).await
@@ -54,7 +62,7 @@ pub(super) async fn kubelet(call: &Call, node: &str) -> Result<Destination, Stat
     })?;
     let port = object.0.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(10_250);
-    Ok(Destination { host, port, tls: Some(tls) })
+    Ok(Destination { host, port, tls: Some(tls), reach: Reach::Anywhere })
 }
 
 /// The first address of the most preferred type.
@@ -66,27 +74,45 @@ fn address(node: &Object) -> Option<String> {
     })
 }
 
-/// `[scheme:]name[:port]` in its parts, empty where not given.
-pub(super) fn split(text: &str) -> (&str, &str, &str) {
+/// `[scheme:]name[:port]` in its parts, empty where not given; `None` if it is none.
+pub(super) fn split(text: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = text.split(':').collect();
-    match parts.as_slice() {
-        [name] => ("", name, ""),
-        [name, port] => ("", name, port),
-        [scheme @ ("" | "http" | "https"), name, port] => (scheme, name, port),
-        _ => ("", text, ""),
+    let split = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme @ ("" | "http" | "https"), name, port] => (*scheme, *name, *port),
+        _ => return None,
+    };
+    (!split.1.is_empty()).then_some(split)
+}
+
+/// Whether the method is one that the proxies pass on.
+pub(super) fn proxyable(call: &Call) -> Result<(), Status> {
+    match call.method.as_str() {
+        "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS" => Ok(()),
+        _ => Err(call.method_not_allowed()),
     }
 }
 
 /// What comes after `…/proxy` in the call's path, with its query.
 pub(super) fn proxied_path(call: &Call) -> String {
-    let path = &call.info.path;
-    // The path is still encoded, so it is cut, not put together from decoded parts.
-    let marker = "/proxy";
-    let after = match path.find(&format!("{marker}/")) {
-        Some(at) => &path[at + marker.len()..],
-        None => "/",
-    };
+    let after = after_subresource(&call.info);
     if call.raw_query.is_empty() { after.to_owned() } else { format!("{after}?{}", call.raw_query) }
+}
+
+/// What follows the subresource in the path, from the slash on. The path is still encoded, so it is cut after as
+/// many segments as the resource takes: names may look like anything.
+fn after_subresource(info: &RequestInfo) -> &str {
+    const RESOURCE_NAME_SUBRESOURCE: usize = 3;
+    let mut rest = info.path.as_str();
+    let segments = rest.split('/').filter(|segment| !segment.is_empty()).count();
+    let mut left = (segments + RESOURCE_NAME_SUBRESOURCE).saturating_sub(info.parts.len());
+    while left > 0 {
+        rest = rest.trim_start_matches('/');
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+        left -= 1;
+    }
+    if rest.is_empty() { "/" } else { rest }
 }
 
 /// TLS to whoever answers: what pods and services show is their own affair (as upstream's proxy).
@@ -161,7 +187,28 @@ mod tests {
             ("https:n:80", ("https", "n", "80")),
             ("https:n:", ("https", "n", "")),
         ] {
-            assert_eq!(split(text), parts);
+            assert_eq!(split(text), Some(parts));
+        }
+        for text in ["", ":80", "ftp:n:80", "a:b:c:d"] {
+            assert_eq!(split(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_proxied_path_is_what_follows_the_subresource() {
+        for (path, want) in [
+            ("/api/v1/nodes/n/proxy", "/"),
+            ("/api/v1/nodes/n/proxy/", "/"),
+            ("/api/v1/nodes/n/proxy/logs/a%2Fb/", "/logs/a%2Fb/"),
+            ("/api/v1/namespaces/proxy/pods/proxy/proxy/x", "/x"),
+            ("/api/v1/namespaces/proxy/services/a/proxy/proxy/x", "/proxy/x"),
+            ("//api/v1//nodes/n/proxy//x", "//x"),
+        ] {
+            assert_eq!(
+                after_subresource(&RequestInfo::parse(&http::Method::GET, path, None)),
+                want,
+                "{path}"
+            );
         }
     }
 }

@@ -12,13 +12,12 @@ use std::sync::Arc;
 
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
-use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::node;
 use super::pod::streams;
 use crate::engine::Call;
-use crate::proxy::{self, Destination};
+use crate::proxy::{self, Destination, Reach};
 use crate::registry::{Rest, Subresource, Undo};
 use crate::response::Response;
 use allocation::Allocator;
@@ -81,11 +80,13 @@ struct ServiceProxy;
 #[async_trait]
 impl Subresource for ServiceProxy {
     async fn serve(&self, mut call: Call) -> Result<Response, Status> {
-        let (scheme, name, port) = node::split(&call.info.name);
+        node::proxyable(&call)?;
+        let (scheme, name, port) = node::split(&call.info.name)
+            .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", call.info.name)))?;
         let (scheme, name, port) = (scheme.to_owned(), name.to_owned(), port.to_owned());
+        streams::connect(&call, "ServiceProxyOptions").await?;
         call.info.name = name.clone();
         let service = call.stored().await?.object;
-        streams::connect(&call, "ServiceProxyOptions").await?;
         let unavailable = |what: &str| Status::service_unavailable(format!("{what} for service \"{name}\""));
         let port_name = fields::port_name(&service, &port)
             .ok_or_else(|| unavailable(&format!("no service port \"{port}\" found")))?;
@@ -95,28 +96,61 @@ impl Subresource for ServiceProxy {
             .get(&GroupResource::new("", "endpoints"), &call.info.namespace, &name)
             .await
             .map_err(|_| unavailable("no endpoints available"))?;
-        let ready = endpoint(&endpoints, &port_name, call.server.randomness.u64());
-        let (host, port) = ready.ok_or_else(|| unavailable("no endpoints available"))?;
+        let mut ready = ready(&endpoints, &port_name, &call.info.namespace);
+        let first = usize::try_from(call.server.randomness.below(ready.len().max(1) as u64)).unwrap_or(0);
+        ready.rotate_left(first);
+        let mut chosen = None;
+        for candidate in ready {
+            if is_of_its_pod(&call, &candidate).await {
+                chosen = Some(candidate);
+                break;
+            }
+        }
+        let Ready { address: host, port, .. } =
+            chosen.ok_or_else(|| unavailable("no endpoints available"))?;
         let tls = (scheme == "https").then(node::anyone);
         let path = node::proxied_path(&call);
-        proxy::forward(call, Destination { host, port, tls }, &path).await
+        proxy::forward(call, Destination { host, port, tls, reach: Reach::Routable }, &path).await
     }
 }
 
-/// One of the ready addresses that serve the port of this name.
-fn endpoint(endpoints: &Object, port_name: &str, choice: u64) -> Option<(String, u16)> {
+/// A ready address that serves the port asked for, and the pod it is said to be of.
+#[derive(Debug, PartialEq, Eq)]
+struct Ready {
+    address: String,
+    port: u16,
+    pod: String,
+}
+
+/// The ready addresses that serve the port of this name and refer to a pod of the namespace: whoever writes
+/// Endpoints must not choose what this server calls.
+fn ready(endpoints: &Object, port_name: &str, namespace: &str) -> Vec<Ready> {
     let mut found = Vec::new();
-    for subset in endpoints.0["subsets"].as_array()? {
+    for subset in endpoints.0["subsets"].as_array().into_iter().flatten() {
         let ports = subset["ports"].as_array().into_iter().flatten();
         let port = ports
             .filter(|port| port["name"].as_str().unwrap_or_default() == port_name)
             .find_map(|port| u16::try_from(port["port"].as_u64()?).ok());
         let Some(port) = port else { continue };
-        let addresses = subset["addresses"].as_array().into_iter().flatten();
-        found.extend(
-            addresses.filter_map(Value::as_object).filter_map(|a| Some((a["ip"].as_str()?.to_owned(), port))),
-        );
+        for address in subset["addresses"].as_array().into_iter().flatten() {
+            let target = &address["targetRef"];
+            let (Some(ip), Some(pod)) = (address["ip"].as_str(), target["name"].as_str()) else { continue };
+            if target["namespace"] == namespace {
+                found.push(Ready { address: ip.to_owned(), port, pod: pod.to_owned() });
+            }
+        }
     }
-    let at = usize::try_from(choice % (found.len().max(1) as u64)).ok()?;
-    (!found.is_empty()).then(|| found.swap_remove(at))
+    found
+}
+
+/// Whether the address is one that its pod has.
+async fn is_of_its_pod(call: &Call, ready: &Ready) -> bool {
+    let pods = GroupResource::new("", "pods");
+    match call.server.cluster.get(&pods, &call.info.namespace, &ready.pod).await {
+        Ok(pod) => {
+            let addresses = pod.0["status"]["podIPs"].as_array();
+            addresses.into_iter().flatten().any(|held| held["ip"] == *ready.address)
+        }
+        Err(_) => false,
+    }
 }

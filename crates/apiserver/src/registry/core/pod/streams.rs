@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::node;
 use crate::admission::Operation;
 use crate::engine::{Call, WriteOptions};
-use crate::proxy::{self, Destination};
+use crate::proxy::{self, Destination, Reach};
 use crate::registry::Subresource;
 use crate::request::Query;
 use crate::response::{self, Response};
@@ -69,9 +69,8 @@ impl Subresource for Attach {
 }
 
 async fn stream(call: Call, what: &str, kind: &str) -> Result<Response, Status> {
-    connecting(&call)?;
+    connecting(&call, kind).await?;
     let pod = call.stored().await?.object;
-    connect(&call, kind).await?;
     let container = container(&pod, call.query.get("container").unwrap_or_default())?;
     scheduled(&pod)?;
     // The kubelet's names for the streams differ from the API's.
@@ -89,9 +88,8 @@ async fn stream(call: Call, what: &str, kind: &str) -> Result<Response, Status> 
 #[async_trait]
 impl Subresource for PortForward {
     async fn serve(&self, call: Call) -> Result<Response, Status> {
-        connecting(&call)?;
+        connecting(&call, "PodPortForwardOptions").await?;
         let pod = call.stored().await?.object;
-        connect(&call, "PodPortForwardOptions").await?;
         scheduled(&pod)?;
         let query = parameters(&call.query, |name| match name {
             "ports" | "port" => Some("port".to_owned()),
@@ -105,11 +103,13 @@ impl Subresource for PortForward {
 #[async_trait]
 impl Subresource for Proxy {
     async fn serve(&self, mut call: Call) -> Result<Response, Status> {
-        let (scheme, name, port) = node::split(&call.info.name);
+        node::proxyable(&call)?;
+        let (scheme, name, port) = node::split(&call.info.name)
+            .ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", call.info.name)))?;
         let (scheme, name, port) = (scheme.to_owned(), name.to_owned(), port.to_owned());
+        connect(&call, "PodProxyOptions").await?;
         call.info.name = name;
         let pod = call.stored().await?.object;
-        connect(&call, "PodProxyOptions").await?;
         let ip = pod.0.pointer("/status/podIP").and_then(Value::as_str).unwrap_or_default();
         if ip.is_empty() {
             return Err(Status::bad_request("address not allowed"));
@@ -121,7 +121,7 @@ impl Subresource for Proxy {
                 .map_err(|_| Status::bad_request(format!("invalid pod request \"{}\"", call.info.name)))?,
         };
         let tls = (scheme == "https").then(node::anyone);
-        let to = Destination { host: ip.to_owned(), port, tls };
+        let to = Destination { host: ip.to_owned(), port, tls, reach: Reach::Routable };
         let path = node::proxied_path(&call);
         proxy::forward(call, to, &path).await
     }
@@ -133,8 +133,14 @@ fn first_port(pod: &Object) -> Option<u16> {
     u16::try_from(port).ok()
 }
 
-fn connecting(call: &Call) -> Result<(), Status> {
-    if matches!(call.info.verb.as_str(), "get" | "create") { Ok(()) } else { Err(call.method_not_allowed()) }
+/// Whether the caller may open a stream. A WebSocket comes as GET, but what runs over it changes things: it takes
+/// the permission that the POST of the other protocol takes.
+async fn connecting(call: &Call, kind: &str) -> Result<(), Status> {
+    if !matches!(call.info.verb.as_str(), "get" | "create") {
+        return Err(call.method_not_allowed());
+    }
+    connect(call, kind).await?;
+    call.authorize("create").await
 }
 
 /// Asks admission about the connection.
