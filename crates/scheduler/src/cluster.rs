@@ -16,17 +16,21 @@ use api::{
     types::core::v1::{Node, Pod, PodSpec},
 };
 
+/// An amount of a resource, or a sum of amounts. One amount is at most what a quantity holds (an `i64`); sums of as
+/// many as there can be pods fit here, so no pod can wrap what a node is counted with.
+pub type Amount = i128;
+
 /// Amounts of resources in whole units: milli-CPU for `cpu`, bytes or pieces for everything else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Thousandths of a CPU.
-    pub milli_cpu: i64,
+    pub milli_cpu: Amount,
     /// Bytes of memory.
-    pub memory: i64,
+    pub memory: Amount,
     /// Bytes of local disk.
-    pub ephemeral_storage: i64,
+    pub ephemeral_storage: Amount,
     /// Everything else by name: huge pages, devices.
-    pub scalar: BTreeMap<String, i64>,
+    pub scalar: BTreeMap<String, Amount>,
 }
 
 impl Resources {
@@ -34,17 +38,17 @@ impl Resources {
         let mut resources = Self::default();
         for (name, amount) in amounts {
             match name.as_str() {
-                "cpu" => resources.milli_cpu = amount.milli_value(),
-                "memory" => resources.memory = amount.value(),
-                "ephemeral-storage" => resources.ephemeral_storage = amount.value(),
+                "cpu" => resources.milli_cpu = amount.milli_value().into(),
+                "memory" => resources.memory = amount.value().into(),
+                "ephemeral-storage" => resources.ephemeral_storage = amount.value().into(),
                 "pods" => {}
-                other => drop(resources.scalar.insert(other.to_owned(), amount.value())),
+                other => drop(resources.scalar.insert(other.to_owned(), amount.value().into())),
             }
         }
         resources
     }
 
-    fn add(&mut self, other: &Self, sign: i64) {
+    fn add(&mut self, other: &Self, sign: Amount) {
         self.milli_cpu += sign * other.milli_cpu;
         self.memory += sign * other.memory;
         self.ephemeral_storage += sign * other.ephemeral_storage;
@@ -55,8 +59,8 @@ impl Resources {
 }
 
 /// Requests that a pod without any is counted with when nodes are compared, so that such pods spread too.
-const DEFAULT_MILLI_CPU: i64 = 100;
-const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+const DEFAULT_MILLI_CPU: Amount = 100;
+const DEFAULT_MEMORY: Amount = 200 * 1024 * 1024;
 
 /// A port of the host: address (`0.0.0.0` for all), protocol, number.
 pub type HostPort = (String, String, i32);
@@ -191,13 +195,14 @@ impl NodeInfo {
         self.pods.insert(pod.uid().to_owned(), pod);
     }
 
-    fn remove(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+    fn remove(&mut self, uid: &str) -> Option<PodInfo> {
+        let pod = self.pods.remove(uid)?;
         self.requested.add(&pod.requests, -1);
         self.scored.add(&pod.scored, -1);
         for port in &pod.host_ports {
             self.host_ports.remove(port);
         }
+        Some(pod)
     }
 }
 
@@ -254,28 +259,31 @@ impl Cluster {
         }
     }
 
-    /// A pod is (assumed to be) on a node. One that is counted there or elsewhere already is counted anew.
-    pub fn set_pod(&mut self, pod: PodInfo, node: &str) {
-        self.remove_pod(pod.uid());
+    /// A pod is (assumed to be) on a node. One that is counted there or elsewhere already is counted anew; returns it
+    /// as it was.
+    pub fn set_pod(&mut self, pod: PodInfo, node: &str) -> Option<PodInfo> {
+        let before = self.remove_pod(pod.uid());
         self.places.insert(pod.uid().to_owned(), node.to_owned());
         match self.nodes.get_mut(node) {
             Some(info) => info.add(pod),
             None => self.homeless.entry(node.to_owned()).or_default().push(pod),
         }
+        before
     }
 
-    /// A pod no longer uses its node. Tells whether it did.
-    pub fn remove_pod(&mut self, uid: &str) -> bool {
-        let Some(node) = self.places.remove(uid) else { return false };
+    /// A pod no longer uses its node. Returns it as it was counted, if it did.
+    pub fn remove_pod(&mut self, uid: &str) -> Option<PodInfo> {
+        let node = self.places.remove(uid)?;
         if let Some(info) = self.nodes.get_mut(&node) {
-            info.remove(uid);
-        } else if let Some(pods) = self.homeless.get_mut(&node) {
-            pods.retain(|pod| pod.uid() != uid);
-            if pods.is_empty() {
-                self.homeless.remove(&node);
-            }
+            return info.remove(uid);
         }
-        true
+        let pods = self.homeless.get_mut(&node)?;
+        let at = pods.iter().position(|pod| pod.uid() == uid)?;
+        let pod = pods.swap_remove(at);
+        if pods.is_empty() {
+            self.homeless.remove(&node);
+        }
+        Some(pod)
     }
 }
 
@@ -310,8 +318,32 @@ mod tests {
         cluster.remove_node("n");
         cluster.set_node(node("n", "2", "4Gi"));
         assert_eq!(requested(&cluster).milli_cpu, 500, "a node that comes back has its pods");
-        assert!(cluster.remove_pod("1"));
-        assert!(!cluster.remove_pod("1"));
+        assert!(cluster.remove_pod("1").is_some());
+        assert!(cluster.remove_pod("1").is_none());
         assert_eq!(requested(&cluster).milli_cpu, 0);
+    }
+
+    #[test]
+    fn no_pods_request_makes_a_node_look_empty() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("n", "2", "4Gi"));
+        let huge = |uid: &str| {
+            let text = format!(
+                r#"{{"metadata": {{"name": "{uid}", "uid": "{uid}"}}, "spec": {{"containers": [{{"name": "c",
+                "resources": {{"requests": {{"cpu": "5E", "memory": "5Ei", "example.com/gpu": "5E"}}}}}}]}}}}"#
+            );
+            PodInfo::new(pod(&text))
+        };
+        for uid in ["1", "2", "3"] {
+            cluster.set_pod(huge(uid), "n");
+        }
+        let requested = cluster.nodes()["n"].requested.clone();
+        let one = Amount::from(5_i64 << 60);
+        assert_eq!(requested.memory, 3 * one);
+        assert!(requested.milli_cpu > Amount::from(i64::MAX) && requested.scalar["example.com/gpu"] > 0);
+        for uid in ["1", "2", "3"] {
+            cluster.remove_pod(uid);
+        }
+        assert_eq!(cluster.nodes()["n"].requested.memory, 0);
     }
 }

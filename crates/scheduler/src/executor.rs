@@ -6,7 +6,7 @@
 //!
 //! Upstream: pkg/scheduler/{scheduler,schedule_one,eventhandlers}.go.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use api::{
     meta::ObjectMeta,
@@ -50,32 +50,8 @@ pub fn start(
     clock: SharedClock,
     randomness: SharedRandomness,
 ) {
-    let recorder =
-        EventRecorder::new(client.clone(), tasks, clock.clone(), RecorderOptions::component(&options.name));
-    let attempts = metrics::registry().counter(
-        "scheduler_schedule_attempts_total",
-        "Number of attempts to schedule pods, by the result and profile.",
-        &["result", "profile"],
-    );
-    let (results, bound) = mpsc::channel(BINDINGS);
-    let scheduler = Scheduler {
-        pods: informers.informer::<Pod>(),
-        nodes: informers.informer::<Node>(),
-        scheduled: attempts.with(&["scheduled", &options.name]),
-        unschedulable: attempts.with(&["unschedulable", &options.name]),
-        options,
-        client,
-        recorder,
-        tasks: tasks.clone(),
-        clock,
-        randomness,
-        profile: plugins::default_profile().into(),
-        cluster: Cluster::default(),
-        queue: Queue::default(),
-        start: 0,
-        results,
-        binding: 0,
-    };
+    let profile = plugins::default_profile();
+    let (scheduler, bound) = Scheduler::new(options, profile, client, informers, tasks, clock, randomness);
     tasks.spawn_until_cancelled("scheduler", scheduler.run(bound));
 }
 
@@ -104,9 +80,49 @@ struct Scheduler {
     binding: usize,
     scheduled: metrics::Counter,
     unschedulable: metrics::Counter,
+    failed: metrics::Counter,
 }
 
 impl Scheduler {
+    fn new(
+        options: Options,
+        profile: Vec<Weighted>,
+        client: Client,
+        informers: &Informers,
+        tasks: &Tasks,
+        clock: SharedClock,
+        randomness: SharedRandomness,
+    ) -> (Self, mpsc::Receiver<Bound>) {
+        let component = RecorderOptions::component(&options.name);
+        let recorder = EventRecorder::new(client.clone(), tasks, clock.clone(), component);
+        let attempts = metrics::registry().counter(
+            "scheduler_schedule_attempts_total",
+            "Number of attempts to schedule pods, by the result and profile.",
+            &["result", "profile"],
+        );
+        let (results, bound) = mpsc::channel(BINDINGS);
+        let scheduler = Self {
+            pods: informers.informer::<Pod>(),
+            nodes: informers.informer::<Node>(),
+            scheduled: attempts.with(&["scheduled", &options.name]),
+            unschedulable: attempts.with(&["unschedulable", &options.name]),
+            failed: attempts.with(&["error", &options.name]),
+            options,
+            client,
+            recorder,
+            tasks: tasks.clone(),
+            clock,
+            randomness,
+            profile: profile.into(),
+            cluster: Cluster::default(),
+            queue: Queue::default(),
+            start: 0,
+            results,
+            binding: 0,
+        };
+        (scheduler, bound)
+    }
+
     async fn run(mut self, mut bound: mpsc::Receiver<Bound>) {
         let mut pods = self.pods.subscribe();
         let mut nodes = self.nodes.subscribe();
@@ -125,7 +141,7 @@ impl Scheduler {
             if self.binding < BINDINGS
                 && let Some(pod) = self.queue.pop(self.clock.monotonic())
             {
-                self.schedule(pod);
+                self.schedule_contained(pod);
                 // Long queues must not keep the process's other tasks from running.
                 tokio::task::yield_now().await;
                 continue;
@@ -145,6 +161,11 @@ impl Scheduler {
     }
 
     fn node_changed(&mut self, change: &Change<Node>) {
+        let (Change::Added(node) | Change::Updated { new: node, .. } | Change::Deleted(node)) = change;
+        self.contained(&client::key_of(&**node), |scheduler| scheduler.count_node(change));
+    }
+
+    fn count_node(&mut self, change: &Change<Node>) {
         match change {
             Change::Added(node) => {
                 self.cluster.set_node(node.clone());
@@ -161,11 +182,13 @@ impl Scheduler {
     }
 
     fn pod_changed(&mut self, change: Change<Pod>) {
-        match change {
-            Change::Added(pod) => self.pod_set(None, pod),
-            Change::Updated { old, new } => self.pod_set(Some(old), new),
-            Change::Deleted(pod) => self.pod_gone(&pod),
-        }
+        let (Change::Added(pod) | Change::Updated { new: pod, .. } | Change::Deleted(pod)) = &change;
+        let key = client::key_of(&**pod);
+        self.contained(&key, |scheduler| match change {
+            Change::Added(pod) => scheduler.pod_set(None, pod),
+            Change::Updated { old, new } => scheduler.pod_set(Some(old), new),
+            Change::Deleted(pod) => scheduler.pod_gone(&pod),
+        });
     }
 
     fn pod_set(&mut self, old: Option<Arc<Pod>>, new: Arc<Pod>) {
@@ -175,9 +198,11 @@ impl Scheduler {
         let uid = new.metadata.uid.clone().unwrap_or_default();
         if let Some(node) = node_of(&new) {
             self.queue.remove(&uid);
-            self.cluster.set_pod(PodInfo::new(new.clone()), node);
-            if let Some(old) = old.filter(|old| node_of(old).is_some()) {
-                self.happened(&Event::AssignedPodUpdated(&old, &new));
+            let after = PodInfo::new(new.clone());
+            if let Some(before) = self.cluster.set_pod(after.clone(), node)
+                && (before.requests != after.requests || before.pod.metadata.labels != new.metadata.labels)
+            {
+                self.happened(&Event::AssignedPodUpdated(&before, &after));
             }
             return;
         }
@@ -200,8 +225,28 @@ impl Scheduler {
     fn pod_gone(&mut self, pod: &Arc<Pod>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.queue.remove(uid);
-        if self.cluster.remove_pod(uid) {
-            self.happened(&Event::AssignedPodGone(pod));
+        if let Some(gone) = self.cluster.remove_pod(uid) {
+            self.happened(&Event::AssignedPodGone(&gone));
+        }
+    }
+
+    /// Runs one step that concerns `pod` (or whatever `what` names). A panic in it, a plugin's that trips over an
+    /// object, ends the step and not the scheduler: true if it came to its end.
+    fn contained(&mut self, what: &str, step: impl FnOnce(&mut Self)) -> bool {
+        // The panic hook has said where it was. What the step leaves half done is one pod's or one node's count, which
+        // the next event of that object sets right.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| step(self)));
+        if outcome.is_err() {
+            tracing::error!(what, "the scheduler panicked over an object");
+            self.failed.inc();
+        }
+        outcome.is_ok()
+    }
+
+    fn schedule_contained(&mut self, pod: PodInfo) {
+        let (key, uid) = (pod.key(), pod.uid().to_owned());
+        if !self.contained(&key, |scheduler| scheduler.schedule(pod)) {
+            self.queue.failed(&uid, BTreeSet::new(), self.clock.monotonic());
         }
     }
 
@@ -269,7 +314,7 @@ impl Scheduler {
                 let seen = self.pods.get_key(&pod.key());
                 if seen.as_deref().and_then(node_of).is_none() {
                     self.cluster.remove_pod(pod.uid());
-                    self.happened(&Event::AssignedPodGone(&pod.pod));
+                    self.happened(&Event::AssignedPodGone(&pod));
                 }
                 if seen.is_none() || error.is_not_found() {
                     return self.queue.remove(pod.uid());
@@ -348,3 +393,6 @@ fn binding_of(pod: &Pod, node: &str) -> BindingObject {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,8 @@ impl CycleState {
     }
 }
 
-/// Something that happened and may help a pod that fits nowhere.
+/// Something that happened and may help a pod that fits nowhere. Every pod that waits is asked about it: what hints
+/// look at is worked out before, once.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// A node is new.
@@ -62,11 +63,12 @@ pub enum Event<'a> {
     /// A node has changed: before and after.
     NodeUpdated(&'a Node, &'a Node),
     /// A pod no longer uses its node.
-    AssignedPodGone(&'a Pod),
-    /// A pod on a node has changed.
-    AssignedPodUpdated(&'a Pod, &'a Pod),
+    AssignedPodGone(&'a PodInfo),
+    /// A pod on a node has changed what others may depend on: its labels or its requests. Other changes (of its
+    /// status above all) are no event.
+    AssignedPodUpdated(&'a PodInfo, &'a PodInfo),
     /// The waiting pod itself has changed.
-    PodUpdated(&'a Pod, &'a Pod),
+    PodUpdated(&'a PodInfo, &'a PodInfo),
 }
 
 /// Whether a plugin that refused a pod thinks that an event may help it.

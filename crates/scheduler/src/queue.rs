@@ -96,7 +96,8 @@ impl Queue {
     ) -> Option<Gated> {
         let uid = new.metadata.uid.clone().unwrap_or_default();
         let Some(waiting) = self.pods.get(&uid) else { return self.add(new, profile, now) };
-        let event = Event::PodUpdated(old, &new);
+        let info = PodInfo::new(new.clone());
+        let event = Event::PodUpdated(&waiting.pod, &info);
         let next = match &waiting.state {
             State::Gated if gate(&new, profile).is_none() => Some(State::Active),
             State::Unschedulable { plugins, back_off_until, .. } if helps(plugins, &new, &event, profile) => {
@@ -111,7 +112,7 @@ impl Queue {
         let next = next.map(|state| (self.leave(&uid), state).1);
         if let Some(waiting) = self.pods.get_mut(&uid) {
             waiting.rank = rank(&new, profile);
-            waiting.pod = PodInfo::new(new);
+            waiting.pod = info;
         }
         if let Some(state) = next {
             self.enter(&uid, state);

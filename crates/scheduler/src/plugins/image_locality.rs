@@ -59,10 +59,13 @@ impl Plugin for ImageLocality {
     fn score(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(Spread(spread)) = state.get::<Spread>() else { return 0 };
         let images = images(pod);
-        let bytes: i64 =
-            images.iter().filter_map(|image| Some(node.images.get(image)? / 1000 * spread.get(image)?)).sum();
+        // Nodes say themselves how large their images are.
+        let share =
+            |image| Some(i128::from(node.images.get(image)? / 1000) * i128::from(*spread.get(image)?));
+        let bytes = images.iter().filter_map(share).sum::<i128>();
         let most = MOST_PER_CONTAINER * images.len() as i64;
-        (bytes.clamp(LEAST, most) - LEAST) * MAX_SCORE / (most - LEAST)
+        let bytes = i64::try_from(bytes.clamp(LEAST.into(), most.into())).unwrap_or(most);
+        (bytes - LEAST) * MAX_SCORE / (most - LEAST)
     }
 }
 

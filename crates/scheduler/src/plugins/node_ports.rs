@@ -37,9 +37,7 @@ impl Plugin for NodePorts {
     fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
         match event {
             Event::NodeAdded(_) => Hint::Queue,
-            Event::AssignedPodGone(gone) if !PodInfo::new((*gone).clone().into()).host_ports.is_empty() => {
-                Hint::Queue
-            }
+            Event::AssignedPodGone(gone) if !gone.host_ports.is_empty() => Hint::Queue,
             _ => Hint::Skip,
         }
     }

@@ -3,7 +3,7 @@
 //! Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go.
 
 use crate::{
-    cluster::{Cluster, NodeInfo, PodInfo},
+    cluster::{Amount, Cluster, NodeInfo, PodInfo},
     framework::{CycleState, MAX_SCORE, Plugin},
 };
 
@@ -21,7 +21,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let share = |request: i64, used: i64, all: i64| {
+        let share = |request: Amount, used: Amount, all: Amount| {
             if all == 0 { 1.0 } else { ((request + used) as f64 / all as f64).min(1.0) }
         };
         let cpu = share(pod.requests.milli_cpu, node.requested.milli_cpu, node.allocatable.milli_cpu);

@@ -5,7 +5,7 @@
 use api::types::core::v1::{Node, Pod};
 
 use crate::{
-    cluster::{Cluster, NodeInfo, PodInfo},
+    cluster::{Amount, Cluster, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, MAX_SCORE, Plugin, Rejection},
 };
 
@@ -19,7 +19,7 @@ fn lacking(pod: &PodInfo, node: &NodeInfo) -> Rejection {
     if node.pods.len() as i64 + 1 > node.allowed_pods {
         reasons.push("Too many pods".to_owned());
     }
-    let mut check = |name: &str, request: i64, allocatable: i64, used: i64| {
+    let mut check = |name: &str, request: Amount, allocatable: Amount, used: Amount| {
         if request > 0 && request > allocatable - used {
             reasons.push(format!("Insufficient {name}"));
             // More than the node has at all: other pods are not in the way.
@@ -53,23 +53,27 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let free = |request: i64, used: i64, all: i64| {
-            if all == 0 || request + used > all { 0 } else { (all - request - used) * MAX_SCORE / all }
+        let free = |request: Amount, used: Amount, all: Amount| {
+            if all == 0 || request + used > all {
+                0
+            } else {
+                (all - request - used) * Amount::from(MAX_SCORE) / all
+            }
         };
         let cpu = free(pod.scored.milli_cpu, node.scored.milli_cpu, node.allocatable.milli_cpu);
         let memory = free(pod.scored.memory, node.scored.memory, node.allocatable.memory);
-        (cpu + memory) / 2
+        i64::try_from((cpu + memory) / 2).unwrap_or_default()
     }
 
-    fn hint(&self, pod: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
         let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
         match event {
             Event::NodeAdded(_) | Event::AssignedPodGone(_) => Hint::Queue,
             Event::NodeUpdated(old, new) if allocatable(old) != allocatable(new) => Hint::Queue,
-            Event::AssignedPodUpdated(old, new) | Event::PodUpdated(old, new) => {
-                let requests = |pod: &Pod| PodInfo::new(pod.clone().into()).requests;
-                let _ = pod;
-                if requests(old) == requests(new) { Hint::Skip } else { Hint::Queue }
+            Event::AssignedPodUpdated(old, new) | Event::PodUpdated(old, new)
+                if old.requests != new.requests =>
+            {
+                Hint::Queue
             }
             _ => Hint::Skip,
         }
@@ -106,6 +110,19 @@ mod tests {
                 filter(&NodeResourcesFit, &requests(wanted), &cluster, node).err().unwrap_or_default();
             assert_eq!(found, reasons, "{name}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_over_full_has_no_room() {
+        let mut cluster = cluster([node("n", "1", "1Gi")]);
+        for uid in ["1", "2"] {
+            let mut huge = requests(json!({"memory": "5Ei"}));
+            std::sync::Arc::make_mut(&mut huge.pod).metadata.uid = Some(uid.into());
+            cluster.set_pod(huge, "n");
+        }
+        let small = requests(json!({"memory": "1Mi"}));
+        assert_eq!(filter(&NodeResourcesFit, &small, &cluster, "n").unwrap_err(), ["Insufficient memory"]);
+        assert_eq!(scores(&NodeResourcesFit, &small, &cluster), [35], "only its CPU is free");
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Plugin for SchedulingGates {
 
     fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
         match event {
-            Event::PodUpdated(_, new) if gates(new).is_empty() => Hint::Queue,
+            Event::PodUpdated(_, new) if gates(&new.pod).is_empty() => Hint::Queue,
             _ => Hint::Skip,
         }
     }
@@ -50,7 +50,7 @@ mod tests {
         let refused = SchedulingGates.pre_enqueue(&gated.pod).unwrap_err();
         assert_eq!(refused.reasons, ["waiting for scheduling gates: [a b]"]);
         assert!(SchedulingGates.pre_enqueue(&free.pod).is_ok());
-        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated.pod, &free.pod)), Hint::Queue);
-        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated.pod, &gated.pod)), Hint::Skip);
+        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated, &free)), Hint::Queue);
+        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated, &gated)), Hint::Skip);
     }
 }
