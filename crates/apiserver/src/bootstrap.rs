@@ -1,6 +1,6 @@
 //! The objects that every cluster has from its first moment.
 //!
-//! Namespaces, priority classes, the RBAC policy, the default ServiceCIDR, and the `kubernetes` Service
+//! Namespaces, priority classes, the RBAC policy, flow control, the default ServiceCIDR, and the `kubernetes` Service
 //! with its endpoints. What is missing is made in one transaction; what is there is left as it is, but that
 //! a stored policy is given the rules and subjects that it lacks.
 //! Upstream: pkg/controlplane/controller/{systemnamespaces,kubernetesservice}, pkg/registry/*/rest.
@@ -17,43 +17,71 @@ use crate::engine::timestamp;
 use crate::options::Options;
 use crate::registry::Resource;
 use crate::server::Server;
-use crate::{authz, storage};
+use crate::{authz, fairness, storage};
 
-/// Makes what is missing, and adds to the stored policy what this version's has beyond it.
+/// What becomes of an object that is there already; `None`: it is left as it is.
+type Reconcile = Option<fn(&Object, &Object) -> Reconciled>;
+
+/// Makes what is missing, and brings stored policy up to this version's.
 pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
     let mut txn = Txn::default();
-    let ours = own(&server.options).into_iter().chain(server.options.bootstrap.iter().cloned());
-    let wanted = ours.map(|object| (object, false));
-    for (object, is_policy) in
-        wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, true)))
-    {
-        let resource = resource(server, &object)?;
-        let key = resource.key(object.namespace().unwrap_or_default(), object.name());
-        let range = Range { keys_only: !is_policy, ..Range::key(key.clone()) };
-        let found = server.storage.0.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
-        let (compare, object) = match found {
-            None => {
-                (Compare::CreateRevision { key: key.clone(), equals: 0 }, fresh(server, &resource, object))
-            }
-            Some(_) if !is_policy => continue,
-            Some(kv) => {
-                let stored = resource.decode(&kv.value)?;
-                let object = match reconcile(&stored, &object) {
-                    Reconciled::Unchanged => continue,
-                    Reconciled::Update(object) => object,
-                    Reconciled::Recreate(object) => fresh(server, &resource, object),
-                };
-                (Compare::ModRevision { key: key.clone(), equals: kv.mod_revision }, object)
-            }
-        };
-        txn.compare.push(compare);
-        txn.success.push(Op::Put { key, value: resource.encode(&object).into_put(), lease: 0 });
+    let policy: Reconcile = Some(reconcile);
+    let flows: Reconcile = Some(flows);
+    let now = timestamp(server.clock.now());
+    let wanted = own(&server.options).into_iter().chain(server.options.bootstrap.iter().cloned());
+    let wanted = wanted.map(|object| (object, None));
+    let wanted = wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, policy)));
+    let fairness = fairness::bootstrap::levels().into_iter().chain(fairness::bootstrap::schemas(&now));
+    for (object, reconcile) in wanted.chain(fairness.map(|object| (object, flows))) {
+        if let Some((compare, put)) = write(server, object, reconcile).await? {
+            txn.compare.push(compare);
+            txn.success.push(put);
+        }
     }
     if txn.success.is_empty() {
         return Ok(());
     }
     // Another server that starts at the same moment makes the same objects.
     server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+}
+
+/// Makes a FlowSchema or PriorityLevelConfiguration that must be there, or puts it right.
+pub(crate) async fn ensure(server: &Server, object: Object) -> Result<(), Status> {
+    let Some((compare, put)) = write(server, object, Some(flows)).await? else { return Ok(()) };
+    let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
+    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+}
+
+fn flows(stored: &Object, wanted: &Object) -> Reconciled {
+    fairness::bootstrap::reconcile(stored, wanted).map_or(Reconciled::Unchanged, Reconciled::Update)
+}
+
+/// The write that makes `object`, or brings the stored one up to it; `None` where there is nothing to do.
+async fn write(
+    server: &Server,
+    object: Object,
+    reconcile: Reconcile,
+) -> Result<Option<(Compare, Op)>, Status> {
+    let resource = resource(server, &object)?;
+    let key = resource.key(object.namespace().unwrap_or_default(), object.name());
+    let range = Range { keys_only: reconcile.is_none(), ..Range::key(key.clone()) };
+    let found = server.storage.0.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
+    let (compare, object) = match (found, reconcile) {
+        (None, _) => {
+            (Compare::CreateRevision { key: key.clone(), equals: 0 }, fresh(server, &resource, object))
+        }
+        (Some(_), None) => return Ok(None),
+        (Some(kv), Some(reconcile)) => {
+            let stored = resource.decode(&kv.value)?;
+            let object = match reconcile(&stored, &object) {
+                Reconciled::Unchanged => return Ok(None),
+                Reconciled::Update(object) => object,
+                Reconciled::Recreate(object) => fresh(server, &resource, object),
+            };
+            (Compare::ModRevision { key: key.clone(), equals: kv.mod_revision }, object)
+        }
+    };
+    Ok(Some((compare, Op::Put { key, value: resource.encode(&object).into_put(), lease: 0 })))
 }
 
 fn resource(server: &Server, object: &Object) -> Result<Arc<Resource>, Status> {

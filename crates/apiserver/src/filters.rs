@@ -1,7 +1,7 @@
 //! The filter chain that every request passes, whichever way it came.
 //!
-//! In order: panic recovery, counting, meaning, authentication, impersonation, authorization, deadline,
-//! body limit; then the handler. Its end is always a response: failures become `Status` objects here.
+//! In order: panic recovery, counting, meaning, deadline, authentication, impersonation, priority and fairness,
+//! authorization, body limit; then the handler. Its end is always a response: failures become `Status` objects here.
 //! Not here: connections (`listen`), the handlers themselves.
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
 
@@ -24,6 +24,7 @@ use rustls_pki_types::CertificateDer;
 use crate::authn::Credentials;
 use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
+use crate::fairness;
 use crate::handlers;
 use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::{self, Response};
@@ -146,6 +147,46 @@ async fn admitted(
     let Incoming { mut head, body, identity } = request;
     let user = authenticate(server, &head.headers, &info.path, identity).await?;
     let user = impersonation::apply(&*server.authorization.authorizer, user, &mut head.headers).await?;
+    let wait = timeout(server, &query).unwrap_or(server.options.request_timeout);
+    let permit = match server.fairness.admit(&user, &info, objects(server, &info, &query), wait).await {
+        fairness::Admission::Run(permit) => permit,
+        fairness::Admission::Refuse(classified) => {
+            let mut response = response::text(429, "Too many requests, please try again later.\n");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            classified.mark(response.headers_mut());
+            return Ok(response);
+        }
+    };
+    let call = Admitted { head, body, user, info, raw_query, query };
+    let mut response = authorized(server, call).await.unwrap_or_else(|status| response::failure(&status));
+    permit.mark(response.headers_mut());
+    Ok(response)
+}
+
+/// How many objects a request goes through, as far as one knows: what a list costs.
+fn objects(server: &Server, info: &RequestInfo, query: &Query) -> usize {
+    if info.verb != "list" && !(info.verb == "watch" && query.flag("sendInitialEvents")) {
+        return 1;
+    }
+    let table = server.registry.table();
+    let resource = table.get(&info.group, &info.version, &info.resource);
+    let known = resource.and_then(|resource| server.hub.filled(&resource.view)).map_or(1, |cache| cache.len());
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    known.min(limit.unwrap_or(usize::MAX))
+}
+
+/// An authenticated request that may run now.
+struct Admitted {
+    head: http::request::Parts,
+    body: Body,
+    user: User,
+    info: RequestInfo,
+    raw_query: Option<String>,
+    query: Query,
+}
+
+async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, Status> {
+    let Admitted { mut head, body, user, info, raw_query, query } = call;
     let attributes = Attributes {
         user,
         field_selector: query.get("fieldSelector").filter(|s| !s.is_empty()).map(str::to_owned),

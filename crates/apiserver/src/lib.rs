@@ -23,6 +23,7 @@ pub mod cache;
 pub mod cluster;
 pub mod encoding;
 pub mod engine;
+pub mod fairness;
 pub mod filters;
 pub mod handlers;
 mod in_process;
@@ -69,6 +70,7 @@ impl ApiServer {
     ) -> Result<Self, Status> {
         let server = Server::new(store, options, tasks, clock, randomness).await?;
         bootstrap::run(&server).await?;
+        fairness::configure::start(&server).await?;
         registry::apiextensions::load(&server).await?;
         Ok(Self(server))
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{admission, authn, authz};
+use crate::{admission, authn, authz, fairness};
 
 /// The settings of an API server. All have working defaults but the keys in `authn`.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ pub struct Options {
     pub authn: authn::Options,
     /// Who may do what.
     pub authz: authz::Options,
+    /// How much is served at once, and who waits.
+    pub fairness: fairness::Options,
     /// Which admission plugins run.
     pub admission: admission::Options,
     /// Objects to make at the start where they do not exist, beside the server's own.
@@ -46,6 +48,7 @@ impl Default for Options {
             drain: Duration::from_secs(10),
             authn: authn::Options::default(),
             authz: authz::Options::default(),
+            fairness: fairness::Options::default(),
             admission: admission::Options::default(),
             bootstrap: Vec::new(),
         }

@@ -12,6 +12,7 @@ use crate::authn::{self, Authentication};
 use crate::authz::{self, Authorization};
 use crate::cache::Hub;
 use crate::cluster::{ClusterState, Local};
+use crate::fairness::Fairness;
 use crate::handlers::openapi::Documents;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -32,6 +33,8 @@ pub struct Server {
     pub authentication: Authentication,
     /// May they.
     pub authorization: Authorization,
+    /// Who waits.
+    pub fairness: Fairness,
     /// What is changed or refused.
     pub admission: admission::Chain,
     /// The present.
@@ -80,7 +83,9 @@ impl Server {
         checks.register("ping", || Ok(()));
         let supervisor = tasks.clone();
         checks.register("tasks", move || supervisor.check());
+        let fairness = Fairness::new(options.fairness.clone(), clock.clone());
         Ok(Arc::new(Self {
+            fairness,
             registry,
             storage,
             hub,

@@ -106,6 +106,11 @@ impl Hub {
         cell.get_or_try_init(|| self.fill(view)).await.cloned()
     }
 
+    /// The cache of `view` if it is there already.
+    pub fn filled(&self, view: &View) -> Option<Arc<Cache>> {
+        self.cells.lock().get(&(view.prefix.clone(), view.version.clone()))?.get().cloned()
+    }
+
     async fn fill(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
         loop {
             let cache = Arc::new(Cache::new(view.extractor.clone()));

@@ -1,0 +1,232 @@
+//! Priority and fairness: who waits, and who is turned away, when the server has more to do than it should.
+//!
+//! A request is matched with a FlowSchema ([`matching`]), which names its priority level; the level gives it
+//! seats, lets it wait in one of its queues, or turns it away ([`seats`]). [`levels`] shares the server's
+//! seats out among the levels; [`configure`] follows the stored FlowSchemas and PriorityLevelConfigurations;
+//! [`bootstrap`] is what of them exists from the start.
+//!
+//! An unloaded server pays for it with a walk over a dozen schemas and one short critical section per request:
+//! no timer, no queue and no allocation but for the permit.
+//! Not here: deadlines, authentication, the filter's place in the chain (`filters`).
+//! Upstream: apiserver/pkg/util/flowcontrol, apiserver/pkg/server/filters/priority-and-fairness.go.
+
+pub mod bootstrap;
+pub(crate) mod configure;
+pub mod levels;
+pub mod matching;
+mod metrics;
+pub mod seats;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use foundation::SharedClock;
+use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::request::{RequestInfo, User};
+use matching::{Plan, Schema};
+use metrics::Metrics;
+use seats::{Arrival, Ended, LevelId, Reason, Seats, Ticket};
+
+/// Objects that a list may go through per seat, and the most seats that one request takes.
+/// Upstream: flowcontrol/request/config.go.
+const OBJECTS_PER_SEAT: usize = 100;
+const SEATS_AT_MOST: u32 = 10;
+/// A request waits for at most this part of its deadline, so that something is left to serve it.
+const WAIT_PART: u32 = 4;
+
+/// The settings of priority and fairness.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether it is on (`--enable-priority-and-fairness`).
+    pub enabled: bool,
+    /// How many seats the whole server has: upstream's `--max-requests-inflight` and
+    /// `--max-mutating-requests-inflight` together.
+    pub seats: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { enabled: true, seats: 600 }
+    }
+}
+
+/// Who waits and who goes.
+pub struct Fairness {
+    options: Options,
+    clock: SharedClock,
+    plan: ArcSwap<Plan>,
+    seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    metrics: Metrics,
+}
+
+/// How a request is to be treated.
+pub enum Admission {
+    /// It may run; the permit is to be kept until it has.
+    Run(Permit),
+    /// It is to be refused with 429.
+    Refuse(Classified),
+}
+
+/// The schema and level of a request, for the response's headers.
+pub struct Classified(Arc<Schema>);
+
+impl Classified {
+    /// Marks a response with what the request was matched with.
+    pub fn mark(&self, headers: &mut http::HeaderMap) {
+        headers.insert("x-kubernetes-pf-flowschema-uid", self.0.uid.clone());
+        headers.insert("x-kubernetes-pf-prioritylevel-uid", self.0.level_uid.clone());
+    }
+}
+
+/// The right to run. Its seats are given back when it is dropped.
+pub struct Permit {
+    classified: Option<Classified>,
+    _occupied: Option<Occupied>,
+}
+
+impl Permit {
+    /// The permit of a request that is not controlled.
+    fn free() -> Self {
+        Self { classified: None, _occupied: None }
+    }
+
+    /// What the request was matched with; `None` where nothing controls it.
+    pub fn into_classified(self) -> Option<Classified> {
+        self.classified
+    }
+
+    /// As [`Classified::mark`].
+    pub fn mark(&self, headers: &mut http::HeaderMap) {
+        if let Some(classified) = &self.classified {
+            classified.mark(headers);
+        }
+    }
+}
+
+/// A place in a queue, then seats; given back however the request ends, also when its client goes away.
+struct Occupied {
+    seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    clock: SharedClock,
+    schema: Arc<Schema>,
+    level: LevelId,
+    ticket: Ticket,
+    width: u32,
+    since: Duration,
+    running: bool,
+}
+
+impl Occupied {
+    fn run(&mut self) {
+        let now = self.clock.monotonic();
+        self.schema.metrics.waited(true, now.saturating_sub(self.since));
+        self.schema.metrics.started(self.width);
+        (self.since, self.running) = (now, true);
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let took = self.clock.monotonic().saturating_sub(self.since);
+        let ended = self.seats.lock().end(self.level, self.ticket, self.width, took.as_secs_f64());
+        if self.running {
+            self.schema.metrics.ended(self.width, took);
+        }
+        wake(ended);
+    }
+}
+
+/// Lets those go whose turn it is. One whose client has gone meanwhile gives its seats back by itself.
+fn wake(ended: Ended<oneshot::Sender<()>>) {
+    for next in ended.dispatched {
+        let _ = next.send(());
+    }
+}
+
+impl Fairness {
+    /// A server's priority and fairness, which lets everything pass until it is given a configuration.
+    pub fn new(options: Options, clock: SharedClock) -> Self {
+        let (plan, seats) = (ArcSwap::default(), Arc::new(Mutex::new(Seats::new())));
+        Self { options, clock, plan, seats, metrics: Metrics::new() }
+    }
+
+    /// Whether anything is controlled at all.
+    pub fn enabled(&self) -> bool {
+        self.options.enabled
+    }
+
+    /// Waits until the request may run, at most for a part of `deadline`. `objects` is how many objects it goes
+    /// through as far as one knows.
+    pub async fn admit(
+        &self,
+        user: &User,
+        info: &RequestInfo,
+        objects: usize,
+        deadline: Duration,
+    ) -> Admission {
+        if !self.options.enabled || (info.is_long_running() && info.verb != "watch") {
+            return Admission::Run(Permit::free());
+        }
+        let Some(schema) = self.plan.load().find(user, info).cloned() else {
+            return Admission::Run(Permit::free());
+        };
+        let width = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(SEATS_AT_MOST);
+        let width = width.clamp(1, SEATS_AT_MOST).min(schema.widest);
+        let (sender, mut turn) = oneshot::channel();
+        let flow = || schema.flow(user, info);
+        let arrival = self.seats.lock().arrive(schema.level, width, flow, sender);
+        let since = self.clock.monotonic();
+        let occupied = |ticket| Occupied {
+            seats: self.seats.clone(),
+            clock: self.clock.clone(),
+            schema: schema.clone(),
+            level: schema.level,
+            ticket,
+            width,
+            since,
+            running: false,
+        };
+        let (mut occupied, queued) = match arrival {
+            Arrival::Run(ticket) => (occupied(ticket), false),
+            Arrival::Wait(ticket) => (occupied(ticket), true),
+            Arrival::Refuse(reason) => return self.refuse(schema.clone(), reason),
+        };
+        if queued {
+            let _waiting = schema.metrics.waiting();
+            tokio::select! {
+                // The sender lives in the queue until it is this request's turn.
+                _ = &mut turn => {}
+                () = self.clock.sleep(deadline / WAIT_PART) => {
+                    schema.metrics.waited(false, deadline / WAIT_PART);
+                    drop(occupied);
+                    return self.refuse(schema.clone(), Reason::TimeOut);
+                }
+            }
+        }
+        occupied.run();
+        Admission::Run(Permit { classified: Some(Classified(schema)), _occupied: Some(occupied) })
+    }
+
+    fn refuse(&self, schema: Arc<Schema>, reason: Reason) -> Admission {
+        schema.metrics.rejected(reason);
+        Admission::Refuse(Classified(schema))
+    }
+
+    /// Takes a new configuration into use. Requests that wait keep their places where their level remains.
+    fn configure(&self, plan: Plan, levels: Vec<(LevelId, seats::Limits)>) {
+        let ended = self.seats.lock().configure(levels);
+        self.plan.store(Arc::new(plan));
+        wake(ended);
+    }
+}
+
+/// The value of a header that tells a UID.
+fn header(uid: &str) -> HeaderValue {
+    HeaderValue::from_str(uid).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! What a request meets: the schema it belongs to, the seats it waits for.
+
+use foundation::ManualClock;
+use http::Method;
+use serde_json::json;
+
+use super::seats::{Limits, Queuing};
+use super::*;
+
+fn plan(metrics: &Metrics) -> Plan {
+    let schemas = bootstrap::schemas("2026-01-01T00:00:00Z").into_iter().map(|object| {
+        let level = object.0["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap().to_owned();
+        let name = object.name().to_owned();
+        let typed = serde_json::from_value(object.0).unwrap();
+        Schema::new(typed, (1, header(&level)), 10, metrics.schema(&level, &name))
+    });
+    Plan::new(schemas.collect())
+}
+
+fn info(method: &str, path: &str) -> RequestInfo {
+    RequestInfo::parse(&method.parse::<Method>().unwrap(), path, None)
+}
+
+#[test]
+fn requests_belong_to_upstreams_schemas() {
+    let plan = plan(&Metrics::new());
+    let all = User::AUTHENTICATED;
+    let accounts = ["system:serviceaccounts", all];
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/x";
+    #[rustfmt::skip]
+    let table: &[(&str, &[&str], &str, &str, &str)] = &[
+        ("admin", &["system:masters", all], "GET", "/api/v1/pods", "exempt"),
+        ("bob", &[all], "GET", "/healthz", "probes"),
+        ("bob", &[all], "GET", "/metrics", "global-default"),
+        ("bob", &[all], "GET", "/api/v1/pods", "global-default"),
+        ("system:anonymous", &["system:unauthenticated"], "GET", "/readyz", "probes"),
+        ("system:kube-scheduler", &[all], "GET", "/api/v1/pods", "kube-scheduler"),
+        ("system:kube-scheduler", &[all], "PUT", lease, "system-leader-election"),
+        ("system:kube-scheduler", &[all], "DELETE", lease, "kube-scheduler"),
+        ("system:serviceaccount:kube-system:endpoint-controller", &accounts, "PUT", "/api/v1/namespaces/a/endpoints/e", "endpoint-controller"),
+        ("system:serviceaccount:kube-system:x", &accounts, "PUT", "/api/v1/namespaces/a/endpoints/e", "workload-leader-election"),
+        ("system:serviceaccount:kube-system:x", &accounts, "GET", "/api/v1/pods", "kube-system-service-accounts"),
+        ("system:serviceaccount:default:x", &accounts, "GET", "/api/v1/pods", "service-accounts"),
+        ("system:node:n", &["system:nodes", all], "PATCH", "/api/v1/nodes/n/status", "system-node-high"),
+        ("system:node:n", &["system:nodes", all], "GET", "/api/v1/pods", "system-nodes"),
+        ("nobody", &["strange"], "GET", "/api/v1/pods", ""),
+    ];
+    for (user, groups, method, path, want) in table {
+        let found = plan.find(&User::new(*user, groups), &info(method, path));
+        assert_eq!(found.map_or("", |schema| schema.name.as_str()), *want, "{user} {method} {path}");
+    }
+}
+
+fn fairness(clock: &ManualClock) -> Arc<Fairness> {
+    let fairness = Fairness::new(Options::default(), Arc::new(clock.clone()));
+    let object = json!({
+        "metadata": {"name": "s", "uid": "u1"},
+        "spec": {"priorityLevelConfiguration": {"name": "l"}, "distinguisherMethod": {"type": "ByUser"}, "rules": [{
+            "subjects": [{"kind": "Group", "group": {"name": "*"}}],
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}],
+        }]},
+    });
+    let metrics = fairness.metrics.schema("l", "s");
+    let schema = Schema::new(serde_json::from_value(object).unwrap(), (7, header("u2")), 2, metrics);
+    let queuing = Some(Queuing { queues: 4, hand: 1, length: 1 });
+    let limits = Limits { nominal: 1, lower: 1, upper: 1, exempt: false, queuing };
+    fairness.configure(Plan::new(vec![schema]), vec![(7, limits)]);
+    Arc::new(fairness)
+}
+
+async fn admit(fairness: &Fairness) -> Admission {
+    let user = User::new("bob", &[]);
+    fairness.admit(&user, &info("GET", "/api/v1/pods"), 1, Duration::from_secs(60)).await
+}
+
+#[tokio::test]
+async fn a_request_waits_its_turn_and_the_full_queue_refuses() {
+    let clock = ManualClock::default();
+    let fairness = fairness(&clock);
+    let Admission::Run(first) = admit(&fairness).await else { panic!("there is room") };
+    let mut headers = http::HeaderMap::new();
+    first.mark(&mut headers);
+    assert_eq!(headers["x-kubernetes-pf-flowschema-uid"], "u1");
+    assert_eq!(headers["x-kubernetes-pf-prioritylevel-uid"], "u2");
+
+    let waiting = tokio::spawn({
+        let fairness = fairness.clone();
+        async move { matches!(admit(&fairness).await, Admission::Run(_)) }
+    });
+    clock.wait_for_sleepers(1).await;
+    assert_eq!(fairness.seats.lock().usage(7), (1, 1));
+    assert!(matches!(admit(&fairness).await, Admission::Refuse(_)), "the only queue of the flow is full");
+    drop(first);
+    assert!(waiting.await.unwrap());
+    assert_eq!(fairness.seats.lock().usage(7), (0, 0));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever_and_who_leaves_leaves_nothing_behind() {
+    let clock = ManualClock::default();
+    let fairness = fairness(&clock);
+    let Admission::Run(first) = admit(&fairness).await else { panic!("there is room") };
+    let waiting = tokio::spawn({
+        let fairness = fairness.clone();
+        async move { matches!(admit(&fairness).await, Admission::Refuse(_)) }
+    });
+    clock.wait_for_sleepers(1).await;
+    clock.advance(Duration::from_secs(15));
+    assert!(waiting.await.unwrap(), "a quarter of its deadline is over");
+
+    let waiting = tokio::spawn({
+        let fairness = fairness.clone();
+        async move {
+            admit(&fairness).await;
+        }
+    });
+    clock.wait_for_sleepers(1).await;
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    assert_eq!(fairness.seats.lock().usage(7), (1, 0));
+    drop(first);
+    assert_eq!(fairness.seats.lock().usage(7), (0, 0));
+}
