@@ -170,7 +170,8 @@ fn objects(server: &Server, info: &RequestInfo, query: &Query) -> usize {
     }
     let table = server.registry.table();
     let resource = table.get(&info.group, &info.version, &info.resource);
-    let known = resource.and_then(|resource| server.hub.filled(&resource.view)).map_or(1, |cache| cache.len());
+    let known =
+        resource.and_then(|resource| server.hub.filled(&resource.view)).map_or(1, |cache| cache.len());
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
     known.min(limit.unwrap_or(usize::MAX))
 }

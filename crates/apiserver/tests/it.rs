@@ -2,6 +2,8 @@
 
 #[path = "it/bad_input.rs"]
 mod bad_input;
+#[path = "it/conformance.rs"]
+mod conformance;
 #[path = "it/custom.rs"]
 mod custom;
 #[path = "it/discovery.rs"]

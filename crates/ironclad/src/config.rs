@@ -6,6 +6,8 @@
 //!
 //! Upstream: the manner is that of k3s, where a file is only another way to write flags.
 
+pub mod apiserver;
+
 use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr},
@@ -158,6 +160,8 @@ pub struct Server {
     /// Stop all pods when the server stops; they go on otherwise
     #[arg(long, env = "IRONCLAD_STOP_PODS")]
     pub stop_pods: bool,
+    #[command(flatten)]
+    pub apiserver: apiserver::ApiServer,
 }
 
 impl Server {
@@ -289,6 +293,9 @@ fn flags_of(
         let problem = || Error::Value { path: path.into(), key: key.clone() };
         match value {
             Value::Bool(true) => flags.push(format!("--{key}").into()),
+            Value::Bool(false) if apiserver::ON_BY_DEFAULT.contains(&key.as_str()) => {
+                flags.push(format!("--{key}=false").into());
+            }
             Value::Bool(false) | Value::Null => {}
             Value::Sequence(items) => {
                 for item in items {

@@ -90,7 +90,8 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
         let level = by_name.get(&wanted);
         describe(server, &schema, &wanted, level.is_some(), &now).await;
         if let Some((id, limits, uid)) = level {
-            let metrics = fairness.metrics.schema(&wanted, schema.metadata.name.as_deref().unwrap_or_default());
+            let metrics =
+                fairness.metrics.schema(&wanted, schema.metadata.name.as_deref().unwrap_or_default());
             let level = (*id, super::header(uid));
             schemas.push(Schema::new(schema, level, levels::widest(limits), metrics));
         }
@@ -104,11 +105,7 @@ async fn read<T: DeserializeOwned>(server: &Server, resource: &str) -> Result<Ve
     Ok(listed.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect())
 }
 
-fn complete<T: DeserializeOwned>(
-    stored: &mut Vec<T>,
-    ours: Vec<Object>,
-    name: impl Fn(&T) -> Option<&str>,
-) {
+fn complete<T: DeserializeOwned>(stored: &mut Vec<T>, ours: Vec<Object>, name: impl Fn(&T) -> Option<&str>) {
     for object in ours.into_iter().filter(|object| bootstrap::is_mandatory(object.name())) {
         if !stored.iter().any(|known| name(known) == Some(object.name())) {
             stored.extend(serde_json::from_value(object.0).ok());

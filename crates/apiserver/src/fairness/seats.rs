@@ -404,7 +404,10 @@ mod tests {
         }
         assert!(matches!(seats.arrive(2, 1, || 0, "borrower"), Arrival::Wait(_)), "two are never lent");
         for _ in 0..2 {
-            assert!(matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Run(_)), "not lent, so always there");
+            assert!(
+                matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Run(_)),
+                "not lent, so always there"
+            );
         }
         assert!(matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Wait(_)), "lent out");
         let ended = seats.end(2, borrowed.remove(0), 1, 0.1);

@@ -73,6 +73,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
             )),
             ..authn::Options::default()
         },
+        fairness: context.config.apiserver.fairness(),
         ..Options::default()
     })
 }
