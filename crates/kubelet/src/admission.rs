@@ -10,6 +10,7 @@ use api::meta::Quantity;
 use api::types::core::v1::Pod;
 
 use crate::pod::resources::{amount, pod_request};
+use crate::pod::sysctls;
 
 /// Why the node refuses a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,16 +35,24 @@ fn active(pod: &Pod) -> bool {
     !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-/// Checks the pod against what the others have taken.
-pub fn check(
-    pod: &Pod,
-    others: &[Arc<Pod>],
-    allocatable: &BTreeMap<String, Quantity>,
-    labels: &BTreeMap<String, String>,
-) -> Result<(), Refusal> {
-    let refuse = |reason: String, message: String| {
-        Err(Refusal { reason, message: format!("Pod was rejected: {message}") })
-    };
+/// What of the node a pod is checked against.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// What pods can have.
+    pub allocatable: &'a BTreeMap<String, Quantity>,
+    /// The node's own labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// Kernel parameters that pods may set beside the safe ones.
+    pub allowed_sysctls: &'a [String],
+}
+
+/// Checks the pod against what the node allows and what the others have taken.
+pub fn check(pod: &Pod, others: &[Arc<Pod>], limits: Limits<'_>) -> Result<(), Refusal> {
+    let Limits { allocatable, labels, allowed_sysctls } = limits;
+    let refuse = |reason: String, message: String| Err(Refusal { reason, message });
+    if let Err(message) = sysctls::admit(pod, allowed_sysctls) {
+        return refuse("SysctlForbidden".to_owned(), message);
+    }
     let others: Vec<&Arc<Pod>> = others.iter().filter(|other| active(other)).collect();
     let pods = amount(Some(allocatable), "pods").unwrap_or(i64::MAX);
     let taken = others.len() as i64;
@@ -78,7 +87,7 @@ pub fn check(
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned();
         return refuse("NodeAffinity".to_owned(), message);
     }
-    let ports = |pod: &Pod| -> Vec<(i32, String)> {
+    let ports = |pod: &Pod| -> Vec<(i32, String, String)> {
         let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter());
         containers
             .flat_map(|c| c.ports.iter().flatten())
@@ -86,12 +95,17 @@ pub fn check(
                 Some((
                     port.host_port.filter(|p| *p > 0)?,
                     port.protocol.clone().unwrap_or_else(|| "TCP".into()),
+                    port.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default(),
                 ))
             })
             .collect()
     };
     let wanted = ports(pod);
-    if others.iter().any(|other| ports(other).iter().any(|port| wanted.contains(port))) {
+    // A port on all addresses is in the way of the same port on any.
+    let clash = |a: &(i32, String, String), b: &(i32, String, String)| {
+        (a.0, &a.1) == (b.0, &b.1) && (a.2.is_empty() || b.2.is_empty() || a.2 == b.2)
+    };
+    if others.iter().any(|other| ports(other).iter().any(|port| wanted.iter().any(|own| clash(own, port)))) {
         let message =
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
                 .to_owned();
@@ -117,20 +131,34 @@ mod tests {
         let allocatable =
             BTreeMap::from([("cpu".to_owned(), quantity("1")), ("pods".to_owned(), quantity("2"))]);
         let labels = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
+        let limits = Limits { allocatable: &allocatable, labels: &labels, allowed_sysctls: &[] };
+        let at = |ip: &str| {
+            let mut pod = (*pod("1m", 80)).clone();
+            let container = &mut pod.spec.as_mut().unwrap().containers[0];
+            container.ports.as_mut().unwrap()[0].host_ip = Some(ip.to_owned());
+            Arc::new(pod)
+        };
+        let tuned: Pod = serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {
+            "sysctls": [{"name": "kernel.core_pattern", "value": "|/bin/sh"}]}}}))
+        .unwrap();
         for (pod_, others, want) in [
+            (Arc::new(tuned), vec![], Some("SysctlForbidden")),
+            (at("10.0.0.1"), vec![at("10.0.0.2")], None),
+            (at("10.0.0.1"), vec![at("0.0.0.0")], Some("NodePorts")),
+            (at("10.0.0.1"), vec![at("10.0.0.1")], Some("NodePorts")),
             (pod("500m", 0), vec![pod("500m", 0)], None),
             (pod("600m", 0), vec![pod("500m", 0)], Some("OutOfcpu")),
             (pod("1m", 0), vec![pod("1m", 0), pod("1m", 0)], Some("OutOfpods")),
             (pod("1m", 80), vec![pod("1m", 80)], Some("NodePorts")),
             (pod("1m", -1), vec![], Some("NodeAffinity")),
         ] {
-            let got = check(&pod_, &others, &allocatable, &labels).err().map(|refusal| refusal.reason);
+            let got = check(&pod_, &others, limits).err().map(|refusal| refusal.reason);
             assert_eq!(got.as_deref(), want);
         }
-        let message = check(&pod("2", 0), &[], &allocatable, &labels).unwrap_err().message;
+        let message = check(&pod("2", 0), &[], limits).unwrap_err().message;
         assert_eq!(
             message,
-            "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 0, capacity: 1000"
+            "Node didn't have enough resource: cpu, requested: 2000, used: 0, capacity: 1000"
         );
     }
 }

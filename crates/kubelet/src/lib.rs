@@ -67,6 +67,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// Labels that the node registers with, besides those that it finds itself.
     pub labels: BTreeMap<String, String>,
+    /// Kernel parameters that pods may set beside the safe ones: names, or prefixes that end with `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// How many pods the node takes.
     pub max_pods: u32,
     /// The version it reports, as in `v1.37.0`.
@@ -98,6 +100,9 @@ pub enum Error {
         /// What happened.
         source: runtime::Error,
     },
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Setting(String),
     /// A directory or a port cannot be used.
     #[error("{what}: {source}")]
     Host {
@@ -141,6 +146,9 @@ pub async fn start(
     randomness: SharedRandomness,
 ) -> Result<Handle, Error> {
     let tasks = tasks.child("kubelet");
+    for pattern in &options.allowed_unsafe_sysctls {
+        pod::sysctls::check_pattern(pattern).map_err(Error::Setting)?;
+    }
     for directory in [&options.root_dir, &options.pod_logs_dir] {
         tokio::fs::create_dir_all(directory)
             .await

@@ -99,7 +99,12 @@ impl Pods {
             watch::channel(Snapshot { pod: Some(pod.clone()), runtime: RuntimeState::default() });
         let refused = if fresh && admission::undecided(pod) {
             let others: Vec<Arc<Pod>> = workers.values().map(|worker| worker.pod.clone()).collect();
-            admission::check(pod, &others, &self.node.allocatable, &self.node.options.labels).err()
+            let limits = admission::Limits {
+                allocatable: &self.node.allocatable,
+                labels: &self.node.options.labels,
+                allowed_sysctls: &self.node.options.allowed_unsafe_sysctls,
+            };
+            admission::check(pod, &others, limits).err()
         } else {
             None
         };

@@ -19,6 +19,7 @@ use volumes::Objects;
 use volumes::objects::ApiObjects;
 
 use crate::pod::network::Resolver;
+use crate::runtime::handlers::Handlers;
 use crate::runtime::{Runtime, Version};
 use crate::{Error, Options, pod};
 
@@ -36,6 +37,8 @@ pub struct Node {
     pub runtime: Runtime,
     /// What the runtime is.
     pub version: Version,
+    /// What its handlers can do.
+    pub handlers: Handlers,
     /// ConfigMaps, Secrets, claims, tokens.
     pub objects: Arc<dyn Objects>,
     /// Mounts.
@@ -97,6 +100,7 @@ impl Node {
             recorder,
             runtime,
             version,
+            handlers: Handlers::default(),
             clock,
             randomness,
             pods,

@@ -10,6 +10,7 @@ pub mod network;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod sysctls;
 
 use api::types::core::v1::{Container, Pod, PodSpec};
 
@@ -73,6 +74,11 @@ pub fn spec(pod: &Pod) -> std::borrow::Cow<'_, PodSpec> {
 /// `namespace/name`, for messages.
 pub fn full_name(pod: &Pod) -> String {
     format!("{}/{}", namespace(pod), name(pod))
+}
+
+/// `name_namespace(uid)`, as upstream shows a pod in errors.
+pub fn format(pod: &Pod) -> String {
+    format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
 }
 
 /// The pod's name.

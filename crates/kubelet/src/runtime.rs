@@ -3,6 +3,8 @@
 //! A thin layer that turns answers into [`crate::worker::state`] records and gRPC failures into texts that users may
 //! read. Not here: what to call when.
 
+pub mod handlers;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -354,9 +354,20 @@ impl Images {
     }
 }
 
+/// Decodes a configuration whose layers have names that the store can use.
 fn parse_config(json: &[u8]) -> Result<ImageConfig, Error> {
-    serde_json::from_slice(json)
-        .map_err(|source| Error::Decode { what: "the image's configuration".into(), source })
+    let config: ImageConfig = serde_json::from_slice(json)
+        .map_err(|source| Error::Decode { what: "the image's configuration".into(), source })?;
+    // The image's author writes them, and directories are named after them.
+    match config.rootfs.diff_ids.iter().find(|id| !is_digest(id)) {
+        Some(id) => Err(Error::Archive(format!("invalid layer digest {id:?} in the image's configuration"))),
+        None => Ok(config),
+    }
+}
+
+/// Whether a text is `sha256:` and 64 digits: the only digests that may become part of a path.
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(reference::is_hex64)
 }
 
 fn digest_of(bytes: &[u8]) -> String {
@@ -365,6 +376,6 @@ fn digest_of(bytes: &[u8]) -> String {
 
 /// Short, because all lower directories must fit one page of mount options; 96 bits do not collide.
 fn layer_name(diff_id: &str) -> String {
-    // Digits only: the image's author writes the digests, and a name must not lead out of the directory.
+    // Digits only, although `parse_config` has seen to it: a name must not lead out of the directory.
     diff_id.trim_start_matches("sha256:").chars().filter(char::is_ascii_hexdigit).take(24).collect()
 }

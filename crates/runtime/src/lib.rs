@@ -27,6 +27,7 @@ mod spec;
 mod stats;
 mod streaming;
 pub mod supervisor;
+mod sysctl;
 mod uninstall;
 mod users;
 mod wire;

@@ -69,6 +69,8 @@ pub(crate) struct Surroundings<'a> {
     pub sandbox_files: PathBuf,
     /// The host's capabilities.
     pub available: Set,
+    /// Whether the host keeps devices from the container ([`sys::cgroup::Layout::filters_devices`]).
+    pub filtered: bool,
     /// The compiled seccomp filter.
     pub seccomp: Option<sys::seccomp::Program>,
     /// Devices of the host, for a privileged container.
@@ -84,10 +86,12 @@ pub(crate) fn security(config: &v1::ContainerConfig) -> v1::LinuxContainerSecuri
     config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default()
 }
 
-/// The capability sets of a container.
+/// The capability sets of a container. Where nothing keeps it from opening devices (`filtered` is false) making their
+/// nodes is not among what it has unasked: the node of the host's disk is the host.
 pub(crate) fn capabilities(
     security: &v1::LinuxContainerSecurityContext,
     available: Set,
+    filtered: bool,
 ) -> Result<Sets, Error> {
     if security.privileged {
         return Ok(Sets { bounding: available, effective: available, inheritable: Set(0), ambient: Set(0) });
@@ -102,7 +106,8 @@ pub(crate) fn capabilities(
     let named = |names: &[String]| {
         names.iter().filter(|n| !n.eq_ignore_ascii_case("all")).map(bit).collect::<Result<Vec<_>, _>>()
     };
-    let mut set = DEFAULT_CAPABILITIES.iter().filter_map(|n| capabilities::bit(n)).fold(Set(0), Set::with);
+    let default = DEFAULT_CAPABILITIES.iter().filter(|name| filtered || **name != "CAP_MKNOD");
+    let mut set = default.filter_map(|n| capabilities::bit(n)).fold(Set(0), Set::with);
     if is_all(&wanted.add_capabilities) {
         set = available;
     }
@@ -138,7 +143,7 @@ pub(crate) fn build(config: &v1::ContainerConfig, around: Surroundings<'_>) -> R
             config.working_dir.clone()
         },
         user: around.user,
-        capabilities: capabilities(&security, around.available)?,
+        capabilities: capabilities(&security, around.available, around.filtered)?,
         no_new_privileges: security.no_new_privs,
         seccomp: around.seccomp,
         apparmor: apparmor(&security),
@@ -160,7 +165,11 @@ pub(crate) fn build(config: &v1::ContainerConfig, around: Surroundings<'_>) -> R
     Ok(ContainerSpec {
         spec: Spec {
             process,
-            root: Root { readonly: security.readonly_rootfs, ..around.root },
+            root: Root {
+                readonly: security.readonly_rootfs,
+                nodev: !around.filtered && !security.privileged,
+                ..around.root
+            },
             mounts,
             devices,
             masked,
@@ -394,10 +403,12 @@ mod tests {
                 }),
                 ..Default::default()
             };
-            super::capabilities(&security, all)
+            super::capabilities(&security, all, true)
         };
         let default = get(&[], &[]).unwrap();
-        assert!(has(&default, "CAP_CHOWN") && !has(&default, "CAP_SYS_ADMIN"));
+        assert!(has(&default, "CAP_CHOWN") && has(&default, "CAP_MKNOD") && !has(&default, "CAP_SYS_ADMIN"));
+        let unfiltered = super::capabilities(&Default::default(), all, false).unwrap();
+        assert!(has(&unfiltered, "CAP_CHOWN") && !has(&unfiltered, "CAP_MKNOD"));
         assert_eq!(get(&[], &["ALL"]).unwrap().effective, Set(0));
         let one = get(&["NET_BIND_SERVICE"], &["ALL"]).unwrap();
         assert_eq!(one.effective, Set(1 << 10));

@@ -22,6 +22,7 @@ use std::path::Path;
 
 use sys::namespace::{self, Flags};
 
+use crate::sysctl;
 use crate::wire::{SandboxSpec, read_json};
 
 /// The argument that makes the process the nursery of supervisors.
@@ -78,17 +79,9 @@ fn prepare(spec: &SandboxSpec) -> io::Result<pod::Pod> {
         nix::unistd::sethostname(&spec.hostname)?;
     }
     for (name, value) in &spec.sysctls {
-        // A slash in the name stands for a dot in an interface's name.
-        let path: String = name
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect();
-        fs::write(Path::new("/proc/sys").join(path), value)
-            .map_err(|e| io::Error::other(format!("sysctl {name}={value}: {e}")))?;
+        // Asked before the fork too; this process alone knows that the namespaces are really its own.
+        let file = sysctl::file(name, spec.own()).map_err(io::Error::other)?;
+        fs::write(file, value).map_err(|e| io::Error::other(format!("sysctl {name}={value}: {e}")))?;
     }
     pod::Pod::new(spec, layout)
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::sysctl::Own;
+
 /// What a supervisor is told at its start (a file whose path is its last argument).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -28,6 +30,17 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Whether the containers share one PID namespace.
     pub shared_pids: bool,
+}
+
+impl SandboxSpec {
+    /// Which namespaces the pod has of its own.
+    pub(crate) fn own(&self) -> Own {
+        Own {
+            network: self.network_namespace.is_some(),
+            ipc: self.ipc_namespace,
+            uts: self.uts_namespace,
+        }
+    }
 }
 
 /// Whose processes a container sees, in terms of the pod.

@@ -7,6 +7,8 @@
 mod harness;
 #[path = "it/images.rs"]
 mod images;
+#[path = "it/isolation.rs"]
+mod isolation;
 #[path = "it/life.rs"]
 mod life;
 #[path = "it/outliving.rs"]

@@ -94,6 +94,9 @@ pub struct Root {
     pub staging: PathBuf,
     /// Whether the result is read-only.
     pub readonly: bool,
+    /// Whether device nodes in it (an image may bring some) cannot be opened.
+    #[serde(default)]
+    pub nodev: bool,
 }
 
 /// Something mounted in a container.

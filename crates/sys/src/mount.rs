@@ -103,6 +103,16 @@ impl Detached {
         syscall_fd(result).map(Self).map_err(|e| fail("open", source, e))
     }
 
+    /// Copies the mount of an open file or directory, at that file.
+    pub fn copy_of(source: &impl AsFd) -> Result<Self, Error> {
+        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+        let fd = source.as_fd().as_raw_fd();
+        // SAFETY: the path is an empty string: the descriptor alone names the source.
+        let result = unsafe { libc::syscall(libc::SYS_open_tree, fd, c"".as_ptr(), flags) };
+        let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
+        syscall_fd(result).map(Self).map_err(|e| fail("open", &path, e))
+    }
+
     /// Sets and clears attributes (`MOUNT_ATTR_*`) and the propagation, on the whole tree if `recursive`.
     pub fn set(&self, set: u64, clear: u64, propagation: Propagation, recursive: bool) -> io::Result<()> {
         let propagation = match propagation {
@@ -135,6 +145,22 @@ impl Detached {
         Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
     }
 
+    /// Attaches the tree on an open file or directory; `target` is its path, for the error.
+    pub fn attach_on(&self, place: &impl AsFd, target: &Path) -> Result<(), Error> {
+        // SAFETY: both paths are empty strings: the descriptors alone name what is moved where.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                place.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(fail("attach a mount at", target, io::Error::last_os_error())) }
+    }
+
     /// Attaches the tree. `target` exists and is resolved in the caller's root.
     pub fn attach(&self, target: &Path) -> Result<(), Error> {
         let path = c_path(target)?;
@@ -162,6 +188,12 @@ impl AsFd for Detached {
 fn c_path(path: &Path) -> Result<CString, Error> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| fail("a NUL byte in", path, io::ErrorKind::InvalidInput))
+}
+
+/// Whether an open file or directory is of the process filesystem.
+pub fn is_proc(file: &impl AsFd) -> io::Result<bool> {
+    let stat = nix::sys::statfs::fstatfs(file)?;
+    Ok(stat.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
 /// Makes `new` the root of the calling process and drops the old root from its mount namespace.

@@ -116,6 +116,12 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
 }
 
+/// Hides the calling process from others without privilege: they cannot trace it, nor open its files, its memory or its
+/// program through `/proc`. The kernel undoes this at exec.
+pub fn forbid_inspection() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Lets the kernel forget children as they end: none becomes a zombie, none can be reaped.
 pub fn forget_children() {
     // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.

@@ -27,7 +27,8 @@ pub fn write(
 ) -> Result<bool, Error> {
     validate(payload)?;
     let data = target.join(DATA);
-    let old = fs::read_link(&data).ok();
+    // The link is believed only as far as it names a version beside itself.
+    let old = fs::read_link(&data).ok().filter(|old| is_version(old));
     if let Some(old) = &old
         && matches(&target.join(old), payload)
     {
@@ -69,6 +70,16 @@ pub fn write(
         }
     }
     Ok(true)
+}
+
+/// Whether a link's text names a version's directory: one component, as `..2026_01_02`. What a link names is removed
+/// when the next version is in place, and must not lead out of the volume.
+fn is_version(link: &Path) -> bool {
+    let mut components = link.components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(name)), None) => name.as_encoded_bytes().starts_with(b".."),
+        _ => false,
+    }
 }
 
 /// The names at the top of the volume: links into `..data`, and none that the payload no longer has.
@@ -177,6 +188,23 @@ mod tests {
         assert_eq!((read("a"), read("c"), read("dir/b")), (Some("9".into()), Some("3".into()), None));
         assert!(fs::symlink_metadata(root.join("dir")).is_err());
         assert!(fs::symlink_metadata(root.join("..t1")).is_err(), "the old version is removed");
+    }
+
+    #[test]
+    fn a_bent_link_removes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (directory.path().join("volume"), directory.path().join("elsewhere"));
+        for link in ["../elsewhere", "..t0/../../elsewhere", "..", "."] {
+            fs::create_dir_all(&elsewhere).unwrap();
+            fs::create_dir(&root).unwrap();
+            fs::write(elsewhere.join("keep"), "x").unwrap();
+            fs::create_dir(root.join("..t0")).unwrap();
+            symlink(link, root.join(DATA)).unwrap();
+            assert!(write(&root, &payload(&[("b", "1")]), "t1", |_| Ok(())).unwrap(), "{link}");
+            assert!(elsewhere.join("keep").exists(), "{link}");
+            assert_eq!(fs::read_link(root.join(DATA)).unwrap(), Path::new("..t1"), "{link}");
+            fs::remove_dir_all(&root).unwrap();
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub async fn start(context: &Context, api: &Api, runtime: PathBuf, tasks: &Tasks
         cluster_domain: context.config.cluster_domain.clone(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         labels: Default::default(),
+        allowed_unsafe_sysctls: context.config.allowed_unsafe_sysctls.clone(),
         max_pods: MAX_PODS,
         version: KUBERNETES_VERSION.into(),
         server: Some(ServerOptions {

@@ -24,7 +24,7 @@ pub(crate) struct Facts<'a> {
     pub version: &'a str,
     pub port: Option<u16>,
     pub images: Vec<ContainerImage>,
-    pub handlers: Vec<String>,
+    pub handlers: Vec<cri::v1::RuntimeHandler>,
     /// Why the node is not ready, if it is not.
     pub unready: Option<String>,
     pub now: Timestamp,
@@ -69,10 +69,13 @@ pub(crate) fn status(facts: &Facts<'_>, old: &NodeStatus) -> NodeStatus {
         .map(|ip| NodeAddress { type_: "InternalIP".to_owned(), address: ip.clone() })
         .collect();
     addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: facts.name.to_owned() });
-    let handlers = facts.handlers.iter().map(|name| NodeRuntimeHandler {
-        name: Some(name.clone()),
+    let handlers = facts.handlers.iter().map(|handler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
         features: Some(NodeRuntimeHandlerFeatures {
-            recursive_read_only_mounts: Some(false),
+            recursive_read_only_mounts: Some(
+                handler.features.is_some_and(|features| features.recursive_read_only_mounts),
+            ),
+            // Whatever the runtime can do: this node gives out no ranges of user IDs.
             user_namespaces: Some(false),
         }),
     });

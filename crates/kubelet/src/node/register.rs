@@ -103,7 +103,8 @@ async fn facts(node: &Node, address: Option<SocketAddr>) -> Facts<'_> {
                     condition.reason, condition.message
                 ),
             });
-            (unready, answer.runtime_handlers.into_iter().map(|handler| handler.name).collect())
+            node.handlers.replace(&answer.runtime_handlers);
+            (unready, answer.runtime_handlers)
         }
         Err(status) => (Some(format!("container runtime is down: {}", status.message())), Vec::new()),
     };

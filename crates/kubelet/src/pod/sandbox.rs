@@ -7,7 +7,7 @@ use api::types::core::v1::Pod;
 use cri::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol};
 
 use super::network::{Resolver, dns, sandbox_hostname};
-use super::{cgroup, resources, security, spec};
+use super::{cgroup, resources, security, spec, sysctls};
 
 /// Labels that every sandbox and container carries, by which they are found again.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -87,7 +87,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &Node<'_>) -> PodSandboxConfig {
             sysctls: sysctls
                 .iter()
                 .flat_map(|s| s.iter())
-                .map(|s| (s.name.clone(), s.value.clone()))
+                .map(|s| (sysctls::dotted(&s.name), s.value.clone()))
                 .collect(),
             overhead,
             resources: Some(resources::of_pod(pod)),

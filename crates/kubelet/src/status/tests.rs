@@ -42,6 +42,7 @@ fn status(
         attempt: 0,
         created_at: 1,
         ips: vec!["10.0.0.1".into()],
+        handler: String::new(),
     };
     let runtime = RuntimeState { sandboxes: vec![sandbox], containers };
     let mut memory = Memory::default();

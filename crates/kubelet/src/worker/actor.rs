@@ -287,6 +287,7 @@ impl Actor {
             }
             Message::Refuse { reason, message } => {
                 self.node.recorder.event(&*self.pod, EventType::Warning, &reason, message.clone());
+                let message = format!("Pod was rejected: {message}");
                 self.end(Cause::Failed { reason, message });
             }
             Message::Runtime(sandbox, containers) => {

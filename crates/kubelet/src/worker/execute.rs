@@ -20,6 +20,7 @@ use super::state::{ContainerRecord, Phase, SandboxRecord, Waiting};
 use crate::images;
 use crate::node::Node;
 use crate::pod::{self, environment, expansion, network, sandbox, security};
+use crate::runtime::handlers;
 
 /// Why a start failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +46,30 @@ pub async fn create_sandbox(node: &Node, pod: &Pod, attempt: u32) -> Result<Sand
     tokio::fs::create_dir_all(&config.log_directory)
         .await
         .map_err(|error| format!("create pod log directory: {error}"))?;
-    let runtime_handler = String::new();
+    let runtime_handler = match handlers::of_pod(&node.client, pod).await {
+        Ok(handler) => handler,
+        Err(error) => {
+            return refused(node, pod, format!("Failed to create sandbox for pod {:?}: {error}", pod::format(pod)));
+        }
+    };
+    if let Err(error) = handlers::user_namespace(pod, &runtime_handler) {
+        let message =
+            format!("Failed to generate sandbox config for pod {:?}: {error}", pod::format(pod));
+        return refused(node, pod, message);
+    }
     let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };
     let id = match node.runtime.raw().run_pod_sandbox(request).await {
         Ok(answer) => answer.into_inner().pod_sandbox_id,
-        Err(status) => {
-            let message = crate::runtime::Error::from(status).to_string();
-            let text = format!("Failed to create pod sandbox: {message}");
-            node.recorder.event(pod, EventType::Warning, "FailedCreatePodSandBox", text);
-            return Err(message);
-        }
+        Err(status) => return refused(node, pod, crate::runtime::Error::from(status).to_string()),
     };
     node.runtime.sandbox(&id).await.map_err(|error| error.to_string())
+}
+
+/// Tells that there is no sandbox.
+fn refused<T>(node: &Node, pod: &Pod, message: String) -> Result<T, String> {
+    let text = format!("Failed to create pod sandbox: {message}");
+    node.recorder.event(pod, EventType::Warning, "FailedCreatePodSandBox", text);
+    Err(message)
 }
 
 /// Stops a sandbox and everything in it.
@@ -270,6 +283,8 @@ impl Start {
         let lookup: BTreeMap<&str, &str> =
             environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let directory = self.node.pod_dir(pod::uid(&self.pod));
+        let features = self.node.handlers.features(&self.sandbox.handler);
+        let recursive_read_only = features.recursive_read_only_mounts;
         let mut mounts = Vec::new();
         for (index, mount) in self.container.volume_mounts.iter().flatten().enumerate() {
             let Some(volume) = self.volumes.get(&mount.name) else {
@@ -315,12 +330,13 @@ impl Start {
                     })?
                 }
             };
-            mounts.push(pod::container::bind(
-                &mount_path,
-                &host_path,
-                read_only,
-                mount.mount_propagation.as_deref(),
-            ));
+            let recursive = handlers::recursive_read_only(mount, recursive_read_only)
+                .map_err(|error| format!("failed to resolve recursive read-only mode: {error}"))?;
+            let propagation = mount.mount_propagation.as_deref();
+            mounts.push(v1::Mount {
+                recursive_read_only: recursive,
+                ..pod::container::bind(&mount_path, &host_path, read_only, propagation)
+            });
         }
         let taken = |path: &str| {
             self.container.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == path)
@@ -425,17 +441,17 @@ pub async fn kill(
 
 /// A container's last words: from its file, or from the end of its log.
 pub async fn last_words(record: &mut ContainerRecord) {
-    const MOST: usize = 4096;
+    const MOST: u64 = 4096;
     const FROM_LOG: usize = 2048;
     let path = record.annotations.get(pod::container::TERMINATION_PATH).cloned().unwrap_or_default();
     let fallback = record.annotations.get(pod::container::TERMINATION_POLICY).map(String::as_str)
         == Some("FallbackToLogsOnError");
     let file = record.mounts.iter().find(|(inside, _)| *inside == path).map(|(_, outside)| outside.clone());
     if let Some(file) = file
-        && let Ok(bytes) = tokio::fs::read(&file).await
+        && let Ok(bytes) = end_of(&file, MOST).await
         && !bytes.is_empty()
     {
-        record.message = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]).into_owned();
+        record.message = String::from_utf8_lossy(&bytes).into_owned();
         return;
     }
     if fallback && record.exit_code != 0 {
@@ -443,5 +459,35 @@ pub async fn last_words(record: &mut ContainerRecord) {
         let text: Vec<u8> = lines.into_iter().flatten().collect();
         let start = text.len().saturating_sub(FROM_LOG);
         record.message = String::from_utf8_lossy(&text[start..]).into_owned();
+    }
+}
+
+/// The last `most` bytes of a file. The container owns it, and may have made it larger than memory.
+async fn end_of(path: &str, most: u64) -> std::io::Result<Vec<u8>> {
+    use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(most))).await?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_end_of_a_file_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("words");
+        let path = path.to_str().unwrap();
+        for (content, want) in [("", ""), ("abc", "abc"), ("0123456789", "6789")] {
+            std::fs::write(path, content).unwrap();
+            assert_eq!(end_of(path, 4).await.unwrap(), want.as_bytes());
+        }
+        // Sparse: reading all of it would take four gigabytes.
+        std::fs::File::options().write(true).open(path).unwrap().set_len(4 << 30).unwrap();
+        assert_eq!(end_of(path, 4096).await.unwrap().len(), 4096);
     }
 }

@@ -113,6 +113,8 @@ pub struct SandboxRecord {
     pub created_at: i64,
     /// Its addresses; none on the node's network.
     pub ips: Vec<String>,
+    /// The handler of the runtime that runs it; empty is the default one.
+    pub handler: String,
 }
 
 impl SandboxRecord {
@@ -125,6 +127,7 @@ impl SandboxRecord {
             ready: status.state() == PodSandboxState::SandboxReady,
             attempt: status.metadata.as_ref().map_or(0, |m| m.attempt),
             created_at: status.created_at,
+            handler: status.runtime_handler.clone(),
             ips: std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect(),
         }
     }

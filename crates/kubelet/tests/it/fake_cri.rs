@@ -30,6 +30,8 @@ pub struct Books {
     pub containers: HashMap<String, (ContainerConfig, ContainerStatus, String)>,
     pub calls: Vec<String>,
     pub images: Vec<String>,
+    /// Handlers that sandboxes were asked for, in order.
+    pub handlers: Vec<String>,
     /// Exit codes that containers end with as soon as they have started, by name; used up one by one.
     pub exits: HashMap<String, Vec<i32>>,
     /// Exit codes of commands, by the first word; 0 if none.
@@ -158,11 +160,13 @@ impl RuntimeService for FakeCri {
     }
 
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
-        let config = request.into_inner().config.unwrap();
+        let RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
+        let config = config.unwrap();
         Ok(Response::new(self.books(|books| {
             books.next += 1;
             let id = format!("sandbox{}", books.next);
             books.calls.push("RunPodSandbox".into());
+            books.handlers.push(runtime_handler);
             books.sandboxes.insert(id.clone(), (config, true));
             RunPodSandboxResponse { pod_sandbox_id: id }
         })))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api::types::coordination::v1::Lease;
 use api::types::core::v1::{Event, Node, Pod};
+use api::types::node::v1::RuntimeClass;
 use client::fake::FakeApi;
 use foundation::{SystemClock, SystemRandomness, Tasks};
 use kubelet::{Handle, Options};
@@ -30,6 +31,7 @@ fn options(directory: &std::path::Path, socket: &std::path::Path) -> Options {
         cluster_domain: "cluster.local".into(),
         resolv_conf: "/etc/resolv.conf".into(),
         labels: BTreeMap::new(),
+        allowed_unsafe_sysctls: Vec::new(),
         max_pods: 110,
         version: "v1.37.0".into(),
         server: None,
@@ -282,4 +284,41 @@ async fn what_does_not_fit_is_refused() {
     assert_eq!(status["reason"], "OutOfcpu");
     let calls = cluster.cri.books(|books| books.calls.clone());
     assert!(calls.is_empty(), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_with_the_handler_of_its_class_or_not_at_all() {
+    let cluster = Cluster::new(true).await;
+    let mut spec = one("c");
+    spec["runtimeClassName"] = json!("sandboxed");
+    cluster.create("classy", spec);
+    assert_eq!(
+        cluster.event("FailedCreatePodSandBox").await,
+        "Failed to create pod sandbox: Failed to create sandbox for pod \"classy_default(uid-classy)\": \
+         runtimeclasses.node.k8s.io \"sandboxed\" not found"
+    );
+    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "kata"});
+    cluster.api.insert::<RuntimeClass>(serde_json::from_value(class).unwrap());
+    cluster.until("classy", |status| condition(status, "Ready") == "True").await;
+    assert_eq!(cluster.cri.books(|books| books.handlers.clone()), ["kata"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_wants_what_the_node_cannot_give_does_not_run() {
+    let cluster = Cluster::new(true).await;
+    let mut users = one("c");
+    users["hostUsers"] = json!(false);
+    cluster.create("users", users);
+    let told = cluster.event("FailedCreatePodSandBox").await;
+    assert!(told.ends_with("can't set `spec.hostUsers: false`, runtime does not support user namespaces"), "{told}");
+    let mut tuned = one("c");
+    tuned["securityContext"] = json!({"sysctls": [{"name": "kernel.core_pattern", "value": "|/bin/sh"}]});
+    cluster.create("tuned", tuned);
+    let status = cluster.until("tuned", |status| status["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "SysctlForbidden");
+    assert_eq!(
+        status["message"],
+        "Pod was rejected: forbidden sysctl: \"kernel.core_pattern\" not allowlisted"
+    );
+    assert_eq!(cluster.cri.books(|books| books.handlers.clone()), [""; 0]);
 }

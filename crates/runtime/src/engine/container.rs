@@ -89,7 +89,7 @@ impl Engine {
             std::fs::create_dir_all(&empty).map_err(io_error("create the empty layer"))?;
             layers.push("empty".into());
         }
-        let capabilities = spec::capabilities(&security, self.capabilities).map_err(invalid)?;
+        let capabilities = spec::capabilities(&security, self.capabilities, self.layout.filters_devices()).map_err(invalid)?;
         let built = spec::build(
             config,
             Surroundings {
@@ -103,11 +103,13 @@ impl Engine {
                     work,
                     staging: self.options.staging(),
                     readonly: false,
+                    nodev: false,
                 },
                 cgroup: cgroup.clone(),
                 shm: Some(self.options.shm_of(sandbox)),
                 sandbox_files: self.options.sandbox_root(sandbox),
                 available: self.capabilities,
+                filtered: self.layout.filters_devices(),
                 seccomp: seccomp(&security, capabilities.bounding)?,
                 host_devices: if security.privileged { host_devices(Path::new("/dev")) } else { vec![] },
                 devices: devices.clone(),
@@ -115,6 +117,7 @@ impl Engine {
             },
         )
         .map_err(invalid)?;
+        self.warn_unconfined(&security);
         for mount in &config.mounts {
             if mount.image.is_some() {
                 return Err(Error::Invalid(format!(
@@ -161,6 +164,18 @@ impl Engine {
             .and_then(|()| write_json(&directory.join("record.json"), &record))
             .map_err(io_error("write the container's record"))?;
         Ok(record)
+    }
+
+    /// Tells once of confinement that was asked for and that this runtime does not give.
+    fn warn_unconfined(&self, security: &v1::LinuxContainerSecurityContext) {
+        use v1::security_profile::ProfileType;
+        if security.selinux_options.is_some() {
+            self.warn_once("SELinux options of containers are not applied");
+        }
+        let default = |p: &v1::SecurityProfile| p.profile_type() == ProfileType::RuntimeDefault;
+        if security.apparmor.as_ref().is_some_and(default) {
+            self.warn_once("AppArmor's default profile for containers is not applied");
+        }
     }
 
     fn warn_missing(&self, missing: &[&'static str]) {

@@ -13,6 +13,7 @@ use super::{Engine, Error, Sandbox, SandboxRecord, blocking, io_error, now, writ
 use crate::link::Link;
 use crate::network::{Attachment, HostPort};
 use crate::spec;
+use crate::sysctl::{self, Own};
 use crate::wire::{SandboxSpec, Verb, write_json};
 
 /// Bytes of a pod's shared memory: containerd's default.
@@ -66,12 +67,17 @@ impl Engine {
         if options
             .userns_options
             .as_ref()
-            .is_some_and(|u| u.mode() == v1::NamespaceMode::Pod && !u.uids.is_empty())
+            .is_some_and(|u| u.mode() == v1::NamespaceMode::Pod)
         {
             return Err(Error::Invalid("user namespaces are not supported".into()));
         }
         let id = self.id();
         let host_network = options.network() == v1::NamespaceMode::Node;
+        let own =
+            Own { network: !host_network, ipc: options.ipc() != v1::NamespaceMode::Node, uts: !host_network };
+        for name in config.linux.iter().flat_map(|linux| linux.sysctls.keys()) {
+            sysctl::file(name, own).map_err(Error::Invalid)?;
+        }
         let record = SandboxRecord {
             id: id.clone(),
             handler,

@@ -209,6 +209,9 @@ impl Images {
             });
         }
         let diff_ids = parse_config(&config)?.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(Error::Archive("mismatched image rootfs and manifest layers".into()));
+        }
         for (diff_id, layer) in diff_ids.iter().zip(&manifest.layers) {
             self.add_layer(diff_id, || Ok(Box::new(contents.open(&blob(&layer.digest))?)))?;
         }

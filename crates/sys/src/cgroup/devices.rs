@@ -61,6 +61,13 @@ pub fn defaults() -> Vec<Rule> {
     rules
 }
 
+impl Layout {
+    /// Whether device files can be kept from the processes of a group. A version 1 host may lack the controller.
+    pub fn filters_devices(&self) -> bool {
+        self.is_v2() || self.directory("devices", "/").is_some()
+    }
+}
+
 impl Cgroup {
     /// Allows exactly `rules`. On a version 1 host without the controller nothing is limited.
     pub fn allow_devices(&self, rules: &[Rule]) -> Result<(), Error> {

@@ -118,7 +118,7 @@ pub(super) fn keep_over_setuid(keep: bool) -> io::Result<()> {
 /// Drops everything from the bounding set that is not in `set`. Needs CAP_SETPCAP.
 pub(super) fn bound(set: Set, available: Set) -> io::Result<()> {
     for bit in 0..64 {
-        // `available` was read from a /proc that a volume may cover, so it alone does not decide.
+        // Those with a name even if the host has not said that it knows them.
         if (usize::from(bit) < NAMES.len() || available.contains(bit)) && !set.contains(bit) {
             prctl(libc::PR_CAPBSET_DROP, u64::from(bit), 0)?;
         }

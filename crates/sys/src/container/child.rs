@@ -60,7 +60,10 @@ fn fail(status: &OwnedFd, reason: &str) -> Infallible {
 pub(super) fn container(spec: &Spec, layout: &Layout, stdio: Stdio, status: OwnedFd) -> Infallible {
     let result = (|| -> Step<Infallible> {
         process::reset_signals();
+        process::forbid_inspection().map_err(because("forbid inspection"))?;
         nix::unistd::setsid().map_err(because("setsid"))?;
+        // Read here, where /proc is the host's: what a container has in its place may lie.
+        let available = capabilities::available().map_err(because("read capabilities"))?;
         Cgroup::new(layout.clone(), &spec.cgroup).enter().map_err(because("join the control group"))?;
         oom_score(&spec.process, &status)?;
         if spec.own_cgroup_namespace {
@@ -72,7 +75,7 @@ pub(super) fn container(spec: &Spec, layout: &Layout, stdio: Stdio, status: Owne
             filesystem::console(terminal)?;
         }
         filesystem::restrict(spec)?;
-        run(&spec.process, &status)
+        run(&spec.process, available, &status)
     })();
     match result {
         Ok(never) => never,
@@ -91,7 +94,10 @@ pub(super) fn exec(
 ) -> Infallible {
     let result = (|| -> Step<Infallible> {
         process::reset_signals();
+        // Before the first namespace is joined: from then on processes of the container can see this one.
+        process::forbid_inspection().map_err(because("forbid inspection"))?;
         nix::unistd::setsid().map_err(because("setsid"))?;
+        let available = capabilities::available().map_err(because("read capabilities"))?;
         let open = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}"));
         let mounts = open("mnt").map_err(because("container is not running"))?;
         let groups = open("cgroup").map_err(because("container is not running"))?;
@@ -101,7 +107,7 @@ pub(super) fn exec(
         // Joining a mount namespace also moves root and working directory to the container's root.
         namespace::enter(mounts).map_err(because("join the mount namespace"))?;
         stdio_of(stdio, process, &status)?;
-        run(process, &status)
+        run(process, available, &status)
     })();
     match result {
         Ok(never) => never,
@@ -191,8 +197,8 @@ fn duplicate(file: &OwnedFd, number: i32) -> Step {
     result.map_err(because("duplicate a standard stream"))
 }
 
-/// Takes identity and rights, then becomes the program.
-fn run(spec: &Process, status: &OwnedFd) -> Step<Infallible> {
+/// Takes identity and rights (of those that are `available` on this host), then becomes the program.
+fn run(spec: &Process, available: capabilities::Set, status: &OwnedFd) -> Step<Infallible> {
     let env = program::environment(spec);
     let cwd = if spec.cwd.is_empty() { Path::new("/") } else { Path::new(&spec.cwd) };
     if !cwd.exists() {
@@ -207,7 +213,6 @@ fn run(spec: &Process, status: &OwnedFd) -> Step<Infallible> {
         seccomp::load(filter).map_err(because("load seccomp filter"))?;
     }
 
-    let available = capabilities::available().map_err(because("read capabilities"))?;
     let sets = spec.capabilities.within(available);
     capabilities::bound(sets.bounding, available).map_err(because("drop bounding capabilities"))?;
     capabilities::keep_over_setuid(true).map_err(because("keep capabilities"))?;

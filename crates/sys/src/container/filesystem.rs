@@ -10,7 +10,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -22,7 +22,7 @@ use crate::mount::{self, Detached, Flags, Propagation};
 
 type Step<T = ()> = Result<T, String>;
 
-fn io_error(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> String {
+fn io_error(what: impl std::fmt::Display) -> impl Fn(io::Error) -> String {
     move |e| format!("{what}: {}", error_text(&e))
 }
 
@@ -48,10 +48,43 @@ pub(super) fn prepare(spec: &Spec, layout: &Layout) -> Step {
             special(mount, layout)?;
         }
     }
+    // What is done from here on believes /proc.
+    let proc = fs::File::open("/proc").map_err(io_error("open /proc"))?;
+    if !mount::is_proc(&proc).map_err(io_error("read /proc"))? {
+        return Err("\"/proc\" cannot be mounted because it is not of type proc".to_owned());
+    }
     for device in &spec.devices {
         node(device)?;
     }
     Ok(())
+}
+
+/// Files of /proc that may be covered: lxcfs gives containers their own.
+const COVERED: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Refuses to mount `source` on or below /proc, whatever way `target` led to `place`: with false files there a
+/// container would tell us what its rights are. As runc: the process filesystem itself may be mounted on /proc.
+fn process_files(source: &Detached, place: &fs::File, target: &Path) -> Step {
+    let failed = io_error(target.display());
+    let plain: PathBuf = target.components().collect();
+    let inside = mount::is_proc(place).map_err(&failed)?;
+    let replaces = plain == Path::new("/proc") && mount::is_proc(source).map_err(&failed)?;
+    if !inside || replaces || COVERED.iter().any(|file| plain == Path::new(file)) {
+        return Ok(());
+    }
+    Err(format!("{target:?} cannot be mounted because it is inside /proc"))
 }
 
 /// The overlay of image layers and the writable layer.
@@ -65,7 +98,8 @@ fn root(root: &Root) -> Step {
         root.upper.display(),
         root.work.display()
     );
-    mount::mount("overlay", "overlay", &root.staging, Flags::empty(), &options).map_err(mount_error)
+    let flags = if root.nodev { Flags::MS_NODEV } else { Flags::empty() };
+    mount::mount("overlay", "overlay", &root.staging, flags, &options).map_err(mount_error)
 }
 
 /// Opens a bind mount's source as a detached mount with its attributes; `None` for other mounts.
@@ -83,8 +117,17 @@ fn take(mount: &Mount) -> Step<Option<Detached>> {
 fn attach(detached: &Detached, target: &Path, propagation: Propagation) -> Step {
     let directory = detached.is_dir().map_err(io_error(target.display()))?;
     point(target, directory)?;
-    detached.attach(target).map_err(mount_error)?;
-    mount::propagation(target, propagation).map_err(mount_error)
+    // Looked up once: what is checked is what is mounted on, whoever changes links meanwhile.
+    let place = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(target)
+        .map_err(io_error(target.display()))?;
+    process_files(detached, &place, target)?;
+    detached.attach_on(&place, target).map_err(mount_error)?;
+    detached
+        .set(0, 0, propagation, true)
+        .map_err(io_error(format!("set the propagation of {}", target.display())))
 }
 
 /// Makes the directory or the file that something is mounted on.
@@ -218,16 +261,37 @@ pub(super) fn restrict(spec: &Spec) -> Step {
             Err(e) => return Err(mount_error(e)),
         }
     }
+    let mut null = None;
     for path in &spec.masked {
         let Ok(meta) = fs::metadata(path) else { continue };
         if meta.is_dir() {
             mount::mount("tmpfs", "tmpfs", path, Flags::MS_RDONLY, "").map_err(mount_error)?;
-        } else {
-            mount::bind(Path::new("/dev/null"), path).map_err(mount_error)?;
+            continue;
         }
+        let null = match &null {
+            Some(null) => null,
+            None => null.insert(null_device()?),
+        };
+        Detached::copy_of(null).and_then(|copy| copy.attach(path)).map_err(mount_error)?;
     }
     if spec.root.readonly {
-        mount::remount(Path::new("/"), Flags::MS_BIND | Flags::MS_RDONLY).map_err(mount_error)?;
+        let nodev = if spec.root.nodev { Flags::MS_NODEV } else { Flags::empty() };
+        mount::remount(Path::new("/"), Flags::MS_BIND | Flags::MS_RDONLY | nodev).map_err(mount_error)?;
     }
     Ok(())
+}
+
+/// The container's /dev/null, once it was seen to be that device: a volume at /dev is shared with others, who may put
+/// a link in its place.
+fn null_device() -> Step<fs::File> {
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open("/dev/null")
+        .map_err(io_error("open /dev/null"))?;
+    let meta = null.metadata().map_err(io_error("read /dev/null"))?;
+    if !meta.file_type().is_char_device() || meta.rdev() != makedev(1, 3) {
+        return Err("cannot mask paths: /dev/null is not the null device".to_owned());
+    }
+    Ok(null)
 }
