@@ -125,12 +125,7 @@ pub struct Server {
     #[arg(long, env = "IRONCLAD_KUBELET_PORT", default_value_t = 10250, value_name = "PORT")]
     pub kubelet_port: u16,
     /// Kernel parameters that pods may set beside the safe ones, for instance net.core.somaxconn or kernel.msg*
-    #[arg(
-        long,
-        env = "IRONCLAD_ALLOWED_UNSAFE_SYSCTLS",
-        value_delimiter = ',',
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "IRONCLAD_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',', value_name = "NAME")]
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Further names and addresses for the API server's certificate
     #[arg(long, env = "IRONCLAD_TLS_SAN", value_delimiter = ',', value_name = "NAME")]

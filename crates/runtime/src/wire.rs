@@ -35,11 +35,7 @@ pub struct SandboxSpec {
 impl SandboxSpec {
     /// Which namespaces the pod has of its own.
     pub(crate) fn own(&self) -> Own {
-        Own {
-            network: self.network_namespace.is_some(),
-            ipc: self.ipc_namespace,
-            uts: self.uts_namespace,
-        }
+        Own { network: self.network_namespace.is_some(), ipc: self.ipc_namespace, uts: self.uts_namespace }
     }
 }
 

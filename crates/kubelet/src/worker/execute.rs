@@ -49,12 +49,15 @@ pub async fn create_sandbox(node: &Node, pod: &Pod, attempt: u32) -> Result<Sand
     let runtime_handler = match handlers::of_pod(&node.client, pod).await {
         Ok(handler) => handler,
         Err(error) => {
-            return refused(node, pod, format!("Failed to create sandbox for pod {:?}: {error}", pod::format(pod)));
+            return refused(
+                node,
+                pod,
+                format!("Failed to create sandbox for pod {:?}: {error}", pod::format(pod)),
+            );
         }
     };
     if let Err(error) = handlers::user_namespace(pod, &runtime_handler) {
-        let message =
-            format!("Failed to generate sandbox config for pod {:?}: {error}", pod::format(pod));
+        let message = format!("Failed to generate sandbox config for pod {:?}: {error}", pod::format(pod));
         return refused(node, pod, message);
     }
     let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };

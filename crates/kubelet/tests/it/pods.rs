@@ -310,7 +310,10 @@ async fn a_pod_that_wants_what_the_node_cannot_give_does_not_run() {
     users["hostUsers"] = json!(false);
     cluster.create("users", users);
     let told = cluster.event("FailedCreatePodSandBox").await;
-    assert!(told.ends_with("can't set `spec.hostUsers: false`, runtime does not support user namespaces"), "{told}");
+    assert!(
+        told.ends_with("can't set `spec.hostUsers: false`, runtime does not support user namespaces"),
+        "{told}"
+    );
     let mut tuned = one("c");
     tuned["securityContext"] = json!({"sysctls": [{"name": "kernel.core_pattern", "value": "|/bin/sh"}]});
     cluster.create("tuned", tuned);

@@ -89,7 +89,8 @@ impl Engine {
             std::fs::create_dir_all(&empty).map_err(io_error("create the empty layer"))?;
             layers.push("empty".into());
         }
-        let capabilities = spec::capabilities(&security, self.capabilities, self.layout.filters_devices()).map_err(invalid)?;
+        let capabilities = spec::capabilities(&security, self.capabilities, self.layout.filters_devices())
+            .map_err(invalid)?;
         let built = spec::build(
             config,
             Surroundings {

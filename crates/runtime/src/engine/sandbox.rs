@@ -64,11 +64,7 @@ impl Engine {
             return Err(Error::Invalid("sandbox config must include metadata".into()));
         }
         let options = options(&config);
-        if options
-            .userns_options
-            .as_ref()
-            .is_some_and(|u| u.mode() == v1::NamespaceMode::Pod)
-        {
+        if options.userns_options.as_ref().is_some_and(|u| u.mode() == v1::NamespaceMode::Pod) {
             return Err(Error::Invalid("user namespaces are not supported".into()));
         }
         let id = self.id();

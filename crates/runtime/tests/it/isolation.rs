@@ -84,8 +84,7 @@ async fn nothing_is_mounted_over_the_process_filesystem() {
         assert!(error.message().ends_with(expected), "{error}");
     }
     let mut real = shell("real", "cat /proc/meminfo; test -d /proc/1 && echo processes");
-    real.mounts =
-        vec![mount("/proc", "/proc".into()), mount("/proc/meminfo", volume.join("self/status"))];
+    real.mounts = vec![mount("/proc", "/proc".into()), mount("/proc/meminfo", volume.join("self/status"))];
     let (text, code) = runtime.script(&sandbox, &pod, real).await;
     assert_eq!((text.as_str(), code), ("CapBnd: 0\nprocesses", 0));
 }

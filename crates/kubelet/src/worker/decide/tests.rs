@@ -18,7 +18,14 @@ fn pod(spec: Value) -> Pod {
 }
 
 fn sandbox(ready: bool) -> SandboxRecord {
-    SandboxRecord { id: "s".into(), ready, attempt: 0, created_at: 1, ips: vec!["10.0.0.1".into()], handler: String::new() }
+    SandboxRecord {
+        id: "s".into(),
+        ready,
+        attempt: 0,
+        created_at: 1,
+        ips: vec!["10.0.0.1".into()],
+        handler: String::new(),
+    }
 }
 
 /// `name state [code]`, with the record's age falling in the order given; an earlier run of the same name comes later.
