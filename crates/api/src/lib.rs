@@ -16,6 +16,7 @@
 //! Everything here is pure and synchronous: no I/O, no clock, no tasks. What needs the state of the cluster
 //! (address allocation, admission, quota) belongs to the API server.
 
+pub mod cron;
 pub mod duration;
 pub mod field;
 mod gvk;
@@ -25,7 +26,9 @@ pub mod meta;
 pub mod meta_validation;
 pub mod names;
 mod object;
+pub mod pod_resources;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 pub mod status;
 

@@ -18,7 +18,6 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
-mod pod_resources;
 pub mod pod_security;
 mod priority;
 mod resource_quota;
@@ -225,6 +224,6 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
         // MutatingAdmissionPolicy, MutatingAdmissionWebhook, ValidatingAdmissionPolicy and
         // ValidatingAdmissionWebhook stand here once they exist: after everything that changes objects by itself,
         // before what counts them.
-        Arc::new(resource_quota::ResourceQuota::default()),
+        Arc::new(resource_quota::ResourceQuota::new(clock.clone())),
     ]
 }

@@ -276,6 +276,11 @@ impl<K: Cached> Informer<K> {
         self.cache.resync();
     }
 
+    /// Whether this is the very cache of `other`: a cache that was stopped and made anew is another.
+    pub fn is_same(&self, other: &Informer<K>) -> bool {
+        Arc::ptr_eq(&self.cache, &other.cache)
+    }
+
     /// Whether the first list has been delivered.
     pub fn has_synced(&self) -> bool {
         self.cache.has_synced()

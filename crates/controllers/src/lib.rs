@@ -15,8 +15,10 @@
 mod claim;
 pub mod clusterrole_aggregation;
 mod condition;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
@@ -34,6 +36,7 @@ mod pods;
 mod replicas;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
@@ -122,6 +125,16 @@ pub fn all() -> Vec<Entry> {
         }),
         row("clusterrole-aggregation", "clusterrole-aggregation-controller", |runner, _, client| {
             runner.start(clusterrole_aggregation::ClusterRoleAggregation, client)
+        }),
+        row("resourcequota", "resourcequota-controller", |runner, _, client| {
+            runner.start(resourcequota::ResourceQuotas::default(), client)
+        }),
+        row("disruption", "disruption-controller", |runner, _, client| {
+            runner.start(disruption::Disruption, client.clone());
+            runner.start(disruption::StaleDisruptions, client)
+        }),
+        row("cronjob", "cronjob-controller", |runner, _, client| {
+            runner.start(cronjob::CronJobs::new(jiff::tz::TimeZone::system()), client)
         }),
         row("job", "job-controller", |runner, _, client| runner.start(job::Jobs, client)),
         row("endpoints", "endpoint-controller", |runner, _, client| {

@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::json::{list, typed};
-use super::pod_resources::{Resources, of_container, of_pod, quantity};
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
+use api::pod_resources::{Resources, of_container, of_pod, quantity};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 

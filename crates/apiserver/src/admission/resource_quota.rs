@@ -4,25 +4,23 @@
 //! once, no two take the same room. What was counted and then not stored, and what is deleted, is given back by
 //! the resourcequota controller, which counts anew.
 //! Reads ResourceQuotas; writes their status.
-//! Not here: what an object uses (`usage`), which quotas are about it (`scope`).
+//! Not here: what an object uses and which quotas are about it ([`api::quota`]).
 //! Upstream: apiserver/pkg/admission/plugin/resourcequota.
-
-mod scope;
-mod usage;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use api::quantity::Quantity;
+use api::quota::{self, Usage, hard};
 use api::types::core::v1 as core;
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
+use foundation::SharedClock;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 
-use self::usage::Usage;
 use super::json::{list, typed};
-use super::pod_resources::Resources;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
 
@@ -32,29 +30,12 @@ const TRIES: usize = 50;
 const LOCKS: usize = 64;
 
 pub(super) struct ResourceQuota {
+    clock: SharedClock,
     locks: [Mutex<()>; LOCKS],
-}
-
-impl Default for ResourceQuota {
-    fn default() -> Self {
-        Self { locks: std::array::from_fn(|_| Mutex::new(())) }
-    }
 }
 
 fn quotas() -> GroupResource {
     GroupResource::new("", "resourcequotas")
-}
-
-/// What a quota bounds.
-fn hard(quota: &core::ResourceQuota) -> Usage {
-    let spec = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
-    parse(spec)
-}
-
-fn parse(resources: Resources) -> Usage {
-    let parsed =
-        resources.into_iter().filter_map(|(name, wire)| Some((name, Quantity::from_wire(&wire).ok()?)));
-    parsed.collect()
 }
 
 /// `cpu=1,pods=2`, as messages list amounts.
@@ -64,6 +45,10 @@ fn print(usage: &BTreeMap<&str, Quantity>) -> String {
 }
 
 impl ResourceQuota {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { clock, locks: std::array::from_fn(|_| Mutex::new(())) }
+    }
+
     async fn lock(&self, namespace: &str) -> MutexGuard<'_, ()> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(namespace);
         self.locks[(hash % LOCKS as u64) as usize].lock().await
@@ -87,8 +72,12 @@ impl ResourceQuota {
             };
             let quota: core::ResourceQuota = typed(&object)?;
             let hard = hard(&quota);
-            let counted = quota.status.and_then(|status| status.used).map(parse).unwrap_or_default();
-            let used = complete(counted, &hard, &object, request.namespace, cluster).await?;
+            let counted = quota
+                .status
+                .and_then(|status| status.used)
+                .map(|used| quota::parse(&used))
+                .unwrap_or_default();
+            let used = complete(counted, &hard, &object, cluster, self.clock.now()).await?;
             let mut next = used.clone();
             let mut over: [BTreeMap<&str, Quantity>; 3] = Default::default();
             for (resource, more) in asked.iter().filter(|(resource, _)| hard.contains_key(*resource)) {
@@ -135,18 +124,19 @@ async fn complete(
     mut counted: Usage,
     hard: &Usage,
     quota: &Object,
-    namespace: &str,
     cluster: &dyn ClusterState,
+    now: Timestamp,
 ) -> Result<Usage, Status> {
     let unknown: Vec<&String> = hard.keys().filter(|name| !counted.contains_key(*name)).collect();
     if unknown.is_empty() {
         counted.retain(|name, _| hard.contains_key(name));
         return Ok(counted);
     }
+    let namespace = quota.namespace().unwrap_or_default().to_owned();
     let quota: core::ResourceQuota = typed(quota)?;
     let mut fresh = Usage::new();
-    for resource in usage::resources_behind(unknown.iter().map(|name| name.as_str())) {
-        let listing = match cluster.list(&resource, namespace).await {
+    for resource in quota::resources_behind(unknown.iter().map(|name| name.as_str())) {
+        let listing = match cluster.list(&resource, &namespace).await {
             Ok(listing) => listing,
             // A resource that is not served has no objects.
             Err(status) if status.is_not_found() => continue,
@@ -154,10 +144,10 @@ async fn complete(
         };
         for bytes in listing.items {
             let object = Object(serde_json::from_slice(&bytes).map_err(Status::internal)?);
-            if usage::is_over(&resource, &object) || !scope::matches(&quota, &resource, &object) {
+            if quota::is_over(&resource, &object, now) || !quota::matches(&quota, &resource, &object) {
                 continue;
             }
-            for (name, amount) in usage::of(&resource, &object)? {
+            for (name, amount) in quota::of(&resource, &object)? {
                 let held = fresh.get(&name).copied().unwrap_or_default();
                 fresh.insert(name, held + amount);
             }
@@ -190,7 +180,7 @@ impl Plugin for ResourceQuota {
         if request.namespace.is_empty() || !request.subresource.is_empty() && !resize {
             return Ok(());
         }
-        if request.operation == Operation::Update && !resize && !usage::changes_with_updates(&resource) {
+        if request.operation == Operation::Update && !resize && !quota::changes_with_updates(&resource) {
             return Ok(());
         }
         let Some(object) = request.object.as_deref() else { return Ok(()) };
@@ -199,10 +189,10 @@ impl Plugin for ResourceQuota {
         if known.is_empty() {
             return Ok(());
         }
-        let asked = usage::difference(
-            usage::of(&resource, object)?,
+        let asked = quota::difference(
+            quota::of(&resource, object)?,
             match request.old {
-                Some(old) => usage::of(&resource, old)?,
+                Some(old) => quota::of(&resource, old)?,
                 None => Usage::new(),
             },
         );
@@ -210,12 +200,12 @@ impl Plugin for ResourceQuota {
         for quota in &known {
             let hard = hard(quota);
             let bounded = asked.iter().any(|(name, amount)| hard.contains_key(name) && !amount.is_zero());
-            let demanded = usage::is_pod(&resource) && hard.keys().any(|name| usage::must_be_given(name));
-            if !(bounded || demanded) || !scope::matches(quota, &resource, object) {
+            let demanded = quota::is_pod(&resource) && hard.keys().any(|name| quota::must_be_given(name));
+            if !(bounded || demanded) || !quota::matches(quota, &resource, object) {
                 continue;
             }
             let name = quota.metadata.name.clone().unwrap_or_default();
-            if let Some(missing) = usage::missing(&resource, object, &hard)? {
+            if let Some(missing) = quota::missing(&resource, object, &hard)? {
                 return Err(request.forbidden(format!("failed quota: {name}: must specify {missing}")));
             }
             if bounded {

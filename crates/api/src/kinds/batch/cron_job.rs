@@ -1,5 +1,5 @@
 //! CronJob: Jobs on a schedule.
-//! Not here: when a schedule is due (the controller).
+//! Not here: when a schedule is due ([`crate::cron`], the controller).
 //! Upstream: pkg/registry/batch/cronjob, pkg/apis/batch.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::job::validate_job_spec;
+use crate::cron::{self, Schedule};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
 use crate::kinds::check::{json as value_of, not_negative_if_set, one_of};
@@ -83,7 +84,7 @@ fn check_spec(spec: &CronJobSpec) -> ErrorList {
     let schedule_path = path.child("schedule");
     if spec.schedule.is_empty() {
         errors.push(field::required(&schedule_path, ""));
-    } else if let Err(message) = check_schedule(&spec.schedule) {
+    } else if let Err(message) = Schedule::parse(&spec.schedule) {
         errors.push(field::invalid(&schedule_path, &*spec.schedule, message));
     }
     if spec.time_zone.is_some() && spec.schedule.contains("TZ") {
@@ -100,7 +101,7 @@ fn check_spec(spec: &CronJobSpec) -> ErrorList {
                 &**zone,
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
             ));
-        } else if jiff::tz::TimeZone::get(zone).is_err() {
+        } else if cron::zone(zone).is_none() {
             errors.push(field::invalid(&path, &**zone, format!("unknown time zone {zone}")));
         }
     }
@@ -128,73 +129,6 @@ fn check_spec(spec: &CronJobSpec) -> ErrorList {
     errors
 }
 
-/// Whether a schedule is well formed: five fields, or one of the named schedules.
-fn check_schedule(schedule: &str) -> Result<(), String> {
-    const MONTHS: &[&str] =
-        &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    const FIELDS: [(i64, i64, &[&str]); 5] =
-        [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, MONTHS), (0, 6, DAYS)];
-    let schedule = match schedule.split_once(' ') {
-        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => rest.trim(),
-        _ => schedule.trim(),
-    };
-    if let Some(name) = schedule.strip_prefix('@') {
-        return match name {
-            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => Ok(()),
-            _ if name.starts_with("every ") => Ok(()),
-            _ => Err(format!("unrecognized descriptor: {schedule}")),
-        };
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != FIELDS.len() {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    for (text, (low, high, names)) in fields.into_iter().zip(FIELDS) {
-        for part in text.split(',') {
-            check_range(part, low, high, names)?;
-        }
-    }
-    Ok(())
-}
-
-fn check_range(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), String> {
-    let number = |text: &str| -> Result<i64, String> {
-        if let Some(index) = names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
-            return Ok(low + i64::try_from(index).unwrap_or(0));
-        }
-        text.parse().map_err(|_| {
-            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
-        })
-    };
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    if range.contains('/') || step.is_some_and(|step| step.contains('/')) {
-        return Err(format!("too many slashes: {part}"));
-    }
-    if let Some(step) = step
-        && number(step)? == 0
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if matches!(range, "*" | "?") {
-        return Ok(());
-    }
-    let (start, end) = match range.split_once('-') {
-        Some((start, end)) => (number(start)?, number(end)?),
-        None => (number(range)?, number(range)?),
-    };
-    if start < low {
-        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
-    }
-    if end > high {
-        return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
-    }
-    if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
-    }
-    Ok(())
-}
-
 fn cells(object: &CronJob, now: Timestamp) -> Vec<Value> {
     let spec = &object.spec;
     let status = object.status.clone().unwrap_or_default();
@@ -217,26 +151,4 @@ fn cells(object: &CronJob, now: Timestamp) -> Vec<Value> {
         images,
         row::selector(Some(&selector)),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::check_schedule;
-
-    #[test]
-    fn schedules() {
-        for schedule in ["* * * * *", "*/5 0-6 1,15 jan-mar mon", "@daily", "@every 1h", "TZ=UTC 0 0 * * *"] {
-            assert_eq!(check_schedule(schedule), Ok(()), "{schedule}");
-        }
-        for (schedule, message) in [
-            ("* * *", "expected exactly 5 fields, found 3: [* * *]"),
-            ("60 * * * *", "end of range (60) above maximum (59): 60"),
-            ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
-            ("@never", "unrecognized descriptor: @never"),
-            ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
-            ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
-        ] {
-            assert_eq!(check_schedule(schedule), Err(message.to_owned()), "{schedule}");
-        }
-    }
 }

@@ -21,6 +21,10 @@ fn create(pod: Value) -> Write {
     Write::create("pods", "Pod", pod)
 }
 
+fn plugin() -> ResourceQuota {
+    ResourceQuota::new(foundation::SystemClock::shared())
+}
+
 async fn used(cluster: &FakeCluster) -> Value {
     cluster.get(&quotas(), "a", "q").await.unwrap().0["status"]["used"].clone()
 }
@@ -31,7 +35,7 @@ async fn room_is_taken_until_there_is_none() {
     let hard = json!({ "pods": "3", "requests.cpu": "1", "limits.memory": "1Gi" });
     let taken = json!({ "pods": "1", "requests.cpu": "500m", "limits.memory": "256Mi" });
     cluster.put("resourcequotas", quota(json!({ "hard": hard }), taken));
-    let plugin = ResourceQuota::default();
+    let plugin = plugin();
     let asks = |cpu: &str| json!({ "requests": { "cpu": cpu }, "limits": { "memory": "256Mi" } });
     run(&plugin, &cluster, create(named("p", asks("250m")))).await.unwrap();
     assert_eq!(
@@ -56,7 +60,7 @@ async fn containers_must_say_what_is_bounded() {
     let cluster = FakeCluster::new();
     let spec = json!({ "hard": { "limits.cpu": "1", "memory": "1Gi" } });
     cluster.put("resourcequotas", quota(spec, json!({})));
-    let error = run(&ResourceQuota::default(), &cluster, create(named("p", json!({})))).await.unwrap_err();
+    let error = run(&plugin(), &cluster, create(named("p", json!({})))).await.unwrap_err();
     assert_eq!(
         error.message,
         "pods \"p\" is forbidden: failed quota: q: must specify limits.cpu for: c; memory for: c"
@@ -73,7 +77,7 @@ async fn a_new_quota_counts_what_is_there() {
     }
     let spec = json!({ "hard": { "pods": "2", "count/deployments.apps": "1" } });
     cluster.put("resourcequotas", quota(spec, json!(null)));
-    let plugin = ResourceQuota::default();
+    let plugin = plugin();
     run(&plugin, &cluster, create(named("three", json!({})))).await.unwrap();
     assert_eq!(used(&cluster).await, json!({ "pods": "2", "count/deployments.apps": "0" }));
     assert!(run(&plugin, &cluster, create(named("four", json!({})))).await.is_err());
@@ -90,7 +94,7 @@ async fn many_at_once_take_no_more_than_there_is() {
     let cluster = FakeCluster::new();
     cluster.put("resourcequotas", quota(json!({ "hard": { "pods": "10" } }), json!({ "pods": "0" })));
     // Two plugins stand for two servers, which share no locks.
-    let servers = [Arc::new(ResourceQuota::default()), Arc::new(ResourceQuota::default())];
+    let servers = [Arc::new(plugin()), Arc::new(plugin())];
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..40 {
         let (plugin, cluster) = (servers[index % 2].clone(), cluster.clone());
@@ -132,7 +136,7 @@ async fn scopes_choose() {
         let cluster = FakeCluster::new();
         rules["hard"] = json!({ "pods": "0" });
         cluster.put("resourcequotas", quota(rules.clone(), json!({ "pods": "0" })));
-        let refused = run(&ResourceQuota::default(), &cluster, create(pod.clone())).await.is_err();
+        let refused = run(&plugin(), &cluster, create(pod.clone())).await.is_err();
         assert_eq!(refused, bounded, "{rules} {}", pod["spec"]);
     }
 }
@@ -143,7 +147,7 @@ async fn services_and_claims_are_counted_by_what_they_are() {
     let hard = json!({ "services.nodeports": "1", "requests.storage": "2Gi",
         "fast.storageclass.storage.k8s.io/requests.storage": "1Gi" });
     cluster.put("resourcequotas", quota(json!({ "hard": hard }), json!(null)));
-    let plugin = ResourceQuota::default();
+    let plugin = plugin();
     let service = |kind: &str, ports: usize| {
         let ports: Vec<Value> = (0..ports).map(|port| json!({ "port": 80 + port })).collect();
         json!({ "kind": "Service", "metadata": { "name": "s", "namespace": "a" },

@@ -1,29 +1,29 @@
 //! What pods ask for and may use, summed up as the scheduler and the node count it.
-//! Not here: bounds on it (`limit_ranger`, `resource_quota`).
+//! Not here: bounds on it (admission), nor what a node has left of it (the scheduler).
 //! Upstream: component-helpers/resource.
 
 use std::collections::BTreeMap;
 
-use api::meta;
-use api::quantity::Quantity;
-use api::types::core::v1 as core;
+use crate::meta;
+use crate::quantity::Quantity;
+use crate::types::core::v1 as core;
 
 /// Amounts by the name of the resource, as they are on the wire.
-pub(super) type Resources = BTreeMap<String, meta::Quantity>;
+pub type Resources = BTreeMap<String, meta::Quantity>;
 
 /// One amount; `None` where there is none.
-pub(super) fn quantity(resources: &Resources, name: &str) -> Option<Quantity> {
+pub fn quantity(resources: &Resources, name: &str) -> Option<Quantity> {
     resources.get(name).and_then(|wire| Quantity::from_wire(wire).ok())
 }
 
 /// The requests and the limits of a container.
-pub(super) fn of_container(container: &core::Container) -> (Resources, Resources) {
+pub fn of_container(container: &core::Container) -> (Resources, Resources) {
     let own = container.resources.clone().unwrap_or_default();
     (own.requests.unwrap_or_default(), own.limits.unwrap_or_default())
 }
 
 /// Adds amount by amount.
-pub(super) fn add(total: &mut Resources, more: &Resources) {
+pub fn add(total: &mut Resources, more: &Resources) {
     for (name, wire) in more {
         let Ok(more) = Quantity::from_wire(wire) else { continue };
         let sum = quantity(total, name).map_or(more, |held| held + more);
@@ -46,7 +46,7 @@ fn is_sidecar(container: &core::Container) -> bool {
 
 /// What the whole pod asks for and may use: its containers and sidecars together, or its most demanding init
 /// container with the sidecars started before it.
-pub(super) fn of_pod(spec: &core::PodSpec) -> (Resources, Resources) {
+pub fn of_pod(spec: &core::PodSpec) -> (Resources, Resources) {
     let mut total = (Resources::new(), Resources::new());
     for container in &spec.containers {
         let own = of_container(container);

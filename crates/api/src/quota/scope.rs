@@ -1,15 +1,16 @@
 //! Which objects a quota with scopes is about.
+//! Pure.
+//! Not here: what the objects use (`usage`).
 //! Upstream: pkg/quota/v1/evaluator/core (`podMatchesScopeFunc`), apiserver/pkg/quota/v1/generic.
 
-use api::types::core::v1 as core;
-use api::{GroupResource, Object};
 use serde_json::Value;
 
-use super::super::json::{items, text};
-use super::usage::is_pod;
+use super::usage::{is_pod, items, text};
+use crate::types::core::v1 as core;
+use crate::{GroupResource, Object};
 
 /// Whether the object is within all scopes of the quota. A scope that means nothing for its kind excludes it.
-pub(super) fn matches(quota: &core::ResourceQuota, resource: &GroupResource, object: &Object) -> bool {
+pub fn matches(quota: &core::ResourceQuota, resource: &GroupResource, object: &Object) -> bool {
     let Some(spec) = &quota.spec else { return true };
     let plain = spec.scopes.iter().flatten().map(|scope| (scope.as_str(), "Exists", &[][..]));
     let selected =

@@ -4,15 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::quantity::Quantity;
-use api::types::core::v1 as core;
-use api::{GroupResource, Object, Status};
+use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::super::json::{items, text, typed};
-use super::super::pod_resources::{self, Resources, of_container, of_pod};
+use crate::pod_resources::{self, Resources, of_container, of_pod};
+use crate::quantity::{Format, Quantity};
+use crate::types::core::v1 as core;
+use crate::{GroupResource, Object, Status};
 
 /// Amounts by the names that quotas give them: `pods`, `requests.cpu`, `count/deployments.apps`.
-pub(super) type Usage = BTreeMap<String, Quantity>;
+pub type Usage = BTreeMap<String, Quantity>;
 
 const ONE: i64 = 1;
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
@@ -29,48 +31,87 @@ const PLAIN: [&str; 7] = [
 /// What every container of a pod must give once a quota bounds it: otherwise it could not be counted.
 const GIVEN: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
-fn one() -> Quantity {
-    Quantity::new(ONE, api::quantity::Format::DecimalSi)
+/// The text at a pointer; empty where there is none.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-pub(super) fn is_pod(resource: &GroupResource) -> bool {
+/// The items of the array at a pointer; none where there is none.
+pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
+    T::deserialize(&object.0).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+fn one() -> Quantity {
+    Quantity::new(ONE, Format::DecimalSi)
+}
+
+/// Whether this is the resource `pods`.
+pub fn is_pod(resource: &GroupResource) -> bool {
     resource.group.is_empty() && resource.resource == "pods"
 }
 
 /// Whether a quota on this name wants every container to give the amount.
-pub(super) fn must_be_given(name: &str) -> bool {
+pub fn must_be_given(name: &str) -> bool {
     GIVEN.contains(&name)
 }
 
 /// Whether an update can change what the object uses.
-pub(super) fn changes_with_updates(resource: &GroupResource) -> bool {
+pub fn changes_with_updates(resource: &GroupResource) -> bool {
     resource.group.is_empty() && matches!(resource.resource.as_str(), "services" | "persistentvolumeclaims")
 }
 
-/// Whether the object has ended and so uses nothing any more, though it is still there.
-pub(super) fn is_over(resource: &GroupResource, object: &Object) -> bool {
-    is_pod(resource) && matches!(text(&object.0, "/status/phase"), "Succeeded" | "Failed")
+/// Whether the object uses nothing any more at `now`, though it is still there: a pod that has ended, or one that is being
+/// deleted and whose grace period is over (its node may be gone, and its namespace should not pay for that).
+pub fn is_over(resource: &GroupResource, object: &Object, now: Timestamp) -> bool {
+    is_pod(resource)
+        && (matches!(text(&object.0, "/status/phase"), "Succeeded" | "Failed")
+            || ends_at(object).is_some_and(|end| end < now))
+}
+
+/// When the grace period of a pod that is being deleted is over.
+pub fn ends_at(object: &Object) -> Option<Timestamp> {
+    let grace = object.0["metadata"]["deletionGracePeriodSeconds"].as_i64()?;
+    let asked: Timestamp = text(&object.0, "/metadata/deletionTimestamp").parse().ok()?;
+    asked.checked_add(SignedDuration::from_secs(grace)).ok()
 }
 
 /// What an object uses.
 ///
 /// # Errors
 /// 400 where the object is not of its type.
-pub(super) fn of(resource: &GroupResource, object: &Object) -> Result<Usage, Status> {
-    let mut usage = Usage::from([(format!("count/{resource}"), one())]);
-    if !resource.group.is_empty() {
-        return Ok(usage);
+pub fn of(resource: &GroupResource, object: &Object) -> Result<Usage, Status> {
+    if is_pod(resource) {
+        return Ok(of_pod_object(&typed(object)?));
     }
-    if PLAIN.contains(&resource.resource.as_str()) {
-        usage.insert(resource.resource.clone(), one());
-    }
-    match resource.resource.as_str() {
-        "pods" => pod(&typed(object)?, &mut usage),
-        "services" => service(object, &mut usage),
-        "persistentvolumeclaims" => claim(object, &mut usage),
-        _ => {}
+    let mut usage = counted(resource);
+    if resource.group.is_empty() {
+        match resource.resource.as_str() {
+            "services" => service(object, &mut usage),
+            "persistentvolumeclaims" => claim(object, &mut usage),
+            _ => {}
+        }
     }
     Ok(usage)
+}
+
+/// What any object of a resource uses: one by number.
+pub fn counted(resource: &GroupResource) -> Usage {
+    let mut usage = Usage::from([(format!("count/{resource}"), one())]);
+    if resource.group.is_empty() && PLAIN.contains(&resource.resource.as_str()) {
+        usage.insert(resource.resource.clone(), one());
+    }
+    usage
+}
+
+/// What a pod uses.
+pub fn of_pod_object(object: &core::Pod) -> Usage {
+    let mut usage = counted(&GroupResource::new("", "pods"));
+    pod(object, &mut usage);
+    usage
 }
 
 fn pod(pod: &core::Pod, usage: &mut Usage) {
@@ -103,7 +144,7 @@ fn pod(pod: &core::Pod, usage: &mut Usage) {
 
 fn service(service: &Object, usage: &mut Usage) {
     let ports = items(&service.0, "/spec/ports").count() as i64;
-    let count = |n: i64| Quantity::new(n, api::quantity::Format::DecimalSi);
+    let count = |n: i64| Quantity::new(n, Format::DecimalSi);
     let kind = text(&service.0, "/spec/type");
     let node_ports = match kind {
         "NodePort" => ports,
@@ -140,7 +181,7 @@ fn claim(claim: &Object, usage: &mut Usage) {
 }
 
 /// How much more `new` is than `old`, name by name.
-pub(super) fn difference(new: Usage, old: Usage) -> Usage {
+pub fn difference(new: Usage, old: Usage) -> Usage {
     let mut out = new;
     for (name, before) in old {
         let after = out.get(&name).copied().unwrap_or_default();
@@ -150,7 +191,7 @@ pub(super) fn difference(new: Usage, old: Usage) -> Usage {
 }
 
 /// The resources whose objects have to be looked at to count these names.
-pub(super) fn resources_behind<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<GroupResource> {
+pub fn resources_behind<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<GroupResource> {
     names
         .map(|name| {
             if let Some(counted) = name.strip_prefix("count/") {
@@ -173,11 +214,7 @@ pub(super) fn resources_behind<'a>(names: impl Iterator<Item = &'a str>) -> BTre
 ///
 /// # Errors
 /// 400 where the pod is not of its type.
-pub(super) fn missing(
-    resource: &GroupResource,
-    object: &Object,
-    hard: &Usage,
-) -> Result<Option<String>, Status> {
+pub fn missing(resource: &GroupResource, object: &Object, hard: &Usage) -> Result<Option<String>, Status> {
     if !is_pod(resource) {
         return Ok(None);
     }
