@@ -5,7 +5,8 @@
 //!   CustomResourceDefinition);
 //! - [`decode`]: request bytes to an object, with field validation;
 //! - [`patch`]: the JSON, merge and strategic merge patches;
-//! - [`openapi`]: the documents that clients read.
+//! - [`openapi`]: the documents that clients read;
+//! - [`cel`]: the expressions of rules, policies and match conditions.
 //!
 //! The facts about built-in kinds are generated from the published OpenAPI definitions and committed; see
 //! `cargo xtask codegen schema`. A new Kubernetes version is a new table, no code.
@@ -13,6 +14,7 @@
 //! Everything here is pure and synchronous. Defaults and validation of built-in kinds live in `api`; only
 //! what a schema itself says (structural defaults and validation of custom resources) is done here.
 
+pub mod cel;
 pub mod decode;
 pub mod json;
 pub mod openapi;

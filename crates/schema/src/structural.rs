@@ -5,6 +5,7 @@
 //! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
 
 mod format;
+mod typing;
 mod validation;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,9 @@ use api::GroupVersionKind;
 use api::field::{self, ErrorList};
 use regex::Regex;
 use serde_json::{Map, Value};
+
+pub(crate) use format::matches as format_matches;
+pub(crate) use typing::Shape;
 
 use crate::decode::Findings;
 use crate::json::Observer as _;
@@ -71,7 +75,7 @@ enum List {
 
 /// One schema inside a schema.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Node {
+pub struct Node {
     r#type: Option<Type>,
     nullable: bool,
     int_or_string: bool,

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use crate::decode::scalar::{self, Precision};
 
 /// Whether a text is of a format.
-pub(super) fn matches(format: &str, text: &str) -> bool {
+pub(crate) fn matches(format: &str, text: &str) -> bool {
     match format {
         "date-time" | "datetime" => scalar::time(text, Precision::Seconds).is_ok(),
         "date" => text.len() == 10 && text.parse::<Date>().is_ok(),
