@@ -1,15 +1,18 @@
 //! The one engine that serves every kind from its descriptor.
 //!
 //! One file per step of the REST contract: [`create`], [`read`] (get and list), [`watch`], [`update`] (PUT,
-//! PATCH and status), [`delete`], [`scale`]; `body` decodes, `selection` reads selectors and
+//! PATCH and status), [`delete`], [`scale`]; `apply` merges configurations, `ownership` keeps `managedFields`,
+//! `body` decodes, `selection` reads selectors and
 //! resourceVersions. Kinds are never named here: what differs is asked of the descriptor, its hooks, and
 //! the resource's [`Rest`](crate::registry::Rest).
 //! Upstream: apiserver/pkg/endpoints/handlers and apiserver/pkg/registry/generic/registry/store.go.
 
+mod apply;
 mod body;
 mod continuation;
 mod create;
 mod delete;
+mod ownership;
 mod patch;
 mod read;
 mod scale;

@@ -1,5 +1,7 @@
 //! The API server over the embedded store, driven through the in-process transport.
 
+#[path = "it/apply.rs"]
+mod apply;
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/conformance.rs"]

@@ -48,7 +48,8 @@ pub struct Api {
 impl Api {
     /// Opens the shared caches. They read as the controller manager, which may read everything.
     pub fn new(server: ApiServer, tasks: &Tasks, clock: SharedClock) -> Self {
-        let client = client_of(&server, User::new("system:kube-controller-manager", &[]), "ironclad");
+        let client =
+            client_of(&server, User::new("system:kube-controller-manager", &[]), "kube-controller-manager");
         Self { informers: Informers::new(client, tasks, clock), server }
     }
 
@@ -64,7 +65,17 @@ impl Api {
 }
 
 fn client_of(server: &ApiServer, user: User, agent: &str) -> Client {
-    Client::new(server.in_process(user), agent)
+    Client::new(server.in_process(user), component(agent))
+}
+
+/// The component that has this identity, as `managedFields` are to name it.
+fn component(identity: &str) -> &str {
+    match identity.strip_prefix("system:") {
+        Some(node) if node.starts_with("node:") => "kubelet",
+        Some(account) if account.starts_with("serviceaccount:kube-system:") => "kube-controller-manager",
+        Some(component) => component,
+        None => identity,
+    }
 }
 
 /// The user name of a ServiceAccount in kube-system.

@@ -223,6 +223,14 @@ impl Node {
         self.properties.contains_key(name)
     }
 
+    /// Whether an undeclared member is kept.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        self.preserve_unknown_fields
+            || matches!(self.additional, Some(Additional::Any))
+            || (self.properties.is_empty() && self.additional.is_none())
+            || (self.embedded_resource && RESOURCE_FIELDS.contains(&name))
+    }
+
     /// The schema of the elements of a list.
     pub(crate) fn items(&self) -> Option<&Self> {
         self.items.as_deref()

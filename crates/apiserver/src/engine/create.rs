@@ -1,13 +1,14 @@
 //! POST: a new object.
 //!
-//! Order: decode, metadata the server owns, defaults, mutating admission, name, `prepare_for_create`, the
+//! Order: decode, metadata the server owns, defaults, ownership of the fields, mutating admission, name, `prepare_for_create`, the
 //! resource's reservations, validation, validating admission, store.
 
 use api::{Object, Status, meta_validation};
 use serde_json::Value;
 
+use super::update::Target;
 use super::write::{self, WriteOptions};
-use super::{Call, body};
+use super::{Call, body, ownership};
 use crate::admission::Operation;
 use crate::response::Response;
 use crate::storage::Stored;
@@ -44,6 +45,7 @@ pub(super) async fn create(
     }
     own_metadata(call, &mut object);
     descriptor.hooks.default(&mut object.0);
+    ownership::track(call, Target::Main, options, None, &mut object);
     let name = object.name().to_owned();
     {
         let mut request = call.admission(Operation::Create, options, Some(&mut object), None);
@@ -135,9 +137,7 @@ fn own_metadata(call: &Call, object: &mut Object) {
     server.randomness.fill(&mut random);
     let uid = uuid::Builder::from_random_bytes(random).into_uuid().to_string();
     let metadata = object.metadata_mut();
-    for member in
-        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"]
-    {
+    for member in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         metadata.remove(member);
     }
     metadata.insert("uid".into(), uid.into());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::selection::{self, Selection, When};
 use super::write::{self, WriteOptions};
-use super::{Call, body, read};
+use super::{Call, body, ownership, read};
 use crate::admission::Operation;
 use crate::cache::Limit;
 use crate::registry::Deletion;
@@ -305,7 +305,7 @@ fn step(call: &Call, options: &Options, old: &Stored) -> Step {
             mark(&mut object, &stamp, 0);
             write::next_generation(&mut object);
         }
-        return if write::same(&object, &old.object) { Step::Pending } else { Step::Update(object) };
+        return if ownership::same(&object, &old.object) { Step::Pending } else { Step::Update(object) };
     }
     match grace {
         Some(seconds) if seconds > 0 => Step::Update(object),

@@ -1,4 +1,4 @@
-//! PATCH: JSON, merge and strategic merge patches onto the newest object.
+//! PATCH: JSON, merge and strategic merge patches onto the newest object; configurations go to `apply`.
 //!
 //! Not here: the patches themselves (`schema::patch`), storing the outcome (`update`).
 //! Upstream: apiserver/pkg/endpoints/handlers/patch.go.
@@ -12,11 +12,20 @@ use serde_json::Value;
 
 use super::update::{self, Target};
 use super::write::WriteOptions;
-use super::{Call, scale};
+use super::{Call, apply, scale};
 use crate::response::Response;
 
 /// Operations that a JSON patch may have (upstream's maxJSONPatchOperations).
 const MAX_OPERATIONS: usize = 10_000;
+
+/// The media type of configurations.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// The media type of the call's body.
+fn media_type(call: &Call) -> &str {
+    let value = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
 
 /// How a patch is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +45,8 @@ pub(super) struct Patch {
 impl Patch {
     /// Reads the call's body by its media type, for objects of the shape `schema`.
     pub fn read(call: &Call, schema: &Arc<Schema>, mode: FieldValidation) -> Result<Self, Status> {
-        let media_type =
-            call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let custom = matches!(**schema, Schema::Structural(_));
-        let kind = match media_type.split(';').next().unwrap_or_default().trim() {
+        let kind = match media_type(call) {
             "application/json-patch+json" => Kind::Json,
             "application/merge-patch+json" => Kind::Merge,
             "application/strategic-merge-patch+json" if !custom => Kind::Strategic,
@@ -47,7 +54,7 @@ impl Patch {
                 let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
                 return Err(Status::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json-patch+json, application/merge-patch+json{strategic}"
+                     application/json-patch+json, application/merge-patch+json{strategic}, {APPLY}"
                 )));
             }
         };
@@ -76,7 +83,10 @@ impl Patch {
 }
 
 pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Status> {
-    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    if media_type(call) == APPLY {
+        return apply::serve(call, target).await;
+    }
+    let options = WriteOptions::parse_patch(&call.query, false)?;
     let patch = Patch::read(call, &call.resource.schema, options.field_validation)?;
     let stored = update::change(call, target, &options, |current| {
         let mut patched = patch.apply(&current.0)?;
@@ -91,7 +101,7 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
                 patched["kind"], patched["apiVersion"], call.resource.descriptor.kind
             )));
         }
-        let decoded = schema::decode_value(&patched, &call.resource.schema, options.field_validation)?;
+        let decoded = patches::decode(&patched, &call.resource.schema, options.field_validation)?;
         call.warn(decoded.warnings);
         Ok(Object(decoded.value))
     })
@@ -101,12 +111,15 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
 
 /// Patches the scale of an object: the same patches onto a smaller document.
 pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
-    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    if media_type(call) == APPLY {
+        return apply::scale(call).await;
+    }
+    let options = WriteOptions::parse_patch(&call.query, false)?;
     let schema = scale::schema()?;
     let patch = Patch::read(call, &schema, options.field_validation)?;
     scale::change(call, &options, |current| {
         let patched = patch.apply(current)?;
-        Ok(schema::decode_value(&patched, &schema, options.field_validation)?.value)
+        Ok(patches::decode(&patched, &schema, options.field_validation)?.value)
     })
     .await
 }

@@ -25,6 +25,11 @@ pub(super) fn schema() -> Result<Arc<Schema>, Status> {
         .ok_or_else(|| Status::internal("no definition of autoscaling/v1 Scale"))
 }
 
+/// The kind of the body.
+pub(super) fn kind() -> GroupVersionKind {
+    GroupVersionKind::new("autoscaling", "v1", "Scale")
+}
+
 pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
     match call.info.verb.as_str() {
         "get" => {
@@ -33,8 +38,7 @@ pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
         }
         "update" => {
             let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
-            let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
-            let scale = body::decode_as(call, &kind, &*schema()?, options.field_validation)?;
+            let scale = body::decode_as(call, &kind(), &*schema()?, options.field_validation)?;
             if scale.name() != call.info.name {
                 return Err(Status::bad_request(format!(
                     "the name of the object ({}) does not match the name on the URL ({})",
@@ -63,15 +67,7 @@ pub(super) async fn change(
     let stored = update::change(call, Target::Main, options, |current| {
         let scale = mutate(&of(paths, current))?;
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-        if replicas < 0 {
-            let path = Path::new("spec").child("replicas");
-            let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid(
-                &GroupKind::new("autoscaling", "Scale"),
-                &call.info.name,
-                vec![error],
-            ));
-        }
+        check(call, replicas)?;
         let mut object = current.clone();
         set(&mut object.0, &paths.spec_replicas, replicas.into());
         // The scale's resourceVersion and UID are preconditions on the object.
@@ -86,6 +82,37 @@ pub(super) async fn change(
     })
     .await?;
     Ok(call.respond_value(200, &of(paths, &stored.object)))
+}
+
+/// Applies a number of replicas, or that there is none, to the object: `merge` gets it and the configuration.
+pub(super) async fn apply(
+    call: &Call,
+    options: &WriteOptions,
+    replicas: Option<i64>,
+    merge: impl Fn(&Value, &Value) -> Result<Object, Status> + Send + Sync,
+) -> Result<Response, Status> {
+    let paths = paths(call)?;
+    check(call, replicas.unwrap_or_default())?;
+    let stored = update::change(call, Target::Main, options, |current| {
+        let mut config = json!({
+            "apiVersion": current.0["apiVersion"], "kind": current.0["kind"], "metadata": {"name": current.name()},
+        });
+        if let Some(replicas) = replicas {
+            set(&mut config, &paths.spec_replicas, replicas.into());
+        }
+        merge(&current.0, &config)
+    })
+    .await?;
+    Ok(call.respond_value(200, &of(paths, &stored.object)))
+}
+
+fn check(call: &Call, replicas: i64) -> Result<(), Status> {
+    if replicas >= 0 {
+        return Ok(());
+    }
+    let path = Path::new("spec").child("replicas");
+    let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
+    Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), &call.info.name, vec![error]))
 }
 
 /// The scale of an object.

@@ -1,7 +1,7 @@
 //! PUT, and the one path by which any stored object is changed: PATCH, status, scale and the other
 //! subresources end here.
 //!
-//! Order: read, change, defaults, metadata the server owns, mutating admission, `prepare_for_…`, the
+//! Order: read, change, defaults, metadata the server owns, ownership of the fields, mutating admission, `prepare_for_…`, the
 //! resource's reservations, validation, validating admission, compare-and-swap. When someone else wrote
 //! meanwhile the whole is done again on the newer object, unless the client insists on a resourceVersion.
 
@@ -9,7 +9,7 @@ use api::{Object, Status, meta_validation};
 
 use super::create::unstored;
 use super::write::{self, WriteOptions};
-use super::{Call, body, create};
+use super::{Call, body, create, ownership};
 use crate::admission::Operation;
 use crate::response::Response;
 use crate::storage::{self, Stored};
@@ -93,6 +93,7 @@ async fn attempt(
         descriptor.hooks.default(&mut new.0);
     }
     keep_metadata(&mut new, &old.object);
+    ownership::track(call, target, options, Some(&old.object), &mut new);
     {
         let mut request = call.admission(Operation::Update, options, Some(&mut new), Some(&old.object));
         server.admission.admit(&mut request).await?;
@@ -135,7 +136,7 @@ async fn attempt(
         };
     }
     // An update that changes nothing is no write, and wakes nobody.
-    if write::same(&new, &old.object) {
+    if ownership::same(&new, &old.object) {
         return Ok(Some(old.clone()));
     }
     let stored = server.storage.replace(resource, namespace, name, old.revision, &new).await?;
@@ -184,7 +185,7 @@ fn keep_metadata(new: &mut Object, old: &Object) {
             write::carry(new, old, member);
         }
     }
-    for member in ["generation", "selfLink", "managedFields"] {
+    for member in ["generation", "selfLink"] {
         write::carry(new, old, member);
     }
     for member in ["labels", "annotations", "finalizers", "ownerReferences"] {

@@ -1,6 +1,6 @@
 //! What all writes have in common: their options, and the metadata that the server keeps.
 
-use api::field::{self, Path};
+use api::field::{self, ErrorList, Path};
 use api::{GroupKind, Object, Status};
 use schema::FieldValidation;
 use serde_json::{Value, json};
@@ -19,12 +19,38 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// Whether apply takes fields from other managers.
     pub force: bool,
+    /// Whether the object is the outcome of an apply, and knows already who owns what.
+    pub applied: bool,
 }
 
 impl WriteOptions {
     /// Reads the options of `kind` (`CreateOptions`, …) from the query.
     pub fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
+        Self::parse_with(query, kind, Vec::new())
+    }
+
+    /// Reads the `PatchOptions` of an apply, or of another patch.
+    pub fn parse_patch(query: &Query, apply: bool) -> Result<Self, Status> {
         let mut errors = Vec::new();
+        if apply && query.get("fieldManager").unwrap_or_default().is_empty() {
+            errors.push(field::required(&Path::new("fieldManager"), "is required for apply patch"));
+        }
+        if !apply && query.get("force").is_some() {
+            errors.push(field::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
+        Self::parse_with(query, "PatchOptions", errors)
+    }
+
+    fn parse_with(query: &Query, kind: &str, mut errors: ErrorList) -> Result<Self, Status> {
+        let field_manager = query.get("fieldManager").unwrap_or_default();
+        let path = Path::new("fieldManager");
+        if field_manager.len() > 128 {
+            errors.push(field::too_long(&path, 128));
+        }
+        if let Some(at) = field_manager.chars().position(char::is_control) {
+            let detail = format!("should only contain printable characters; invalid character at {at}");
+            errors.push(field::invalid(&path, field_manager, detail));
+        }
         let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
         for value in dry_run.iter().filter(|value| **value != "All") {
             errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
@@ -39,10 +65,6 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
-        let field_manager = query.get("fieldManager").unwrap_or_default();
-        if field_manager.len() > 128 {
-            errors.push(field::too_long(&Path::new("fieldManager"), 128));
-        }
         if !errors.is_empty() {
             return Err(Status::invalid(&GroupKind::new("meta.k8s.io", kind), "", errors));
         }
@@ -51,6 +73,7 @@ impl WriteOptions {
             field_validation,
             field_manager: field_manager.to_owned(),
             force: query.flag("force"),
+            applied: false,
         })
     }
 
@@ -90,26 +113,19 @@ pub(super) fn next_generation(object: &mut Object) {
     }
 }
 
+/// The members of an object that are no part of what is wanted of it.
+pub(super) const UNCOUNTED: [&str; 4] = ["metadata", "status", "apiVersion", "kind"];
+
 /// Whether anything but metadata and status differs: what `metadata.generation` counts.
 pub(super) fn spec_differs(new: &Object, old: &Object) -> bool {
     let counts = |object: &Object| {
         let members = object.0.as_object().into_iter().flatten();
         members
-            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .filter(|(key, _)| !UNCOUNTED.contains(&key.as_str()))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect::<Vec<_>>()
     };
     counts(new) != counts(old)
-}
-
-/// Whether two objects say the same, their resourceVersions aside.
-pub(super) fn same(a: &Object, b: &Object) -> bool {
-    let without = |object: &Object| {
-        let mut object = object.clone();
-        object.metadata_mut().remove("resourceVersion");
-        object
-    };
-    without(a) == without(b)
 }
 
 /// The present as metadata has it: seconds, UTC.

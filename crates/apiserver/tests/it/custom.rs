@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const THINGS: &str = "/apis/example.com/v1/namespaces/default/things";
 
-fn definition() -> Value {
+pub fn definition() -> Value {
     let schema = json!({"openAPIV3Schema": {
         "type": "object",
         "properties": {

@@ -1,14 +1,16 @@
 //! Server-side apply: several managers write one object, and each field knows whose it is.
 //! Reads the live object, the applied configuration and `metadata.managedFields`; gives the merged object with its
-//! `managedFields`. [`track`] keeps ownership right when an object that was ever applied is written in another way.
-//! As upstream with tracking on creation switched off, objects that nobody applies carry no `managedFields`.
+//! `managedFields`. [`track`] keeps ownership right when an object is created or written in another way.
 //! Not here: defaults, admission, storing (apiserver). Entries of other API versions of the kind are kept as they are,
 //! neither in conflict nor reduced: nothing here converts between versions.
 //! Upstream: apimachinery `pkg/util/managedfields`, structured-merge-diff `merge`.
 
+mod last_applied;
 mod managers;
+mod presence;
 mod set;
 mod shape;
+mod typing;
 
 use api::{Reason, Status};
 use serde_json::{Map, Value};
@@ -48,9 +50,9 @@ pub struct Writer<'a> {
     pub now: &'a str,
 }
 
-/// Applies a configuration. `live` is the stored object, or for a new one just its apiVersion, kind and name. Both must
-/// have been decoded by the schema. `force` takes fields over from managers who would be in conflict. When nothing
-/// changes, the outcome equals `live` to the last field.
+/// Applies a configuration as it was sent. `live` is the stored object, or for a new one just its apiVersion, kind, name
+/// and namespace. `force` takes fields over from managers who would be in conflict. When nothing changes, the outcome
+/// equals `live` to the last field.
 pub fn apply(
     live: &Value,
     config: &Value,
@@ -58,96 +60,175 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, Status> {
-    let given = config.pointer("/metadata/managedFields").and_then(Value::as_array);
-    if given.is_some_and(|entries| !entries.is_empty()) {
+    let given = config.pointer("/metadata/managedFields").filter(|given| !given.is_null());
+    if given.is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
+    let canonical = typing::check(config, schema).and_then(|()| canonical(config, schema));
+    let canonical = canonical.map_err(|error| untyped(config, &error))?;
+    let merge = |force| merge(live, &canonical, schema, writer, force);
+    let outcome = match merge(force) {
+        Err(Failure::Conflicts(conflicts)) => {
+            let rest = last_applied::unexpected(conflicts, live, schema, writer);
+            if rest.is_empty() { merge(true) } else { Err(Failure::Conflicts(rest)) }
+        }
+        other => other,
+    };
+    match outcome {
+        Ok(mut merged) => {
+            last_applied::renew(&mut merged, live, config, writer);
+            Ok(merged)
+        }
+        Err(Failure::Conflicts(conflicts)) => Err(conflict(&conflicts)),
+        Err(Failure::Shape(error)) => Err(untyped(config, &error.to_string())),
+    }
+}
+
+/// Why a configuration cannot be merged.
+enum Failure {
+    /// By manager, the sets of fields that it holds with another value.
+    Conflicts(Vec<(String, Set)>),
+    Shape(shape::Error),
+}
+
+/// The configuration with quantities and times in canonical form and without nulls.
+fn canonical(config: &Value, schema: &Schema) -> Result<Value, String> {
+    let text = serde_json::to_vec(config).map_err(|error| error.to_string())?;
+    crate::decode::read(&text, schema, false).map(|(value, _)| without_managed_fields(&value))
+}
+
+/// Upstream gives this error no code of its own, so that it is a 500.
+fn untyped(config: &Value, error: &str) -> Status {
+    let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let version = text("/apiVersion");
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {}{version}, Kind={}): {error}",
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+        if version.contains('/') { "" } else { "/" },
+        text("/kind"),
+    );
+    Status::new(500, Reason::Unknown, message)
+}
+
+fn merge(
+    live: &Value,
+    config: &Value,
+    schema: &Schema,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, Failure> {
     let shape = Shape::of(schema);
     let version = config.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let old = without_managed_fields(live);
-    let config = without_managed_fields(config);
     let mut managers = Managers::of(live);
     if managers.is_empty() && live.pointer("/metadata/uid").is_some() {
-        let owned = unstripped(&Difference::between(&empty_like(&old), &old, shape).added, writer.ignored);
+        let owned =
+            Difference::between(&empty(&old, schema), &typed(&old, schema), shape).added_or_modified();
         managers.set(Entry {
             manager: BEFORE_FIRST_APPLY.into(),
             operation: Operation::Update,
             api_version: live.get("apiVersion").and_then(Value::as_str).unwrap_or_default().into(),
             time: Some(writer.now.into()),
             subresource: String::new(),
-            fields: owned,
+            fields: unstripped(&owned, writer.ignored),
         });
     }
     let before = managers.clone();
-    let fields = shape::fields(&config, shape)
-        .map_err(|error| Status::internal(format!("failed to create typed patch object: {error}")))?;
-    let fields = unstripped(&fields, writer.ignored);
+    let fields = unstripped(&shape::fields(config, shape).map_err(Failure::Shape)?, writer.ignored);
     let last = managers.find(writer, Operation::Apply, version).cloned();
-    let time = match &last {
-        Some(last) if last.fields == fields && last.api_version == version => last.time.clone(),
-        _ => Some(writer.now.into()),
-    };
     managers.set(Entry {
         manager: writer.manager.into(),
         operation: Operation::Apply,
         api_version: version.into(),
-        time,
+        time: last.as_ref().map_or_else(|| Some(writer.now.into()), |last| last.time.clone()),
         subresource: writer.subresource.into(),
         fields,
     });
-    let mut merged = shape::merge(&old, &config, shape);
+    let mut merged = shape::merge(&old, config, shape);
     if let Some(last) = last.filter(|last| last.api_version == version) {
         prune(&mut merged, &last.fields, &managers, version, shape);
     }
-    let difference = Difference::between(&old, &merged, shape);
+    let mut difference = Difference::between(&typed(&old, schema), &typed(&merged, schema), shape);
+    difference.forget(writer.ignored);
     let conflicts = managers.conflicts(writer, Operation::Apply, version, &difference);
     if !force && !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
+        return Err(Failure::Conflicts(conflicts));
     }
-    managers.give_up(writer, Operation::Apply, version, &difference, writer.now);
+    managers.give_up(writer, Operation::Apply, version, &difference);
     if merged == old && managers == before {
         return Ok(live.clone());
     }
+    managers.touch(writer, Operation::Apply, version);
     managers.write(&mut merged);
     Ok(merged)
 }
 
-/// Keeps `managedFields` right when an object is written other than by apply. A writer may also reset or replace the
-/// entries by giving others.
-pub fn track(old: &Value, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
-    let reset = new
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array)
-        .is_some_and(|entries| entries.len() == 1 && entries[0].as_object().is_some_and(Map::is_empty));
-    let given = Managers::of(new);
-    let mut managers = if given.is_empty() && !reset { Managers::of(old) } else { given };
-    let plain = without_managed_fields(new);
-    if managers.is_empty() {
+/// Keeps `managedFields` right when an object is written other than by apply; `old` is `None` when it is created. A
+/// writer of the object itself may also reset or replace the entries by giving others.
+pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
+    let main = writer.subresource.is_empty();
+    let reset = main
+        && new
+            .pointer("/metadata/managedFields")
+            .and_then(Value::as_array)
+            .is_some_and(|entries| entries.len() == 1 && entries[0].as_object().is_some_and(Map::is_empty));
+    let given = if main { Managers::of(new) } else { Managers::default() };
+    let mut managers = match old {
+        Some(old) if given.is_empty() && !reset => Managers::of(old),
+        _ => given,
+    };
+    let mut plain = without_managed_fields(new);
+    // Nobody knows who wrote the fields of an object without entries: only apply begins to ask.
+    if managers.is_empty() && old.is_some() {
         *new = plain;
         return;
     }
     let shape = Shape::of(schema);
     let version = plain.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let difference = Difference::between(&without_managed_fields(old), &plain, shape);
-    managers.give_up(writer, Operation::Update, &version, &difference, writer.now);
+    let before = match old {
+        Some(old) => typed(&without_managed_fields(old), schema),
+        None => empty(&plain, schema),
+    };
+    let mut difference = Difference::between(&before, &typed(&plain, schema), shape);
+    difference.forget(writer.ignored);
+    managers.give_up(writer, Operation::Update, &version, &difference);
+    let taken = unstripped(&difference.added_or_modified(), writer.ignored);
     let own = managers.find(writer, Operation::Update, &version);
-    let fields = own.map(|own| own.fields.clone()).unwrap_or_default();
-    let grown = fields
-        .difference(&difference.removed)
-        .union(&unstripped(&difference.modified, writer.ignored))
-        .union(&unstripped(&difference.added, writer.ignored));
-    if grown != fields {
+    let fields = own.map(|own| own.fields.difference(&difference.removed)).unwrap_or_default();
+    let time = match own {
+        Some(own) if taken.is_empty() => own.time.clone(),
+        _ => Some(writer.now.into()),
+    };
+    if !taken.is_empty() || own.is_some_and(|own| own.fields != fields) {
         managers.set(Entry {
             manager: writer.manager.into(),
             operation: Operation::Update,
             api_version: version,
-            time: Some(writer.now.into()),
+            time,
             subresource: writer.subresource.into(),
-            fields: grown,
+            fields: fields.union(&taken),
         });
     }
+    managers.write(&mut plain);
     *new = plain;
-    managers.write(new);
+}
+
+/// The value as Go's type of it has it.
+fn typed(object: &Value, schema: &Schema) -> Value {
+    let mut object = object.clone();
+    presence::complete(&mut object, schema);
+    object
+}
+
+/// A new object of the same kind with nothing in it.
+fn empty(object: &Value, schema: &Schema) -> Value {
+    let members = ["apiVersion", "kind"].into_iter().filter_map(|name| Some((name, object.get(name)?)));
+    let mut empty: Value = members.map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    if matches!(schema, Schema::Structural(_)) {
+        empty["metadata"] = Value::Object(Map::new());
+    }
+    typed(&empty, schema)
 }
 
 /// Takes out what this manager applied last time and does not apply now, unless another applier holds it.
@@ -174,15 +255,6 @@ fn without_managed_fields(object: &Value) -> Value {
     object
 }
 
-/// An object of the same kind with nothing in it: its top-level fields are there, so that nobody adds them.
-fn empty_like(object: &Value) -> Value {
-    let members = object.as_object().into_iter().flatten().map(|(name, value)| {
-        let value = if value.is_object() { Value::Object(Map::new()) } else { Value::Null };
-        (name.clone(), value)
-    });
-    Value::Object(members.filter(|(_, value)| !value.is_null()).collect())
-}
-
 /// Without what nobody owns and what this request cannot change.
 fn unstripped(set: &Set, ignored: &[&str]) -> Set {
     let mut unowned = Set::default();
@@ -195,9 +267,11 @@ fn unstripped(set: &Set, ignored: &[&str]) -> Set {
 }
 
 /// 409 with one cause for each field.
-fn conflict(conflicts: &[(String, Vec<String>)]) -> Status {
+fn conflict(conflicts: &[(String, Set)]) -> Status {
+    let conflicts: Vec<(&String, Vec<String>)> =
+        conflicts.iter().map(|(manager, set)| (manager, set.paths())).collect();
     let count: usize = conflicts.iter().map(|(_, paths)| paths.len()).sum();
-    let message = match conflicts {
+    let message = match conflicts.as_slice() {
         [(manager, paths)] if paths.len() == 1 => {
             format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths[0])
         }
@@ -214,7 +288,7 @@ fn conflict(conflicts: &[(String, Vec<String>)]) -> Status {
     };
     let causes = conflicts
         .iter()
-        .flat_map(|(manager, paths)| paths.iter().map(move |path| (manager, path)))
+        .flat_map(|(manager, paths)| paths.iter().map(move |path| (*manager, path)))
         .map(|(manager, path)| api::status::Cause {
             reason: "FieldManagerConflict".into(),
             message: format!("conflict with {manager}"),

@@ -159,15 +159,15 @@ impl Managers {
         operation: Operation,
         version: &str,
         difference: &Difference,
-    ) -> Vec<(String, Vec<String>)> {
-        let changed = difference.modified.union(&difference.added);
+    ) -> Vec<(String, Set)> {
+        let changed = difference.added_or_modified();
         let mut all = self.clone();
-        let mut conflicts: Vec<(String, Vec<String>)> = all
+        let mut conflicts: Vec<(String, Set)> = all
             .others(writer, operation, version)
-            .map(|entry| (entry.describe(), entry.fields.intersection(&changed).paths()))
-            .filter(|(_, paths)| !paths.is_empty())
+            .map(|entry| (entry.describe(), entry.fields.intersection(&changed)))
+            .filter(|(_, fields)| !fields.is_empty())
             .collect();
-        conflicts.sort();
+        conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
         conflicts
     }
 
@@ -178,15 +178,20 @@ impl Managers {
         operation: Operation,
         version: &str,
         difference: &Difference,
-        now: &str,
     ) {
-        let lost = difference.modified.union(&difference.added).union(&difference.removed);
+        let lost = difference.added_or_modified().union(&difference.removed);
         for entry in self.others(writer, operation, version) {
-            let left = entry.fields.difference(&lost);
-            if left != entry.fields && entry.operation == Operation::Update {
-                entry.time = Some(now.to_owned());
+            entry.fields = entry.fields.difference(&lost);
+        }
+        self.sort();
+    }
+
+    /// Records that a manager wrote just now.
+    pub(super) fn touch(&mut self, writer: &Writer<'_>, operation: Operation, version: &str) {
+        for entry in &mut self.0 {
+            if entry.is_same(writer.manager, operation, version, writer.subresource) {
+                entry.time = Some(writer.now.to_owned());
             }
-            entry.fields = left;
         }
         self.sort();
     }

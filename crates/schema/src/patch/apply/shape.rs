@@ -66,7 +66,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The shape of a member, and whether it is a named field rather than an entry of a map.
-    fn member(self, name: &str) -> (bool, Self) {
+    pub(super) fn member(self, name: &str) -> (bool, Self) {
         match self {
             Self::Struct(definition) => match definition.field(name) {
                 Some(field) => (true, Self::of_type(&field.r#type, Some(&field.merge))),
@@ -124,7 +124,7 @@ impl<'a> Shape<'a> {
     }
 
     /// What tells an element of this list apart; `None` if it names no key.
-    fn identity(self, element: &Value) -> Option<Element> {
+    pub(super) fn identity(self, element: &Value) -> Option<Element> {
         let keys: Vec<(&str, Option<&Value>)> = match self {
             // The one default among the keys of built-in lists.
             Self::Keyed(_, keys) => keys.iter().map(|key| (*key, None)).collect(),
@@ -209,8 +209,27 @@ impl Difference {
         difference
     }
 
+    /// What the change gives a value to.
+    pub(super) fn added_or_modified(&self) -> Set {
+        self.added.union(&self.modified)
+    }
+
+    /// Leaves out these top-level fields and all below them.
+    pub(super) fn forget(&mut self, fields: &[&str]) {
+        if !fields.is_empty() {
+            for set in [&mut self.added, &mut self.removed, &mut self.modified] {
+                *set = set.without(fields);
+            }
+        }
+    }
+
     fn walk(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>, path: &mut Vec<Element>) {
-        let of_kind = |is: fn(&Value) -> bool| old.is_none_or(is) && new.is_none_or(is);
+        if old == new {
+            return;
+        }
+        let of_kind = |is: fn(&Value) -> bool| {
+            [old, new].into_iter().flatten().all(|value| value.is_null() || is(value))
+        };
         // Two that are both empty, or of different kinds, are compared as wholes.
         let maps = || [old, new].into_iter().filter_map(|side| shape.object(side)).any(|map| !map.is_empty());
         let lists =

@@ -169,7 +169,7 @@ fn what_was_there_before_belongs_to_nobody_in_particular() {
 #[test]
 fn other_writes_are_tracked_once_an_object_was_applied() {
     let mut untouched = stored(config(json!({"replicas": 2})));
-    track(&stored(config(json!({"replicas": 1}))), &mut untouched, &schema(), &writer("controller"));
+    track(Some(&stored(config(json!({"replicas": 1})))), &mut untouched, &schema(), &writer("controller"));
     assert_eq!(untouched["metadata"].get("managedFields"), None);
 
     let live = stored(
@@ -180,7 +180,7 @@ fn other_writes_are_tracked_once_an_object_was_applied() {
     new["spec"]["replicas"] = 5.into();
     new["spec"]["minReadySeconds"] = 1.into();
     new["status"] = json!({"replicas": 1});
-    track(&live, &mut new, &schema(), &writer("controller"));
+    track(Some(&live), &mut new, &schema(), &writer("controller"));
     assert_eq!(owned(&new, "m"), Some(json!({"f:spec": {"f:paused": {}}})));
     assert_eq!(
         owned(&new, "controller"),
@@ -196,11 +196,11 @@ fn other_writes_are_tracked_once_an_object_was_applied() {
     // A writer that sends no entries does not erase them; one that asks for it does.
     let mut silent = new.clone();
     silent["metadata"].as_object_mut().unwrap().remove("managedFields");
-    track(&new, &mut silent, &schema(), &writer("controller"));
+    track(Some(&new), &mut silent, &schema(), &writer("controller"));
     assert_eq!(silent, new);
     let mut reset = new.clone();
     reset["metadata"]["managedFields"] = json!([{}]);
-    track(&new, &mut reset, &schema(), &writer("controller"));
+    track(Some(&new), &mut reset, &schema(), &writer("controller"));
     assert_eq!(reset["metadata"].get("managedFields"), None);
 }
 
@@ -211,7 +211,7 @@ fn subresources_are_managers_of_their_own() {
     let mut new = live.clone();
     new["status"] = json!({"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]});
     let status = Writer { subresource: "status", ignored: &["spec", "metadata"], ..writer("m") };
-    track(&live, &mut new, &schema(), &status);
+    track(Some(&live), &mut new, &schema(), &status);
     let entries = new["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[1]["subresource"], "status");
@@ -226,7 +226,7 @@ fn many_updating_managers_are_merged() {
         let mut new = live.clone();
         new["metadata"]["annotations"][format!("a{n:02}")] = "x".into();
         let (manager, now) = (format!("w{n:02}"), format!("2024-01-01T00:00:{n:02}Z"));
-        track(&live, &mut new, &schema(), &Writer { manager: &manager, now: &now, ..writer("") });
+        track(Some(&live), &mut new, &schema(), &Writer { manager: &manager, now: &now, ..writer("") });
         live = new;
     }
     let entries = live["metadata"]["managedFields"].as_array().unwrap();
@@ -290,7 +290,7 @@ fn custom_resources_merge_by_their_schema() {
             "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
                       "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}},
             "plain": {"type": "array", "items": {"type": "string"}},
-            "whole": {"type": "object", "x-kubernetes-map-type": "atomic"},
+            "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "x-kubernetes-preserve-unknown-fields": true},
             "map": {"type": "object", "additionalProperties": {"type": "string"}},
         }}}}),
     );
@@ -315,4 +315,83 @@ fn custom_resources_merge_by_their_schema() {
         merged["spec"],
         json!({"keyed": [{"k": "a", "v": 1}, {"k": "b", "v": 2}], "plain": ["x"], "whole": {"a": 1}, "map": {"m": "1", "n": "2"}})
     );
+}
+
+#[test]
+fn a_new_object_belongs_to_its_creator() {
+    let mut new = stored(object(
+        json!({"labels": {"a": "b"}}),
+        json!({"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "strategy": {"type": "Recreate"},
+               "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}], "securityContext": {}}}}),
+    ));
+    new["status"] = json!({"replicas": 1});
+    track(None, &mut new, &schema(), &writer("kubectl-create"));
+    let entry = &new["metadata"]["managedFields"][0];
+    assert_eq!((&entry["operation"], &entry["time"]), (&json!("Update"), &json!(NOW)));
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({
+            "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+            "f:spec": {
+                "f:replicas": {}, "f:selector": {}, "f:strategy": {"f:type": {}},
+                "f:template": {
+                    "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+                    "f:spec": {
+                        "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:resources": {}}},
+                        "f:securityContext": {},
+                    },
+                },
+            },
+        })
+    );
+    // The status that came along is the status' writer's, even where the main object is written.
+    let mut later = new.clone();
+    later["status"] = json!({"replicas": 2});
+    track(Some(&new), &mut later, &schema(), &writer("other"));
+    assert_eq!(later["metadata"], new["metadata"]);
+}
+
+#[test]
+fn server_side_apply_takes_over_from_client_side_apply() {
+    let config = object(json!({}), json!({"replicas": 3, "paused": true}));
+    let mut live = stored(config.clone());
+    live["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": config.to_string()});
+    track(None, &mut live, &schema(), &writer("kubectl-client-side-apply"));
+    let changed = object(json!({}), json!({"replicas": 4, "paused": true}));
+    let applied = apply(&live, &changed, &schema(), &writer("kubectl"), false).unwrap();
+    assert_eq!(applied["spec"]["replicas"], 4);
+    let noted = &applied["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    assert_eq!(noted.as_str(), Some(&*format!("{changed}\n")));
+    // Of another manager's, or of what someone changed since, it is no excuse.
+    assert_eq!(apply(&live, &changed, &schema(), &writer("me"), false).unwrap_err().code, 409);
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = 7.into();
+    track(Some(&live), &mut scaled, &schema(), &writer("autoscaler"));
+    let status = apply(&scaled, &changed, &schema(), &writer("kubectl"), false).unwrap_err();
+    assert!(
+        status.message.contains(r#"conflict with "autoscaler" using apps/v1: .spec.replicas"#),
+        "{status}"
+    );
+}
+
+#[test]
+fn fields_that_do_not_exist_are_named() {
+    let cases = [
+        (json!({"foo": 1}), ".spec.foo: field not declared in schema"),
+        (json!({"replicas": "3"}), ".spec.replicas: expected numeric (int or float), got string"),
+        (json!({"paused": "x"}), ".spec.paused: expected boolean, got &{x}"),
+        (
+            containers(json!([{"name": "a", "x": 1}])),
+            ".spec.template.spec.containers[name=\"a\"].x: field not declared in schema",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let status = apply(&fresh(), &config(spec), &schema(), &writer("m"), false).unwrap_err();
+        assert_eq!(status.code, 500);
+        assert_eq!(
+            status.message,
+            format!("failed to create typed patch object (/d; apps/v1, Kind=Deployment): {expected}")
+        );
+    }
 }
