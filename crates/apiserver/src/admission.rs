@@ -21,7 +21,6 @@ mod persistent_volume_claim_resize;
 pub mod pod_security;
 mod priority;
 mod resource_quota;
-mod role_escalation;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
@@ -200,8 +199,6 @@ pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, St
 fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
     let Surroundings { clock, randomness, authorization, .. } = surroundings;
     vec![
-        // Not among upstream's plugins: there the storage of roles does this, before any plugin.
-        Arc::new(role_escalation::RoleEscalation::new(authorization.clone())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use api::Status;
 use async_trait::async_trait;
-use foundation::SharedClock;
+use foundation::{SharedClock, SharedRandomness};
 use rustls_pki_types::CertificateDer;
 
 use crate::cluster::ClusterState;
@@ -68,6 +68,27 @@ impl Authenticated {
 pub trait Authenticator: Send + Sync + 'static {
     /// `Ok(None)`: no credentials of this kind. `Err`: credentials of this kind, but not good.
     async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status>;
+}
+
+/// Tokens that name no audience: they were made for this server, and are good for nobody else who asks.
+struct ForOwnAudiences {
+    tokens: Arc<dyn Authenticator>,
+    /// The audiences that mean this server; none: audiences are not told apart.
+    own: Arc<[String]>,
+}
+
+#[async_trait]
+impl Authenticator for ForOwnAudiences {
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
+        let asked = credentials.audiences;
+        let audiences: Vec<String> =
+            self.own.iter().filter(|own| asked.is_empty() || asked.contains(own)).cloned().collect();
+        if audiences.is_empty() && !self.own.is_empty() {
+            return Ok(None);
+        }
+        let found = self.tokens.authenticate(credentials).await?;
+        Ok(found.map(|found| Authenticated { audiences, ..found }))
+    }
 }
 
 /// Tries one authenticator after the other.
@@ -143,20 +164,33 @@ pub fn build(
     options: &Options,
     cluster: &Arc<dyn ClusterState>,
     clock: &SharedClock,
+    randomness: &SharedRandomness,
 ) -> Result<Authentication, Status> {
+    let own: Arc<[String]> = options
+        .service_accounts
+        .as_ref()
+        .map(|accounts| accounts.audiences.clone())
+        .unwrap_or_default()
+        .into();
+    let for_us = |tokens: Arc<dyn Authenticator>| -> Arc<dyn Authenticator> {
+        Arc::new(ForOwnAudiences { tokens, own: own.clone() })
+    };
     let mut tokens: Vec<Arc<dyn Authenticator>> = Vec::new();
     if !options.static_tokens.is_empty() {
-        tokens.push(Arc::new(static_token::StaticTokens::new(&options.static_tokens)));
+        tokens.push(for_us(Arc::new(static_token::StaticTokens::new(&options.static_tokens))));
     }
     let mut issuer = None;
     if let Some(accounts) = &options.service_accounts {
         let keys = token::Keys::new(accounts).map_err(Status::internal)?;
         let keys = Arc::new(keys);
         tokens.push(Arc::new(token::Verifier::new(keys.clone(), accounts, cluster.clone(), clock.clone())));
-        issuer = Some(Arc::new(token::Issuer::new(keys, accounts, cluster.clone(), clock.clone())));
+        let randomness = randomness.clone();
+        issuer =
+            Some(Arc::new(token::Issuer::new(keys, accounts, cluster.clone(), clock.clone(), randomness)));
     }
     if options.bootstrap_tokens {
-        tokens.push(Arc::new(bootstrap_token::BootstrapTokens::new(cluster.clone(), clock.clone())));
+        let bootstrap = bootstrap_token::BootstrapTokens::new(cluster.clone(), clock.clone());
+        tokens.push(for_us(Arc::new(bootstrap)));
     }
     let tokens: Arc<dyn Authenticator> = Arc::new(bearer::Bearer(Chain(tokens)));
 

@@ -22,8 +22,24 @@ use crate::{authz, fairness, storage};
 /// What becomes of an object that is there already; `None`: it is left as it is.
 type Reconcile = Option<fn(&Object, &Object) -> Reconciled>;
 
+/// How often the start tries when others write the same objects meanwhile: servers that start together.
+const ATTEMPTS: usize = 10;
+
 /// Makes what is missing, and brings stored policy up to this version's.
+///
+/// # Errors
+/// The store's; 503 where others keep writing the same objects.
 pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
+    for _ in 0..ATTEMPTS {
+        if attempt(server).await? {
+            return Ok(());
+        }
+    }
+    Err(Status::service_unavailable("the objects of every cluster are being changed by others"))
+}
+
+/// One look and one transaction; false if an object was written in between.
+async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
     let mut txn = Txn::default();
     let policy: Reconcile = Some(reconcile);
     let flows: Reconcile = Some(flows);
@@ -39,10 +55,9 @@ pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
         }
     }
     if txn.success.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
-    // Another server that starts at the same moment makes the same objects.
-    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+    Ok(server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded)
 }
 
 /// Makes a FlowSchema or PriorityLevelConfiguration that must be there, or puts it right.
@@ -193,4 +208,29 @@ fn kubernetes_service(options: &Options) -> Vec<Value> {
         }));
     }
     objects
+}
+
+#[cfg(test)]
+mod tests {
+    use foundation::{SystemClock, SystemRandomness, Tasks};
+    use store::Store;
+
+    use super::*;
+    use crate::ApiServer;
+    use crate::storage::interposed::{Interposed, put};
+
+    #[tokio::test]
+    async fn a_server_that_starts_beside_another_makes_all_objects() {
+        let store = Interposed::new();
+        // The other server was faster with one of them.
+        store.before("txn", |store| async move {
+            put(&*store, "/registry/core/namespaces/kube-public").await;
+            Ok(())
+        });
+        let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
+        let tasks = Tasks::new("test");
+        ApiServer::new(store.clone(), Options::default(), &tasks, clock, randomness).await.unwrap();
+        let found = store.range(Range::key("/registry/core/namespaces/kube-system")).await.unwrap();
+        assert_eq!(found.count, 1);
+    }
 }

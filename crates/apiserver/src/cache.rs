@@ -19,7 +19,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use change::{Change, EventType, frame as change_frame};
@@ -32,6 +32,8 @@ use watchers::Watchers;
 /// Changes kept for watches that resume. Beyond it a client lists anew, as with upstream (whose ring
 /// starts at 100 and grows to 102,400).
 const RING: usize = 16_384;
+/// Bytes that these may keep alive per resource: large objects that change often have a shorter history.
+const RING_BYTES: usize = 32 << 20;
 
 /// One object as cached.
 #[derive(Debug)]
@@ -99,7 +101,8 @@ pub struct TooOld {
 pub struct Cache {
     extractor: Arc<Extractor>,
     state: RwLock<State>,
-    changed: watch::Sender<u64>,
+    /// Gone once the cache is closed, so that whoever derives something from it notices.
+    changed: Mutex<Option<watch::Sender<u64>>>,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +112,8 @@ struct State {
     /// Per selectable field, made at first use: value to keys.
     indexes: HashMap<usize, HashMap<Box<str>, BTreeSet<Bytes>>>,
     ring: VecDeque<Arc<Change>>,
+    /// The sum of [`Change::weight`] over the ring.
+    ring_bytes: usize,
     /// Every change after this revision is in the ring.
     ring_after: u64,
     /// Changes up to this revision were part of what the cache was filled with.
@@ -119,7 +124,7 @@ struct State {
 
 impl Cache {
     fn new(extractor: Arc<Extractor>) -> Self {
-        Self { extractor, state: RwLock::default(), changed: watch::Sender::new(0) }
+        Self { extractor, state: RwLock::default(), changed: Mutex::new(Some(watch::Sender::new(0))) }
     }
 
     /// Fills an empty cache with what was read at `revision`.
@@ -129,7 +134,13 @@ impl Cache {
         state.revision = revision;
         state.ring_after = revision;
         state.filled_at = revision;
-        self.changed.send_replace(revision);
+        self.tell(revision);
+    }
+
+    fn tell(&self, revision: u64) {
+        if let Some(changed) = &*self.changed.lock() {
+            changed.send_replace(revision);
+        }
     }
 
     fn object(&self, key: Bytes, value: Bytes, revision: u64) -> Arc<Cached> {
@@ -152,7 +163,7 @@ impl Cache {
             state.apply(revision, key, current);
         }
         drop(state);
-        self.changed.send_replace(revision);
+        self.tell(revision);
     }
 
     /// Ends every watch: the cache will hear of no more changes.
@@ -160,11 +171,22 @@ impl Cache {
         let mut state = self.state.write();
         state.closed = true;
         state.watchers = Watchers::default();
+        drop(state);
+        self.changed.lock().take();
     }
 
-    /// The revision of the latest change, for whoever derives something from the objects.
+    /// Whether the cache hears of no more changes.
+    pub fn is_closed(&self) -> bool {
+        self.state.read().closed
+    }
+
+    /// The revision of the latest change, for whoever derives something from the objects. The sender is gone
+    /// once the cache is closed: then there is another one to ask.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        match &*self.changed.lock() {
+            Some(changed) => changed.subscribe(),
+            None => watch::channel(0).1,
+        }
     }
 
     /// One object.
@@ -302,12 +324,14 @@ impl State {
         }
         self.reindex(&key, previous.as_deref(), current.as_deref());
         let change = Arc::new(Change::new(revision, current, previous));
-        if self.ring.len() == RING
+        self.ring_bytes += change.weight();
+        self.ring.push_back(change.clone());
+        while (self.ring.len() > RING || self.ring_bytes > RING_BYTES)
             && let Some(oldest) = self.ring.pop_front()
         {
+            self.ring_bytes -= oldest.weight();
             self.ring_after = oldest.revision;
         }
-        self.ring.push_back(change.clone());
         self.watchers.notify(&change);
     }
 

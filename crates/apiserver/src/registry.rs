@@ -17,6 +17,7 @@ mod special;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::kind::Descriptor;
 use api::{GroupResource, GroupVersion, GroupVersionResource, Object, Status};
@@ -29,6 +30,9 @@ use crate::cache::View;
 use crate::encoding::{self, Extractor};
 
 pub use rest::{Deletion, Plain, Rest, Subresource, Undo};
+
+/// Tells the definitions of one resource apart by age.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 /// One resource in one version.
 pub struct Resource {
@@ -71,7 +75,9 @@ impl Resource {
             convert
         });
         // Two resources can share a prefix (Events): the cache is told apart by group and version.
-        let view = View { prefix, version: descriptor.group_version().to_string(), extractor, convert };
+        let version = descriptor.group_version().to_string();
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        let view = View { prefix, version, extractor, convert, generation };
         Arc::new(Self {
             group_resource: descriptor.group_resource(),
             stored_version: stored.group_version().to_string(),

@@ -66,11 +66,11 @@ impl Server {
     ) -> Result<Arc<Self>, Status> {
         let tasks = tasks.child("apiserver");
         let registry = Arc::new(Registry::builtin()?);
-        let hub = Hub::start(store.clone(), &tasks).await.map_err(storage::status)?;
+        let hub = Hub::start(store.clone(), &tasks, clock.clone()).await.map_err(storage::status)?;
         let storage = Storage(store);
         let cluster: Arc<dyn ClusterState> =
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
-        let authentication = authn::build(&options.authn, &cluster, &clock)?;
+        let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;
         let authorization = authz::build(&options.authz, &cluster)?;
         let surroundings = admission::Surroundings {
             cluster: cluster.clone(),
@@ -83,6 +83,8 @@ impl Server {
         checks.register("ping", || Ok(()));
         let supervisor = tasks.clone();
         checks.register("tasks", move || supervisor.check());
+        let caches = hub.clone();
+        checks.register("watch-cache", move || caches.check());
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
         Ok(Arc::new(Self {
             fairness,

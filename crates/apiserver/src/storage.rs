@@ -2,6 +2,9 @@
 //!
 //! Reads and writes the store. Knows keys and revisions, not what objects mean.
 
+#[cfg(test)]
+pub(crate) mod interposed;
+
 use api::{Object, Status};
 use bytes::Bytes;
 use store::{Compare, KeyValue, Op, OpResult, Range, Store, Txn};

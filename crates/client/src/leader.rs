@@ -119,20 +119,27 @@ impl LeaderElector {
         outcome
     }
 
-    /// Renews until that has failed for too long.
+    /// Renews until that has failed, or not come to an end, for too long.
     async fn renew(&mut self) {
-        let mut renewed = self.clock.monotonic();
+        let mut deadline = self.clock.sleep(self.options.renew_deadline);
         loop {
-            self.clock.sleep(self.options.retry_period).await;
-            match self.try_acquire().await {
-                Ok(true) => renewed = self.clock.monotonic(),
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::warn!(lease = %self.options.name, %error, "the lease was not renewed");
-                    if self.clock.monotonic().saturating_sub(renewed) >= self.options.renew_deadline {
-                        return;
-                    }
+            let pause = self.clock.sleep(self.options.retry_period);
+            tokio::select! {
+                () = &mut deadline => return,
+                () = pause => {}
+            }
+            // From before the attempt: others count from the time that it writes.
+            let next = self.clock.sleep(self.options.renew_deadline);
+            tokio::select! {
+                () = &mut deadline => {
+                    tracing::warn!(lease = %self.options.name, "the lease was not renewed in time");
+                    return;
                 }
+                outcome = self.try_acquire() => match outcome {
+                    Ok(true) => deadline = next,
+                    Ok(false) => return,
+                    Err(error) => tracing::warn!(lease = %self.options.name, %error, "the lease was not renewed"),
+                },
             }
         }
     }

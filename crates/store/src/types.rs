@@ -53,6 +53,9 @@ pub struct Range {
     pub count_only: bool,
     /// Leave the values out.
     pub keys_only: bool,
+    /// Stop at the limit. `count` is then only that of the keys returned, and a read costs its limit and not what
+    /// the range holds.
+    pub uncounted: bool,
 }
 
 impl Range {
@@ -98,7 +101,7 @@ pub struct RangeResponse {
     pub kvs: Vec<KeyValue>,
     /// Whether the limit cut the result short.
     pub more: bool,
-    /// How many keys the range holds at the revision read, whatever the limit.
+    /// How many keys the range holds at the revision read, whatever the limit (unless `uncounted` was asked for).
     pub count: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foundation::{ManualClock, SharedClock};
+use foundation::{ManualClock, SharedClock, SystemRandomness};
 use http::{HeaderMap, HeaderValue, header};
 
 use super::*;
@@ -11,7 +11,7 @@ use crate::authz::fake::FakeCluster;
 fn build_with(options: Options) -> Authentication {
     let cluster: Arc<dyn ClusterState> = FakeCluster::new();
     let clock: SharedClock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
-    build(&options, &cluster, &clock).unwrap()
+    build(&options, &cluster, &clock, &SystemRandomness::shared()).unwrap()
 }
 
 async fn who(
@@ -62,4 +62,27 @@ async fn static_tokens_in_both_places() {
         assert_eq!(who(&authentication, &[pair], "/api").await == want, good, "{pair:?}");
     }
     assert_eq!(header::AUTHORIZATION.as_str(), "authorization");
+}
+
+#[tokio::test]
+async fn a_static_token_is_good_for_this_server_only() {
+    let jane = StaticToken { token: "s3cret".into(), user: User::new("jane", &[]) };
+    let key = rcgen::KeyPair::generate().unwrap().serialize_der();
+    let accounts = token::Options::new("https://issuer", key);
+    let options =
+        Options { static_tokens: vec![jane], service_accounts: Some(accounts), ..Options::default() };
+    let authentication = build_with(options);
+    for (asked, good) in [
+        (vec![], true),
+        (vec!["https://issuer"], true),
+        (vec!["vault"], false),
+        (vec!["vault", "https://issuer"], true),
+    ] {
+        let review = api::Object(serde_json::json!({"spec": {"token": "s3cret", "audiences": asked}}));
+        let answer = review::token(review, &*authentication.tokens).await.unwrap();
+        assert_eq!(answer.0["status"]["authenticated"] == true, good, "{asked:?}: {}", answer.0);
+        if good {
+            assert_eq!(answer.0["status"]["audiences"], serde_json::json!(["https://issuer"]));
+        }
+    }
 }

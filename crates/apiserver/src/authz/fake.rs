@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
@@ -17,27 +18,47 @@ type Key = (String, String, String);
 /// Objects by resource (`roles.rbac.authorization.k8s.io`), namespace and name.
 pub(crate) struct FakeCluster {
     objects: Mutex<BTreeMap<Key, Bytes>>,
-    revision: watch::Sender<u64>,
+    revision: Mutex<watch::Sender<u64>>,
+    lists: AtomicUsize,
 }
 
 impl FakeCluster {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { objects: Mutex::default(), revision: watch::Sender::new(1) })
+        Arc::new(Self {
+            objects: Mutex::default(),
+            revision: Mutex::new(watch::Sender::new(1)),
+            lists: AtomicUsize::new(0),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        *self.revision.lock().borrow()
+    }
+
+    /// How often anything was listed.
+    pub(crate) fn lists(&self) -> usize {
+        self.lists.load(Ordering::Relaxed)
+    }
+
+    /// What the watch caches do when the store ends their watch: nobody hears from them any more.
+    pub(crate) fn reset(&self) {
+        let now = self.now();
+        *self.revision.lock() = watch::Sender::new(now);
     }
 
     /// Stores an object under its resource.
     pub(crate) fn put(&self, resource: &str, mut object: Value) {
-        let revision = *self.revision.borrow() + 1;
+        let revision = self.now() + 1;
         object["metadata"]["resourceVersion"] = json!(revision.to_string());
         let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let key = (resource.to_owned(), field("namespace"), field("name"));
         self.objects.lock().insert(key, Bytes::from(object.to_string()));
-        self.revision.send_replace(revision);
+        self.revision.lock().send_replace(revision);
     }
 
     pub(crate) fn remove(&self, resource: &str, namespace: &str, name: &str) {
         self.objects.lock().remove(&(resource.to_owned(), namespace.to_owned(), name.to_owned()));
-        self.revision.send_modify(|revision| *revision += 1);
+        self.revision.lock().send_modify(|revision| *revision += 1);
     }
 }
 
@@ -60,16 +81,17 @@ impl ClusterState for FakeCluster {
     }
 
     async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
         let resource = resource.to_string();
         let objects = self.objects.lock();
         let chosen = objects
             .iter()
             .filter(|((r, ns, _), _)| *r == resource && (namespace.is_empty() || ns == namespace));
-        Ok(Listing { revision: *self.revision.borrow(), items: chosen.map(|(_, b)| b.clone()).collect() })
+        Ok(Listing { revision: self.now(), items: chosen.map(|(_, b)| b.clone()).collect() })
     }
 
     async fn changes(&self, _: &GroupResource) -> Result<watch::Receiver<u64>, Status> {
-        Ok(self.revision.subscribe())
+        Ok(self.revision.lock().subscribe())
     }
 
     async fn replace(&self, resource: &GroupResource, object: Object) -> Result<Object, Status> {

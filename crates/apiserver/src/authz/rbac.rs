@@ -53,6 +53,10 @@ impl Rbac {
     /// The caches cannot be read (the server is starting or stopping).
     pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
         let mut changes = self.changes.lock().await;
+        // The watch caches were dropped: their successors tell of changes from now on.
+        if changes.as_ref().is_some_and(|all| all.iter().any(|receiver| receiver.has_changed().is_err())) {
+            *changes = None;
+        }
         let changes = match changes.as_mut() {
             Some(changes) => {
                 if !changes.iter().any(|c| c.has_changed().unwrap_or(true)) {

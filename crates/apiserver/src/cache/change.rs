@@ -47,6 +47,14 @@ impl Change {
         Self { revision, current, previous, frames: Default::default(), last: OnceLock::new() }
     }
 
+    /// About how many bytes are kept alive by it: the object and its copy in the frame that most watchers get.
+    /// The object before it is that of an earlier change.
+    pub(super) fn weight(&self) -> usize {
+        const OVERHEAD: usize = 256;
+        let object = self.current.as_ref().or(self.previous.as_ref());
+        OVERHEAD + 2 * object.map_or(0, |object| object.value.len())
+    }
+
     /// What the change means to someone who sees only objects that `matches` accepts; `None`: nothing.
     pub fn seen_by(&self, matches: impl Fn(&Cached) -> bool) -> Option<EventType> {
         let accepts = |object: &Option<Arc<Cached>>| object.as_ref().is_some_and(|o| matches(o));

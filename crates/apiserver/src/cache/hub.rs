@@ -2,14 +2,16 @@
 //!
 //! Reads the store (one list per cache at its first use, one watch for all). Because every change passes
 //! here in order, «this cache is as new as revision R» is one comparison, with no traffic per resource.
-//! When the store ends the watch (compacted, restarted) every cache is dropped with its watchers, and made
-//! anew at its next use: clients then list again, as they must after a 410.
+//! When the store ends the watch (compacted, restarted) a new one is opened, as often as it takes, and then
+//! every cache is dropped with its watchers, and made anew at its next use: clients then list again, as they
+//! must after a 410. Opened first, so that no cache can be filled between the old watch and the new one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use foundation::Tasks;
+use foundation::{SharedClock, Tasks};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use store::{EventKind, Range, Store, WatchRequest};
@@ -32,7 +34,12 @@ pub struct View {
     pub extractor: Arc<Extractor>,
     /// From the stored version to the served one.
     pub convert: Option<Convert>,
+    /// Later definitions of the same resource have higher ones: their view wins.
+    pub generation: u64,
 }
+
+/// First and longest wait between attempts to watch the store again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 struct Slot {
     view: View,
@@ -43,36 +50,57 @@ struct Slot {
 
 type Filling = Arc<OnceCell<Arc<Cache>>>;
 
+/// Where callers of one resource meet while one of them fills its cache.
+struct Cell {
+    generation: u64,
+    filling: Filling,
+}
+
 #[derive(Default)]
 struct State {
-    /// By prefix, then one per served version.
+    /// By prefix, then one per served version. A slot that is taken out has its cache closed.
     slots: HashMap<Bytes, Vec<Slot>>,
-    /// Counts how often the caches were dropped.
-    epoch: u64,
 }
 
 /// The caches of a server.
 pub struct Hub {
     store: Arc<dyn Store>,
+    clock: SharedClock,
     state: Mutex<State>,
-    cells: Mutex<HashMap<(Bytes, String), Filling>>,
+    cells: Mutex<HashMap<(Bytes, String), Cell>>,
     revision: watch::Sender<u64>,
+    /// Why the store cannot be watched, while it cannot.
+    trouble: watch::Sender<Option<String>>,
 }
 
 impl Hub {
     /// Starts the watch; changes from now on are seen.
-    pub async fn start(store: Arc<dyn Store>, tasks: &Tasks) -> Result<Arc<Self>, store::Error> {
+    pub async fn start(
+        store: Arc<dyn Store>,
+        tasks: &Tasks,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, store::Error> {
         let hub = Arc::new(Self {
             store: store.clone(),
+            clock,
             state: Mutex::default(),
             cells: Mutex::default(),
             revision: watch::Sender::new(0),
+            trouble: watch::Sender::new(None),
         });
         let (revision, stream) = hub.open().await?;
         hub.revision.send_replace(revision);
         let running = hub.clone();
         tasks.spawn_until_cancelled("watch-cache", async move { running.run(stream).await });
         Ok(hub)
+    }
+
+    /// The health check: fails while the store cannot be watched.
+    pub fn check(&self) -> Result<(), String> {
+        match &*self.trouble.borrow() {
+            None => Ok(()),
+            Some(error) => Err(format!("the store cannot be watched: {error}")),
+        }
     }
 
     /// The revision up to which every cache has been told of every change.
@@ -93,57 +121,85 @@ impl Hub {
         }
     }
 
-    /// Waits until the caches are as new as the store is now, and says how new that is.
+    /// Waits until the caches are as new as the store is now, and says how new that is. Fails while the store
+    /// cannot be watched.
     pub async fn catch_up(&self) -> Result<u64, store::Error> {
         let revision = self.store.status().await?.revision;
-        self.reach(revision).await;
-        Ok(self.revision().max(revision))
+        let mut trouble = self.trouble.subscribe();
+        let in_trouble = async { drop(trouble.wait_for(Option::is_some).await) };
+        tokio::select! {
+            biased;
+            () = self.reach(revision) => Ok(self.revision().max(revision)),
+            () = in_trouble => Err(store::Error::Unavailable("it cannot be watched")),
+        }
     }
 
     /// The cache of `view`, filled at first use.
+    ///
+    /// It holds every change up to the revision that [`Hub::revision`] had before the call.
     pub async fn cache(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
-        let cell = self.cells.lock().entry((view.prefix.clone(), view.version.clone())).or_default().clone();
-        cell.get_or_try_init(|| self.fill(view)).await.cloned()
+        loop {
+            let filling = self.filling(view);
+            let cache = filling.get_or_try_init(|| self.fill(view)).await?.clone();
+            if !cache.is_closed() {
+                return Ok(cache);
+            }
+            // Dropped since, or while it was filled. Whoever comes first makes it anew.
+            let mut cells = self.cells.lock();
+            let key = (view.prefix.clone(), view.version.clone());
+            if cells.get(&key).is_some_and(|cell| Arc::ptr_eq(&cell.filling, &filling)) {
+                cells.remove(&key);
+            }
+        }
     }
 
     /// The cache of `view` if it is there already.
     pub fn filled(&self, view: &View) -> Option<Arc<Cache>> {
-        self.cells.lock().get(&(view.prefix.clone(), view.version.clone()))?.get().cloned()
+        self.cells.lock().get(&(view.prefix.clone(), view.version.clone()))?.filling.get().cloned()
     }
 
-    async fn fill(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
-        loop {
-            let cache = Arc::new(Cache::new(view.extractor.clone()));
-            let epoch = {
-                let mut state = self.state.lock();
-                let slot = Slot { view: view.clone(), cache: cache.clone(), pending: Some(Vec::new()) };
-                let slots = state.slots.entry(view.prefix.clone()).or_default();
-                // A fill that was cancelled half way leaves its slot behind.
-                slots.retain(|slot| slot.view.version != view.version);
-                slots.push(slot);
-                state.epoch
-            };
-            let listed = self.store.range(Range::prefix(view.prefix.clone())).await?;
-            let mut state = self.state.lock();
-            if state.epoch != epoch {
-                continue;
-            }
-            cache.fill(
-                listed.revision,
-                listed
-                    .kvs
-                    .into_iter()
-                    .map(|kv| (kv.key.slice(view.prefix.len()..), view.served(&kv.value), kv.mod_revision)),
-            );
-            let slots = state.slots.entry(view.prefix.clone()).or_default();
-            let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.cache, &cache)) else { continue };
-            let pending = slot.pending.take().unwrap_or_default();
-            for revision in pending.chunk_by(|a, b| a.0 == b.0) {
-                let changes = revision.iter().map(|(_, key, value)| (key.clone(), value.clone()));
-                cache.apply(revision[0].0, changes);
-            }
-            return Ok(cache);
+    fn filling(&self, view: &View) -> Filling {
+        let mut cells = self.cells.lock();
+        let new = || Cell { generation: view.generation, filling: Filling::default() };
+        let cell = cells.entry((view.prefix.clone(), view.version.clone())).or_insert_with(new);
+        if cell.generation < view.generation {
+            *cell = new();
         }
+        cell.filling.clone()
+    }
+
+    /// A new cache with what the store holds. Closed if it was dropped meanwhile.
+    async fn fill(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
+        let cache = Arc::new(Cache::new(view.extractor.clone()));
+        {
+            let mut state = self.state.lock();
+            let slots = state.slots.entry(view.prefix.clone()).or_default();
+            slots.retain(|slot| {
+                let of_another_version = slot.view.version != view.version;
+                if !of_another_version {
+                    slot.cache.close();
+                }
+                of_another_version
+            });
+            slots.push(Slot { view: view.clone(), cache: cache.clone(), pending: Some(Vec::new()) });
+        }
+        let _unfinished = Unfinished { hub: self, prefix: &view.prefix, cache: &cache };
+        let listed = self.store.range(Range::prefix(view.prefix.clone())).await?;
+        let mut state = self.state.lock();
+        let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(cache.clone()) };
+        cache.fill(
+            listed.revision,
+            listed
+                .kvs
+                .into_iter()
+                .map(|kv| (kv.key.slice(view.prefix.len()..), view.served(&kv.value), kv.mod_revision)),
+        );
+        let pending = slot.pending.take().unwrap_or_default();
+        for revision in pending.chunk_by(|a, b| a.0 == b.0) {
+            let changes = revision.iter().map(|(_, key, value)| (key.clone(), value.clone()));
+            cache.apply(revision[0].0, changes);
+        }
+        Ok(cache.clone())
     }
 
     async fn open(&self) -> Result<(u64, store::WatchStream), store::Error> {
@@ -161,24 +217,43 @@ impl Hub {
 
     async fn run(&self, mut stream: store::WatchStream) {
         loop {
+            let mut heard = false;
             while let Some(batch) = stream.next().await {
                 match batch {
-                    Ok(batch) => self.dispatch(batch),
+                    Ok(batch) => {
+                        heard = true;
+                        self.dispatch(batch);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "the store ended the watch; dropping the watch caches");
                         break;
                     }
                 }
             }
+            if !heard {
+                // A store that ends every watch at once must not keep a core busy.
+                self.clock.sleep(BACKOFF.0).await;
+            }
+            let (revision, next) = self.open_again().await;
             self.reset();
+            self.revision.send_replace(revision);
+            stream = next;
+        }
+    }
+
+    async fn open_again(&self) -> (u64, store::WatchStream) {
+        let mut wait = BACKOFF.0;
+        loop {
             match self.open().await {
-                Ok((revision, next)) => {
-                    self.revision.send_replace(revision);
-                    stream = next;
+                Ok(opened) => {
+                    self.trouble.send_replace(None);
+                    return opened;
                 }
                 Err(error) => {
                     tracing::error!(%error, "the store cannot be watched; the watch caches stand still");
-                    return;
+                    self.trouble.send_replace(Some(error.to_string()));
+                    self.clock.sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
                 }
             }
         }
@@ -217,7 +292,6 @@ impl Hub {
 
     fn reset(&self) {
         let mut state = self.state.lock();
-        state.epoch += 1;
         for slot in std::mem::take(&mut state.slots).into_values().flatten() {
             slot.cache.close();
         }
@@ -234,7 +308,28 @@ impl Hub {
     }
 }
 
+/// Takes the slot of a cache that was not filled (the read failed, or nobody waits for it any more) out again:
+/// changes would pile up in it.
+struct Unfinished<'a> {
+    hub: &'a Hub,
+    prefix: &'a Bytes,
+    cache: &'a Arc<Cache>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut state = self.hub.state.lock();
+        if let Some(slots) = state.slots.get_mut(self.prefix) {
+            slots.retain(|slot| slot.pending.is_none() || !Arc::ptr_eq(&slot.cache, self.cache));
+        }
+    }
+}
+
 impl State {
+    fn slot(&mut self, prefix: &Bytes, cache: &Arc<Cache>) -> Option<&mut Slot> {
+        self.slots.get_mut(prefix)?.iter_mut().find(|slot| Arc::ptr_eq(&slot.cache, cache))
+    }
+
     fn apply<'a>(
         &mut self,
         revision: u64,
@@ -270,13 +365,4 @@ fn prefix_of(key: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_belong_to_their_resource() {
-        assert_eq!(prefix_of(b"/registry/core/pods/default/x"), b"/registry/core/pods/");
-        assert_eq!(prefix_of(b"/registry/core/nodes/n1"), b"/registry/core/nodes/");
-        assert_eq!(prefix_of(b"other"), b"other");
-    }
-}
+mod tests;

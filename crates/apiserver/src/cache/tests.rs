@@ -138,3 +138,27 @@ fn changes_of_one_revision_are_seen_together() {
     put(&cache, "a/x", "old", 9);
     assert_eq!(&*cache.get("a/x").unwrap().facts.fields[0], "n9");
 }
+
+#[test]
+fn large_objects_have_a_shorter_history() {
+    let cache = cache();
+    let padding = "x".repeat(1 << 20);
+    let count = (RING_BYTES >> 20) as u64;
+    for revision in 11..11 + count {
+        let value = format!(r#"{{"metadata":{{"name":"x"}},"data":"{padding}"}}"#);
+        cache.apply(revision, [(Bytes::from_static(b"a/x"), Some(value.into()))].into_iter());
+    }
+    assert!(cache.state.read().ring_bytes <= RING_BYTES);
+    let watch = |from| cache.watch(Interest::All, Some(from), 0, |_| true);
+    let TooOld { oldest, .. } = watch(11).unwrap_err();
+    assert_eq!(watch(oldest).unwrap().1.missed.len() as u64, 10 + count - oldest, "the rest is all there");
+}
+
+#[test]
+fn a_closed_cache_says_so_to_whoever_derives_from_it() {
+    let cache = cache();
+    let changes = cache.changes();
+    assert_eq!(changes.has_changed().ok(), Some(false));
+    cache.close();
+    assert!(changes.has_changed().is_err() && cache.changes().has_changed().is_err());
+}

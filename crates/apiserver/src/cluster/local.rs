@@ -58,12 +58,13 @@ impl ClusterState for Local {
     }
 
     async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status> {
+        let now = self.hub.revision();
         let (_, cache) = self.cache(resource).await?;
         let interest = match namespace {
             "" => Interest::All,
             namespace => Interest::Namespace(namespace.to_owned()),
         };
-        let found = cache.snapshot(&interest, self.hub.revision(), None, Limit::default(), |_| true);
+        let found = cache.snapshot(&interest, now, None, Limit::default(), |_| true);
         let items = found.objects.iter().map(|object| object.value.clone()).collect();
         Ok(Listing { revision: found.revision, items })
     }

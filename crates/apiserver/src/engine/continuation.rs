@@ -18,13 +18,17 @@ pub(super) struct Token {
     pub revision: i64,
     /// The key to start at, below the resource's prefix.
     pub start: String,
+    /// How many objects there are from there on at that revision, if they were counted. Only told, never trusted:
+    /// it becomes the `remainingItemCount` of later pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
 }
 
 impl Token {
-    /// The token of a list as of `revision` whose last key was `last`.
-    pub fn after(revision: i64, last: &str) -> Self {
+    /// The token of a list as of `revision` whose last key was `last`, with `left` objects after it.
+    pub fn after(revision: i64, last: &str, left: Option<u64>) -> Self {
         // The least key after `last`.
-        Self { version: "meta.k8s.io/v1".to_owned(), revision, start: format!("{last}\0") }
+        Self { version: "meta.k8s.io/v1".to_owned(), revision, start: format!("{last}\0"), left }
     }
 
     pub fn encode(&self) -> String {
@@ -58,7 +62,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip_and_garbage_is_refused() {
-        let token = Token::after(7, "default/a");
+        let token = Token::after(7, "default/a", Some(3));
         assert_eq!(Token::decode(&token.encode()).unwrap(), token);
         for garbage in ["", "!!", "e30", "eyJ2Ijoib3RoZXIiLCJydiI6MSwic3RhcnQiOiJhIn0"] {
             assert_eq!(Token::decode(garbage).unwrap_err().code, 400, "{garbage}");

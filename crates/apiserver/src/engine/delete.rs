@@ -178,13 +178,13 @@ pub(crate) async fn remove(call: &Call, namespace: &str, name: &str, options: &V
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
     let selection = Selection::of(call)?;
-    let cache = read::cache(call).await?;
     let when = match selection::list_when(call)? {
         When::Exact(revision) => When::NotOlderThan(revision),
         when => when,
     };
     read::settle(call, when).await?;
     let revision = call.server.hub.revision();
+    let cache = read::cache(call).await?;
     let found = cache
         .snapshot(&selection.interest, revision, None, Limit::default(), |object| selection.matches(object));
     let mut deleted = Vec::with_capacity(found.objects.len());
@@ -270,9 +270,8 @@ fn step(call: &Call, options: &Options, old: &Stored) -> Step {
                 // Only a shorter period may be asked for once the deletion has begun.
                 Some(asked) if asked < present => {
                     let asked = asked.max(0);
-                    let from = at.as_second() - present;
-                    let at = jiff::Timestamp::from_second(from + asked).unwrap_or(now);
-                    mark(&mut object, &write::timestamp(at), asked);
+                    let from = jiff::Timestamp::from_second(at.as_second() - present).unwrap_or(now);
+                    mark(&mut object, &write::timestamp(later(from, asked)), asked);
                     marked = true;
                     grace = Some(asked);
                 }
@@ -282,8 +281,7 @@ fn step(call: &Call, options: &Options, old: &Stored) -> Step {
             (None, _) => {
                 grace = call.resource.descriptor.hooks.deletion_grace_period(&object.0, options.grace);
                 if let Some(seconds) = grace {
-                    let at = jiff::Timestamp::from_second(now.as_second() + seconds).unwrap_or(now);
-                    mark(&mut object, &write::timestamp(at), seconds);
+                    mark(&mut object, &write::timestamp(later(now, seconds)), seconds);
                     write::next_generation(&mut object);
                     marked = true;
                 }
@@ -311,6 +309,11 @@ fn step(call: &Call, options: &Options, old: &Stored) -> Step {
         Some(seconds) if seconds > 0 => Step::Update(object),
         _ => Step::Remove(object),
     }
+}
+
+/// So many seconds after `from`, or the end of time.
+fn later(from: jiff::Timestamp, seconds: i64) -> jiff::Timestamp {
+    from.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX)
 }
 
 fn mark(object: &mut Object, at: &str, grace: i64) {
@@ -363,6 +366,13 @@ mod tests {
         ] {
             assert_eq!(options(policy).finalizers(present), left, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn no_grace_period_is_too_long_to_add() {
+        let now: jiff::Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        assert_eq!(write::timestamp(later(now, 30)), "2026-11-21T10:00:30Z");
+        assert_eq!(later(now, i64::MAX), jiff::Timestamp::MAX);
     }
 
     #[test]

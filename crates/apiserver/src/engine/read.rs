@@ -69,21 +69,23 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     if let When::Exact(revision) = when {
         return past(call, &selection, revision, None, limit).await;
     }
-    let cache = cache(call).await?;
     settle(call, when).await?;
+    // In this order: the cache then holds every change up to `now`, also when caches were dropped meanwhile.
+    let now = call.server.hub.revision();
+    let cache = cache(call).await?;
     // Upstream's cache answers «any» in one piece, whatever the limit.
     let objects = if when == When::Any { 0 } else { limit };
     let limit = Limit { objects, count_rest: selection.is_everything() };
-    let hub = &call.server.hub;
-    let snapshot = cache.snapshot(&selection.interest, hub.revision(), None, limit, |o| selection.matches(o));
+    let snapshot = cache.snapshot(&selection.interest, now, None, limit, |o| selection.matches(o));
     let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
     if snapshot.rest > 0
         && let Some(last) = snapshot.objects.last()
     {
         let last = String::from_utf8_lossy(&last.key);
-        metadata["continue"] = Token::after(snapshot.revision.cast_signed(), &last).encode().into();
-        if limit.count_rest {
-            metadata["remainingItemCount"] = snapshot.rest.into();
+        let left = limit.count_rest.then_some(snapshot.rest as u64);
+        metadata["continue"] = Token::after(snapshot.revision.cast_signed(), &last, left).encode().into();
+        if let Some(left) = left {
+            metadata["remainingItemCount"] = left.into();
         }
     }
     let items = snapshot.objects.iter().map(|object| object.value.clone()).collect();
@@ -137,16 +139,22 @@ async fn past(
     limit: usize,
 ) -> Result<Response, Status> {
     let view = &call.resource.view;
-    let whole = Range::prefix(view.prefix.clone());
-    let mut start = match token {
-        Some(token) => [view.prefix.as_ref(), token.start.as_bytes()].concat().into(),
-        None => whole.start.clone(),
-    };
+    let whole = selection.range(&view.prefix);
+    let mut start = whole.start.clone();
+    if let Some(token) = token {
+        // Whatever the token says: nothing before the place that was authorized is read.
+        start = start.max([view.prefix.as_ref(), token.start.as_bytes()].concat().into());
+    }
+    let everything = selection.is_everything();
+    let mut left = token.and_then(|token| token.left).filter(|_| everything);
     let mut items: Vec<Bytes> = Vec::new();
     let mut metadata = json!({});
     loop {
-        let page = if limit > 0 && selection.is_everything() { limit - items.len() } else { PAGE };
-        let range = Range { start, end: whole.end.clone(), ..Range::default() }.at(revision).limit(page);
+        let page = if limit > 0 && everything { limit - items.len() } else { PAGE };
+        // Counting costs the whole rest: once per list, and what is left is then in the token.
+        let uncounted = !everything || limit == 0 || left.is_some();
+        let range = Range { start, end: whole.end.clone(), uncounted, ..Range::default() };
+        let range = range.at(revision).limit(page);
         let found = match call.server.storage.0.range(range).await {
             Ok(found) => found,
             Err(store::Error::Compacted { .. }) => return Ok(expired(token)),
@@ -157,7 +165,7 @@ async fn past(
             revision = found.revision;
         }
         let mut last = Bytes::new();
-        let mut seen = 0;
+        let (mut seen, returned) = (0, found.kvs.len() as u64);
         for kv in found.kvs {
             seen += 1;
             last = kv.key.slice(view.prefix.len()..);
@@ -171,18 +179,21 @@ async fn past(
                 }
             }
         }
-        let left = found.count.saturating_sub(seen);
-        if left == 0 {
+        let rest =
+            if uncounted { left.map(|left| left.saturating_sub(seen)) } else { Some(found.count - seen) };
+        if !found.more && seen == returned {
             break;
         }
         if limit > 0 && items.len() == limit {
             let last = String::from_utf8_lossy(&last);
-            metadata["continue"] = Token::after(revision.cast_signed(), &last).encode().into();
-            if selection.is_everything() && call.info.namespace.is_empty() {
-                metadata["remainingItemCount"] = left.into();
+            let rest = rest.filter(|rest| *rest > 0);
+            metadata["continue"] = Token::after(revision.cast_signed(), &last, rest).encode().into();
+            if let Some(rest) = rest {
+                metadata["remainingItemCount"] = rest.into();
             }
             break;
         }
+        left = rest;
         start = [view.prefix.as_ref(), last.as_ref(), b"\0"].concat().into();
     }
     metadata["resourceVersion"] = revision.to_string().into();
@@ -204,7 +215,7 @@ fn expired(token: Option<&Token>) -> Response {
          up in the list.",
     );
     let mut body = status.to_json();
-    let inconsistent = Token { revision: -1, ..token.clone() };
+    let inconsistent = Token { revision: -1, left: None, ..token.clone() };
     body["metadata"] = json!({"continue": inconsistent.encode()});
     crate::response::json(410, &body)
 }

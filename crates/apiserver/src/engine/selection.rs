@@ -5,6 +5,8 @@
 use api::field::{self, Path};
 use api::selector::{fields, labels};
 use api::{GroupKind, Status};
+use bytes::Bytes;
+use store::Range;
 
 use super::Call;
 use crate::cache::{Cached, Interest};
@@ -45,6 +47,17 @@ impl Selection {
             if resource.descriptor.is_namespaced() { call.info.namespace.clone() } else { String::new() };
         let interest = interest(call, &selector, &namespace);
         Ok(Self { interest, labels, fields, namespace })
+    }
+
+    /// The keys below a resource's `prefix` that can be meant.
+    pub fn range(&self, prefix: &Bytes) -> Range {
+        let below = |place: &str, end: &str| [prefix.as_ref(), place.as_bytes(), end.as_bytes()].concat();
+        match &self.interest {
+            Interest::Key(key) => Range::key(below(key, "")),
+            Interest::Namespace(namespace) => Range::prefix(below(namespace, "/")),
+            _ if !self.namespace.is_empty() => Range::prefix(below(&self.namespace, "/")),
+            _ => Range::prefix(prefix.clone()),
+        }
     }
 
     /// Whether every object of the place in the path is meant.

@@ -77,7 +77,6 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
     }
     let start = start(&call)?;
     let selection = Selection::of(&call)?;
-    let cache = read::cache(&call).await?;
     let hub = call.server.hub.clone();
     let from = match start.when {
         When::Exact(revision) => Some(revision),
@@ -87,6 +86,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         }
     };
     let now = hub.revision();
+    let cache = read::cache(&call).await?;
     let opened = cache.watch(selection.interest.clone(), from, now, |object| selection.matches(object));
     // Upstream answers 200 and puts the error into the stream: informers expect it there.
     let (snapshot, subscription) = match opened {
@@ -164,6 +164,15 @@ impl Watching {
             };
             tokio::select! {
                 biased;
+                // The end first: a watch that never runs dry must not outlive it.
+                () = self.shutdown.cancelled() => return None,
+                () = &mut self.timeout => {
+                    self.ended = true;
+                    // A last bookmark lets the client resume from here.
+                    if self.bookmark.is_some() {
+                        return self.progress();
+                    }
+                }
                 change = self.subscription.receiver.recv() => {
                     let change = change?;
                     if let Some(frame) = self.frame(&change) {
@@ -176,14 +185,6 @@ impl Watching {
                         return Some(frame);
                     }
                 }
-                // A last bookmark lets the client resume from here.
-                () = &mut self.timeout => {
-                    self.ended = true;
-                    if self.bookmark.is_some() {
-                        return self.progress();
-                    }
-                }
-                () = self.shutdown.cancelled() => return None,
             }
         }
         None

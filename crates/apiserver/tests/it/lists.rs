@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{World, config_map, pod};
 
@@ -146,4 +146,36 @@ async fn a_collection_is_deleted_by_selector() {
     let deleted = world.admin.delete(&format!("{MAPS}?labelSelector=name!=b"), None).await.is(200);
     assert_eq!(deleted.names(), ["a", "c"]);
     assert_eq!(world.admin.get(MAPS).await.is(200).names(), ["b"]);
+}
+
+#[tokio::test]
+async fn a_list_of_the_past_in_one_namespace_counts_that_namespace_only() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "zoo"}});
+    admin.post("/api/v1/namespaces", &namespace).await.is(201);
+    let mut revision = String::new();
+    for (namespace, name) in [("default", "a"), ("default", "b"), ("default", "c"), ("zoo", "d")] {
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        let made = admin.post(&path, &crate::world::config_map(name)).await.is(201);
+        revision = made.text("/metadata/resourceVersion").to_owned();
+    }
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let mut path = format!("{maps}?limit=1&resourceVersionMatch=Exact&resourceVersion={revision}");
+    let mut seen = Vec::new();
+    for left in [json!(2), json!(1), Value::Null] {
+        let piece = admin.get(&path).await.is(200);
+        assert_eq!(piece.at("/metadata/remainingItemCount"), &left);
+        seen.extend(piece.names().into_iter().map(str::to_owned));
+        path = format!("{maps}?limit=1&continue={}", piece.text("/metadata/continue"));
+    }
+    assert_eq!(seen, ["a", "b", "c"]);
+    assert!(path.ends_with('='), "the list ends with its namespace");
+    // A token leads nowhere but into the namespace of the path.
+    let all = format!("/api/v1/configmaps?limit=3&resourceVersionMatch=Exact&resourceVersion={revision}");
+    let token = admin.get(&all).await.is(200).text("/metadata/continue").to_owned();
+    let other = admin.get(&format!("/api/v1/namespaces/zoo/configmaps?continue={token}")).await.is(200);
+    assert_eq!(other.names(), ["d"]);
+    let none = admin.get(&format!("{maps}?continue={token}")).await.is(200);
+    assert_eq!(none.names(), Vec::<&str>::new());
 }

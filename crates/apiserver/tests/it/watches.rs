@@ -158,3 +158,19 @@ async fn every_watch_ends_when_the_server_stops() {
     world.tasks.shutdown(std::time::Duration::from_secs(5)).await;
     assert_eq!(watch.next().await, None);
 }
+
+#[tokio::test]
+async fn a_server_that_drains_ends_watches_that_have_more_to_say() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let first = admin.post(MAPS, &config_map("a")).await.is(201);
+    let revision = first.text("/metadata/resourceVersion");
+    let mut watch = admin.watch(&format!("{MAPS}?watch=1&resourceVersion={revision}")).await;
+    for name in ["b", "c"] {
+        admin.post(MAPS, &config_map(name)).await.is(201);
+    }
+    let server = world.server.server();
+    server.hub.catch_up().await.unwrap();
+    server.draining.cancel();
+    assert_eq!(watch.next().await, None);
+}

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -51,11 +52,16 @@ pub(super) fn tls_config(config: &Config) -> Result<ClientConfig, TransportError
     }
 }
 
+/// How long a connection, TLS included, may take to stand: client-go's dial timeout.
+const CONNECT: Duration = Duration::from_secs(30);
+
 /// Opens connections for a pool.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
     name: Option<String>,
+    /// How long a connection may take.
+    patience: Duration,
 }
 
 impl Connector {
@@ -63,7 +69,7 @@ impl Connector {
     pub(super) fn new(mut config: ClientConfig, name: Option<String>, http2: bool) -> Connector {
         config.alpn_protocols =
             if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-        Connector { tls: TlsConnector::from(Arc::new(config)), name }
+        Connector { tls: TlsConnector::from(Arc::new(config)), name, patience: CONNECT }
     }
 }
 
@@ -77,8 +83,8 @@ impl tower::Service<http::Uri> for Connector {
     }
 
     fn call(&mut self, uri: http::Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move {
+        let (connector, patience) = (self.clone(), self.patience);
+        let connect = async move {
             let secure = uri.scheme_str() == Some("https");
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
@@ -90,6 +96,10 @@ impl tower::Service<http::Uri> for Connector {
             let name = ServerName::try_from(connector.name.unwrap_or(host))?;
             let stream = connector.tls.connect(name, tcp).await?;
             Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+        };
+        Box::pin(async move {
+            let timed_out = |_| BoxError::from(format!("no connection within {patience:?}"));
+            tokio::time::timeout(patience, connect).await.map_err(timed_out)?
         })
     }
 }
@@ -193,5 +203,24 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::Service;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let tls = tls_config(&Config::default()).unwrap();
+        let patience = Duration::from_millis(20);
+        let mut connector = Connector { patience, ..Connector::new(tls, None, true) };
+        let outcome = tokio::time::timeout(Duration::from_secs(60), connector.call(uri)).await;
+        let Err(error) = outcome.expect("it does not wait for ever") else { panic!("nobody has answered") };
+        assert_eq!(error.to_string(), "no connection within 20ms");
     }
 }

@@ -1,11 +1,13 @@
 //! One leader at a time, and the next takes over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::types::coordination::v1::Lease;
+use bytes::Bytes;
 use client::fake::FakeApi;
-use client::{LeaderElector, LeaderElectorOptions, Leadership};
+use client::{Body, Client, LeaderElector, LeaderElectorOptions, Leadership, Transport, TransportError};
 use foundation::{CancellationToken, ManualClock, SeededRandomness};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -70,4 +72,44 @@ async fn a_leader_that_cannot_renew_gives_up() {
         clock.advance(Duration::from_secs(2));
     }
     assert_eq!(a.await.unwrap(), Leadership::Lost);
+}
+
+/// A server that stops answering.
+struct Hanging {
+    api: FakeApi,
+    hangs: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Transport for Hanging {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.api.send(request).await
+    }
+}
+
+#[tokio::test]
+async fn a_leader_whose_renewal_hangs_gives_up() {
+    let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+    let transport = Arc::new(Hanging { api: FakeApi::new(), hangs: AtomicBool::new(false) });
+    let elector = LeaderElector::new(
+        Client::new(transport.clone(), "test"),
+        clock.clone(),
+        Arc::new(SeededRandomness::new(1)),
+        LeaderElectorOptions::new("kube-system", "lock", "a"),
+    );
+    let (leads, mut led) = mpsc::unbounded_channel();
+    let leader = tokio::spawn(elector.run(CancellationToken::new(), move |lost| async move {
+        leads.send("a").unwrap();
+        lost.cancelled().await;
+    }));
+    assert_eq!(led.recv().await, Some("a"));
+    transport.hangs.store(true, Ordering::Relaxed);
+    clock.wait_for_sleepers(2).await;
+    clock.advance(Duration::from_secs(10));
+    let outcome =
+        tokio::time::timeout(Duration::from_secs(30), leader).await.expect("it does not wait for ever");
+    assert_eq!(outcome.unwrap(), Leadership::Lost);
 }

@@ -221,8 +221,10 @@ impl Mvcc {
                 return Ok(false);
             }
             last = Some(key);
-            if let Some(record) = slot.at(cursor.revision) {
-                cursor.take(record);
+            if let Some(record) = slot.at(cursor.revision)
+                && !cursor.take(record)
+            {
+                return Ok(true);
             }
         }
         Ok(true)
@@ -358,17 +360,21 @@ impl Cursor {
         Self { range, revision: 0, after: None, response: RangeResponse::default() }
     }
 
-    /// Counts a key, and keeps it if it is wanted.
-    pub fn take(&mut self, record: &Record) {
-        self.response.count += 1;
+    /// Counts a key, and keeps it if it is wanted. Whether any more are of interest.
+    #[must_use]
+    pub fn take(&mut self, record: &Record) -> bool {
         if self.range.count_only {
-            return;
+            self.response.count += 1;
+            return true;
         }
         if self.range.limit != 0 && self.response.kvs.len() == self.range.limit {
             self.response.more = true;
-            return;
+            self.response.count += u64::from(!self.range.uncounted);
+            return !self.range.uncounted;
         }
+        self.response.count += 1;
         let kv = if self.range.keys_only { record.kv_without_value() } else { record.kv() };
         self.response.kvs.push(kv);
+        true
     }
 }

@@ -156,7 +156,9 @@ impl<'a> Planner<'a> {
             let _ = self.mvcc.read(&mut cursor, usize::MAX);
         } else {
             for record in self.latest(&start, &end) {
-                cursor.take(record);
+                if !cursor.take(record) {
+                    break;
+                }
             }
         }
         cursor.response.revision = revision;

@@ -312,6 +312,9 @@ impl Wal {
             return Err(Error::Unavailable("the log has no segment"));
         };
         Seed { store_id: self.files.store_id, segment: segment.number }.seal(&mut self.buffer);
+        // What an older use of the segment has left where the next record goes would look like a torn write.
+        let room = segment.size - segment.end - length;
+        self.buffer.resize(self.buffer.len() + (HEADER as u64).min(room) as usize, 0);
         let written = segment.file.write_at(&self.buffer, segment.end).and_then(|()| segment.file.sync());
         if let Err(error) = written {
             let number = segment.number;
@@ -340,5 +343,29 @@ impl Wal {
             let closed = Closed { number: segment.number, last_batch: self.batch, size: segment.size };
             self.files.state.lock().closed.push(closed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::disk;
+
+    #[test]
+    fn a_write_clears_the_place_of_the_next_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(Files::new(Arc::new(disk::HostDisk), directory.path(), 7, STEP));
+        let mut wal = Wal::create(files).unwrap();
+        let path = segment_path(directory.path(), 1);
+        // What an older use of the file might have left.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[START as usize..].fill(0xaa);
+        std::fs::write(&path, &bytes).unwrap();
+        wal.append(&[Entry::default()]).unwrap();
+        let end = START as usize + wal.written as usize;
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[end..end + HEADER].iter().all(|byte| *byte == 0));
+        assert_eq!(bytes[end + HEADER], 0xaa, "and no more than that");
+        assert_eq!(bytes.len() as u64, STEP, "the file keeps its size");
     }
 }

@@ -41,6 +41,8 @@ pub async fn ranges_are_ordered_limited_and_counted(factory: &dyn Factory) {
         (Range::prefix("b/"), ("b/1 b/10 b/2", false, 3)),
         (Range::prefix("b/").limit(2), ("b/1 b/10", true, 3)),
         (Range::prefix("b/").limit(3), ("b/1 b/10 b/2", false, 3)),
+        (Range { uncounted: true, ..Range::prefix("b/").limit(2) }, ("b/1 b/10", true, 2)),
+        (Range { uncounted: true, ..Range::prefix("b/").limit(3) }, ("b/1 b/10 b/2", false, 3)),
         (Range { count_only: true, ..Range::prefix("b/") }, ("", false, 3)),
         (Range::key("b/1"), ("b/1", false, 1)),
         (Range::key("b"), ("", false, 0)),

@@ -38,8 +38,8 @@ impl Issuer {
         options: &Options,
         cluster: Arc<dyn ClusterState>,
         clock: SharedClock,
+        randomness: SharedRandomness,
     ) -> Self {
-        let randomness = foundation::SystemRandomness::shared();
         Self { keys, options: options.clone(), cluster, clock, randomness }
     }
 

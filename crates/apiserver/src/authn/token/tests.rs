@@ -51,7 +51,12 @@ fn fixture(change: impl FnOnce(&mut Options)) -> Fixture {
     let options = authn::Options { service_accounts: Some(accounts), ..authn::Options::default() };
     let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
     let (state, shared): (Arc<dyn ClusterState>, SharedClock) = (cluster.clone(), clock.clone());
-    Fixture { cluster, clock, authentication: authn::build(&options, &state, &shared).unwrap() }
+    Fixture {
+        cluster,
+        clock,
+        authentication: authn::build(&options, &state, &shared, &foundation::SystemRandomness::shared())
+            .unwrap(),
+    }
 }
 
 impl Fixture {

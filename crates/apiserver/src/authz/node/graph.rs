@@ -86,6 +86,10 @@ impl Graph {
     async fn renew(&self) {
         let mut changes = self.changes.lock().await;
         let pods = GroupResource::new("", "pods");
+        // The watch cache was dropped: its successor tells of changes from now on.
+        if changes.as_ref().is_some_and(|receiver| receiver.has_changed().is_err()) {
+            *changes = None;
+        }
         match changes.as_mut() {
             Some(receiver) if !receiver.has_changed().unwrap_or(true) => return,
             Some(receiver) => {

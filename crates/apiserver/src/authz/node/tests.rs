@@ -121,3 +121,18 @@ async fn users_that_only_look_like_nodes_are_none() {
     let unnamed = authorizer.authorize(&ask(User::new("system:node:", &["system:nodes"]))).await;
     assert_eq!(unnamed.1, "unknown node for user \"system:node:\"");
 }
+
+#[tokio::test]
+async fn dropped_caches_cost_one_renewal() {
+    let cluster = FakeCluster::new();
+    let authorizer = NodeAuthorizer::new(cluster.clone());
+    let secret = "/api/v1/namespaces/a/secrets/pull";
+    ask(&authorizer, "GET", secret).await;
+    cluster.reset();
+    ask(&authorizer, "GET", secret).await;
+    let renewed = cluster.lists();
+    ask(&authorizer, "GET", secret).await;
+    assert_eq!(cluster.lists(), renewed);
+    cluster.put("pods", pod("p", "n1"));
+    assert_eq!(ask(&authorizer, "GET", secret).await.0, Decision::Allow);
+}

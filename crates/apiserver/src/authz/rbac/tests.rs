@@ -227,3 +227,21 @@ async fn nobody_grants_what_they_do_not_hold() {
         }
     }
 }
+
+#[tokio::test]
+async fn dropped_caches_cost_one_renewal() {
+    let cluster = FakeCluster::new();
+    let pods = json!([{ "verbs": ["list"], "apiGroups": [""], "resources": ["pods"] }]);
+    put(&cluster, [role(None, "reader", pods)]);
+    let rbac = Rbac::new(cluster.clone());
+    let alice = User::new("alice", &[]);
+    let list = "/api/v1/pods";
+    assert_eq!(ask(&rbac, &alice, "GET", list).await.0, Decision::NoOpinion);
+    cluster.reset();
+    ask(&rbac, &alice, "GET", list).await;
+    let renewed = cluster.lists();
+    ask(&rbac, &alice, "GET", list).await;
+    assert_eq!(cluster.lists(), renewed, "a decision reads no lists when nothing has changed");
+    put(&cluster, [binding(None, "b", ("ClusterRole", "reader"), user("alice"))]);
+    assert_eq!(ask(&rbac, &alice, "GET", list).await.0, Decision::Allow);
+}

@@ -1,0 +1,122 @@
+//! What the hub does when the store, or a forgotten resource, gets in the way.
+
+use foundation::ManualClock;
+
+use super::*;
+use crate::storage::interposed::{Interposed, put};
+
+fn view(generation: u64) -> View {
+    let extractor = Arc::new(Extractor::new([]));
+    View { prefix: "/registry/core/pods/".into(), version: "v1".into(), extractor, convert: None, generation }
+}
+
+fn key(name: &str) -> String {
+    format!("/registry/core/pods/{name}")
+}
+
+struct World {
+    store: Arc<Interposed>,
+    hub: Arc<Hub>,
+    clock: ManualClock,
+    _tasks: Tasks,
+}
+
+async fn world() -> World {
+    let (store, clock, tasks) = (Interposed::new(), ManualClock::default(), Tasks::new("test"));
+    let hub = Hub::start(store.clone(), &tasks, Arc::new(clock.clone())).await.unwrap();
+    World { store, hub, clock, _tasks: tasks }
+}
+
+/// Waits until the hub has opened a watch after the one that was cut.
+async fn reopened(world: &World) {
+    world.clock.wait_for_sleepers(1).await;
+    world.clock.advance(BACKOFF.1);
+}
+
+#[test]
+fn keys_belong_to_their_resource() {
+    assert_eq!(prefix_of(b"/registry/core/pods/default/x"), b"/registry/core/pods/");
+    assert_eq!(prefix_of(b"/registry/core/nodes/n1"), b"/registry/core/nodes/");
+    assert_eq!(prefix_of(b"other"), b"other");
+}
+
+#[tokio::test]
+async fn a_cache_filled_while_the_watch_is_opened_again_misses_nothing() {
+    let world = world().await;
+    let hub = world.hub.clone();
+    let first = hub.cache(&view(1)).await.unwrap();
+    // Between the end of one watch and the start of the next somebody reads, and then somebody writes.
+    let reader = hub.clone();
+    world.store.before("status", move |store| async move {
+        reader.cache(&view(1)).await?;
+        put(&*store, &key("missed")).await;
+        Ok(())
+    });
+    world.store.cut();
+    reopened(&world).await;
+    let mut closed = first.changes();
+    while closed.changed().await.is_ok() {}
+    let now = hub.catch_up().await.unwrap();
+    let cache = hub.cache(&view(1)).await.unwrap();
+    assert!(cache.get("missed").is_some(), "as new as revision {now}");
+    put(&*world.store.inner, &key("later")).await;
+    hub.catch_up().await.unwrap();
+    assert!(cache.get("later").is_some());
+}
+
+#[tokio::test]
+async fn a_resource_forgotten_while_its_cache_is_filled_has_one_cache_that_lives() {
+    let world = world().await;
+    let (hub, forgetting) = (world.hub.clone(), world.hub.clone());
+    world.store.before("range", move |_| async move {
+        forgetting.forget(&view(1).prefix);
+        Ok(())
+    });
+    let first = hub.cache(&view(1)).await.unwrap();
+    let second = hub.cache(&view(1)).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &second) && !first.is_closed());
+    put(&*world.store.inner, &key("a")).await;
+    hub.catch_up().await.unwrap();
+    assert!(first.get("a").is_some());
+}
+
+#[tokio::test]
+async fn the_view_of_the_newer_definition_wins() {
+    let hub = world().await.hub;
+    let old = hub.cache(&view(1)).await.unwrap();
+    let new = hub.cache(&view(2)).await.unwrap();
+    assert!(!Arc::ptr_eq(&old, &new) && old.is_closed(), "watches on the old one end");
+    let late = hub.cache(&view(1)).await.unwrap();
+    assert!(Arc::ptr_eq(&new, &late), "a request that began under the old definition does not bring it back");
+}
+
+#[tokio::test]
+async fn a_read_that_fails_leaves_nothing_behind() {
+    let world = world().await;
+    world.store.before("range", |_| async { Err(store::Error::Cancelled) });
+    assert!(world.hub.cache(&view(1)).await.is_err());
+    assert!(world.hub.state.lock().slots.values().all(Vec::is_empty));
+    assert!(world.hub.cache(&view(1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_watched_is_tried_again_and_said() {
+    let world = world().await;
+    for _ in 0..2 {
+        world.store.before("watch", |_| async { Err(store::Error::Unavailable("gone")) });
+    }
+    let mut trouble = world.hub.trouble.subscribe();
+    world.store.cut();
+    reopened(&world).await;
+    trouble.wait_for(Option::is_some).await.unwrap();
+    assert!(world.hub.check().unwrap_err().contains("gone"));
+    put(&*world.store.inner, &key("a")).await;
+    assert!(world.hub.catch_up().await.is_err(), "nobody waits for what cannot come");
+    for _ in 0..2 {
+        reopened(&world).await;
+    }
+    trouble.wait_for(Option::is_none).await.unwrap();
+    assert_eq!(world.hub.check(), Ok(()));
+    world.hub.catch_up().await.unwrap();
+    assert!(world.hub.cache(&view(1)).await.unwrap().get("a").is_some());
+}
