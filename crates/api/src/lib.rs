@@ -31,6 +31,7 @@ pub mod quantity;
 pub mod quota;
 pub mod selector;
 pub mod status;
+pub mod volumes;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use k8s_openapi;

@@ -7,13 +7,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use api::{
     kinds::core::pod::resources::pod_requests,
     quantity::Quantity,
-    types::core::v1::{Node, Pod, PodSpec},
+    types::{
+        core::v1::{Node, Pod, PodSpec},
+        policy::v1::PodDisruptionBudget,
+    },
+};
+
+use crate::{
+    index::{Domains, Index, Saying, Selected, Selection},
+    terms::{Labels, Namespaces, PodTerms, Term},
+    volumes::{ClaimKey, Volumes, wanted},
 };
 
 /// An amount of a resource, or a sum of amounts. One amount is at most what a quantity holds (an `i64`); sums of as
@@ -76,6 +85,10 @@ pub struct PodInfo {
     pub scored: Resources,
     /// Ports of the host it binds.
     pub host_ports: Vec<HostPort>,
+    /// How important it is.
+    pub priority: i32,
+    /// What it says about other pods.
+    pub terms: Arc<PodTerms>,
 }
 
 impl PodInfo {
@@ -90,7 +103,9 @@ impl PodInfo {
             scored.memory = DEFAULT_MEMORY;
         }
         let host_ports = pod.spec.as_ref().map(host_ports).unwrap_or_default();
-        Self { pod, requests, scored, host_ports }
+        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default();
+        let terms = PodTerms::of(&pod);
+        Self { pod, requests, scored, host_ports, priority, terms }
     }
 
     /// The pod's spec.
@@ -104,10 +119,26 @@ impl PodInfo {
         client::key_of(&*self.pod)
     }
 
+    /// Whether it counts for others as `other` does: only what nobody else looks at differs.
+    fn counts_as(&self, other: &Self) -> bool {
+        let (old, new) = (&self.pod.metadata, &other.pod.metadata);
+        self.requests == other.requests
+            && self.host_ports == other.host_ports
+            && self.terms == other.terms
+            && old.labels == new.labels
+            && old.deletion_timestamp.is_some() == new.deletion_timestamp.is_some()
+            && claims_of(self.spec()).eq(claims_of(other.spec()))
+    }
+
     /// The pod's UID.
     pub fn uid(&self) -> &str {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
+}
+
+fn claims_of(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    claims.map(|claim| claim.claim_name.as_str())
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
@@ -149,6 +180,19 @@ impl NodeInfo {
     /// The node's name.
     pub fn name(&self) -> &str {
         self.node.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The node's labels.
+    pub fn labels(&self) -> &Labels {
+        static NONE: OnceLock<Labels> = OnceLock::new();
+        self.node.metadata.labels.as_ref().unwrap_or_else(|| NONE.get_or_init(Labels::new))
+    }
+
+    /// The same node with other pods on it, to see whether one more would fit.
+    pub(crate) fn with(&self, pods: impl IntoIterator<Item = PodInfo>) -> Self {
+        let mut info = self.clone();
+        pods.into_iter().for_each(|pod| info.add(pod));
+        info
     }
 
     fn new(node: Arc<Node>) -> Self {
@@ -216,9 +260,109 @@ pub struct Cluster {
     homeless: HashMap<String, Vec<PodInfo>>,
     /// How many nodes have an image.
     image_nodes: HashMap<String, usize>,
+    index: Index,
+    namespaces: Namespaces,
+    budgets: Vec<Arc<PodDisruptionBudget>>,
+    volumes: Volumes,
+    /// How many pods on nodes use a claim.
+    claim_uses: HashMap<ClaimKey, usize>,
+    /// Pods that room is being made for: by UID, where.
+    nominations: HashMap<String, (String, PodInfo)>,
 }
 
 impl Cluster {
+    /// How many pods of a selection are in each domain.
+    pub fn selected(&self, selection: Selection) -> Selected {
+        self.index.selected(selection, &self.nodes, &self.namespaces)
+    }
+
+    /// Where the pods are that say something of this one.
+    pub fn said_of<'a>(
+        &'a self,
+        saying: Saying,
+        pod: &'a PodInfo,
+    ) -> impl Iterator<Item = (&'a Term, &'a Domains)> {
+        self.index.said_of(saying, pod, &self.namespaces)
+    }
+
+    /// The labels of the namespaces.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The namespaces have changed.
+    pub fn set_namespaces(&mut self, namespaces: Namespaces) {
+        self.namespaces = namespaces;
+        self.index.namespaces_changed();
+    }
+
+    /// The budgets that preemption spares.
+    pub fn budgets(&self) -> &[Arc<PodDisruptionBudget>] {
+        &self.budgets
+    }
+
+    /// The budgets have changed.
+    pub fn set_budgets(&mut self, budgets: Vec<Arc<PodDisruptionBudget>>) {
+        self.budgets = budgets;
+    }
+
+    /// Claims, volumes and classes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// How many pods on nodes use a claim.
+    pub fn uses_of_claim(&self, namespace: &str, name: &str) -> usize {
+        self.claim_uses.get(&(namespace.to_owned(), name.to_owned())).copied().unwrap_or_default()
+    }
+
+    fn count_claims(&mut self, pod: &Pod, change: isize) {
+        for one in wanted(pod) {
+            let key = (pod.metadata.namespace.clone().unwrap_or_default(), one.claim);
+            let uses = self.claim_uses.entry(key.clone()).or_default();
+            *uses = uses.saturating_add_signed(change);
+            if *uses == 0 {
+                self.claim_uses.remove(&key);
+            }
+        }
+    }
+
+    /// Claims, volumes and classes, to change them.
+    pub fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
+    }
+
+    /// Room is being made for a pod on a node; or, with `None`, no longer.
+    pub fn nominate(&mut self, pod: &PodInfo, node: Option<&str>) {
+        match node {
+            Some(node) => {
+                let uid = pod.uid().to_owned();
+                self.nominations.insert(uid, (node.to_owned(), pod.clone()));
+            }
+            None => self.forget_nomination(pod.uid()),
+        }
+    }
+
+    /// Nothing is nominated any more for the pod of this UID.
+    pub fn forget_nomination(&mut self, uid: &str) {
+        self.nominations.remove(uid);
+    }
+
+    /// Where room is being made for the pod of this UID.
+    pub fn nominated_node(&self, uid: &str) -> Option<&str> {
+        self.nominations.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// The pods that room is being made for on a node and that are at least as important as `pod`.
+    pub fn nominated_before(&self, node: &str, pod: &PodInfo) -> Vec<PodInfo> {
+        let all = self.nominations.values();
+        all.filter(|(place, other)| {
+            place == node && other.priority >= pod.priority && other.uid() != pod.uid()
+        })
+        .map(|(_, other)| other.clone())
+        .collect()
+    }
+
     /// The nodes, by name.
     pub fn nodes(&self) -> &BTreeMap<String, NodeInfo> {
         &self.nodes
@@ -235,7 +379,16 @@ impl Cluster {
         match self.nodes.get_mut(&name) {
             Some(info) => {
                 count_images(&mut self.image_nodes, info, false);
+                let moves = info.node.metadata.labels != node.metadata.labels;
+                if moves {
+                    count_pods(&mut self.index, info, &self.namespaces, -1);
+                    self.index.remove_node(info.labels());
+                }
                 info.set_node(node);
+                if moves {
+                    self.index.add_node(info.labels());
+                    count_pods(&mut self.index, info, &self.namespaces, 1);
+                }
                 count_images(&mut self.image_nodes, info, true);
             }
             None => {
@@ -244,6 +397,8 @@ impl Cluster {
                 for pod in self.homeless.remove(&name).unwrap_or_default() {
                     info.add(pod);
                 }
+                self.index.add_node(info.labels());
+                count_pods(&mut self.index, &info, &self.namespaces, 1);
                 self.nodes.insert(name, info);
             }
         }
@@ -253,6 +408,8 @@ impl Cluster {
     pub fn remove_node(&mut self, name: &str) {
         if let Some(info) = self.nodes.remove(name) {
             count_images(&mut self.image_nodes, &info, false);
+            count_pods(&mut self.index, &info, &self.namespaces, -1);
+            self.index.remove_node(info.labels());
             if !info.pods.is_empty() {
                 self.homeless.insert(name.to_owned(), info.pods.into_values().collect());
             }
@@ -262,10 +419,21 @@ impl Cluster {
     /// A pod is (assumed to be) on a node. One that is counted there or elsewhere already is counted anew; returns it
     /// as it was.
     pub fn set_pod(&mut self, pod: PodInfo, node: &str) -> Option<PodInfo> {
+        if self.places.get(pod.uid()).is_some_and(|place| place == node)
+            && let Some(counted) = self.nodes.get_mut(node).and_then(|info| info.pods.get_mut(pod.uid()))
+            && counted.counts_as(&pod)
+        {
+            // Most changes of a pod are of its status.
+            return Some(std::mem::replace(counted, pod));
+        }
         let before = self.remove_pod(pod.uid());
         self.places.insert(pod.uid().to_owned(), node.to_owned());
+        self.count_claims(&pod.pod, 1);
         match self.nodes.get_mut(node) {
-            Some(info) => info.add(pod),
+            Some(info) => {
+                self.index.pod(&pod, node, info.labels(), &self.namespaces, 1);
+                info.add(pod);
+            }
             None => self.homeless.entry(node.to_owned()).or_default().push(pod),
         }
         before
@@ -275,7 +443,10 @@ impl Cluster {
     pub fn remove_pod(&mut self, uid: &str) -> Option<PodInfo> {
         let node = self.places.remove(uid)?;
         if let Some(info) = self.nodes.get_mut(&node) {
-            return info.remove(uid);
+            let pod = info.remove(uid)?;
+            self.index.pod(&pod, &node, info.labels(), &self.namespaces, -1);
+            self.count_claims(&pod.pod, -1);
+            return Some(pod);
         }
         let pods = self.homeless.get_mut(&node)?;
         let at = pods.iter().position(|pod| pod.uid() == uid)?;
@@ -283,7 +454,14 @@ impl Cluster {
         if pods.is_empty() {
             self.homeless.remove(&node);
         }
+        self.count_claims(&pod.pod, -1);
         Some(pod)
+    }
+}
+
+fn count_pods(index: &mut Index, node: &NodeInfo, namespaces: &Namespaces, change: i64) {
+    for pod in node.pods.values() {
+        index.pod(pod, node.name(), node.labels(), namespaces, change);
     }
 }
 

@@ -11,7 +11,7 @@ use foundation::Randomness;
 
 use crate::{
     cluster::{Cluster, NodeInfo, PodInfo},
-    framework::{CycleState, Rejection, Weighted},
+    framework::{CycleState, Refused, Rejection, Weighted},
 };
 
 /// With fewer nodes than this all are looked at; upstream's minFeasibleNodesToFind.
@@ -31,7 +31,7 @@ pub enum Outcome {
 }
 
 /// Why a pod fits nowhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Unschedulable {
     /// The message of the event and the condition.
     pub message: String,
@@ -39,13 +39,15 @@ pub struct Unschedulable {
     pub plugins: BTreeSet<&'static str>,
     /// Node on which room is being made.
     pub nominated_node: Option<String>,
+    /// Pods that have to go for it.
+    pub victims: Vec<PodInfo>,
 }
 
 /// Decides where a pod goes. `start` is the node to look at first and moves on, so that with many nodes all get
 /// their turn.
 pub fn schedule(
     pod: &PodInfo,
-    cluster: &Cluster,
+    cluster: &mut Cluster,
     profile: &[Weighted],
     start: &mut usize,
     randomness: &dyn Randomness,
@@ -58,23 +60,80 @@ pub fn schedule(
     let mut state = CycleState::default();
     let only = match pre_filter(&mut state, pod, cluster, profile) {
         Ok(only) => only,
-        Err(rejection) => return refuse(pod, cluster, profile, &state, all, vec![(all, rejection)]),
+        Err(rejection) => {
+            let reasons = rejection.reasons.join(", ");
+            let plugins = BTreeSet::from([rejection.plugin]);
+            let mut refused = Refused::default();
+            if !rejection.unresolvable {
+                let names = cluster.nodes().keys().cloned();
+                refused.by_node = names.map(|name| (name, rejection.clone())).collect();
+            }
+            // The notes share the cluster's counts, which trying out changes.
+            state.end_cycle();
+            return refuse(pod, cluster, profile, reasons, plugins, &refused, randomness);
+        }
     };
+    // Where room was made for the pod it goes, if it fits there now.
+    let nominated = cluster.nominated_node(pod.uid()).and_then(|name| cluster.nodes().get(name));
+    if let Some(node) = nominated
+        && only.as_ref().is_none_or(|only| only.contains(node.name()))
+        && passes(&state, pod, cluster, profile, node).is_ok()
+    {
+        let node = node.name().to_owned();
+        state.end_cycle();
+        return Outcome::Placed { node, state };
+    }
     let (fitting, refused) = filter(&state, pod, cluster, profile, only.as_ref(), start);
     if fitting.is_empty() {
-        let mut refused: Vec<(usize, Rejection)> =
-            refused.into_iter().map(|rejection| (1, rejection)).collect();
+        let mut counted: Vec<(usize, &Rejection)> =
+            refused.by_node.values().map(|rejection| (1, rejection)).collect();
+        let elsewhere =
+            Rejection::unresolvable("NodeAffinity", "node(s) didn't satisfy plugin(s) [NodeAffinity]");
         if let Some(only) = &only {
-            let elsewhere = cluster.nodes().keys().filter(|name| !only.contains(*name)).count();
-            if elsewhere > 0 {
-                let reason = "node(s) didn't satisfy plugin(s) [NodeAffinity]";
-                refused.push((elsewhere, Rejection::unresolvable("NodeAffinity", reason)));
+            let number = cluster.nodes().keys().filter(|name| !only.contains(*name)).count();
+            if number > 0 {
+                counted.push((number, &elsewhere));
             }
         }
-        return refuse(pod, cluster, profile, &state, all, refused);
+        let (reasons, plugins) = summary(&counted);
+        state.end_cycle();
+        return refuse(pod, cluster, profile, reasons, plugins, &refused, randomness);
     }
     let node = choose(&mut state, pod, cluster, profile, &fitting, randomness).name().to_owned();
+    state.end_cycle();
     Outcome::Placed { node, state }
+}
+
+/// Whether a pod fits on one node.
+pub(crate) fn fits(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    profile: &[Weighted],
+    node: &str,
+) -> Result<(), Rejection> {
+    let mut state = CycleState::default();
+    let only = pre_filter(&mut state, pod, cluster, profile)?;
+    match cluster.nodes().get(node) {
+        Some(info) if only.is_none_or(|only| only.contains(node)) => {
+            passes(&state, pod, cluster, profile, info)
+        }
+        _ => Err(Rejection::unresolvable("NodeName", "node is not available")),
+    }
+}
+
+/// Whether all filters let a pod pass: as the node is, and with those pods on it that room is being made for.
+fn passes(
+    state: &CycleState,
+    pod: &PodInfo,
+    cluster: &Cluster,
+    profile: &[Weighted],
+    node: &NodeInfo,
+) -> Result<(), Rejection> {
+    let all =
+        |node: &NodeInfo| profile.iter().try_for_each(|weighted| weighted.plugin.filter(state, pod, node));
+    all(node)?;
+    let nominated = cluster.nominated_before(node.name(), pod);
+    if nominated.is_empty() { Ok(()) } else { all(&node.with(nominated)) }
 }
 
 fn pre_filter(
@@ -111,20 +170,20 @@ fn filter<'a>(
     profile: &[Weighted],
     only: Option<&BTreeSet<String>>,
     start: &mut usize,
-) -> (Vec<&'a NodeInfo>, Vec<Rejection>) {
+) -> (Vec<&'a NodeInfo>, Refused) {
     let candidates: Vec<&NodeInfo> = match only {
         Some(names) => names.iter().filter_map(|name| cluster.nodes().get(name)).collect(),
         None => cluster.nodes().values().collect(),
     };
     let wanted = enough(candidates.len());
-    let (mut fitting, mut refused) = (Vec::new(), Vec::new());
+    let (mut fitting, mut refused) = (Vec::new(), Refused::default());
     let mut seen = 0;
     for step in 0..candidates.len() {
         let node = candidates[(*start + step) % candidates.len()];
         seen += 1;
-        match profile.iter().try_for_each(|weighted| weighted.plugin.filter(state, pod, node)) {
+        match passes(state, pod, cluster, profile, node) {
             Ok(()) => fitting.push(node),
-            Err(rejection) => refused.push(rejection),
+            Err(rejection) => drop(refused.by_node.insert(node.name().to_owned(), rejection)),
         }
         if fitting.len() >= wanted {
             break;
@@ -161,38 +220,48 @@ fn choose<'a>(
     nodes[ties[randomness.below(ties.len() as u64) as usize]]
 }
 
-fn refuse(
-    pod: &PodInfo,
-    cluster: &Cluster,
-    profile: &[Weighted],
-    state: &CycleState,
-    nodes: usize,
-    refused: Vec<(usize, Rejection)>,
-) -> Outcome {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+/// The reasons with how many nodes gave each, and the plugins that gave them.
+fn summary(refused: &[(usize, &Rejection)]) -> (String, BTreeSet<&'static str>) {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     let mut plugins = BTreeSet::new();
-    let by_pre_filter = refused.len() == 1 && refused[0].0 == nodes && nodes > 1;
     for (count, rejection) in refused {
         plugins.insert(rejection.plugin);
-        for reason in rejection.reasons {
+        for reason in &rejection.reasons {
             *reasons.entry(reason).or_default() += count;
         }
     }
-    let list: Vec<String> = reasons
-        .into_iter()
-        .map(|(reason, count)| if by_pre_filter { reason } else { format!("{count} {reason}") })
-        .collect();
-    let mut sorted = list;
-    sorted.sort();
-    let mut message = format!("0/{nodes} nodes are available: {}.", sorted.join(", "));
-    let made_room = profile.iter().find_map(|weighted| weighted.plugin.post_filter(state, pod, cluster));
-    let mut nominated_node = None;
+    let mut list: Vec<String> =
+        reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    list.sort();
+    (list.join(", "), plugins)
+}
+
+fn refuse(
+    pod: &PodInfo,
+    cluster: &mut Cluster,
+    profile: &[Weighted],
+    reasons: String,
+    plugins: BTreeSet<&'static str>,
+    refused: &Refused,
+    randomness: &dyn Randomness,
+) -> Outcome {
+    let mut why = Unschedulable {
+        message: format!("0/{} nodes are available: {reasons}.", cluster.nodes().len()),
+        plugins,
+        ..Unschedulable::default()
+    };
+    let made_room = profile
+        .iter()
+        .find_map(|weighted| weighted.plugin.post_filter(pod, cluster, refused, profile, randomness));
     if let Some(made_room) = made_room {
-        message.push(' ');
-        message.push_str(&made_room.message);
-        nominated_node = made_room.nominated_node;
+        if !made_room.message.is_empty() {
+            why.message.push(' ');
+            why.message.push_str(&made_room.message);
+        }
+        why.nominated_node = made_room.nominated_node;
+        why.victims = made_room.victims;
     }
-    Outcome::Unschedulable(Unschedulable { message, plugins, nominated_node })
+    Outcome::Unschedulable(why)
 }
 
 #[cfg(test)]
@@ -206,7 +275,7 @@ mod tests {
         plugins,
     };
 
-    fn run(pod: &PodInfo, cluster: &Cluster) -> Result<String, String> {
+    fn run(pod: &PodInfo, cluster: &mut Cluster) -> Result<String, String> {
         let profile = plugins::default_profile();
         match schedule(pod, cluster, &profile, &mut 0, &SeededRandomness::new(1)) {
             Outcome::Placed { node, .. } => Ok(node),
@@ -222,11 +291,12 @@ mod tests {
         let big =
             json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}}]});
         assert_eq!(
-            run(&pod_with(big), &cluster(nodes)).unwrap_err(),
-            "0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint(s), 2 Insufficient cpu."
+            run(&pod_with(big), &mut cluster(nodes)).unwrap_err(),
+            "0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint(s), 2 Insufficient cpu. \
+             preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
         );
         assert_eq!(
-            run(&pod_with(json!({})), &cluster([])).unwrap_err(),
+            run(&pod_with(json!({})), &mut cluster([])).unwrap_err(),
             "no nodes available to schedule pods"
         );
     }
@@ -239,17 +309,18 @@ mod tests {
         let mut other = pod_with(load);
         std::sync::Arc::make_mut(&mut other.pod).metadata.uid = Some("other".into());
         cluster.set_pod(other, "a");
-        assert_eq!(run(&pod_with(json!({})), &cluster).unwrap(), "b");
+        assert_eq!(run(&pod_with(json!({})), &mut cluster).unwrap(), "b");
     }
 
     #[test]
     fn a_pod_goes_only_where_it_asks_to() {
-        let cluster = cluster([node("a", "4", "4Gi"), node("b", "4", "4Gi")]);
+        let mut cluster = cluster([node("a", "4", "4Gi"), node("b", "4", "4Gi")]);
         let selector = |value: &str| pod_with(json!({"nodeSelector": {"kubernetes.io/hostname": value}}));
-        assert_eq!(run(&selector("b"), &cluster).unwrap(), "b");
+        assert_eq!(run(&selector("b"), &mut cluster).unwrap(), "b");
         assert_eq!(
-            run(&selector("z"), &cluster).unwrap_err(),
-            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."
+            run(&selector("z"), &mut cluster).unwrap_err(),
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are \
+             available: 2 Preemption is not helpful for scheduling."
         );
     }
 

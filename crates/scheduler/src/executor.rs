@@ -6,12 +6,13 @@
 //!
 //! Upstream: pkg/scheduler/{scheduler,schedule_one,eventhandlers}.go.
 
+mod bind;
+mod preempt;
+mod surroundings;
+
 use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use api::{
-    meta::ObjectMeta,
-    types::core::v1::{Binding as BindingObject, Node, ObjectReference, Pod},
-};
+use api::types::core::v1::{Node, PersistentVolumeClaim, Pod};
 use client::{Change, Client, EventRecorder, EventType, Informer, Informers, Patch, RecorderOptions};
 use foundation::{SharedClock, SharedRandomness, Tasks, metrics};
 use serde_json::json;
@@ -20,9 +21,15 @@ use tokio::sync::mpsc;
 use crate::{
     cluster::{Cluster, PodInfo},
     cycle::{self, Outcome, Unschedulable},
-    framework::{Binding, CycleState, Event, Weighted},
+    framework::{Binding, CycleState, Event, Preparation, Weighted},
     plugins,
     queue::Queue,
+    volumes::wanted,
+};
+
+use self::{
+    preempt::Preemption,
+    surroundings::{Surrounding, Surroundings},
 };
 
 /// Bindings under way at the same time, at most.
@@ -52,14 +59,15 @@ pub fn start(
 ) {
     let profile = plugins::default_profile();
     let (scheduler, bound) = Scheduler::new(options, profile, client, informers, tasks, clock, randomness);
-    tasks.spawn_until_cancelled("scheduler", scheduler.run(bound));
+    let surroundings = Surroundings::new(informers);
+    tasks.spawn_until_cancelled("scheduler", scheduler.run(bound, surroundings));
 }
 
 /// What became of a binding.
 struct Bound {
     pod: PodInfo,
     node: String,
-    outcome: Result<(), client::Error>,
+    outcome: Result<(), bind::Error>,
     state: CycleState,
 }
 
@@ -72,6 +80,7 @@ struct Scheduler {
     randomness: SharedRandomness,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
+    claims: Informer<PersistentVolumeClaim>,
     profile: Arc<[Weighted]>,
     cluster: Cluster,
     queue: Queue,
@@ -104,6 +113,7 @@ impl Scheduler {
         let scheduler = Self {
             pods: informers.informer::<Pod>(),
             nodes: informers.informer::<Node>(),
+            claims: informers.informer::<PersistentVolumeClaim>(),
             scheduled: attempts.with(&["scheduled", &options.name]),
             unschedulable: attempts.with(&["unschedulable", &options.name]),
             failed: attempts.with(&["error", &options.name]),
@@ -123,11 +133,14 @@ impl Scheduler {
         (scheduler, bound)
     }
 
-    async fn run(mut self, mut bound: mpsc::Receiver<Bound>) {
+    async fn run(mut self, mut bound: mpsc::Receiver<Bound>, mut surroundings: Surroundings) {
         let mut pods = self.pods.subscribe();
         let mut nodes = self.nodes.subscribe();
-        tokio::join!(self.pods.synced(), self.nodes.synced());
+        tokio::join!(self.pods.synced(), self.nodes.synced(), surroundings.synced());
         loop {
+            while let Some(change) = surroundings.try_recv() {
+                self.surroundings_changed(&change, &surroundings);
+            }
             // Nodes first: a pod that is told of together with its node must find it.
             while let Some(change) = nodes.try_recv() {
                 self.node_changed(&change);
@@ -150,6 +163,7 @@ impl Scheduler {
             tokio::select! {
                 change = nodes.recv() => self.node_changed(&change),
                 change = pods.recv() => self.pod_changed(change),
+                change = surroundings.recv() => self.surroundings_changed(&change, &surroundings),
                 Some(result) = bound.recv() => self.bound(result),
                 () = sleep(&self.clock, wait) => {}
             }
@@ -158,6 +172,12 @@ impl Scheduler {
 
     fn happened(&mut self, event: &Event<'_>) {
         self.queue.happened(event, &self.profile, self.clock.monotonic());
+    }
+
+    fn surroundings_changed(&mut self, change: &Surrounding, surroundings: &Surroundings) {
+        if let Some(event) = surroundings.count(change, &mut self.cluster) {
+            self.happened(&event);
+        }
     }
 
     fn node_changed(&mut self, change: &Change<Node>) {
@@ -176,7 +196,8 @@ impl Scheduler {
                 self.happened(&Event::NodeUpdated(old, new));
             }
             Change::Deleted(node) => {
-                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default())
+                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default());
+                self.happened(&Event::NodeGone(node));
             }
         }
     }
@@ -198,18 +219,30 @@ impl Scheduler {
         let uid = new.metadata.uid.clone().unwrap_or_default();
         if let Some(node) = node_of(&new) {
             self.queue.remove(&uid);
+            self.cluster.forget_nomination(&uid);
             let after = PodInfo::new(new.clone());
-            if let Some(before) = self.cluster.set_pod(after.clone(), node)
-                && (before.requests != after.requests || before.pod.metadata.labels != new.metadata.labels)
-            {
-                self.happened(&Event::AssignedPodUpdated(&before, &after));
+            match self.cluster.set_pod(after.clone(), node) {
+                None => self.happened(&Event::AssignedPodAdded(&after)),
+                Some(before)
+                    if before.requests != after.requests
+                        || before.pod.metadata.labels != new.metadata.labels =>
+                {
+                    self.happened(&Event::AssignedPodUpdated(&before, &after));
+                }
+                Some(_) => {}
             }
             return;
         }
         let ours =
             new.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
         if ours != self.options.name || new.metadata.deletion_timestamp.is_some() {
+            self.cluster.forget_nomination(&uid);
             return self.queue.remove(&uid);
+        }
+        if let Some(node) = new.status.as_ref().and_then(|status| status.nominated_node_name.as_deref())
+            && !node.is_empty()
+        {
+            self.cluster.nominate(&PodInfo::new(new.clone()), Some(node));
         }
         let now = self.clock.monotonic();
         let gated = match &old {
@@ -225,6 +258,7 @@ impl Scheduler {
     fn pod_gone(&mut self, pod: &Arc<Pod>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.queue.remove(uid);
+        self.cluster.forget_nomination(uid);
         if let Some(gone) = self.cluster.remove_pod(uid) {
             self.happened(&Event::AssignedPodGone(&gone));
         }
@@ -252,7 +286,7 @@ impl Scheduler {
 
     fn schedule(&mut self, pod: PodInfo) {
         let randomness = &*self.randomness;
-        match cycle::schedule(&pod, &self.cluster, &self.profile, &mut self.start, randomness) {
+        match cycle::schedule(&pod, &mut self.cluster, &self.profile, &mut self.start, randomness) {
             Outcome::Unschedulable(why) => self.refused(&pod, why),
             Outcome::Placed { node, state } => self.placed(pod, node, state),
         }
@@ -275,19 +309,28 @@ impl Scheduler {
                 rejection.reasons.join(", ")
             );
             let plugins = BTreeSet::from([rejection.plugin]);
-            return self.refused(&pod, Unschedulable { message, plugins, nominated_node: None });
+            return self.refused(&pod, Unschedulable { message, plugins, ..Unschedulable::default() });
         }
         let Some(Binding::ByApi) = self.profile.iter().find_map(|weighted| weighted.plugin.bind(&pod, info))
         else {
             tracing::error!(pod = %pod.key(), "no plugin binds pods");
             return self.queue.failed(pod.uid(), BTreeSet::new(), self.clock.monotonic());
         };
+        let prepare = |weighted: &Weighted| weighted.plugin.prepare(&pod, info, &self.cluster);
+        let preparations: Vec<Preparation> = self.profile.iter().flat_map(prepare).collect();
+        for preparation in &preparations {
+            if let Preparation::BindVolume { volume, claim } = preparation {
+                let name = volume.metadata.name.as_deref().unwrap_or_default();
+                self.cluster.volumes_mut().give(name, claim);
+            }
+        }
+        self.cluster.forget_nomination(pod.uid());
         self.cluster.set_pod(pod.clone(), &node);
         self.binding += 1;
         let (client, results) = (self.client.clone(), self.results.clone());
+        let (claims, clock) = (self.claims.clone(), self.clock.clone());
         self.tasks.spawn_until_cancelled("scheduler", async move {
-            let namespace = pod.pod.metadata.namespace.clone().unwrap_or_default();
-            let outcome = client.bind(&namespace, &binding_of(&pod.pod, &node)).await;
+            let outcome = bind::bind(&client, &claims, &clock, &preparations, &pod.pod, &node).await;
             // The receiver ends with the scheduler itself.
             let _ = results.send(Bound { pod, node, outcome, state }).await;
         });
@@ -305,11 +348,14 @@ impl Scheduler {
                 for weighted in self.profile.iter() {
                     weighted.plugin.post_bind(&pod.pod, &node);
                 }
+                self.happened(&Event::AssignedPodAdded(&pod));
             }
             Err(error) => {
                 for weighted in self.profile.iter().rev() {
                     weighted.plugin.unreserve(&state, &pod);
                 }
+                let namespace = pod.pod.metadata.namespace.as_deref().unwrap_or_default();
+                self.cluster.volumes_mut().take_back(namespace, &wanted(&pod.pod));
                 // The informer may have told of the pod on its node already: then it stays counted.
                 let seen = self.pods.get_key(&pod.key());
                 if seen.as_deref().and_then(node_of).is_none() {
@@ -329,6 +375,7 @@ impl Scheduler {
 
     fn refused(&mut self, pod: &PodInfo, why: Unschedulable) {
         self.unschedulable.inc();
+        self.preempt(pod, &why);
         self.queue.failed(pod.uid(), why.plugins, self.clock.monotonic());
         self.recorder.event(&*pod.pod, EventType::Warning, "FailedScheduling", why.message.clone());
         let conditions = pod.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -338,7 +385,9 @@ impl Scheduler {
                 && condition.reason.as_deref() == Some("Unschedulable")
                 && condition.message.as_deref() == Some(&why.message)
         });
-        if known {
+        let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+        let nominated = nominated.filter(|node| !node.is_empty());
+        if known && nominated == why.nominated_node.as_deref() {
             return;
         }
         let condition = json!({
@@ -346,8 +395,9 @@ impl Scheduler {
             "lastTransitionTime": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
         let mut status = json!({"conditions": [condition]});
-        if let Some(node) = &why.nominated_node {
-            status["nominatedNodeName"] = node.clone().into();
+        if nominated != why.nominated_node.as_deref() {
+            // None takes it away.
+            status["nominatedNodeName"] = json!(why.nominated_node);
         }
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         let (client, pod) = (self.client.clone(), pod.pod.clone());
@@ -359,6 +409,26 @@ impl Scheduler {
                 tracing::warn!(pod = %client::key_of(&*pod), %error, "cannot write the pod's condition");
             }
         });
+    }
+}
+
+impl Scheduler {
+    /// Lets the victims go, and keeps their room for the pod.
+    fn preempt(&mut self, pod: &PodInfo, why: &Unschedulable) {
+        self.cluster.nominate(pod, why.nominated_node.as_deref());
+        let Some(node) = &why.nominated_node else { return };
+        for victim in &why.victims {
+            let preemption = Preemption {
+                victim: victim.clone(),
+                preemptor: pod.clone(),
+                node: node.clone(),
+                now: self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            };
+            let (client, recorder) = (self.client.clone(), self.recorder.clone());
+            self.tasks.spawn_until_cancelled("scheduler", async move {
+                preempt::preempt(&client, &recorder, preemption).await;
+            });
+        }
     }
 }
 
@@ -376,22 +446,6 @@ fn node_of(pod: &Pod) -> Option<&str> {
 fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn binding_of(pod: &Pod, node: &str) -> BindingObject {
-    BindingObject {
-        metadata: ObjectMeta {
-            name: pod.metadata.name.clone(),
-            namespace: pod.metadata.namespace.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectMeta::default()
-        },
-        target: ObjectReference {
-            kind: Some("Node".into()),
-            name: Some(node.into()),
-            ..ObjectReference::default()
-        },
-    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@
 use std::{
     any::{Any, TypeId},
     collections::{BTreeSet, HashMap},
+    sync::Arc,
 };
 
-use api::types::core::v1::{Node, Pod};
+use api::types::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use foundation::Randomness;
 
 use crate::cluster::{Cluster, NodeInfo, PodInfo};
 
@@ -41,16 +43,29 @@ impl Rejection {
 
 /// What a plugin has noted for itself during one cycle, by type.
 #[derive(Default)]
-pub struct CycleState(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+pub struct CycleState {
+    kept: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+    brief: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+}
 
 impl CycleState {
     /// Notes something.
     pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), Box::new(value));
+        self.kept.insert(TypeId::of::<T>(), Box::new(value));
+    }
+    /// Notes something until a node is chosen. What is shared with the cluster's counts belongs here: held any longer, it
+    /// would be copied when they change.
+    pub fn put_for_cycle<T: Any + Send + Sync>(&mut self, value: T) {
+        self.brief.insert(TypeId::of::<T>(), Box::new(value));
+    }
+    /// A node is chosen.
+    pub(crate) fn end_cycle(&mut self) {
+        self.brief.clear();
     }
     /// Reads a note.
     pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.0.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref())
+        let kind = TypeId::of::<T>();
+        self.brief.get(&kind).or_else(|| self.kept.get(&kind)).and_then(|value| value.downcast_ref())
     }
 }
 
@@ -62,6 +77,10 @@ pub enum Event<'a> {
     NodeAdded(&'a Node),
     /// A node has changed: before and after.
     NodeUpdated(&'a Node, &'a Node),
+    /// A node is gone.
+    NodeGone(&'a Node),
+    /// A pod has got a node.
+    AssignedPodAdded(&'a PodInfo),
     /// A pod no longer uses its node.
     AssignedPodGone(&'a PodInfo),
     /// A pod on a node has changed what others may depend on: its labels or its requests. Other changes (of its
@@ -69,6 +88,10 @@ pub enum Event<'a> {
     AssignedPodUpdated(&'a PodInfo, &'a PodInfo),
     /// The waiting pod itself has changed.
     PodUpdated(&'a PodInfo, &'a PodInfo),
+    /// Namespaces or their labels have changed.
+    NamespacesChanged,
+    /// A claim (by namespace and name), or what claims can be bound to, has changed.
+    VolumesChanged(Option<(&'a str, &'a str)>),
 }
 
 /// Whether a plugin that refused a pod thinks that an event may help it.
@@ -78,6 +101,25 @@ pub enum Hint {
     Queue,
     /// It cannot help.
     Skip,
+}
+
+/// What has to be done before a pod is bound. The pod is bound once all its claims are.
+#[derive(Clone, Debug)]
+pub enum Preparation {
+    /// Set a volume aside for a claim.
+    BindVolume {
+        /// The volume.
+        volume: Arc<PersistentVolume>,
+        /// The claim.
+        claim: Arc<PersistentVolumeClaim>,
+    },
+    /// Tell the claim's provisioner the node.
+    SelectNode {
+        /// The claim.
+        claim: Arc<PersistentVolumeClaim>,
+        /// The node.
+        node: String,
+    },
 }
 
 /// How a chosen node is made the pod's.
@@ -113,9 +155,16 @@ pub trait Plugin: Send + Sync {
     fn filter(&self, _state: &CycleState, _pod: &PodInfo, _node: &NodeInfo) -> Result<(), Rejection> {
         Ok(())
     }
-    /// PostFilter: when the pod fits nowhere, may make room and name the node where. What it did is told in the
-    /// message.
-    fn post_filter(&self, _state: &CycleState, _pod: &PodInfo, _cluster: &Cluster) -> Option<PostFiltered> {
+    /// PostFilter: when the pod fits nowhere, may make room and name the node where. It may try things out on the
+    /// cluster, and leaves it as it was.
+    fn post_filter(
+        &self,
+        _pod: &PodInfo,
+        _cluster: &mut Cluster,
+        _refused: &Refused,
+        _profile: &[Weighted],
+        _randomness: &dyn Randomness,
+    ) -> Option<PostFiltered> {
         None
     }
     /// PreScore: notes what scoring needs. `false`: this plugin has nothing to score for this pod.
@@ -148,6 +197,10 @@ pub trait Plugin: Send + Sync {
     fn pre_bind(&self, _state: &CycleState, _pod: &PodInfo, _node: &NodeInfo) -> Result<(), Rejection> {
         Ok(())
     }
+    /// PreBind: what has to be written (and has to have taken effect) before the pod is bound.
+    fn prepare(&self, _pod: &PodInfo, _node: &NodeInfo, _cluster: &Cluster) -> Vec<Preparation> {
+        Vec::new()
+    }
     /// Bind: how to bind; the first plugin that answers does.
     fn bind(&self, _pod: &PodInfo, _node: &NodeInfo) -> Option<Binding> {
         None
@@ -155,18 +208,32 @@ pub trait Plugin: Send + Sync {
     /// PostBind: told once the pod is bound.
     fn post_bind(&self, _pod: &Pod, _node: &str) {}
     /// QueueingHint: whether an event may help a pod that this plugin has refused.
-    fn hint(&self, _pod: &Pod, _event: &Event<'_>) -> Hint {
+    fn hint(&self, _pod: &PodInfo, _event: &Event<'_>) -> Hint {
         Hint::Skip
+    }
+    /// Whether pods that this plugin has refused are asked when some pod gets a node. That happens more often than
+    /// anything else, and helps only who waits for company.
+    fn looks_at_new_pods(&self) -> bool {
+        false
     }
 }
 
-/// What PostFilter did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which nodes refused a pod, and why. A node that is not among them was not worth looking at.
+#[derive(Default)]
+pub struct Refused {
+    /// By the node's name.
+    pub by_node: HashMap<String, Rejection>,
+}
+
+/// What PostFilter found.
+#[derive(Clone, Debug)]
 pub struct PostFiltered {
     /// Node on which room is being made.
     pub nominated_node: Option<String>,
     /// What to add to the message.
     pub message: String,
+    /// Pods that have to go for it.
+    pub victims: Vec<PodInfo>,
 }
 
 /// A plugin with the weight of its score.
@@ -194,8 +261,6 @@ pub fn normalize(scores: &mut [i64], reverse: bool) {
 pub(crate) mod testing {
     //! Objects for the tests of plugins.
 
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
@@ -212,6 +277,19 @@ pub(crate) mod testing {
         }
         let value = json!({"metadata": {"name": "p", "namespace": "default", "uid": "p"}, "spec": spec});
         PodInfo::new(Arc::new(serde_json::from_value(value).unwrap()))
+    }
+    /// A pod of a name (which is its UID too) with labels.
+    pub fn named_pod(name: &str, labels: serde_json::Value, spec: serde_json::Value) -> PodInfo {
+        let mut spec = spec;
+        if spec["containers"].is_null() {
+            spec["containers"] = json!([{"name": "c"}]);
+        }
+        let metadata = json!({"name": name, "namespace": "default", "uid": name, "labels": labels});
+        PodInfo::new(Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()))
+    }
+    /// A node with only labels.
+    pub fn node_labelled(name: &str, labels: serde_json::Value) -> Arc<Node> {
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap())
     }
     /// A node with room for ten pods.
     pub fn node(name: &str, cpu: &str, memory: &str) -> Arc<Node> {

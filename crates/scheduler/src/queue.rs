@@ -65,6 +65,8 @@ pub struct Queue {
     /// Pods that wait for time, alone or besides events.
     deadlines: BTreeSet<(Duration, String)>,
     unschedulable: HashSet<String>,
+    /// Those of them that a plugin has refused, by the plugin.
+    refused: HashMap<&'static str, HashSet<String>>,
     in_flight: HashSet<String>,
 }
 
@@ -100,7 +102,9 @@ impl Queue {
         let event = Event::PodUpdated(&waiting.pod, &info);
         let next = match &waiting.state {
             State::Gated if gate(&new, profile).is_none() => Some(State::Active),
-            State::Unschedulable { plugins, back_off_until, .. } if helps(plugins, &new, &event, profile) => {
+            State::Unschedulable { plugins, back_off_until, .. }
+                if helps(plugins, &info, &event, profile) =>
+            {
                 Some(after(*back_off_until, now))
             }
             // The decision under way saw the old pod: only a changed spec can change it.
@@ -133,12 +137,18 @@ impl Queue {
                 *helped = true;
             }
         }
-        let helped: Vec<(String, State)> = self
-            .unschedulable
-            .iter()
+        let asked: HashSet<&String> = match event {
+            Event::AssignedPodAdded(_) => {
+                let plugins = profile.iter().filter(|weighted| weighted.plugin.looks_at_new_pods());
+                plugins.filter_map(|weighted| self.refused.get(weighted.plugin.name())).flatten().collect()
+            }
+            _ => self.unschedulable.iter().collect(),
+        };
+        let helped: Vec<(String, State)> = asked
+            .into_iter()
             .filter_map(|uid| match self.pods.get(uid)? {
                 Waiting { pod, state: State::Unschedulable { plugins, back_off_until, .. }, .. }
-                    if helps(plugins, &pod.pod, event, profile) =>
+                    if helps(plugins, pod, event, profile) =>
                 {
                     Some((uid.clone(), after(*back_off_until, now)))
                 }
@@ -194,9 +204,14 @@ impl Queue {
             State::Active => drop(self.active.remove(&waiting.turn(uid))),
             State::Gated => {}
             State::BackingOff { until } => drop(self.deadlines.remove(&(*until, uid.to_owned()))),
-            State::Unschedulable { until, .. } => {
+            State::Unschedulable { plugins, until, .. } => {
                 self.deadlines.remove(&(*until, uid.to_owned()));
                 self.unschedulable.remove(uid);
+                for plugin in plugins {
+                    if let Some(refused) = self.refused.get_mut(plugin) {
+                        refused.remove(uid);
+                    }
+                }
             }
             State::InFlight { .. } => drop(self.in_flight.remove(uid)),
         }
@@ -209,9 +224,12 @@ impl Queue {
             State::Active => drop(self.active.insert(waiting.turn(uid))),
             State::Gated => {}
             State::BackingOff { until } => drop(self.deadlines.insert((*until, uid.to_owned()))),
-            State::Unschedulable { until, .. } => {
+            State::Unschedulable { plugins, until, .. } => {
                 self.deadlines.insert((*until, uid.to_owned()));
                 self.unschedulable.insert(uid.to_owned());
+                for plugin in plugins {
+                    self.refused.entry(plugin).or_default().insert(uid.to_owned());
+                }
             }
             State::InFlight { .. } => drop(self.in_flight.insert(uid.to_owned())),
         }
@@ -240,7 +258,7 @@ fn gate(pod: &Pod, profile: &[Weighted]) -> Option<Rejection> {
     profile.iter().find_map(|weighted| weighted.plugin.pre_enqueue(pod).err())
 }
 
-fn helps(plugins: &BTreeSet<&'static str>, pod: &Pod, event: &Event<'_>, profile: &[Weighted]) -> bool {
+fn helps(plugins: &BTreeSet<&'static str>, pod: &PodInfo, event: &Event<'_>, profile: &[Weighted]) -> bool {
     let refused = profile.iter().filter(|weighted| plugins.contains(weighted.plugin.name()));
     refused.into_iter().any(|weighted| weighted.plugin.hint(pod, event) == Hint::Queue)
 }

@@ -26,7 +26,7 @@ impl Plugin for Tripping {
         }
     }
 
-    fn hint(&self, _: &Pod, _: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, _: &Event<'_>) -> Hint {
         self.0.fetch_add(1, Ordering::Relaxed);
         Hint::Skip
     }

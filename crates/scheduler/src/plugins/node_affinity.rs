@@ -4,11 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use api::types::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
+use api::{
+    selector::nodes,
+    types::core::v1::{Node, NodeSelectorTerm, PodSpec},
+};
 
 use crate::{
     cluster::{Cluster, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection, normalize},
+    terms::Labels,
 };
 
 /// The plugin.
@@ -26,43 +30,10 @@ pub fn allows(spec: &PodSpec, node: &Node) -> bool {
         && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(term, node)))
 }
 
-/// Whether a node matches a term. A term without requirements matches nothing.
 fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let labels = term.match_expressions.iter().flatten();
-    let fields = term.match_fields.iter().flatten();
-    if labels.clone().next().is_none() && fields.clone().next().is_none() {
-        return false;
-    }
-    let label =
-        |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
-    let field = |key: &str| if key == "metadata.name" { node.metadata.name.as_deref() } else { None };
-    labels.into_iter().all(|requirement| holds(requirement, label(&requirement.key)))
-        && fields.into_iter().all(|requirement| holds(requirement, field(&requirement.key)))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
-    let mut values = requirement.values.iter().flatten();
-    match requirement.operator.as_str() {
-        "In" => found.is_some_and(|found| values.any(|value| value == found)),
-        "NotIn" => found.is_none_or(|found| values.all(|value| value != found)),
-        "Exists" => found.is_some(),
-        "DoesNotExist" => found.is_none(),
-        operator @ ("Gt" | "Lt") => {
-            let number = |text: &str| text.parse::<i64>().ok();
-            let bound = values.next().and_then(|value| number(value));
-            match (found.and_then(number), bound) {
-                (Some(found), Some(bound)) => {
-                    if operator == "Gt" {
-                        found > bound
-                    } else {
-                        found < bound
-                    }
-                }
-                _ => false,
-            }
-        }
-        _ => false,
-    }
+    let none = Labels::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    nodes::matches(term, node.metadata.name.as_deref().unwrap_or_default(), labels)
 }
 
 impl Plugin for NodeAffinity {
@@ -123,8 +94,8 @@ impl Plugin for NodeAffinity {
         normalize(scores, false);
     }
 
-    fn hint(&self, pod: &Pod, event: &Event<'_>) -> Hint {
-        let fits = |node: &Node| pod.spec.as_ref().is_none_or(|spec| allows(spec, node));
+    fn hint(&self, pod: &PodInfo, event: &Event<'_>) -> Hint {
+        let fits = |node: &Node| allows(pod.spec(), node);
         match event {
             Event::NodeAdded(node) if fits(node) => Hint::Queue,
             Event::NodeUpdated(old, new) if !fits(old) && fits(new) => Hint::Queue,

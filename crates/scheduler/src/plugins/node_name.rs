@@ -2,8 +2,6 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/nodename.
 
-use api::types::core::v1::Pod;
-
 use crate::{
     cluster::{NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection},
@@ -26,7 +24,7 @@ impl Plugin for NodeName {
         }
     }
 
-    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, event: &Event<'_>) -> Hint {
         if matches!(event, Event::NodeAdded(_)) { Hint::Queue } else { Hint::Skip }
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/nodeports.
 
-use api::types::core::v1::Pod;
-
 use crate::{
     cluster::{HostPort, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection},
@@ -34,7 +32,7 @@ impl Plugin for NodePorts {
         Ok(())
     }
 
-    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, event: &Event<'_>) -> Hint {
         match event {
             Event::NodeAdded(_) => Hint::Queue,
             Event::AssignedPodGone(gone) if !gone.host_ports.is_empty() => Hint::Queue,

@@ -2,7 +2,7 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/noderesources (fit.go, least_allocated.go).
 
-use api::types::core::v1::{Node, Pod};
+use api::types::core::v1::Node;
 
 use crate::{
     cluster::{Amount, Cluster, NodeInfo, PodInfo},
@@ -65,7 +65,7 @@ impl Plugin for NodeResourcesFit {
         i64::try_from((cpu + memory) / 2).unwrap_or_default()
     }
 
-    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, event: &Event<'_>) -> Hint {
         let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
         match event {
             Event::NodeAdded(_) | Event::AssignedPodGone(_) => Hint::Queue,

@@ -2,7 +2,7 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/nodeunschedulable.
 
-use api::types::core::v1::{Node, Pod, Taint};
+use api::types::core::v1::{Node, Taint};
 
 use super::taint_toleration::tolerates;
 use crate::{
@@ -37,7 +37,7 @@ impl Plugin for NodeUnschedulable {
         Err(Rejection::unresolvable(self.name(), "node(s) were unschedulable"))
     }
 
-    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, event: &Event<'_>) -> Hint {
         match event {
             Event::NodeAdded(node) if !cordoned(node) => Hint::Queue,
             Event::NodeUpdated(old, new) if cordoned(old) && !cordoned(new) => Hint::Queue,

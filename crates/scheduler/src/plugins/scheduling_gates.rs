@@ -4,6 +4,7 @@
 
 use api::types::core::v1::Pod;
 
+use crate::cluster::PodInfo;
 use crate::framework::{Event, Hint, Plugin, Rejection};
 
 /// The plugin.
@@ -28,7 +29,7 @@ impl Plugin for SchedulingGates {
         Err(Rejection::unresolvable(self.name(), reason))
     }
 
-    fn hint(&self, _: &Pod, event: &Event<'_>) -> Hint {
+    fn hint(&self, _: &PodInfo, event: &Event<'_>) -> Hint {
         match event {
             Event::PodUpdated(_, new) if gates(&new.pod).is_empty() => Hint::Queue,
             _ => Hint::Skip,
@@ -50,7 +51,7 @@ mod tests {
         let refused = SchedulingGates.pre_enqueue(&gated.pod).unwrap_err();
         assert_eq!(refused.reasons, ["waiting for scheduling gates: [a b]"]);
         assert!(SchedulingGates.pre_enqueue(&free.pod).is_ok());
-        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated, &free)), Hint::Queue);
-        assert_eq!(SchedulingGates.hint(&gated.pod, &Event::PodUpdated(&gated, &gated)), Hint::Skip);
+        assert_eq!(SchedulingGates.hint(&gated, &Event::PodUpdated(&gated, &free)), Hint::Queue);
+        assert_eq!(SchedulingGates.hint(&gated, &Event::PodUpdated(&gated, &gated)), Hint::Skip);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/tainttoleration; component-helpers' rules of toleration.
 
-use api::types::core::v1::{Node, Pod, PodSpec, Taint};
+use api::types::core::v1::{Node, PodSpec, Taint};
 
 use crate::{
     cluster::{Cluster, NodeInfo, PodInfo},
@@ -41,6 +41,11 @@ fn kept_away<'a>(spec: &PodSpec, node: &'a Node) -> Option<&'a Taint> {
         .find(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(spec, taint))
 }
 
+/// Whether a node's taints keep a pod away.
+pub fn keeps_away(spec: &PodSpec, node: &Node) -> bool {
+    kept_away(spec, node).is_some()
+}
+
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
@@ -67,12 +72,11 @@ impl Plugin for TaintToleration {
         normalize(scores, true);
     }
 
-    fn hint(&self, pod: &Pod, event: &Event<'_>) -> Hint {
-        let fits =
-            |pod: &Pod, node: &Node| pod.spec.as_ref().is_none_or(|spec| kept_away(spec, node).is_none());
+    fn hint(&self, pod: &PodInfo, event: &Event<'_>) -> Hint {
+        let fits = |node: &Node| kept_away(pod.spec(), node).is_none();
         match event {
-            Event::NodeAdded(node) if fits(pod, node) => Hint::Queue,
-            Event::NodeUpdated(old, new) if !fits(pod, old) && fits(pod, new) => Hint::Queue,
+            Event::NodeAdded(node) if fits(node) => Hint::Queue,
+            Event::NodeUpdated(old, new) if !fits(old) && fits(new) => Hint::Queue,
             Event::PodUpdated(..) => Hint::Queue,
             _ => Hint::Skip,
         }
