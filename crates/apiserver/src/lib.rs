@@ -32,7 +32,6 @@ pub mod metrics;
 pub mod negotiation;
 mod options;
 pub mod output;
-pub mod protobuf;
 mod proxy;
 pub mod registry;
 pub mod request;

@@ -5,6 +5,7 @@
 //!   CustomResourceDefinition);
 //! - [`decode`]: request bytes to an object, with field validation;
 //! - [`patch`]: the JSON, merge and strategic merge patches;
+//! - [`protobuf`]: the wire form that most components of upstream speak;
 //! - [`openapi`]: the documents that clients read;
 //! - [`cel`]: the expressions of rules, policies and match conditions.
 //!
@@ -19,6 +20,7 @@ pub mod decode;
 pub mod json;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 mod schema;
 pub mod structural;
 pub mod table;

@@ -1,5 +1,5 @@
 //! The generated table of built-in definitions: names, types and merge rules, no descriptions.
-//! Reads `generated/definitions.txt` (embedded). A definition is parsed when it is first asked for and then kept.
+//! Reads `generated/definitions.txt` and `table/options.txt` (embedded). A definition is parsed when it is first asked for and then kept.
 //! Not here: how the text is made (`xtask::codegen`), what is done with a definition.
 //!
 //! Grammar of the text, one line each, names sorted:
@@ -12,6 +12,8 @@
 use std::sync::OnceLock;
 
 static TEXT: &str = include_str!("generated/definitions.txt");
+/// What is no part of the published definitions.
+static OPTIONS: &str = include_str!("table/options.txt");
 static TABLE: OnceLock<Table> = OnceLock::new();
 
 /// The facts about every definition of one Kubernetes version.
@@ -151,24 +153,36 @@ pub const JSON_SCHEMA_PROPS: &str =
 
 /// The table of the Kubernetes version this build serves.
 pub fn table() -> &'static Table {
-    TABLE.get_or_init(|| Table::index(TEXT))
+    TABLE.get_or_init(|| Table::index(&[TEXT, OPTIONS]))
 }
 
 impl Table {
-    fn index(text: &'static str) -> Self {
+    fn index(texts: &[&'static str]) -> Self {
         let mut entries: Vec<Entry> = Vec::with_capacity(1024);
         // What stands before the first definition says where the text is from.
-        for block in text.split("\n= ").skip(1) {
+        for block in texts.iter().flat_map(|text| text.split("\n= ").skip(1)) {
             let name = block.split(['\n', ' ']).next().unwrap_or_default();
             entries.push(Entry { name, text: block, parsed: OnceLock::new() });
         }
-        debug_assert!(entries.is_sorted_by_key(|entry| entry.name), "the table is sorted by name");
+        entries.sort_by_key(|entry| entry.name);
         Self { entries }
     }
 
     /// The definition of this full name.
     pub fn definition(&'static self, name: &str) -> Option<&'static Definition> {
         self.reference(name).map(|reference| self.get(reference))
+    }
+
+    /// The definition of a kind; group empty for core. Parses every definition at first.
+    pub fn of_kind(&'static self, group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
+        let all = (0..self.entries.len()).filter_map(|index| u16::try_from(index).ok());
+        let mut named = all.map(|index| self.get(Reference(index))).filter(|d| d.short_name() == kind);
+        named.find(|definition| {
+            definition
+                .kinds
+                .iter()
+                .any(|known| known.group == group && known.version == version && known.kind == kind)
+        })
     }
 
     /// Where the definition of this full name stands.

@@ -1,9 +1,11 @@
 //! Chores of the repository, run as `cargo xtask <chore>`.
 //!
 //! - [`codegen`]: generated files from their published sources;
+//! - [`protobuf`]: field numbers, generated likewise;
 //! - [`verify`]: the rules of the house that no compiler checks.
 //!
 //! To add a chore: a module here, a match arm in `main.rs`. Chores never run as part of the product.
 
 pub mod codegen;
+pub mod protobuf;
 pub mod verify;

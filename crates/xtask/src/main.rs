@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE\n       cargo xtask verify";
+const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE
+       cargo xtask codegen protobuf --source FOLDER
+       cargo xtask verify";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +29,11 @@ fn run(arguments: &[&str]) -> Result<()> {
             let table = xtask::codegen::schema_table(&definitions)?;
             let target = root.join(xtask::codegen::SCHEMA_TABLE);
             std::fs::write(&target, table).with_context(|| format!("cannot write {}", target.display()))
+        }
+        ["codegen", "protobuf", "--source", folder] => {
+            let target = root.join(xtask::protobuf::NUMBERS);
+            std::fs::write(&target, xtask::protobuf::numbers(Path::new(folder)))
+                .with_context(|| format!("cannot write {}", target.display()))
         }
         ["verify"] => {
             let violations = xtask::verify::repository(&root)?;

@@ -7,11 +7,10 @@ use std::borrow::Cow;
 
 use api::{GroupVersion, GroupVersionKind, Object, Status};
 use http::{HeaderMap, header};
-use schema::{FieldValidation, Schema};
+use schema::{FieldValidation, Schema, protobuf};
 use serde_json::Value;
 
 use super::Call;
-use crate::protobuf;
 
 /// The body as JSON bytes, whatever of the known encodings it came in.
 pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8], schema: &Schema) -> Result<Cow<'a, [u8]>, Status> {
