@@ -103,7 +103,7 @@ fn ticks(server: u32, program: &Path) -> anyhow::Result<u64> {
 }
 
 /// Proportional set size in KiB.
-fn proportional(pid: u32) -> anyhow::Result<u64> {
+pub fn proportional(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));

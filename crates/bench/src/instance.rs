@@ -36,10 +36,22 @@ pub struct Instance {
 impl Instance {
     /// Puts the image of the measured pods into a fresh directory, then starts the server there.
     pub fn start(program: &Path) -> anyhow::Result<Instance> {
-        let folder =
-            tempfile::Builder::new().prefix("ironclad-bench-").tempdir().context("cannot make a folder")?;
+        let folder = folder()?;
+        build_image(program, &folder.path().join("data"))?;
+        Instance::spawn(program, folder, &[])
+    }
+
+    /// Starts a server that is nothing but store and API server, on a fresh directory.
+    pub fn start_api_server(program: &Path) -> anyhow::Result<Instance> {
+        Instance::spawn(
+            program,
+            folder()?,
+            &["--disable=controllers,scheduler,kubelet,runtime,network,proxy,dns"],
+        )
+    }
+
+    fn spawn(program: &Path, folder: TempDir, flags: &[&str]) -> anyhow::Result<Instance> {
         let data_dir = folder.path().join("data");
-        build_image(program, &data_dir)?;
         let log = File::create(folder.path().join("server.log")).context("cannot write the server's log")?;
         let started = Instant::now();
         let server = Command::new(program)
@@ -47,6 +59,7 @@ impl Instance {
             .arg("--data-dir")
             .arg(&data_dir)
             .args(["--node-name=bench", "--stop-pods"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the server's log")?)
             .stderr(log)
@@ -60,7 +73,8 @@ impl Instance {
         self.server.id()
     }
 
-    fn data_dir(&self) -> PathBuf {
+    /// Where the server keeps its state.
+    pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -68,9 +82,23 @@ impl Instance {
         std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
     }
 
+    /// Where the server writes how to reach it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("kubeconfig.yaml")
+    }
+
     /// Waits until the node is Ready, and returns a client.
     pub async fn ready(&mut self) -> anyhow::Result<Client> {
-        let path = self.data_dir().join("kubeconfig.yaml");
+        self.wait_for(node_is_ready).await
+    }
+
+    /// Waits until the API server is ready, and returns a client.
+    pub async fn serves(&mut self) -> anyhow::Result<Client> {
+        self.wait_for(is_served).await
+    }
+
+    async fn wait_for(&mut self, holds: impl AsyncFn(&Client) -> bool) -> anyhow::Result<Client> {
+        let path = self.kubeconfig();
         let mut connected: Option<Client> = None;
         while self.started.elapsed() < PATIENCE {
             if let Some(status) = self.server.try_wait().context("cannot watch the server")? {
@@ -82,13 +110,13 @@ impl Instance {
                 connected = Some(Client::new(Arc::new(HttpsTransport::new(&config)?), "ironclad-bench"));
             }
             if let Some(client) = &connected
-                && node_is_ready(client).await
+                && holds(client).await
             {
                 return Ok(client.clone());
             }
             tokio::time::sleep(LOOK).await;
         }
-        bail!("the node was not ready within {} s:\n{}", PATIENCE.as_secs(), self.log())
+        bail!("the server was not ready within {} s:\n{}", PATIENCE.as_secs(), self.log())
     }
 
     /// Ends the server with its pods and removes every trace.
@@ -117,6 +145,15 @@ fn build_image(program: &Path, data_dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(&root).context("cannot make the image folder")?;
     runtime::images::build(&root, &build).context("cannot make the image")?;
     Ok(())
+}
+
+/// An empty folder that goes away with the measurement.
+fn folder() -> anyhow::Result<TempDir> {
+    tempfile::Builder::new().prefix("ironclad-bench-").tempdir().context("cannot make a folder")
+}
+
+async fn is_served(client: &Client) -> bool {
+    client.request(http::Method::GET, "/api/v1/namespaces/default", None).await.is_ok()
 }
 
 async fn node_is_ready(client: &Client) -> bool {

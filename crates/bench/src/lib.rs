@@ -9,6 +9,7 @@
 //!
 //! Not here: micro-benchmarks of single crates.
 
+mod api;
 mod idle;
 mod instance;
 mod pod_start;
@@ -29,6 +30,8 @@ pub enum Command {
     Idle(IdleOptions),
     /// Time from the creation of a pod until a watch sees it run
     PodStart(PodStartOptions),
+    /// Writes, lists and watches of the API server, beside a bare TLS echo of the same bytes
+    Api(ApiOptions),
 }
 
 /// Settings of `start`.
@@ -58,6 +61,17 @@ pub struct PodStartOptions {
     pub burst: u32,
 }
 
+/// Settings of `api`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ApiOptions {
+    /// Numbers of pods at which to measure
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 150_000], value_name = "N")]
+    pub pods: Vec<usize>,
+    /// How many watch at once
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub watchers: usize,
+}
+
 /// Measures, and prints what was found; `own_path` is the program to start. Needs root.
 pub async fn run(command: Command, own_path: &Path) -> anyhow::Result<()> {
     let own_path = own_path.to_owned();
@@ -76,6 +90,7 @@ fn measure(command: &Command, own_path: &Path) -> anyhow::Result<()> {
             Command::Start(options) => start::run(options, own_path).await,
             Command::Idle(options) => idle::run(options, own_path).await,
             Command::PodStart(options) => pod_start::run(options, own_path).await,
+            Command::Api(options) => api::run(options, own_path).await,
         }
     })
 }
