@@ -70,7 +70,7 @@ impl ApiServer {
         let server = Server::new(store, options, tasks, clock, randomness).await?;
         bootstrap::run(&server).await?;
         fairness::configure::start(&server).await?;
-        registry::apiextensions::load(&server).await?;
+        registry::apiextensions::start(&server).await?;
         Ok(Self(server))
     }
 

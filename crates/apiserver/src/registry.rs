@@ -253,20 +253,23 @@ impl Registry {
         self.0.load()
     }
 
-    /// Serves `resource` from now on, instead of one of the same group, version and name.
-    pub fn add(&self, resource: Arc<Resource>) {
+    /// Serves the `new` custom resources from now on, also in place of those of the same group, version and name,
+    /// and those that are `gone` no longer; nobody sees one without the other. What is built in stays.
+    pub fn exchange(&self, gone: &[GroupVersionResource], new: &[Arc<Resource>]) {
         self.0.rcu(|table| {
             let mut resources = table.resources.clone();
-            resources.insert(resource.descriptor.group_version_resource(), resource.clone());
-            Table::of(resources.into_values().collect())
-        });
-    }
-
-    /// Serves a resource no longer.
-    pub fn remove(&self, resource: &GroupVersionResource) {
-        self.0.rcu(|table| {
-            let mut resources = table.resources.clone();
-            resources.remove(resource);
+            let is_custom = |resource: Option<&Arc<Resource>>| resource.is_none_or(|known| known.is_custom());
+            for name in gone {
+                if is_custom(resources.get(name)) {
+                    resources.remove(name);
+                }
+            }
+            for resource in new {
+                let name = resource.descriptor.group_version_resource();
+                if is_custom(resources.get(&name)) {
+                    resources.insert(name, resource.clone());
+                }
+            }
             Table::of(resources.into_values().collect())
         });
     }

@@ -16,7 +16,7 @@ use crate::fairness::Fairness;
 use crate::handlers::openapi::Documents;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::registry::Registry;
+use crate::registry::{Registry, apiextensions};
 use crate::storage::{self, Storage};
 
 /// The shared state of a running server.
@@ -35,6 +35,8 @@ pub struct Server {
     pub authorization: Authorization,
     /// Who waits.
     pub fairness: Fairness,
+    /// What is served of the custom resource definitions.
+    pub(crate) definitions: apiextensions::Serving,
     /// What is changed or refused.
     pub admission: admission::Chain,
     /// The present.
@@ -87,6 +89,7 @@ impl Server {
         checks.register("watch-cache", move || caches.check());
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
         Ok(Arc::new(Self {
+            definitions: apiextensions::Serving::default(),
             fairness,
             registry,
             storage,

@@ -6,6 +6,7 @@
 //! Upstream: `pkg/controller/podgc`, which looks every 20 s; here changes wake it, and the only timer is the quarantine.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use api::types::core::v1::{Node, Pod};
 use client::DeleteOptions;
@@ -28,7 +29,23 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 #[derive(Default)]
 pub struct PodGc {
     /// Since when each node is missing. A memory that a restart may lose: the quarantine then begins anew.
-    missing: Mutex<HashMap<String, Timestamp>>,
+    missing: Arc<Missing>,
+}
+
+/// Since when which nodes are missing.
+#[derive(Default)]
+struct Missing(Mutex<HashMap<String, Timestamp>>);
+
+impl Missing {
+    /// A node is missing now: since when?
+    fn since(&self, node: &str, now: Timestamp) -> Timestamp {
+        *self.0.lock().entry(node.to_owned()).or_insert(now)
+    }
+
+    /// A node is there: should it go again, its quarantine begins anew.
+    fn is_back(&self, node: &str) {
+        self.0.lock().remove(node);
+    }
 }
 
 impl Controller for PodGc {
@@ -61,7 +78,11 @@ impl Controller for PodGc {
                 wake(Key::of(pod));
             }
         });
-        watches.map::<Node>(|caches, change, wake| {
+        let missing = self.missing.clone();
+        watches.map::<Node>(move |caches, change, wake| {
+            if !change.is_deleted() {
+                missing.is_back(object::name(&**change.object()));
+            }
             if change.is_deleted() || out_of_service(change.object()) {
                 for pod in caches.by_index::<Pod>(networking::BY_NODE, object::name(&**change.object())) {
                     wake(Key::of(&*pod));
@@ -84,13 +105,13 @@ impl Controller for PodGc {
             return plan;
         }
         if let Some(node) = view.get::<Node>("", node) {
-            self.missing.lock().remove(object::name(&*node));
+            self.missing.is_back(object::name(&*node));
             if object::deleting(&*pod) && out_of_service(&node) && !networking::is_node_ready(&node) {
                 end(&mut plan, &pod, "PodGC: node is out of service", now);
             }
             return plan;
         }
-        let since = *self.missing.lock().entry(node.to_owned()).or_insert(now);
+        let since = self.missing.since(node, now);
         let until = object::after(since, QUARANTINE_SECONDS);
         if now < until {
             plan.requeue_at(until);
@@ -105,7 +126,7 @@ impl Controller for PodGc {
             Some(Err(status)) if status.is_not_found() => {
                 end(&mut plan, &pod, "PodGC: node no longer exists", now);
             }
-            Some(_) => drop(self.missing.lock().remove(node)),
+            Some(_) => self.missing.is_back(node),
         }
         plan
     }
@@ -183,6 +204,15 @@ mod tests {
             let fixture = Fixture::new(PodGc::default()).with(vec![pod]).with(nodes);
             assert_eq!(fixture.lines("a", "p", Timestamp::UNIX_EPOCH), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_node_that_goes_again_has_its_quarantine_again() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let missing = Missing::default();
+        assert_eq!((missing.since("n", at(1)), missing.since("n", at(2))), (at(1), at(1)));
+        missing.is_back("n");
+        assert_eq!(missing.since("n", at(3)), at(3));
     }
 
     #[test]

@@ -186,13 +186,38 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// Certifies `key` by itself, from now for ten years.
     pub(crate) fn self_signed(common_name: &str, key: Key, now: Timestamp) -> Result<Self, Error> {
-        let subject = name(common_name, &[]);
+        Self::certify(name(common_name, &[]), key, now - BACKDATE, now + AUTHORITY_LIFE)
+    }
+
+    /// The same authority (subject and key) for another ten years: what it has signed stays good, and who trusts the
+    /// certificate before trusts what it signs from now on. It begins when it did, so that a clock that was ahead for
+    /// a moment does no harm.
+    pub(crate) fn renewed(self, now: Timestamp) -> Result<Self, Error> {
+        Self::certify(self.subject, self.key, self.not_before, now + AUTHORITY_LIFE)
+    }
+
+    /// From when on the certificate should be renewed: four fifths of its life.
+    pub(crate) fn renew_at(&self) -> Timestamp {
+        self.not_after - self.not_after.duration_since(self.not_before) / 5
+    }
+
+    /// Whether this is an authority as [`Authority::self_signed`] makes it, and not somebody else's.
+    pub(crate) fn is_own(&self, common_name: &str) -> bool {
+        self.subject == name(common_name, &[])
+    }
+
+    fn certify(
+        subject: Vec<u8>,
+        key: Key,
+        not_before: Timestamp,
+        not_after: Timestamp,
+    ) -> Result<Self, Error> {
         let public_info = key.public_info();
         let request = Request {
             subject: subject.clone(),
             public_info: &public_info,
-            not_before: now - BACKDATE,
-            not_after: now + AUTHORITY_LIFE,
+            not_before,
+            not_after,
             // digitalSignature, keyEncipherment, keyCertSign: what client-go gives an authority
             key_usage: &[0, 2, 5],
             extended: Vec::new(),

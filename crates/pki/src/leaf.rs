@@ -11,12 +11,16 @@ use crate::authority::{AlternativeNames, Authority, Certificate, Key, Request, U
 use crate::store::Settings;
 use crate::{Error, authority};
 
+/// The API server's user name towards kubelets.
+pub const KUBELET_CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
+
 /// A certificate of one of the cluster's own parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leaf {
     /// The API server's serving certificate.
     ApiserverServing,
-    /// By which the API server authenticates to kubelets.
+    /// By which the API server authenticates to kubelets: [`KUBELET_CLIENT_NAME`], in no group, so that what it may
+    /// do is a role's to say and can be taken back.
     ApiserverKubeletClient,
     /// By which the aggregator authenticates to extension API servers (front-proxy authority).
     FrontProxyClient,
@@ -61,9 +65,7 @@ impl Leaf {
                 names: apiserver_names(settings),
                 ..client("apiserver", "kube-apiserver", None)
             },
-            Leaf::ApiserverKubeletClient => {
-                client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters"))
-            }
+            Leaf::ApiserverKubeletClient => client("apiserver-kubelet-client", KUBELET_CLIENT_NAME, None),
             Leaf::FrontProxyClient => {
                 Profile { front_proxy: true, ..client("front-proxy-client", "front-proxy-client", None) }
             }

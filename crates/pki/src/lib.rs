@@ -25,7 +25,7 @@ mod pem;
 mod store;
 
 pub use authority::{Authority, Certificate, Usage};
-pub use leaf::{Credential, Leaf};
+pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf};
 pub use store::{Pki, ServiceAccountKey, Settings};
 
 use std::path::PathBuf;

@@ -211,7 +211,7 @@ fn check_validity(authority: &Authority, path: &Path, now: Timestamp) -> Result<
     Ok(())
 }
 
-/// The authority stored under `name`, or a new one; and whether files were written.
+/// The authority stored under `name`, renewed where its time has come, or a new one; and whether files were written.
 fn authority(dir: &Path, name: &str, common_name: &str, now: Timestamp) -> Result<(Authority, bool), Error> {
     let (certificate_path, key_path) = (certificate_path(dir, name), key_path(dir, name));
     let key = match (files::read(&certificate_path)?, files::read(&key_path)?) {
@@ -219,6 +219,12 @@ fn authority(dir: &Path, name: &str, common_name: &str, now: Timestamp) -> Resul
             let key = Key::from_pem(&key).map_err(bad_file(&key_path))?;
             let authority = Authority::load(certificate(&certificate_path, &text)?, key)
                 .map_err(bad_file(&certificate_path))?;
+            // Somebody else's authority (or one below somebody else's) is theirs to renew.
+            if now >= authority.renew_at() && authority.is_own(common_name) {
+                let authority = authority.renewed(now)?;
+                files::replace_durably(&certificate_path, &authority.certificate().pem(), files::PUBLIC)?;
+                return Ok((authority, true));
+            }
             check_validity(&authority, &certificate_path, now)?;
             return Ok((authority, false));
         }

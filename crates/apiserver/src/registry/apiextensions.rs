@@ -1,36 +1,48 @@
-//! CustomResourceDefinitions: served from the moment they are stored, until they are deleted.
+//! CustomResourceDefinitions: which names they get, when they are served, and how they end.
 //!
-//! Names are accepted, and the conditions set, in the request that creates or changes the definition; the
-//! same request puts its resources into the registry. When it is deleted its objects go with it.
+//! The request that creates or changes a definition decides about its names and sets the conditions
+//! ([`conditions`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
+//! a deleted definition stays, by its finalizer, until its objects are gone in order ([`cleanup`]).
 //! Not here: CEL rules, conversion webhooks; a definition that asks for a webhook is refused.
-//! Upstream: apiextensions-apiserver/pkg/controller/{status,establish,finalizer}.
+//! Upstream: apiextensions-apiserver/pkg/controller/{status,establish,finalizer,nonstructuralschema},
+//! pkg/registry/customresourcedefinition.
 
-use std::sync::Arc;
+mod cleanup;
+mod conditions;
+mod serving;
 
 use api::field::{self, ErrorList, Path};
-use api::{GroupVersionResource, Object, Status};
+use api::{Object, Status};
 use async_trait::async_trait;
-use serde_json::{Value, json};
-use store::{Op, Range, Txn, prefix_end};
+use serde_json::Value;
 
-use super::{Rest, Undo, custom};
+use super::{Deletion, Rest, Undo, custom};
 use crate::engine::{Call, timestamp};
 use crate::server::Server;
-use crate::storage;
+
+pub(crate) use serving::{Serving, start};
 
 /// `customresourcedefinitions`.
 pub(super) struct Definitions;
 
+impl Definitions {
+    /// Decides about the names, with nobody else deciding until the write stands or failed.
+    async fn accept(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
+        let deciding = call.server.definitions.naming.clone().lock_owned().await;
+        call.server.definitions.catch_up(&call.server).await?;
+        conditions::accept(&call.server, object);
+        Ok(Undo::with(move || drop(deciding)))
+    }
+}
+
 #[async_trait]
 impl Rest for Definitions {
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
-        accept(&call.server, object, None);
-        Ok(Undo::nothing())
+        self.accept(call, object).await
     }
 
-    async fn before_update(&self, call: &Call, new: &mut Object, old: &Object) -> Result<Undo, Status> {
-        accept(&call.server, new, Some(old));
-        Ok(Undo::nothing())
+    async fn before_update(&self, call: &Call, new: &mut Object, _: &Object) -> Result<Undo, Status> {
+        self.accept(call, new).await
     }
 
     async fn check(&self, call: &Call, new: &Object, _: Option<&Object>) -> Result<(), Status> {
@@ -41,206 +53,46 @@ impl Rest for Definitions {
         Err(Status::invalid(&call.resource.descriptor.group_kind(), new.name(), errors))
     }
 
-    async fn after(&self, call: &Call, new: Option<&Object>, old: Option<&Object>) {
-        let server = &call.server;
-        if let (Some(new), Some(old)) = (new, old)
-            && new.0["spec"] == old.0["spec"]
-            && established(new) == established(old)
-        {
-            return;
-        }
-        if let Some(old) = old {
-            withdraw(server, old);
-        }
-        match new {
-            Some(new) => serve(server, new),
-            None => {
-                if let Some(old) = old
-                    && let Err(error) = empty(server, old).await
-                {
-                    tracing::error!(definition = old.name(), %error, "objects of a deleted kind remain in the store");
-                }
-            }
+    /// Whoever has created a kind may use it in the next request.
+    async fn after(&self, call: &Call, new: Option<&Object>, _: Option<&Object>) {
+        let reached = match new.and_then(|new| new.resource_version().parse().ok()) {
+            Some(revision) => call.server.definitions.reach(&call.server, revision).await,
+            None => call.server.definitions.catch_up(&call.server).await,
+        };
+        if let Err(error) = reached {
+            tracing::warn!(%error, "a definition is stored, but not served yet");
         }
     }
-}
 
-/// Serves every definition that is stored already.
-pub(crate) async fn load(server: &Server) -> Result<(), Status> {
-    let resource = server
-        .registry
-        .table()
-        .get("apiextensions.k8s.io", "v1", "customresourcedefinitions")
-        .cloned()
-        .ok_or_else(|| Status::internal("CustomResourceDefinitions are not served"))?;
-    let found =
-        server.storage.0.range(Range::prefix(resource.view.prefix.clone())).await.map_err(storage::status)?;
-    for kv in found.kvs {
-        serve(server, &resource.decode(&kv.value)?);
-    }
-    Ok(())
-}
-
-fn established(definition: &Object) -> bool {
-    let conditions = definition.0["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
-}
-
-/// Puts the definition's resources into the registry.
-fn serve(server: &Server, definition: &Object) {
-    if !established(definition) {
-        return;
-    }
-    match custom::resources(definition) {
-        Ok(resources) => resources.into_iter().for_each(|resource| server.registry.add(resource)),
-        // Validation has read the schema before; only a definition stored by someone else comes here.
-        Err(error) => {
-            tracing::error!(definition = definition.name(), %error, "a definition cannot be served")
+    fn deletion(&self, object: &Object, now: &str) -> Deletion {
+        if object.deletion_timestamp().is_some() {
+            return Deletion::Usual;
         }
+        let mut object = object.clone();
+        let mut finalizers: Vec<Value> = object.finalizers().into_iter().map(Value::from).collect();
+        if !finalizers.iter().any(|finalizer| finalizer == cleanup::FINALIZER) {
+            finalizers.push(cleanup::FINALIZER.into());
+        }
+        let metadata = object.metadata_mut();
+        metadata.insert("finalizers".into(), finalizers.into());
+        metadata.insert("deletionTimestamp".into(), now.into());
+        conditions::PENDING.set(&mut object, now);
+        Deletion::Update(object)
     }
 }
 
-/// Takes the definition's resources out of the registry, and ends their watches.
-fn withdraw(server: &Server, definition: &Object) {
-    if !established(definition) {
-        return;
-    }
-    let spec = &definition.0["spec"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    for version in spec["versions"].as_array().into_iter().flatten() {
-        let resource = GroupVersionResource::new(
-            text(&spec["group"]),
-            text(&version["name"]),
-            text(&spec["names"]["plural"]),
-        );
-        server.registry.remove(&resource);
-    }
-    server.hub.forget(&prefix(definition));
-}
-
-fn prefix(definition: &Object) -> bytes::Bytes {
-    let spec = &definition.0["spec"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    format!("/registry/{}/{}/", text(&spec["group"]), text(&spec["names"]["plural"])).into()
-}
-
-/// Deletes the objects of a definition that is gone.
-async fn empty(server: &Server, definition: &Object) -> Result<(), store::Error> {
-    let start = prefix(definition);
-    let end = prefix_end(&start);
-    server.storage.0.txn(Txn::of(vec![Op::Delete { start, end }])).await.map(|_| ())
-}
-
-/// Fills in the names that may be left out, and the status.
-fn accept(server: &Arc<Server>, object: &mut Object, old: Option<&Object>) {
-    let now = timestamp(server.clock.now());
-    let spec = &mut object.0["spec"];
-    let kind = spec["names"]["kind"].as_str().unwrap_or_default().to_owned();
-    let absent = |value: &Value| value.as_str().unwrap_or_default().is_empty();
-    if absent(&spec["names"]["singular"]) {
-        spec["names"]["singular"] = kind.to_lowercase().into();
-    }
-    if absent(&spec["names"]["listKind"]) {
-        spec["names"]["listKind"] = format!("{kind}List").into();
-    }
-    if spec["conversion"].is_null() {
-        spec["conversion"] = json!({"strategy": "None"});
-    }
-    let taken = conflict(server, spec, old);
-    let storage = spec["versions"].as_array().into_iter().flatten().find(|v| v["storage"] == true);
-    let storage = storage.map(|version| version["name"].clone()).unwrap_or_default();
-    let names = spec["names"].clone();
-    let before = old.map(|old| old.0["status"].clone()).unwrap_or_default();
-    let mut versions = before["storedVersions"].as_array().cloned().unwrap_or_default();
-    if !versions.contains(&storage) {
-        versions.push(storage);
-    }
-    let accepted = match &taken {
-        None => condition(&before, &now, "NamesAccepted", true, "NoConflicts", "no conflicts found"),
-        Some(why) => condition(&before, &now, "NamesAccepted", false, "NamesConflict", why),
-    };
-    let was_established = old.is_some_and(established);
-    let established = if taken.is_none() || was_established {
-        let message = "the initial names have been accepted";
-        condition(&before, &now, "Established", true, "InitialNamesAccepted", message)
-    } else {
-        condition(&before, &now, "Established", false, "NotAccepted", "not all names are accepted")
-    };
-    object.0["status"] = json!({
-        "acceptedNames": if taken.is_none() { names } else { before["acceptedNames"].clone() },
-        "storedVersions": versions,
-        "conditions": [accepted, established],
-    });
-}
-
-/// Why the names cannot be had: another resource of the group has one of them.
-fn conflict(server: &Server, spec: &Value, old: Option<&Object>) -> Option<String> {
-    let table = server.registry.table();
-    let own = old
-        .map(|old| old.0["spec"]["names"]["plural"].clone())
-        .unwrap_or_else(|| spec["names"]["plural"].clone());
-    let others = table.all().map(|r| &r.descriptor).filter(|d| *d.group == spec["group"]);
-    // A definition of the same name is this one: two cannot be stored.
-    let mut others = others.filter(|d| {
-        *d.plural != own || !matches!(table.get(&d.group, &d.version, &d.plural), Some(r) if r.is_custom())
-    });
-    others.find_map(|d| {
-        [("plural", &d.plural), ("kind", &d.kind), ("singular", &d.singular), ("listKind", &d.list_kind)]
-            .into_iter()
-            .find(|(field, name)| spec["names"][*field] == ***name)
-            .map(|(_, name)| format!("\"{name}\" is already in use"))
-    })
-}
-
-fn condition(before: &Value, now: &str, kind: &str, holds: bool, reason: &str, message: &str) -> Value {
-    let status = if holds { "True" } else { "False" };
-    let conditions = before["conditions"].as_array().into_iter().flatten();
-    let mut conditions = conditions;
-    let same = conditions.find(|c| c["type"] == kind && c["status"] == status);
-    let since = same.map_or_else(|| now.into(), |c| c["lastTransitionTime"].clone());
-    json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
-}
-
+/// What only the parsed schemas tell; the rest is the kind's own validation.
 fn validate(definition: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
     let spec = &definition.0["spec"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
-    if definition.name() != format!("{plural}.{group}") {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(field::invalid(&Path::new("metadata").child("name"), definition.name(), detail));
-    }
-    if !group.contains('.') {
-        errors.push(field::invalid(&path.child("group"), group, "should be a domain with at least one dot"));
-    }
-    if !matches!(text(&spec["scope"]).as_str(), "Namespaced" | "Cluster") {
-        errors.push(field::not_supported(
-            &path.child("scope"),
-            spec["scope"].clone(),
-            &["Cluster", "Namespaced"],
-        ));
-    }
-    for (name, rule) in [("plural", true), ("singular", true), ("kind", false), ("listKind", false)] {
-        let value = text(&spec["names"][name]);
-        let checked = if rule { value.clone() } else { value.to_lowercase() };
-        let path = path.child("names").child(name);
-        for message in api::names::is_dns1035_label(&checked) {
-            errors.push(field::invalid(&path, value.as_str(), message));
-        }
-    }
-    let conversion = text(&spec["conversion"]["strategy"]);
-    if conversion != "None" {
+    let conversion = spec["conversion"]["strategy"].as_str().unwrap_or_default();
+    if !matches!(conversion, "" | "None") {
         let path = path.child("conversion").child("strategy");
         errors.push(field::not_supported(&path, conversion, &["None"]));
     }
-    let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let path = path.child("versions");
-    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
-        let detail = "must have exactly one version marked as storage version";
-        errors.push(field::invalid(&path, spec["versions"].clone(), detail));
-    }
-    for (at, version) in versions.iter().enumerate() {
+    for (at, version) in spec["versions"].as_array().into_iter().flatten().enumerate() {
         let path = path.index(at).child("schema").child("openAPIV3Schema");
         let schema = &version["schema"]["openAPIV3Schema"];
         if !schema.is_object() {
@@ -256,9 +108,46 @@ fn validate(definition: &Object) -> ErrorList {
         }
     }
     if errors.is_empty()
-        && let Err(error) = custom::resources(definition)
+        && let Err(error) = custom::resources(definition, &custom::Instances::shared())
     {
         errors.push(field::invalid(&path, "", error.to_string()));
     }
     errors
+}
+
+/// Where the store keeps a definition's objects.
+fn prefix(definition: &Object) -> bytes::Bytes {
+    let spec = &definition.0["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("/registry/{}/{}/", text(&spec["group"]), text(&spec["names"]["plural"])).into()
+}
+
+/// Changes a stored definition by `change`, as long as it is the one with this UID; `None` if it is gone or
+/// another. `change` says whether there is anything to store; a definition that waits for nothing more is deleted.
+async fn update(
+    server: &Server,
+    name: &str,
+    uid: &str,
+    change: impl Fn(&mut Object, &str) -> bool + Send + Sync,
+) -> Result<Option<Object>, Status> {
+    let resource = serving::definitions(server)?;
+    loop {
+        let Some(kv) = server.storage.read(&resource, "", name).await? else { return Ok(None) };
+        let mut object = resource.decode(&kv.value)?;
+        if object.uid() != uid {
+            return Ok(None);
+        }
+        if !change(&mut object, &timestamp(server.clock.now())) {
+            return Ok(Some(object));
+        }
+        if object.deletion_timestamp().is_some() && object.finalizers().is_empty() {
+            if server.storage.delete(&resource, "", name, kv.mod_revision).await?.is_some() {
+                return Ok(None);
+            }
+        } else if let Some(stored) =
+            server.storage.replace(&resource, "", name, kv.mod_revision, &object).await?
+        {
+            return Ok(Some(stored.object));
+        }
+    }
 }

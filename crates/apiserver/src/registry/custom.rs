@@ -7,24 +7,63 @@
 mod json_path;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::field::ErrorList;
 use api::kind::{Column, Descriptor, Hooks, ScalePaths, Scope, SelectableField, Subresources, Text};
-use api::{GroupVersionKind, GroupVersionResource, Object};
+use api::{GroupVersionKind, GroupVersionResource, Object, Status};
+use async_trait::async_trait;
 use jiff::Timestamp;
 use schema::{Schema, Structural};
 use serde_json::Value;
 
-use super::{Plain, Resource};
+use super::{Resource, Rest, Undo};
+use crate::engine::Call;
 use json_path::JsonPath;
 
-/// The resources of a definition: one for each version that is served.
-pub(super) fn resources(definition: &Object) -> Result<Vec<Arc<Resource>>, schema::structural::Error> {
+/// What requests for the objects of one definition share.
+#[derive(Default)]
+pub(super) struct Instances {
+    terminating: AtomicBool,
+}
+
+impl Instances {
+    /// Those of a definition that is there to stay.
+    pub(super) fn shared() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Whether the definition is being deleted, so that nothing new may be created.
+    pub(super) fn set_terminating(&self, terminating: bool) {
+        self.terminating.store(terminating, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Rest for Instances {
+    async fn before_create(&self, call: &Call, _: &mut Object) -> Result<Undo, Status> {
+        if self.terminating.load(Ordering::Relaxed) {
+            let mut status = Status::method_not_supported(&call.resource.group_resource, "create");
+            status.message = "create not allowed while custom resource definition is terminating".to_owned();
+            return Err(status);
+        }
+        Ok(Undo::nothing())
+    }
+}
+
+/// The resources of a definition: one for each version that is served, under the names that it was given.
+pub(super) fn resources(
+    definition: &Object,
+    instances: &Arc<Instances>,
+) -> Result<Vec<Arc<Resource>>, schema::structural::Error> {
     let spec = &definition.0["spec"];
+    let accepted = &definition.0["status"]["acceptedNames"];
+    let has_names = accepted["plural"].as_str().is_some_and(|plural| !plural.is_empty());
+    let names = if has_names { accepted } else { &spec["names"] };
     let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let stored = versions.iter().find(|v| v["storage"] == true).map(|v| text(&v["name"])).unwrap_or_default();
     let served = versions.iter().filter(|version| version["served"] == true);
-    served.map(|version| resource(spec, version, &stored)).collect()
+    served.map(|version| resource(spec, names, version, &stored, instances)).collect()
 }
 
 fn text(value: &Value) -> String {
@@ -35,8 +74,13 @@ fn texts(value: &Value) -> Vec<Text> {
     value.as_array().into_iter().flatten().map(|text_| text(text_).into()).collect()
 }
 
-fn resource(spec: &Value, version: &Value, stored: &str) -> Result<Arc<Resource>, schema::structural::Error> {
-    let names = &spec["names"];
+fn resource(
+    spec: &Value,
+    names: &Value,
+    version: &Value,
+    stored: &str,
+    instances: &Arc<Instances>,
+) -> Result<Arc<Resource>, schema::structural::Error> {
     let (group, name) = (text(&spec["group"]), text(&version["name"]));
     let kind = GroupVersionKind::new(group.as_str(), name.as_str(), text(&names["kind"]));
     let structural = Arc::new(Structural::parse(kind.clone(), &version["schema"]["openAPIV3Schema"])?);
@@ -83,7 +127,7 @@ fn resource(spec: &Value, version: &Value, stored: &str) -> Result<Arc<Resource>
         hooks: Arc::new(Custom { structural: structural.clone(), status, printed }),
         ..Descriptor::new("", "", "", "", Scope::Cluster)
     };
-    Ok(Resource::new(Arc::new(descriptor), Arc::new(Schema::Structural(structural)), Arc::new(Plain)))
+    Ok(Resource::new(Arc::new(descriptor), Arc::new(Schema::Structural(structural)), instances.clone()))
 }
 
 /// The group as OpenAPI definitions name it: `com.example`.
@@ -212,7 +256,7 @@ mod tests {
             "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
             "versions": [version("v1", true, true), version("v2", true, false), version("v3", false, false)],
         }}));
-        let resources = resources(&definition).unwrap();
+        let resources = resources(&definition, &Instances::shared()).unwrap();
         let versions: Vec<_> = resources.iter().map(|r| &*r.descriptor.version).collect();
         assert_eq!(versions, ["v1", "v2"]);
         let second = &resources[1].descriptor;

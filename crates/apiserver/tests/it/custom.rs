@@ -90,11 +90,133 @@ async fn a_definition_is_served_at_once_and_by_its_schema() {
 
     let mut watch = admin.watch(&format!("{THINGS}?watch=1")).await;
     assert_eq!(watch.event().await, ("ADDED".into(), "a".into()));
-    admin.delete(&format!("{DEFINITIONS}/things.example.com"), None).await.is(200);
+    delete(&world).await;
+    assert_eq!(watch.event().await, ("DELETED".into(), "a".into()));
     assert_eq!(watch.next().await, None, "the watch ends with its kind");
     admin.get(THINGS).await.is(404);
     admin.post(DEFINITIONS, &definition()).await.is(201);
     assert_eq!(admin.get(THINGS).await.is(200).names(), Vec::<&str>::new(), "its objects went with it");
+}
+
+/// Deletes the definition and waits until it is gone.
+async fn delete(world: &World) {
+    let path = format!("{DEFINITIONS}/things.example.com");
+    let deleting = world.admin.delete(&path, None).await.is(200);
+    let revision = deleting.text("/metadata/resourceVersion");
+    let mut definitions =
+        world.admin.watch(&format!("{DEFINITIONS}?watch=1&resourceVersion={revision}")).await;
+    while definitions.event().await.0 != "DELETED" {}
+}
+
+fn condition<'a>(definition: &'a Value, kind: &str) -> (&'a str, &'a str) {
+    let all = definition.pointer("/status/conditions").and_then(Value::as_array).unwrap();
+    let found = all.iter().find(|condition| condition["type"] == kind).expect("the condition");
+    (found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_definition_stays_until_its_objects_are_gone_in_order() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    admin.post(THINGS, &thing("free", json!({"size": 1}))).await.is(201);
+    let mut held = thing("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["example.com/outside"]);
+    admin.post(THINGS, &held).await.is(201);
+    let mut things = admin.watch(&format!("{THINGS}?watch=1")).await;
+    for name in ["free", "held"] {
+        assert_eq!(things.event().await, ("ADDED".into(), name.into()));
+    }
+    let path = format!("{DEFINITIONS}/things.example.com");
+    let deleting = admin.delete(&path, None).await.is(200);
+    assert_eq!(deleting.at("/metadata/finalizers"), &json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    assert_eq!(condition(&deleting.body, "Terminating"), ("True", "InstanceDeletionPending"));
+    assert_eq!(things.event().await, ("DELETED".into(), "free".into()));
+    assert_eq!(things.event().await, ("MODIFIED".into(), "held".into()), "it waits for its finalizer");
+    let refused = admin.post(THINGS, &thing("new", json!({"size": 1}))).await.is(405);
+    assert_eq!(refused.message(), "create not allowed while custom resource definition is terminating");
+    let waiting = admin.get(&path).await.is(200);
+    assert_eq!(condition(&waiting.body, "Terminating"), ("True", "InstanceDeletionInProgress"));
+    admin.delete(&path, None).await.is(200);
+
+    let revision = waiting.text("/metadata/resourceVersion");
+    let mut definitions = admin.watch(&format!("{DEFINITIONS}?watch=1&resourceVersion={revision}")).await;
+    let outside = json!({"metadata": {"finalizers": null}});
+    admin.patch(&format!("{THINGS}/held"), "merge-patch+json", &outside).await.is(200);
+    assert_eq!(things.event().await, ("DELETED".into(), "held".into()));
+    while definitions.event().await.0 != "DELETED" {}
+    admin.get(&path).await.is(404);
+}
+
+#[tokio::test]
+async fn every_server_over_the_store_serves_every_definition() {
+    let world = World::new().await;
+    let (clock, randomness) = (foundation::SystemClock::shared(), foundation::SystemRandomness::shared());
+    let options = apiserver::Options::default();
+    let other = apiserver::ApiServer::new(world.store.clone(), options, &world.tasks, clock, randomness)
+        .await
+        .unwrap();
+    let other = world.user_of(&other, "admin", &["system:masters"]);
+    let until = async |code: u16| {
+        let reached = async {
+            while other.get(THINGS).await.code != code {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(crate::world::PATIENCE, reached).await.expect("the other server hears of it");
+    };
+    world.admin.post(DEFINITIONS, &definition()).await.is(201);
+    until(200).await;
+    delete(&world).await;
+    until(404).await;
+}
+
+#[tokio::test]
+async fn changes_of_a_definition_are_served_in_order_and_without_a_gap() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    let changes = async {
+        for round in 0..10 {
+            let default = format!("color-{round}");
+            let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/color/default";
+            let patch = json!([{"op": "replace", "path": pointer, "value": default}]);
+            let path = format!("{DEFINITIONS}/things.example.com");
+            admin.patch(&path, "json-patch+json", &patch).await.is(200);
+            let made = admin.post(THINGS, &thing(&format!("t{round}"), json!({"size": 1}))).await.is(201);
+            assert_eq!(made.text("/spec/color"), default, "the newest schema is in force at once");
+        }
+    };
+    let reads = async {
+        loop {
+            admin.get(THINGS).await.is(200);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = changes => {}
+        () = reads => {}
+    }
+}
+
+#[tokio::test]
+async fn names_that_become_free_go_to_who_waits_for_them() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    let mut other = definition();
+    other["metadata"]["name"] = "others.example.com".into();
+    other["spec"]["names"] = json!({"plural": "others", "kind": "Thing"});
+    let made = admin.post(DEFINITIONS, &other).await.is(201);
+    assert_eq!(condition(&made.body, "NamesAccepted"), ("False", "ListKindConflict"));
+    assert_eq!(condition(&made.body, "Established"), ("False", "NotAccepted"));
+    let revision = made.text("/metadata/resourceVersion");
+    let selector = "fieldSelector=metadata.name%3Dothers.example.com";
+    let watch = format!("{DEFINITIONS}?watch=1&{selector}&resourceVersion={revision}");
+    let mut waiting = admin.watch(&watch).await;
+    delete(&world).await;
+    let event = waiting.next().await.unwrap();
+    assert_eq!(condition(&event["object"], "Established"), ("True", "InitialNamesAccepted"));
 }
 
 #[tokio::test]

@@ -73,7 +73,12 @@ impl World {
     }
 
     pub fn user(&self, name: &str, groups: &[&str]) -> User_ {
-        User_(self.server.in_process(User::new(name, groups)))
+        self.user_of(&self.server, name, groups)
+    }
+
+    /// A user of another server.
+    pub fn user_of(&self, server: &ApiServer, name: &str, groups: &[&str]) -> User_ {
+        User_(server.in_process(User::new(name, groups)))
     }
 }
 

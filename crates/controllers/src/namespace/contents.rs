@@ -16,6 +16,8 @@ use crate::object;
 
 const CORE: &str = "/api/v1";
 const GROUPS: &str = "/apis";
+/// Objects of one kind looked at in one go.
+const PIECE: usize = 500;
 
 /// A kind that can be deleted from a namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +26,9 @@ pub(super) struct Kind {
 }
 
 impl Kind {
+    /// What to ask to know what is left. A part of a large namespace says enough: its rest is counted.
     pub(super) fn path(&self, namespace: &str) -> String {
-        self.endpoint.path(Some(namespace), None, None)
+        format!("{}?limit={PIECE}", self.endpoint.path(Some(namespace), None, None))
     }
 
     fn is_pods(&self) -> bool {
@@ -38,7 +41,7 @@ impl Kind {
 pub(super) struct Contents {
     /// Objects that are still there, by `<plural>.<group>`.
     remaining: BTreeMap<String, usize>,
-    /// Objects that wait for each finalizer.
+    /// Objects that wait for each finalizer, among those looked at.
     finalizers: BTreeMap<String, usize>,
     /// Discovery that failed.
     undiscovered: Vec<String>,
@@ -145,8 +148,11 @@ fn deletable(list: &Value) -> Vec<Kind> {
 
 fn count(contents: &mut Contents, kind: &Kind, answer: &Result<Value, api::Status>) {
     let name = format!("{}.{}", kind.endpoint.plural, kind.endpoint.group);
-    let items = match answer {
-        Ok(list) => list["items"].as_array().cloned().unwrap_or_default(),
+    let (items, rest) = match answer {
+        Ok(list) => {
+            let rest = list["metadata"]["remainingItemCount"].as_u64().unwrap_or_default();
+            (list["items"].as_array().map(Vec::as_slice).unwrap_or_default(), rest as usize)
+        }
         Err(status) if status.is_not_found() || status.code == 405 => return,
         Err(status) => {
             contents.unlisted.push(format!("{name}: {}", status.message));
@@ -156,8 +162,8 @@ fn count(contents: &mut Contents, kind: &Kind, answer: &Result<Value, api::Statu
     if items.is_empty() {
         return;
     }
-    contents.remaining.insert(name, items.len());
-    for item in &items {
+    contents.remaining.insert(name, items.len() + rest);
+    for item in items {
         for finalizer in item["metadata"]["finalizers"].as_array().into_iter().flatten() {
             if let Some(finalizer) = finalizer.as_str() {
                 *contents.finalizers.entry(finalizer.to_owned()).or_default() += 1;
@@ -296,8 +302,8 @@ mod tests {
         ]
     }
 
-    const PODS: &str = "/api/v1/namespaces/x/pods";
-    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/x/deployments";
+    const PODS: &str = "/api/v1/namespaces/x/pods?limit=500";
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/x/deployments?limit=500";
 
     fn plurals(next: Next) -> Vec<String> {
         match next {
@@ -330,7 +336,9 @@ mod tests {
     fn what_remains_is_said() {
         let mut known = discovery();
         known.push((PODS, json!({"items": []})));
-        known.push((DEPLOYMENTS, json!({"items": [{"metadata": {"finalizers": ["example.com/x"]}}]})));
+        let piece = json!({"items": [{"metadata": {"finalizers": ["example.com/x"]}}],
+            "metadata": {"remainingItemCount": 6}});
+        known.push((DEPLOYMENTS, piece));
         let Next::Remains(contents) = next(&answers(&known), "x") else { panic!("a Deployment remains") };
         assert!(!contents.pods_wait());
         let updated = with_conditions(&Namespace::default(), &contents, Timestamp::UNIX_EPOCH).unwrap();
@@ -339,7 +347,7 @@ mod tests {
             |kind: &str| conditions.iter().find(|c| c.type_ == kind).unwrap().message.clone().unwrap();
         assert_eq!(
             message("NamespaceContentRemaining"),
-            "Some resources are remaining: deployments.apps has 1 resource instances"
+            "Some resources are remaining: deployments.apps has 7 resource instances"
         );
         assert_eq!(
             message("NamespaceFinalizersRemaining"),

@@ -73,9 +73,21 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
             )),
             ..authn::Options::default()
         },
+        bootstrap: vec![kubelet_access()],
         fairness: context.config.apiserver.fairness(),
         ..Options::default()
     })
+}
+
+/// Lets the server's own identity use kubelets: it is in no group that may do everything.
+fn kubelet_access() -> api::Object {
+    let group = "rbac.authorization.k8s.io";
+    api::Object(serde_json::json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding",
+        "metadata": {"name": "ironclad:apiserver-kubelet-client"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": pki::KUBELET_CLIENT_NAME}],
+    }))
 }
 
 /// How the server reaches kubelets: by its client certificate, trusting the cluster's authority.

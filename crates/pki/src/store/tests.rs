@@ -161,8 +161,36 @@ fn a_clock_outside_the_authority_is_named() {
     Pki::open(settings(dir.path()), at(START)).unwrap();
     let early = Pki::open(settings(dir.path()), at("1970-01-02T00:00:00Z")).unwrap_err().to_string();
     assert!(early.contains("set the clock"), "{early}");
+    // An authority that we have not made is not ours to renew.
+    let key = Key::generate().unwrap();
+    let key_text = key.to_pem();
+    let theirs = Authority::self_signed("corporate", key, at(START)).unwrap();
+    std::fs::write(dir.path().join("pki/ca.crt"), theirs.certificate().pem()).unwrap();
+    std::fs::write(dir.path().join("pki/ca.key"), key_text).unwrap();
     let late = Pki::open(settings(dir.path()), at("2037-01-01T00:00:00Z")).unwrap_err().to_string();
     assert!(late.contains("expired at"), "{late}");
+}
+
+#[test]
+fn an_authority_is_renewed_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Pki::open(settings(dir.path()), at(START)).unwrap();
+    let (old_end, hash) =
+        (first.cluster_authority().not_after(), first.cluster_authority().public_key_hash());
+    for (when, renewed) in
+        [("2034-01-01T00:00:00Z", false), ("2035-01-01T00:00:00Z", true), ("2060-01-01T00:00:00Z", true)]
+    {
+        let now = at(when);
+        let pki = Pki::open(settings(dir.path()), now).unwrap();
+        assert_eq!(pki.cluster_authority().public_key_hash(), hash, "{when}");
+        assert_eq!(pki.cluster_authority().not_after() > old_end, renewed, "{when}");
+        // Whoever trusts the first certificate trusts what is signed now, and the other way round.
+        let server = pki.credential(Leaf::ApiserverServing, now).unwrap();
+        assert_eq!(accepts(&first, &server, "localhost", now), Ok(()), "{when}");
+        assert_eq!(accepts(&pki, &server, "localhost", now), Ok(()), "{when}");
+    }
+    let back = Pki::open(settings(dir.path()), at(START)).unwrap();
+    assert_eq!(back.cluster_authority().public_key_hash(), hash, "a clock that was ahead does no harm");
 }
 
 /// A request made by OpenSSL's command line, as users make them: three organisations, two names.

@@ -1,0 +1,258 @@
+//! The conditions of a definition, and the names that it gets.
+//!
+//! A name that another definition of the group (or a built-in kind) has is not given; the others are, and the
+//! definition is served once it has had all of them. Pure but for [`accept`], which asks who has which names.
+//! Upstream: apiextensions-apiserver/pkg/controller/status/naming_controller.go, pkg/apihelpers.
+
+use std::collections::BTreeSet;
+
+use api::Object;
+use serde_json::{Value, json};
+
+use crate::engine::timestamp;
+use crate::server::Server;
+
+/// The condition of a definition whose schemas cannot be served.
+pub(super) const NON_STRUCTURAL: &str = "NonStructuralSchema";
+
+/// What a condition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Condition<'a> {
+    pub(super) kind: &'static str,
+    pub(super) holds: bool,
+    pub(super) reason: &'static str,
+    pub(super) message: &'a str,
+}
+
+/// Set by the request that deletes.
+pub(super) const PENDING: Condition<'static> = Condition {
+    kind: "Terminating",
+    holds: true,
+    reason: "InstanceDeletionPending",
+    message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+};
+
+impl Condition<'_> {
+    /// Puts the condition in, keeping the time of its last transition if its status stays. Whether that changes
+    /// anything.
+    pub(super) fn set(&self, definition: &mut Object, now: &str) -> bool {
+        let status = if self.holds { "True" } else { "False" };
+        let all = &mut definition.0["status"]["conditions"];
+        if !all.is_array() {
+            *all = json!([]);
+        }
+        let Some(all) = all.as_array_mut() else { return false };
+        let new = |since: &Value| {
+            json!({
+                "type": self.kind, "status": status, "reason": self.reason, "message": self.message,
+                "lastTransitionTime": since,
+            })
+        };
+        match all.iter_mut().find(|condition| condition["type"] == self.kind) {
+            Some(old) => {
+                let since =
+                    if old["status"] == status { old["lastTransitionTime"].clone() } else { now.into() };
+                let new = new(&since);
+                let changes = *old != new;
+                *old = new;
+                changes
+            }
+            None => {
+                all.push(new(&now.into()));
+                true
+            }
+        }
+    }
+}
+
+/// Takes a condition away. Whether it was there.
+pub(super) fn remove(definition: &mut Object, kind: &str) -> bool {
+    let Some(all) = definition.0["status"]["conditions"].as_array_mut() else { return false };
+    let before = all.len();
+    all.retain(|condition| condition["type"] != kind);
+    all.len() != before
+}
+
+/// Whether a condition holds.
+pub(super) fn holds(definition: &Object, kind: &str) -> bool {
+    let all = definition.0["status"]["conditions"].as_array();
+    all.into_iter().flatten().any(|condition| condition["type"] == kind && condition["status"] == "True")
+}
+
+/// The names that are not free for a definition.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Plurals, singulars and short names.
+    pub(super) resources: BTreeSet<String>,
+    /// Kinds and kinds of lists.
+    pub(super) kinds: BTreeSet<String>,
+}
+
+impl Taken {
+    /// Adds what `names` (`status.acceptedNames`) holds.
+    pub(super) fn add(&mut self, names: &Value) {
+        let texts = |value: &Value| -> Vec<String> {
+            let one = value.as_str().map(str::to_owned).into_iter();
+            let many = value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned));
+            one.chain(many).filter(|text| !text.is_empty()).collect()
+        };
+        for name in ["plural", "singular", "shortNames"] {
+            self.resources.extend(texts(&names[name]));
+        }
+        for name in ["kind", "listKind"] {
+            self.kinds.extend(texts(&names[name]));
+        }
+    }
+}
+
+/// Decides about the names of a definition that is to be stored, as of what is known now.
+pub(super) fn accept(server: &Server, definition: &mut Object) -> bool {
+    let taken = server.definitions.taken(server, definition);
+    decide(definition, &taken, &timestamp(server.clock.now()))
+}
+
+/// Gives a definition the names that are free, and sets `NamesAccepted` and `Established`. Whether that changes
+/// anything.
+pub(super) fn decide(definition: &mut Object, taken: &Taken, now: &str) -> bool {
+    let before = definition.0["status"].clone();
+    let wanted = definition.0["spec"]["names"].clone();
+    let mut accepted = before["acceptedNames"].clone();
+    if !accepted.is_object() {
+        accepted = json!({"plural": "", "kind": ""});
+    }
+    let mut conflict: Option<(&'static str, String)> = None;
+    for (name, reason, used) in [
+        ("plural", "PluralConflict", &taken.resources),
+        ("singular", "SingularConflict", &taken.resources),
+        ("shortNames", "ShortNamesConflict", &taken.resources),
+        ("kind", "KindConflict", &taken.kinds),
+        ("listKind", "ListKindConflict", &taken.kinds),
+    ] {
+        let errors = refused(&wanted[name], &accepted, name, used);
+        match errors.as_slice() {
+            [] => copy(&mut accepted, &wanted, name),
+            [one] => conflict = Some((reason, one.clone())),
+            many => conflict = Some((reason, format!("[{}]", many.join(", ")))),
+        }
+    }
+    copy(&mut accepted, &wanted, "categories");
+    definition.0["status"]["acceptedNames"] = accepted;
+    let names_accepted = match &conflict {
+        None => Condition {
+            kind: "NamesAccepted",
+            holds: true,
+            reason: "NoConflicts",
+            message: "no conflicts found",
+        },
+        Some((reason, message)) => Condition { kind: "NamesAccepted", holds: false, reason, message },
+    };
+    names_accepted.set(definition, now);
+    if !holds(definition, "Established") {
+        let message = "not all names are accepted";
+        let mut established = Condition { kind: "Established", holds: false, reason: "NotAccepted", message };
+        if conflict.is_none() {
+            let message = "the initial names have been accepted";
+            established = Condition { holds: true, reason: "InitialNamesAccepted", message, ..established };
+        }
+        established.set(definition, now);
+    }
+    definition.0["status"] != before
+}
+
+/// What speaks against the names `wanted` in the place `name`.
+fn refused(wanted: &Value, accepted: &Value, name: &str, used: &BTreeSet<String>) -> Vec<String> {
+    let in_use = |name: &str| format!("{name:?} is already in use");
+    match wanted {
+        Value::String(text) if accepted[name] != *wanted && used.contains(text) => vec![in_use(text)],
+        Value::Array(list) => {
+            let own = |text: &str| {
+                let known = accepted[name].as_array();
+                accepted["plural"] == text
+                    || accepted["singular"] == text
+                    || known.is_some_and(|known| known.iter().any(|value| value == text))
+            };
+            let texts = list.iter().filter_map(Value::as_str);
+            texts.filter(|text| !own(text) && used.contains(*text)).map(in_use).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn copy(accepted: &mut Value, wanted: &Value, name: &str) {
+    match &wanted[name] {
+        Value::Null => {
+            if let Some(members) = accepted.as_object_mut() {
+                members.remove(name);
+            }
+        }
+        value => accepted[name] = value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-11-21T10:00:00Z";
+
+    fn definition(names: Value) -> Object {
+        Object(json!({"metadata": {"name": "x"}, "spec": {"names": names}, "status": {}}))
+    }
+
+    fn condition(definition: &Object, kind: &str) -> (String, String, String) {
+        let all = definition.0["status"]["conditions"].as_array().unwrap();
+        let found = all.iter().find(|condition| condition["type"] == kind).unwrap();
+        let text = |name: &str| found[name].as_str().unwrap().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    fn said(status: &str, reason: &str, message: &str) -> (String, String, String) {
+        (status.to_owned(), reason.to_owned(), message.to_owned())
+    }
+
+    #[test]
+    fn free_names_are_given_and_taken_ones_are_not() {
+        let mut taken = Taken::default();
+        taken.add(&json!({"plural": "things", "singular": "thing", "shortNames": ["th"], "kind": "Thing",
+            "listKind": "ThingList"}));
+        let names = |plural: &str, short: Value, kind: &str| {
+            json!({"plural": plural, "singular": plural.trim_end_matches('s'), "shortNames": short, "kind": kind,
+                "listKind": format!("{kind}List")})
+        };
+        for (names, reason, message) in [
+            (names("others", json!(["ot"]), "Other"), "NoConflicts", "no conflicts found"),
+            (names("others", json!(["th"]), "Other"), "ShortNamesConflict", "\"th\" is already in use"),
+            (
+                names("others", json!(["th", "thing"]), "Other"),
+                "ShortNamesConflict",
+                "[\"th\" is already in use, \"thing\" is already in use]",
+            ),
+            (names("others", json!([]), "Thing"), "ListKindConflict", "\"ThingList\" is already in use"),
+            (names("things", json!([]), "Other"), "SingularConflict", "\"thing\" is already in use"),
+        ] {
+            let mut definition = definition(names);
+            assert!(decide(&mut definition, &taken, NOW));
+            let good = reason == "NoConflicts";
+            let status = if good { "True" } else { "False" };
+            assert_eq!(condition(&definition, "NamesAccepted"), said(status, reason, message));
+            assert_eq!(holds(&definition, "Established"), good);
+            assert!(!decide(&mut definition, &taken, "later"), "the same again is no change");
+        }
+    }
+
+    #[test]
+    fn an_established_definition_stays_so_and_keeps_its_names() {
+        let mut definition =
+            definition(json!({"plural": "a", "singular": "a", "kind": "A", "listKind": "AList"}));
+        decide(&mut definition, &Taken::default(), NOW);
+        definition.0["spec"]["names"]["shortNames"] = json!(["po"]);
+        let mut taken = Taken::default();
+        taken.add(&json!({"shortNames": ["po"]}));
+        assert!(decide(&mut definition, &taken, "later"));
+        assert!(holds(&definition, "Established") && !holds(&definition, "NamesAccepted"));
+        assert!(definition.0["status"]["acceptedNames"]["shortNames"].is_null());
+        let conditions = definition.0["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions[0]["lastTransitionTime"], "later");
+        assert_eq!(conditions[1]["lastTransitionTime"], NOW);
+    }
+}
