@@ -12,4 +12,4 @@ pub mod message;
 pub mod server;
 pub mod zone;
 
-pub use server::{Error, Options, start};
+pub use server::{Clients, Error, Options, start};

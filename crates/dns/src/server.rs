@@ -3,7 +3,11 @@
 //! Reads queries; answers from the informers' caches at once, everything else in a task of its own, of which there is
 //! a limited number. Not here: what the answers are (`zone`, `message`, `forward`).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
 use client::{Informer, Informers};
@@ -28,6 +32,8 @@ const FORWARDED: usize = 1000;
 const CONNECTIONS: usize = 256;
 /// How long a TCP client may be silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 // Names of indexes are shared by all users of an informer.
 const BY_SERVICE: &str = "dns/service";
 const BY_ADDRESS: &str = "dns/address";
@@ -42,6 +48,18 @@ pub struct Options {
     pub domain: String,
     /// Whom to ask for names outside the cluster.
     pub resolvers: Vec<SocketAddr>,
+    /// Who is answered; others are not, lest queries with a false sender be answered to a victim.
+    pub clients: Clients,
+}
+
+/// Tells whether an address may ask.
+#[derive(Clone)]
+pub struct Clients(pub Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clients(..)")
+    }
 }
 
 /// What can go wrong at the start.
@@ -82,12 +100,14 @@ pub async fn start(
     let server = Arc::new(Server {
         zone: Zone { domain: options.domain.trim_end_matches('.').to_lowercase() },
         cluster: Cluster { services, slices },
-        forwarder: Forwarder::new(options.resolvers.clone(), clock),
+        forwarder: Forwarder::new(options.resolvers.clone(), clock.clone()),
         forwarded: Arc::new(Semaphore::new(FORWARDED)),
         requests: metrics::registry()
             .counter("coredns_dns_requests_total", "DNS queries received.", &[])
             .with(&[]),
         tasks: tasks.clone(),
+        clients: options.clients.clone(),
+        clock,
     });
     tasks.spawn_until_cancelled("dns", server.clone().serve_udp(Arc::new(udp)));
     tasks.spawn_until_cancelled("dns", server.serve_tcp(tcp));
@@ -124,6 +144,8 @@ struct Server {
     forwarded: Arc<Semaphore>,
     requests: metrics::Counter,
     tasks: Tasks,
+    clients: Clients,
+    clock: SharedClock,
 }
 
 /// What a query led to.
@@ -186,6 +208,9 @@ impl Server {
         loop {
             // An error here is about a packet sent before (ICMP unreachable): the socket stays good.
             let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+            if !(self.clients.0)(peer.ip()) {
+                continue;
+            }
             let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
             match self.decide(&query) {
                 Outcome::Nothing => {}
@@ -214,7 +239,18 @@ impl Server {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(permit) = connections.clone().acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors: at once it would fail again, and again.
+                    tracing::warn!(%error, "a DNS connection was not accepted");
+                    self.clock.sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            };
+            if !(self.clients.0)(peer.ip()) {
+                continue;
+            }
             let server = self.clone();
             self.tasks.spawn_until_cancelled("connection", async move {
                 if let Err(error) = server.serve_connection(stream).await {
@@ -238,7 +274,8 @@ impl Server {
             };
             let Some(bytes) = message::encode(&answer, &query, false) else { return Ok(()) };
             let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
-            stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await?;
+            // Who does not read what was asked for must not keep its place.
+            timeout(IDLE, stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat())).await??;
         }
     }
 }

@@ -86,19 +86,6 @@ impl DataDir {
     pub fn kubeconfig(&self) -> PathBuf {
         self.data_dir.join("kubeconfig.yaml")
     }
-    /// The unix socket on which the embedded runtime serves CRI.
-    pub fn runtime_socket(&self) -> PathBuf {
-        self.data_dir.join("run/runtime.sock")
-    }
-    /// State that must vanish at a reboot: supervisors, network namespaces, sandbox records. It carries a
-    /// digest of the data directory, so that several clusters share a host.
-    pub fn volatile(&self) -> PathBuf {
-        use std::hash::{Hash, Hasher};
-        // DefaultHasher::new() has fixed keys: the same directory gives the same name in every process.
-        let mut hasher = std::hash::DefaultHasher::new();
-        self.data_dir.hash(&mut hasher);
-        PathBuf::from("/run/ironclad").join(format!("{:016x}", hasher.finish()))
-    }
 }
 
 /// Every setting of `ironclad server`.
@@ -202,6 +189,10 @@ impl Cidr {
     /// Its first address and the length of its prefix.
     pub fn parts(self) -> (Ipv4Addr, u8) {
         (Ipv4Addr::from(self.network), self.prefix)
+    }
+    /// Whether an address belongs to the network.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ self.network) & !(u32::MAX >> self.prefix) == 0
     }
     /// The `n`-th address of the network, counted from the network's own.
     pub fn nth(self, n: u32) -> Ipv4Addr {
@@ -379,6 +370,8 @@ mod tests {
                 }
             }
         }
-        assert_eq!("10.43.0.0/16".parse::<Cidr>().unwrap().nth(10), Ipv4Addr::new(10, 43, 0, 10));
+        let cidr = "10.43.0.0/16".parse::<Cidr>().unwrap();
+        assert_eq!(cidr.nth(10), Ipv4Addr::new(10, 43, 0, 10));
+        assert!(cidr.contains([10, 43, 255, 1].into()) && !cidr.contains([10, 44, 0, 1].into()));
     }
 }

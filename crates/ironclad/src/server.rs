@@ -4,8 +4,7 @@
 //! everything else at once. Not here: how a part starts (`roles`).
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,55 +33,86 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     let listener = preflight::check(&config).await?;
     let started = Instant::now();
     let clock = SystemClock::shared();
-    let data_dir = config.dirs.data_dir.clone();
+    let (data_dir, stop_pods) = (config.dirs.data_dir.clone(), config.stop_pods);
+    // Held until this process ends: who removes the cluster knows by it that somebody is at home.
+    let _lock = uninstall::announce(&config)?;
     let engine = roles::store::open(&data_dir, clock.clone())?;
     progress.done("store", &data_dir.join("store").display().to_string(), started.elapsed());
-    write_pid_file(&data_dir)?;
 
-    let tasks = Tasks::new("ironclad");
-    let nodes = tasks.child("node");
-    let loops = tasks.child("loops");
-    let control_plane = tasks.child("control-plane");
-    let context = context(config, clock)?;
-    let started = Instant::now();
-    let api = roles::apiserver::start(&context, engine.clone(), listener, &control_plane).await?;
-    let (server, port) = (api.server, api.port);
-    progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
-    let api = Api::new(server, &loops, context.clock.clone());
+    let scopes = Scopes::new();
     let mut node = NodeParts::default();
-    let run = async {
-        start_parts(&context, &api, &nodes, &loops, &mut node, &mut progress).await?;
-        progress.say(&format!(
-            "\n{} in {}.\n\n  export KUBECONFIG={}\n  kubectl get nodes\n",
-            progress.bold("Ready"),
-            progress::duration(progress.elapsed()),
-            context.config.kubeconfig().display()
-        ));
-        tasks.token().cancelled().await;
-        anyhow::Ok(())
-    };
+    let run = run_parts(config, clock, engine.clone(), listener, &scopes, &mut node, &mut progress);
     let outcome = tokio::select! {
         outcome = run => outcome,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    if context.config.stop_pods
-        && let (Some(kubelet), Some(runtime)) = (&node.kubelet, &node.runtime)
-    {
-        // Without a kubelet nobody starts again what is stopped.
-        kubelet.stop(STOP / 4).await;
-        roles::runtime::stop_pods(runtime).await.context("not all pods could be stopped")?;
+    // From here on every step is taken whatever the one before came to; the first failure is what is told.
+    let stopped = match (&node.kubelet, &node.runtime) {
+        (Some(kubelet), Some(runtime)) if stop_pods => {
+            // Without a kubelet nobody starts again what is stopped.
+            kubelet.stop(STOP / 4).await;
+            roles::runtime::stop_pods(runtime).await.context("not all pods could be stopped")
+        }
+        _ => Ok(()),
+    };
+    scopes.shutdown().await;
+    engine.shutdown();
+    outcome.and(stopped)
+}
+
+/// The tasks of all parts, by when they end.
+struct Scopes {
+    all: Tasks,
+    nodes: Tasks,
+    loops: Tasks,
+    control_plane: Tasks,
+}
+
+impl Scopes {
+    fn new() -> Self {
+        let all = Tasks::new("ironclad");
+        let (nodes, loops, control_plane) =
+            (all.child("node"), all.child("loops"), all.child("control-plane"));
+        Self { all, nodes, loops, control_plane }
     }
-    // The node first, which still has something to report; then the loops; then the API they use; then the store.
-    for scope in [&nodes, &loops, &control_plane, &tasks] {
-        let late = scope.shutdown(STOP / 4).await;
-        if !late.is_empty() {
-            tracing::warn!(?late, "did not stop in time");
+
+    /// Ends the node first, which still has something to report; then the loops; then the API they use.
+    async fn shutdown(&self) {
+        for scope in [&self.nodes, &self.loops, &self.control_plane, &self.all] {
+            let late = scope.shutdown(STOP / 4).await;
+            if !late.is_empty() {
+                tracing::warn!(?late, "did not stop in time");
+            }
         }
     }
-    engine.shutdown();
-    let _ = fs::remove_file(uninstall::pid_file(&data_dir));
-    outcome
+}
+
+/// Starts everything and waits for the end.
+async fn run_parts(
+    config: Server,
+    clock: foundation::SharedClock,
+    engine: Arc<store::embedded::Engine>,
+    listener: tokio::net::TcpListener,
+    scopes: &Scopes,
+    node: &mut NodeParts,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let context = context(config, clock)?;
+    let started = Instant::now();
+    let api = roles::apiserver::start(&context, engine, listener, &scopes.control_plane).await?;
+    let (server, port) = (api.server, api.port);
+    progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
+    let api = Api::new(server, &scopes.loops, context.clock.clone());
+    start_parts(&context, &api, scopes, node, progress).await?;
+    progress.say(&format!(
+        "\n{} in {}.\n\n  export KUBECONFIG={}\n  kubectl get nodes\n",
+        progress.bold("Ready"),
+        progress::duration(progress.elapsed()),
+        context.config.kubeconfig().display()
+    ));
+    scopes.all.token().cancelled().await;
+    Ok(())
 }
 
 fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Context> {
@@ -110,8 +140,7 @@ struct NodeParts {
 async fn start_parts(
     context: &Context,
     api: &Api,
-    nodes: &Tasks,
-    loops: &Tasks,
+    Scopes { nodes, loops, .. }: &Scopes,
     node: &mut NodeParts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
@@ -129,6 +158,8 @@ async fn start_parts(
         roles::kubelet::start_hollow(context, api, nodes).ready().await;
         progress.done("nodes", &format!("{} simulated", config.hollow_nodes), started.elapsed());
     }
+    // Told when pods can be connected, so that the kubelet does not have to ask again and again.
+    let configured = Arc::new(tokio::sync::Notify::new());
     let runtime = match &config.container_runtime_endpoint {
         Some(endpoint) => Some(PathBuf::from(endpoint.trim_start_matches("unix://"))),
         None if config.enabled(Part::Runtime) && config.enabled(Part::Kubelet) => {
@@ -139,11 +170,11 @@ async fn start_parts(
         None => None,
     };
     if config.enabled(Part::Network) && config.enabled(Part::Kubelet) {
-        roles::network::start(context, api, nodes)?;
+        roles::network::start(context, api, nodes, configured.clone())?;
         progress.done("network", &format!("pods in {}", config.cluster_cidr), started.elapsed());
     }
     if let Some(socket) = runtime.filter(|_| config.enabled(Part::Kubelet)) {
-        node.kubelet = Some(roles::kubelet::start(context, api, socket.clone(), nodes).await?);
+        node.kubelet = Some(roles::kubelet::start(context, api, socket.clone(), configured, nodes).await?);
         node.runtime = Some(socket);
     }
     if config.enabled(Part::Dns) {
@@ -164,13 +195,4 @@ async fn start_parts(
         progress.done("kubelet", &format!("node {} is Ready", context.node.name), started.elapsed());
     }
     Ok(())
-}
-
-fn write_pid_file(data_dir: &Path) -> anyhow::Result<()> {
-    let path = uninstall::pid_file(data_dir);
-    let write = || {
-        fs::create_dir_all(data_dir.join("run"))?;
-        fs::write(&path, std::process::id().to_string())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }

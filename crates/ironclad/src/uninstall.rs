@@ -4,15 +4,17 @@
 //! files. What is not there is fine; what cannot be removed is told, and the rest is removed all the same.
 
 use std::{
-    fs, io,
-    path::Path,
+    fs::{self, File, TryLockError},
+    io::{Read, Write},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use network::conflist;
 use sys::netlink::route::RouteSocket;
 
-use crate::config::DataDir;
+use crate::config::{DataDir, Server};
 
 /// How long a server has to end in order before it is killed.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -32,43 +34,92 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             problems.push(format!("{what}: {problem}"));
         }
     };
-    step("the server", stop_server(&options.dirs.data_dir));
-    let runtime = crate::roles::runtime::options(&options.dirs)?;
+    let mut runtime = crate::roles::runtime::options(&options.dirs)?;
+    if let Some((file, server)) = read_announcement(&options.dirs.data_dir) {
+        step("the server", stop_server(&file, server.pid));
+        // Pods are disconnected by the plugins that connected them.
+        (runtime.cni_bin_dir, runtime.cni_conf_dir) = (server.cni_bin_dir, server.cni_conf_dir);
+    }
     step("pods", runtime::uninstall(&runtime).map_err(|error| error.to_string()));
     step("service rules", proxy::uninstall().map_err(|error| error.to_string()));
     step("host ports", network::plugins::portmap::uninstall().map_err(|error| error.to_string()));
     step("the bridge", remove_link(crate::roles::network::BRIDGE));
-    step("volumes", unmount_under(&options.dirs.data_dir));
-    for directory in [&options.dirs.volatile(), &options.dirs.data_dir] {
-        step("files", remove(directory));
-    }
+    let network = conflist::remove(&runtime.cni_conf_dir);
+    step("the network's configuration", network.map_err(|error| error.to_string()));
+    let program = crate::cli::own_path()?;
+    let plugins = conflist::unlink_plugins(&runtime.cni_bin_dir, &program);
+    step("the network's plugins", plugins.map_err(|error| error.to_string()));
+    let data_dir = &options.dirs.data_dir;
+    step("volumes", sys::mount::detach_below(data_dir).map_err(|error| error.to_string()));
+    // Refuses while anything is mounted below: it would be removed through the mount.
+    step("files", sys::mount::remove_tree(data_dir).map_err(|error| error.to_string()));
     if problems.is_empty() {
         return Ok(());
     }
     bail!("not everything could be removed: {}", problems.join("; "))
 }
 
-/// Where a server notes its process ID.
-pub fn pid_file(data_dir: &Path) -> std::path::PathBuf {
-    data_dir.join("run/server.pid")
+/// What a server leaves for who removes its cluster, in `<data-dir>/run/server.json`. The file is locked for as long as
+/// the server lives, so that neither a second one starts nor a stranger with its number is taken for it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Announcement {
+    pid: i32,
+    cni_bin_dir: PathBuf,
+    cni_conf_dir: PathBuf,
 }
 
-fn stop_server(data_dir: &Path) -> Result<(), String> {
-    let Ok(text) = fs::read_to_string(pid_file(data_dir)) else { return Ok(()) };
-    let Ok(pid) = text.trim().parse::<i32>() else { return Ok(()) };
-    // The ID may belong to somebody else by now: only a process that runs `ironclad server` is ended.
-    let is_server = || {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"server"))
+fn announcement(data_dir: &Path) -> PathBuf {
+    data_dir.join("run/server.json")
+}
+
+/// Notes that this process is the data directory's server. It is so until the returned file is closed.
+pub fn announce(config: &Server) -> anyhow::Result<File> {
+    let data_dir = &config.dirs.data_dir;
+    let path = announcement(data_dir);
+    let open = || {
+        fs::create_dir_all(data_dir.join("run"))?;
+        File::options().create(true).truncate(false).read(true).write(true).open(&path)
     };
-    if !is_server() {
+    let mut file = open().with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => bail!("another server runs in {}", data_dir.display()),
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    }
+    let announcement = Announcement {
+        pid: i32::try_from(std::process::id())?,
+        cni_bin_dir: config.cni_bin_dir(),
+        cni_conf_dir: config.cni_conf_dir(),
+    };
+    let text = serde_json::to_vec(&announcement)?;
+    file.set_len(0)
+        .and_then(|()| file.write_all(&text))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
+}
+
+/// The announcement of a server that runs, or of the last one.
+fn read_announcement(data_dir: &Path) -> Option<(File, Announcement)> {
+    let mut file = File::options().read(true).write(true).open(announcement(data_dir)).ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    Some((file, serde_json::from_slice(&text).ok()?))
+}
+
+fn stop_server(file: &File, pid: i32) -> Result<(), String> {
+    // Locked by the process that wrote it, and by no other: the number is really its own.
+    let runs = || matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    if !runs() {
         return Ok(());
     }
     sys::process::kill(pid, libc::SIGTERM).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + PATIENCE;
-    while is_server() {
-        if Instant::now() > deadline {
-            return sys::process::kill(pid, libc::SIGKILL).map_err(|error| error.to_string());
+    let mut killed = false;
+    while runs() {
+        if Instant::now() > deadline && !std::mem::replace(&mut killed, true) {
+            sys::process::kill(pid, libc::SIGKILL).map_err(|error| error.to_string())?;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -86,27 +137,23 @@ fn remove_link(name: &str) -> Result<(), String> {
     remove().map_err(|error: sys::netlink::Error| error.to_string())
 }
 
-fn unmount_under(directory: &Path) -> Result<(), String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-    let mut points: Vec<&Path> = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new)
-        .filter(|point| point.starts_with(directory) && *point != directory)
-        .collect();
-    // The last mounted first: it may lie on one mounted before.
-    points.reverse();
-    for point in points {
-        sys::mount::detach(point).map_err(|error| format!("{}: {error}", point.display()))?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn remove(directory: &Path) -> Result<(), String> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("{}: {error}", directory.display()))
-        }
-        _ => Ok(()),
+    #[test]
+    fn only_the_server_itself_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("run")).unwrap();
+        // A bystander whose number an old announcement names.
+        let mut bystander = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let text = serde_json::json!({"pid": bystander.id(), "cni_bin_dir": "/b", "cni_conf_dir": "/c"});
+        fs::write(announcement(directory.path()), text.to_string()).unwrap();
+        let (file, server) = read_announcement(directory.path()).unwrap();
+        assert_eq!((server.cni_bin_dir, server.cni_conf_dir), ("/b".into(), "/c".into()));
+        stop_server(&file, server.pid).unwrap();
+        assert_eq!(bystander.try_wait().unwrap(), None, "a stranger was ended");
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
     }
 }

@@ -59,6 +59,8 @@ pub struct Options {
     pub pod_logs_dir: PathBuf,
     /// The CRI socket.
     pub runtime_endpoint: PathBuf,
+    /// Told when the pod network's configuration has changed: a runtime that was not ready is asked again then.
+    pub network_changed: Arc<tokio::sync::Notify>,
     /// Addresses of the cluster's DNS.
     pub cluster_dns: Vec<IpAddr>,
     /// As in `cluster.local`.

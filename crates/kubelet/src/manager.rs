@@ -122,14 +122,19 @@ impl Pods {
         drop(workers);
         self.activity.notify_one();
         let pods = self.clone();
+        let (namespace, name) = (pod::namespace(pod).to_owned(), pod::name(pod).to_owned());
         let token = self.node.tasks.token();
         self.node.tasks.spawn("pod-worker", async move {
             let ended = token.run_until_cancelled(actor.run()).await.is_some();
             pods.workers.lock().remove(&uid);
             pods.activity.notify_one();
-            // The object may have come back (same UID, watch replayed) while the worker was cleaning up.
             if ended {
                 tracing::debug!(uid, "a pod's worker has ended");
+                // What was told while it cleaned up nobody has heard: the cache knows how the object is now.
+                let found = pods.node.pods.get(Some(&namespace), &name).filter(|pod| pod::uid(pod) == uid);
+                if let Some(pod) = found.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+                    pods.see(&pod, None);
+                }
             }
         });
     }

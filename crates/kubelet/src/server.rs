@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foundation::Tasks;
@@ -21,13 +22,21 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::manager::Pods;
 use crate::node::Node;
 use crate::{Error, ServerOptions};
+
+/// Connections at the same time: each is one of the process's descriptors, and nobody has said yet who he is.
+const MOST_CONNECTIONS: usize = 1024;
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take for the head of a request, and be silent between two: upstream's `IdleTimeout`.
+const HEADERS: Duration = Duration::from_secs(90);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -51,12 +60,18 @@ pub(crate) async fn serve(
     let listener = TcpListener::bind(options.address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let context = Context { node, pods, options, tasks: tasks.child("server") };
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     tasks.spawn_until_cancelled("listener", async move {
         loop {
+            // Who comes when all places are taken waits in the kernel's queue.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let context = context.clone();
-                    context.tasks.clone().spawn_until_cancelled("connection", connection(context, stream));
+                    context.tasks.clone().spawn_until_cancelled("connection", async move {
+                        connection(context, stream).await;
+                        drop(place);
+                    });
                 }
                 // Out of descriptors, or a peer that has gone: neither ends the server.
                 Err(error) => {
@@ -71,7 +86,13 @@ pub(crate) async fn serve(
 
 async fn connection(context: Context, stream: tokio::net::TcpStream) {
     let _ = stream.set_nodelay(true);
-    let stream = match TlsAcceptor::from((context.options.tls)()).accept(stream).await {
+    let handshake = TlsAcceptor::from((context.options.tls)()).accept(stream);
+    let patience = context.node.clock.sleep(HANDSHAKE);
+    let accepted = tokio::select! {
+        accepted = handshake => accepted,
+        () = patience => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    let stream = match accepted {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "a TLS handshake failed");
@@ -88,8 +109,10 @@ async fn connection(context: Context, stream: tokio::net::TcpStream) {
         let (context, peer) = (context.clone(), peer.clone());
         async move { Ok::<_, Infallible>(handle(context, peer, request).await) }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.with_upgrades().await {
         tracing::debug!(%error, "a connection ended");
     }

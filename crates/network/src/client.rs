@@ -1,7 +1,7 @@
 //! How a runtime calls a chain of plugins.
 //!
 //! Reads the first configuration list of a directory; runs the plugins of its chain, each with the result of
-//! the one before; keeps the last result in a cache directory for DEL and CHECK. A plugin whose file is this
+//! the one before; keeps configuration and last result in a cache directory for DEL and CHECK. A plugin whose file is this
 //! very program is called in the same process, without a fork. Not here: what a plugin does.
 //!
 //! Upstream: containernetworking/cni libcni.
@@ -9,10 +9,12 @@
 use std::{
     env, fs,
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{self, Stdio},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -28,6 +30,8 @@ pub struct Network {
     name: String,
     version: String,
     chain: Vec<Value>,
+    /// The whole configuration, as it was read.
+    list: Value,
     bin_dir: PathBuf,
     cache_dir: PathBuf,
 }
@@ -48,6 +52,9 @@ pub struct Sandbox {
     /// Host ports, as the `portMappings` capability wants them: `[{"hostPort", "containerPort", "protocol", "hostIP"}]`.
     pub port_mappings: Vec<Value>,
 }
+
+/// How long one plugin may take: half of what a kubelet waits for a sandbox.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Interface name of a pod's first network.
 const INTERFACE: &str = "eth0";
@@ -73,12 +80,12 @@ impl Network {
         let text = fs::read(path).map_err(|error| unavailable(format!("{}: {error}", path.display())))?;
         let list: Value = serde_json::from_slice(&text)
             .map_err(|error| Error::new(Code::Decoding, format!("{}: {error}", path.display())))?;
-        Self::parse(list, bin_dir, cache_dir).ok_or_else(|| {
+        Self::parse(&list, bin_dir, cache_dir).ok_or_else(|| {
             Error::new(Code::InvalidConfig, format!("{} is no network configuration", path.display()))
         })
     }
 
-    fn parse(list: Value, bin_dir: &Path, cache_dir: &Path) -> Option<Self> {
+    fn parse(list: &Value, bin_dir: &Path, cache_dir: &Path) -> Option<Self> {
         let chain = match list.get("plugins") {
             Some(plugins) => plugins.as_array()?.clone(),
             None => vec![list.clone()],
@@ -87,6 +94,7 @@ impl Network {
             name: list["name"].as_str()?.to_owned(),
             version: list["cniVersion"].as_str().unwrap_or("0.3.0").to_owned(),
             chain: (!chain.is_empty()).then_some(chain)?,
+            list: list.clone(),
             bin_dir: bin_dir.into(),
             cache_dir: cache_dir.into(),
         })
@@ -116,22 +124,25 @@ impl Network {
         Ok(result)
     }
 
-    /// Disconnects a sandbox: the chain backwards. All plugins are called; the first error is told.
+    /// Disconnects a sandbox: the chain backwards, as it was when the sandbox was connected. All plugins are called; the
+    /// first error is told.
     pub fn del(&self, sandbox: &Sandbox) -> Result<(), Error> {
-        let previous = self.recall(sandbox);
+        let (file, known) = self.recall(sandbox);
+        let then = known.config.as_ref().and_then(|list| Self::parse(list, &self.bin_dir, &self.cache_dir));
+        let network = then.as_ref().unwrap_or(self);
         let mut outcome = Ok(());
-        for plugin in self.chain.iter().rev() {
-            outcome = outcome.and(self.call(plugin, Command::Del, sandbox, &previous).map(drop));
+        for plugin in network.chain.iter().rev() {
+            outcome = outcome.and(network.call(plugin, Command::Del, sandbox, &known.result).map(drop));
         }
         if outcome.is_ok() {
-            let _ = fs::remove_file(self.cache_file(sandbox));
+            let _ = fs::remove_file(file);
         }
         outcome
     }
 
     /// Verifies that a sandbox is still connected.
     pub fn check(&self, sandbox: &Sandbox) -> Result<(), Error> {
-        let previous = self.recall(sandbox);
+        let previous = self.recall(sandbox).1.result;
         for plugin in &self.chain {
             self.call(plugin, Command::Check, sandbox, &previous)?;
         }
@@ -177,26 +188,48 @@ impl Network {
         }
     }
 
-    fn cache_file(&self, sandbox: &Sandbox) -> PathBuf {
-        self.cache_dir.join(format!("{}-{}-{INTERFACE}", self.name, sandbox.id))
-    }
-
     fn remember(&self, sandbox: &Sandbox, result: &Value) -> Result<(), Error> {
-        let path = self.cache_file(sandbox);
+        let path = self.cache_dir.join(format!("{}{}", self.name, cache_suffix(sandbox)));
+        let known = json!({"config": self.list, "result": result});
         let write = || {
             fs::create_dir_all(&self.cache_dir)?;
-            fs::write(&path, result.to_string())
+            fs::write(&path, known.to_string())
         };
         write().map_err(|error: io::Error| Error::new(Code::Io, format!("{}: {error}", path.display())))
     }
 
-    fn recall(&self, sandbox: &Sandbox) -> Value {
+    /// What is known of a sandbox's connection, and in which file: of this network or, if the configuration has changed
+    /// its name since, of another.
+    fn recall(&self, sandbox: &Sandbox) -> (PathBuf, Known) {
+        let suffix = cache_suffix(sandbox);
+        let own = self.cache_dir.join(format!("{}{suffix}", self.name));
+        let path = if own.exists() {
+            own
+        } else {
+            let entries = fs::read_dir(&self.cache_dir).into_iter().flatten().flatten();
+            let mut paths = entries.map(|entry| entry.path());
+            paths.find(|path| path.to_string_lossy().ends_with(&suffix)).unwrap_or(own)
+        };
         // A lost cache makes DEL and CHECK weaker, not impossible: the specification allows no prevResult.
-        fs::read(self.cache_file(sandbox))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
+        let known =
+            fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        (path, known)
     }
+}
+
+/// The end of the name of a sandbox's file of [`Known`].
+fn cache_suffix(sandbox: &Sandbox) -> String {
+    format!("-{}-{INTERFACE}", sandbox.id)
+}
+
+/// What is kept of a connection, for its end.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Known {
+    /// The configuration it was made by.
+    config: Option<Value>,
+    /// What the last plugin answered.
+    result: Value,
 }
 
 /// Calls one plugin by its type: in this process when its file is this program, else by running it.
@@ -240,15 +273,21 @@ fn run(path: &Path, command: Command, arguments: &Arguments, config: &Config) ->
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // A group of its own, so that its end is also that of whatever it has started.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
+    let text = serde_json::to_vec(config).map_err(|error| Error::new(Code::Decoding, error.to_string()))?;
+    let watchdog = Watchdog::start(child.id(), DEADLINE).map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
-        let text =
-            serde_json::to_vec(config).map_err(|error| Error::new(Code::Decoding, error.to_string()))?;
         // A plugin that ends without reading tells why on standard output.
         let _ = input.write_all(&text);
     }
-    let output = child.wait_with_output().map_err(failed)?;
+    let output = child.wait_with_output();
+    if watchdog.stop() {
+        return Err(Error::failed(format!("{}: no answer within {DEADLINE:?}", path.display())));
+    }
+    let output = output.map_err(failed)?;
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     if output.status.success() {
         return Ok(answer);
@@ -259,4 +298,48 @@ fn run(path: &Path, command: Command, arguments: &Arguments, config: &Config) ->
     });
     let code = answer["code"].as_u64().and_then(|code| u32::try_from(code).ok());
     Err(Error { code: code.unwrap_or(Code::Failed as u32), message })
+}
+
+/// Kills a process group when its time is over.
+struct Watchdog {
+    done: mpsc::Sender<()>,
+    thread: thread::JoinHandle<bool>,
+}
+
+impl Watchdog {
+    fn start(group: u32, deadline: Duration) -> io::Result<Self> {
+        let (done, finished) = mpsc::channel();
+        let thread =
+            thread::Builder::new().name("cni-deadline".into()).stack_size(64 * 1024).spawn(move || {
+                let late = finished.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout);
+                if late && let Ok(group) = i32::try_from(group) {
+                    let _ = sys::process::kill(-group, sys::process::KILL);
+                }
+                late
+            })?;
+        Ok(Self { done, thread })
+    }
+
+    /// Lets go; whether the time was over.
+    fn stop(self) -> bool {
+        let _ = self.done.send(());
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_hangs_is_ended_with_what_it_started() {
+        // The inner shell holds the pipe open as well.
+        let mut command = process::Command::new("/bin/sh");
+        command.args(["-c", "sh -c 'sleep 1000; echo never' & sleep 1000; echo never"]).process_group(0);
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let watchdog = Watchdog::start(child.id(), Duration::from_millis(50)).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(watchdog.stop());
+        assert_eq!(output.stdout, b"");
+    }
 }

@@ -90,6 +90,17 @@ pub fn link_plugins(bin_dir: &Path, program: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes the links of [`link_plugins`]; what else has their names stays.
+pub fn unlink_plugins(bin_dir: &Path, program: &Path) -> Result<(), Error> {
+    for name in plugins::NAMES {
+        let path = bin_dir.join(name);
+        if fs::read_link(&path).is_ok_and(|target| target == program) {
+            fs::remove_file(&path).map_err(|source| Error { path, source })?;
+        }
+    }
+    Ok(())
+}
+
 /// The gateway (first address) of a subnet such as `10.42.0.0/24`.
 pub fn gateway(subnet: &str) -> Option<IpAddr> {
     let (address, _) = subnet.split_once('/')?;

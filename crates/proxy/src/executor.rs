@@ -84,7 +84,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn run(mut self, synced: watch::Sender<bool>, clock: SharedClock) {
+    async fn run(self, synced: watch::Sender<bool>, clock: SharedClock) {
+        let mut kernel = self.kernel;
         let mut service_changes = self.services.subscribe();
         let mut slice_changes = self.slices.subscribe();
         tokio::join!(self.services.synced(), self.slices.synced());
@@ -113,8 +114,25 @@ impl Proxy {
                 continue;
             }
             let started = clock.monotonic();
-            let changes = dirty.iter().map(|key| (key.clone(), self.plan(key))).collect();
-            match self.kernel.apply(changes) {
+            let changes = dirty
+                .iter()
+                .map(|key| (key.clone(), plan_of(&self.services, &self.slices, &self.here, key)))
+                .collect();
+            // A large transaction takes the kernel a while, in which this thread has other things to do.
+            let applied = tokio::task::spawn_blocking(move || {
+                let outcome = kernel.apply(changes);
+                (kernel, outcome)
+            });
+            let outcome;
+            (kernel, outcome) = match applied.await {
+                Ok(applied) => applied,
+                // It took the kernel's state with it: without it nothing can be applied.
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return, // the process ends
+                },
+            };
+            match outcome {
                 Ok(()) => {
                     latency.observe_duration(clock.monotonic().saturating_sub(started));
                     tracing::debug!(services = ?dirty, slices = self.slices.len(), "synced proxy rules");
@@ -130,15 +148,20 @@ impl Proxy {
             }
         }
     }
+}
 
-    fn plan(&self, key: &str) -> ServicePlan {
-        let Some(service) = self.services.get_key(key) else { return ServicePlan::default() };
-        let labels = service.metadata.labels.as_ref();
-        if labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
-            return ServicePlan::default();
-        }
-        plan::plan(&service, &self.slices.by_index(BY_SERVICE, key), &self.here)
+fn plan_of(
+    services: &Informer<Service>,
+    slices: &Informer<EndpointSlice>,
+    here: &Here,
+    key: &str,
+) -> ServicePlan {
+    let Some(service) = services.get_key(key) else { return ServicePlan::default() };
+    let labels = service.metadata.labels.as_ref();
+    if labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
+        return ServicePlan::default();
     }
+    plan::plan(&service, &slices.by_index(BY_SERVICE, key), here)
 }
 
 fn changed_service(change: &Change<Service>) -> String {

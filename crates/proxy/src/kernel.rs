@@ -31,7 +31,12 @@ pub struct Kernel {
     counts: HashMap<(SetName, Element), u32>,
     chains: BTreeSet<Balance>,
     built: bool,
+    /// UDP targets whose connections are still to be forgotten, with the endpoints that connections may lead to.
+    stale: Targets,
 }
+
+/// Addresses that are translated, with where to.
+type Targets = BTreeMap<(Ipv4Addr, u16), BTreeSet<(Ipv4Addr, u16)>>;
 
 impl Kernel {
     /// Opens the kernel's tables in the calling thread's network namespace. Changes nothing yet.
@@ -43,6 +48,7 @@ impl Kernel {
             counts: HashMap::new(),
             chains: BTreeSet::new(),
             built: false,
+            stale: Targets::new(),
         })
     }
 
@@ -50,16 +56,15 @@ impl Kernel {
     /// whole table. After an error the next call rebuilds everything from what is known.
     pub fn apply(&mut self, changes: Vec<(String, ServicePlan)>) -> Result<(), netlink::Error> {
         let mut touched: BTreeMap<(SetName, Element), u32> = BTreeMap::new();
-        let mut udp: BTreeMap<(Ipv4Addr, u16), BTreeSet<(Ipv4Addr, u16)>> = BTreeMap::new();
         for (service, plan) in changes {
             let old = self.plans.remove(&service).unwrap_or_default();
             for (target, _) in
                 old.udp.iter().filter(|(target, backends)| plan.udp.get(target) != Some(backends))
             {
-                udp.insert(*target, plan.udp.get(target).cloned().unwrap_or_default());
+                self.stale.insert(*target, plan.udp.get(target).cloned().unwrap_or_default());
             }
             for (target, backends) in plan.udp.iter().filter(|(target, _)| !old.udp.contains_key(target)) {
-                udp.insert(*target, backends.clone());
+                self.stale.insert(*target, backends.clone());
             }
             for entry in &old.elements {
                 let count = self.counts.entry(entry.clone()).or_default();
@@ -75,16 +80,21 @@ impl Kernel {
                 self.plans.insert(service, plan);
             }
         }
-        let batch = if self.built { self.difference(&touched)? } else { self.everything() };
+        let batch = if self.built { self.difference(&touched) } else { Ok(self.everything()) };
         for (entry, _) in touched {
             if self.counts.get(&entry) == Some(&0) {
                 self.counts.remove(&entry);
             }
         }
-        let outcome = self.nftables.commit(&batch);
+        // What is counted now is what is wanted: whatever kept it from the kernel, the next call writes all of it.
+        let outcome = batch.and_then(|batch| self.nftables.commit(&batch));
         self.built = outcome.is_ok();
         outcome?;
-        if udp.is_empty() { Ok(()) } else { forget_stale(&udp) }
+        if !self.stale.is_empty() {
+            forget_stale(&self.stale)?;
+            self.stale.clear();
+        }
+        Ok(())
     }
 
     fn everything(&mut self) -> Batch {
@@ -187,7 +197,7 @@ impl Kernel {
 
 /// Deletes UDP connections to Services that lead to no current endpoint: clients that send from one port would
 /// otherwise talk to nobody for as long as they send.
-fn forget_stale(udp: &BTreeMap<(Ipv4Addr, u16), BTreeSet<(Ipv4Addr, u16)>>) -> Result<(), netlink::Error> {
+fn forget_stale(udp: &Targets) -> Result<(), netlink::Error> {
     let stale = |connection: &Connection| {
         connection.original.protocol == UDP
             && udp

@@ -225,3 +225,20 @@ fn a_udp_client_with_a_fixed_port_follows_the_endpoints() {
     ask();
     two.recv(&mut buffer).expect("the connection to the endpoint that is gone was forgotten");
 }
+
+#[test]
+fn what_the_kernel_refused_is_made_up_for() {
+    let host = Host::new(&[2, 3, 4]);
+    for pod in [2, 3] {
+        host.serve(pod);
+    }
+    let mut kernel = kernel();
+    let service = service(json!({"sessionAffinity": "ClientIP"}));
+    apply(&mut kernel, planned(&service, &[2, 3]));
+    // Somebody takes the table away: which clients stay with an endpoint that goes can no longer be read.
+    self::kernel().remove().unwrap();
+    kernel.apply(vec![("default/s".into(), planned(&service, &[3]))]).unwrap_err();
+    // The executor tries the same change again.
+    apply(&mut kernel, planned(&service, &[3]));
+    assert_eq!(host.call(Some(4), &format!("{SERVICE_IP}:80")).unwrap(), "3 10.42.0.4");
+}

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use cri::v1;
 use runtime::images::{Build, build};
 use runtime::network::{Attachment, Network};
-use tokio_util::sync::CancellationToken;
 
 struct Nothing;
 
@@ -54,16 +53,12 @@ async fn main() {
     };
     let files = [("/bin/busybox".into(), "/bin/busybox".into())].into();
     build(&options.root, &Build { name: "bench".into(), files, ..Default::default() }).unwrap();
-    let shutdown = CancellationToken::new();
-    let server = tokio::spawn(runtime::serve_with(options.clone(), Arc::new(Nothing), shutdown.clone()));
-    let mut clients = loop {
-        if let Ok(clients) = cri::connect(&options.socket).await {
-            break clients;
-        }
-        tokio::task::yield_now().await;
-    };
+    let tasks = foundation::Tasks::new("bench");
+    let server = runtime::Server::open_with(options.clone(), Arc::new(Nothing), &tasks).await.unwrap();
+    let server = tokio::spawn(server.serve(tasks.token()));
+    let mut clients = cri::connect(&options.socket).await.unwrap();
     ours(&mut clients.runtime, rounds).await;
-    shutdown.cancel();
+    tasks.token().cancel();
     server.await.unwrap().unwrap();
     runtime::uninstall(&options).unwrap();
     for engine in ["runc", "crun"] {

@@ -18,12 +18,12 @@ use std::sync::Arc;
 
 use cri::v1;
 pub(crate) use exec::ExecRequest;
+use foundation::Tasks;
 use foundation::randomness::SharedRandomness;
 use parking_lot::Mutex;
-use prost::Message as _;
 pub(crate) use sandbox::remove_empty_group;
 use serde::{Deserialize, Serialize};
-use sys::cgroup::Layout;
+use sys::cgroup::{Cgroup, Layout};
 use sys::container::User;
 use sys::container::capabilities::Set;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -69,6 +69,9 @@ pub(crate) struct SandboxRecord {
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     pub ready: bool,
+    /// Whether it is still being made. What is there of such a one after a restart is nobody's, and is removed.
+    #[serde(default)]
+    pub making: bool,
     /// Addresses, the main one first; empty on the host's network.
     pub addresses: Vec<String>,
     /// Its network namespace, unless it is the host's.
@@ -111,6 +114,8 @@ pub(crate) struct Container {
     pub resources: Option<v1::LinuxContainerResources>,
     /// How its run goes; who waits for the end subscribes.
     pub run: watch::Sender<RunStatus>,
+    /// Whether its start is under way.
+    pub starting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -131,8 +136,11 @@ pub(crate) struct Engine {
     nursery: Nursery,
     state: Mutex<State>,
     news: mpsc::UnboundedSender<(String, News)>,
-    execs: Mutex<BTreeMap<String, oneshot::Sender<i32>>>,
+    /// Processes beside the containers' own, by name: whose pod they are in, and who waits for their end.
+    execs: Mutex<BTreeMap<String, (String, oneshot::Sender<i32>)>>,
     warned: Mutex<BTreeSet<String>>,
+    /// The runtime's own tasks.
+    pub tasks: Tasks,
 }
 
 /// Nanoseconds since the epoch.
@@ -155,6 +163,7 @@ impl Engine {
         options: Options,
         network: Arc<dyn Network>,
         randomness: SharedRandomness,
+        tasks: Tasks,
     ) -> Result<Arc<Self>, Error> {
         for path in [
             options.root.join("sandboxes"),
@@ -180,15 +189,32 @@ impl Engine {
             news,
             execs: Mutex::default(),
             warned: Mutex::default(),
+            tasks,
             options,
         });
-        engine.load();
-        tokio::spawn(follow(Arc::downgrade(&engine), inbox));
-        engine.adopt().await;
-        let in_use = engine.layers_in_use();
-        let images = engine.images.clone();
-        blocking(move || Ok(images.collect_garbage(&in_use)?)).await?;
+        let unfinished = engine.load()?;
+        engine.tasks.spawn_until_cancelled("runtime-events", follow(Arc::downgrade(&engine), inbox));
+        engine.adopt().await?;
+        for sandbox in unfinished {
+            tracing::info!(sandbox = sandbox.record.id, "removing a pod that was never finished");
+            engine.discard(sandbox).await;
+        }
+        let (images, users) = (engine.images.clone(), engine.clone());
+        blocking(move || Ok(images.collect_garbage(&|| users.layers_in_use())?)).await?;
         Ok(engine)
+    }
+
+    /// Does work to its end, even when who asked for it hangs up.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, outcome) = oneshot::channel();
+        self.tasks.spawn("request", async move {
+            // Who asked may have gone.
+            let _ = done.send(work.await);
+        });
+        outcome.await.unwrap_or_else(|_| Err(Error::Failed("an internal task failed".into())))
     }
 
     fn id(&self) -> String {
@@ -197,81 +223,125 @@ impl Engine {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// Reads the records. One that cannot be read (a crash while it was written) is removed: without it
-    /// the kubelet makes the pod anew.
-    fn load(&self) {
+    /// Reads the records; answers with the sandboxes that were never finished. A record that is not whole (a crash while
+    /// it was written) is removed: without it the kubelet makes the pod anew. Any other failure ends the start: it says
+    /// nothing about the record, and what runs must not lose its files to it.
+    fn load(&self) -> Result<Vec<Sandbox>, Error> {
         let mut state = self.state.lock();
-        for directory in directories(&self.options.root.join("sandboxes")) {
-            let record = read_json::<SandboxRecord>(&directory.join("record.json"));
-            let config = std::fs::read(directory.join("config.pb"))
-                .and_then(|b| v1::PodSandboxConfig::decode(&b[..]).map_err(io::Error::other));
-            match (record, config) {
-                (Ok(record), Ok(config)) => {
-                    let id = record.id.clone();
-                    state.sandboxes.insert(id, Sandbox { record, config: Arc::new(config), link: None });
-                }
-                _ => drop(std::fs::remove_dir_all(&directory)),
+        let mut unfinished = Vec::new();
+        for directory in directories(&self.options.root.join("sandboxes"))? {
+            let record = record::<SandboxRecord>(&directory.join("record.json"))?;
+            let config = config::<v1::PodSandboxConfig>(&directory.join("config.pb"))?;
+            let (Some(record), Some(config)) = (record, config) else {
+                // Before its record is written nothing else of a sandbox exists.
+                drop(std::fs::remove_dir_all(&directory));
+                continue;
+            };
+            let sandbox = Sandbox { record, config: Arc::new(config), link: None };
+            if sandbox.record.making {
+                unfinished.push(sandbox);
+            } else {
+                state.sandboxes.insert(sandbox.record.id.clone(), sandbox);
             }
         }
-        for directory in directories(&self.options.root.join("containers")) {
-            let record = read_json::<ContainerRecord>(&directory.join("record.json"));
-            let config = std::fs::read(directory.join("config.pb"))
-                .and_then(|b| v1::ContainerConfig::decode(&b[..]).map_err(io::Error::other));
+        for directory in directories(&self.options.root.join("containers"))? {
+            let record = record::<ContainerRecord>(&directory.join("record.json"))?;
+            let config = config::<v1::ContainerConfig>(&directory.join("config.pb"))?;
             match (record, config) {
-                (Ok(record), Ok(config)) if state.sandboxes.contains_key(&record.sandbox) => {
-                    let run = read_json(&directory.join("status.json")).unwrap_or_default();
+                (Some(record), Some(config)) if state.sandboxes.contains_key(&record.sandbox) => {
+                    let run = self::record(&directory.join("status.json"))?.unwrap_or_default();
                     let id = record.id.clone();
                     let resources = config.linux.as_ref().and_then(|l| l.resources.clone());
                     let (run, _) = watch::channel(run);
-                    state
-                        .containers
-                        .insert(id, Container { record, config: Arc::new(config), resources, run });
+                    let config = Arc::new(config);
+                    let container = Container { record, config, resources, run, starting: false };
+                    state.containers.insert(id, container);
                 }
-                _ => drop(std::fs::remove_dir_all(&directory)),
+                (record, _) => {
+                    if let Some(record) = record {
+                        let group = Cgroup::new(self.layout.clone(), record.cgroup);
+                        group.kill();
+                        let _ = group.remove();
+                    }
+                    drop(std::fs::remove_dir_all(&directory));
+                }
             }
         }
+        Ok(unfinished)
     }
 
     /// Connects to the supervisors of the pods that should run. Where there is none the pod is dead.
-    async fn adopt(self: &Arc<Self>) {
+    async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
         let ready: Vec<String> = {
             let state = self.state.lock();
             state.sandboxes.values().filter(|s| s.record.ready).map(|s| s.record.id.clone()).collect()
         };
         for id in ready {
-            match self.connect(&id) {
-                Ok(link) => {
-                    let link = Arc::new(link);
-                    if let Ok((Reply::Containers(found), _)) = link.call(Verb::List, &[]).await {
-                        self.found(&id, &found);
-                        if let Some(sandbox) = self.state.lock().sandboxes.get_mut(&id) {
-                            sandbox.link = Some(link);
-                        }
-                        continue;
-                    }
-                    self.supervisor_gone(&id).await;
-                }
-                Err(_) => self.supervisor_gone(&id).await,
-            }
+            self.rejoin(&id).await?;
         }
+        Ok(())
+    }
+
+    /// Finds a pod's supervisor (again), or the pod dead.
+    async fn rejoin(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let link = match self.connect(id) {
+            Ok(link) => Arc::new(link),
+            Err(e) if nobody_there(&e) => {
+                self.supervisor_gone(id);
+                return Ok(());
+            }
+            // Not the supervisor's fault, and no reason to give its containers up.
+            Err(e) => return Err(io_error(format!("connect to the supervisor of pod {id}"))(e)),
+        };
+        let Ok((Reply::Containers(found), _)) = link.call(Verb::List, &[]).await else {
+            self.supervisor_gone(id);
+            return Ok(());
+        };
+        if let Some(sandbox) = self.state.lock().sandboxes.get_mut(id) {
+            sandbox.link = Some(link);
+        }
+        self.found(id, &found);
+        Ok(())
     }
 
     fn connect(&self, sandbox: &str) -> io::Result<Link> {
-        Link::connect(&self.options.socket_of(sandbox), sandbox, self.news.clone())
+        Link::connect(&self.options.socket_of(sandbox), sandbox, self.news.clone(), &self.tasks)
     }
 
-    /// Takes over what an adopted supervisor says of its containers.
+    /// Takes over what a supervisor says of its containers, and tells of those that ended meanwhile.
     fn found(&self, sandbox: &str, found: &BTreeMap<String, RunStatus>) {
-        let state = self.state.lock();
-        for container in state.containers.values().filter(|c| c.record.sandbox == sandbox) {
-            if let Some(run) = found.get(&container.record.id) {
-                container.run.send_replace(run.clone());
-            }
+        let ended: Vec<String> = {
+            let state = self.state.lock();
+            let own = state.containers.values().filter(|c| c.record.sandbox == sandbox);
+            let news = own.filter_map(|container| Some((container, found.get(&container.record.id)?)));
+            news.filter_map(|(container, run)| {
+                let before = container.run.send_replace(run.clone());
+                (run.exited() && !before.exited()).then(|| container.record.id.clone())
+            })
+            .collect()
+        };
+        for id in ended {
+            self.publish(sandbox, &id, v1::ContainerEventType::ContainerStoppedEvent);
+        }
+    }
+
+    /// The connection to a supervisor has ended. It may have let go of a client that did not read, which says nothing
+    /// about its containers.
+    pub(super) async fn link_lost(self: &Arc<Self>, sandbox: &str) {
+        // The end of these processes may have been told on the connection that is gone.
+        self.execs.lock().retain(|_, (pod, _)| pod != sandbox);
+        let known = self.state.lock().sandboxes.get(sandbox).is_some_and(|s| s.link.is_some());
+        if !known {
+            return;
+        }
+        if let Err(error) = self.rejoin(sandbox).await {
+            tracing::error!(%error, sandbox, "a pod is not supervised");
+            self.supervisor_gone(sandbox);
         }
     }
 
     /// A supervisor has died (or the machine was restarted): its containers have too, or are killed now.
-    async fn supervisor_gone(self: &Arc<Self>, sandbox: &str) {
+    fn supervisor_gone(&self, sandbox: &str) {
         let (was_ready, running): (bool, Vec<(String, String)>) = {
             let mut state = self.state.lock();
             let Some(found) = state.sandboxes.get_mut(sandbox) else { return };
@@ -284,8 +354,9 @@ impl Engine {
                 state.containers.values().filter(|c| c.record.sandbox == sandbox && c.run.borrow().running());
             (was_ready, own.map(|c| (c.record.id.clone(), c.record.cgroup.clone())).collect())
         };
+        self.execs.lock().retain(|_, (pod, _)| pod != sandbox);
         for (id, cgroup) in running {
-            sys::cgroup::Cgroup::new(self.layout.clone(), cgroup).kill();
+            Cgroup::new(self.layout.clone(), cgroup).kill();
             // Its supervisor may have recorded the end before it died itself.
             let directory = self.options.container_root(&id);
             let mut run: RunStatus = read_json(&directory.join("status.json")).unwrap_or_default();
@@ -315,10 +386,10 @@ impl Engine {
 
     async fn handle(self: &Arc<Self>, sandbox: &str, news: News) {
         match news {
-            News::Closed => self.supervisor_gone(sandbox).await,
+            News::Closed => self.link_lost(sandbox).await,
             News::Event(Event::Exited { container, status }) => self.container_exited(&container, status),
             News::Event(Event::ExecExited { exec, code }) => {
-                if let Some(waiting) = self.execs.lock().remove(&exec) {
+                if let Some((_, waiting)) = self.execs.lock().remove(&exec) {
                     // Who asked may have gone.
                     let _ = waiting.send(code);
                 }
@@ -339,10 +410,14 @@ impl Engine {
         self.state.lock().containers.values().flat_map(|c| c.record.layers.clone()).collect()
     }
 
+    fn write_sandbox(&self, record: &SandboxRecord) -> io::Result<()> {
+        write_json(&self.options.sandbox_root(&record.id).join("record.json"), record)
+    }
+
+    /// [`Self::write_sandbox`] where nothing better can be done than to tell of a failure.
     fn save_sandbox(&self, record: &SandboxRecord) {
-        let path = self.options.sandbox_root(&record.id).join("record.json");
-        if let Err(error) = write_json(&path, record) {
-            tracing::error!(%error, path = %path.display(), "write a pod's record");
+        if let Err(error) = self.write_sandbox(record) {
+            tracing::error!(%error, sandbox = record.id, "write a pod's record");
         }
     }
 
@@ -386,8 +461,34 @@ fn complete<T>(all: &BTreeMap<String, T>, id: &str) -> Option<String> {
     }
 }
 
-fn directories(path: &std::path::Path) -> Vec<PathBuf> {
-    std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect()
+/// Whether a connection failed because nobody listens.
+fn nobody_there(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn directories(path: &std::path::Path) -> Result<Vec<PathBuf>, Error> {
+    let list =
+        || -> io::Result<Vec<PathBuf>> { std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect() };
+    list().map_err(io_error(format!("list {}", path.display())))
+}
+
+/// A file's content; `None` if there is no file.
+fn content(path: &std::path::Path) -> Result<Option<Vec<u8>>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(io_error(format!("read {}", path.display()))(e)),
+    }
+}
+
+/// A JSON file; `None` if it is missing or not whole.
+fn record<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, Error> {
+    Ok(content(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// As [`record`], for a CRI message.
+fn config<T: prost::Message + Default>(path: &std::path::Path) -> Result<Option<T>, Error> {
+    Ok(content(path)?.and_then(|bytes| T::decode(&bytes[..]).ok()))
 }
 
 fn write_config(path: &std::path::Path, config: &impl prost::Message) -> io::Result<()> {

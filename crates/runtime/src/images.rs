@@ -15,6 +15,7 @@ pub mod config;
 pub mod layer;
 pub mod reference;
 pub mod registry;
+mod reserve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -139,6 +140,14 @@ pub struct Images {
 /// Held while the store is changed; other processes wait.
 struct Locked(#[expect(dead_code, reason = "the lock is let go when the file is closed")] File);
 
+/// Held while layers are made or taken that no record names yet: meanwhile nothing is collected, by this process or
+/// another.
+#[derive(Debug)]
+pub(crate) struct Working(#[expect(dead_code, reason = "as of `Locked`")] File);
+
+/// Tells which layers containers are made of; asked when nobody can take another one.
+pub type InUse<'a> = &'a dyn Fn() -> BTreeSet<String>;
+
 impl Images {
     /// Opens (or makes) the store below a runtime's root.
     pub fn open(root: &Path) -> Result<Self, Error> {
@@ -176,22 +185,29 @@ impl Images {
         Ok(cached.1.clone())
     }
 
+    fn lock_file(&self, name: &str) -> Result<File, Error> {
+        let path = self.directory.join(name);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        file.map_err(io_error(format!("open {}", path.display())))
+    }
+
     fn lock(&self) -> Result<Locked, Error> {
-        let path = self.directory.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io_error(format!("open {}", path.display())))?;
-        file.lock().map_err(io_error(format!("lock {}", path.display())))?;
+        let file = self.lock_file("lock")?;
+        file.lock().map_err(io_error("lock the image store"))?;
         Ok(Locked(file))
+    }
+
+    /// Keeps layers from being collected until the result is dropped. Waits for a collection that is under way.
+    pub(crate) fn working(&self) -> Result<Working, Error> {
+        let file = self.lock_file("busy")?;
+        file.lock_shared().map_err(io_error("lock the image store's layers"))?;
+        Ok(Working(file))
     }
 
     fn change(&self, change: impl FnOnce(&mut Index)) -> Result<(), Error> {
         let mut index = Index::clone(&*self.index()?);
         change(&mut index);
-        crate::wire::write_json(&self.directory.join("index.json"), &index)
+        crate::wire::write_synced(&self.directory.join("index.json"), &index)
             .map_err(io_error("write the image index"))
     }
 
@@ -210,27 +226,31 @@ impl Images {
         fs::read(self.blob(&image.id)).map_err(io_error("read the image's configuration"))
     }
 
-    /// Removes an image with all its names. Layers that neither another image nor `in_use` needs go too.
-    pub fn remove(&self, text: &str, in_use: &BTreeSet<String>) -> Result<(), Error> {
-        let _locked = self.lock()?;
+    /// Removes an image with all its names. Layers that neither another image nor `in_use` needs go too, at once or, if
+    /// an image is just being pulled, with the next collection.
+    pub fn remove(&self, text: &str, in_use: InUse<'_>) -> Result<(), Error> {
+        let locked = self.lock()?;
         let Some(image) = self.index()?.find(text).cloned() else { return Ok(()) };
         self.change(|index| drop(index.images.remove(&image.id)))?;
         let _ = fs::remove_file(self.blob(&image.id));
-        self.collect(in_use)
+        drop(locked);
+        self.collect_garbage(in_use)
     }
 
-    /// Removes layers that nothing needs, and what interrupted work has left.
-    pub fn collect_garbage(&self, in_use: &BTreeSet<String>) -> Result<(), Error> {
-        let _locked = self.lock()?;
+    /// Removes layers that nothing needs, and what interrupted work has left; nothing while work is under way.
+    pub fn collect_garbage(&self, in_use: InUse<'_>) -> Result<(), Error> {
+        let busy = self.lock_file("busy")?;
+        match busy.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(()),
+            Err(fs::TryLockError::Error(e)) => return Err(io_error("lock the image store's layers")(e)),
+        }
         for entry in fs::read_dir(self.directory.join("tmp")).into_iter().flatten().flatten() {
             let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
         }
-        self.collect(in_use)
-    }
-
-    fn collect(&self, in_use: &BTreeSet<String>) -> Result<(), Error> {
-        let index = self.index()?;
-        let needed: BTreeSet<&String> = index.images.values().flat_map(|i| &i.layers).chain(in_use).collect();
+        let (index, in_use) = (self.index()?, in_use());
+        let needed: BTreeSet<&String> =
+            index.images.values().flat_map(|i| &i.layers).chain(&in_use).collect();
         let entries = fs::read_dir(self.layers_directory()).map_err(io_error("list the layers"))?;
         for entry in entries.flatten() {
             if !needed.contains(&entry.file_name().to_string_lossy().into_owned()) {

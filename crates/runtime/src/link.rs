@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foundation::Tasks;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use parking_lot::Mutex;
 use tokio::io::Interest;
@@ -65,6 +66,7 @@ impl Link {
         path: &Path,
         sandbox: &str,
         news: mpsc::UnboundedSender<(String, News)>,
+        tasks: &Tasks,
     ) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Unix,
@@ -76,9 +78,14 @@ impl Link {
         #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps the promise it asks for")]
         let socket = Arc::new(AsyncFd::new(fd)?);
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let reader =
-            tokio::spawn(read(socket.clone(), waiting.clone(), sandbox.to_owned(), news)).abort_handle();
+        let work = read(socket.clone(), waiting.clone(), sandbox.to_owned(), news);
+        let reader = tasks.spawn_until_cancelled("supervisor-link", work);
         Ok(Self { socket, next: AtomicU64::new(1), waiting, reader })
+    }
+
+    /// Whether the supervisor is gone, or has let go of us.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.waiting.lock().is_none()
     }
 
     /// Asks, and waits for the answer. Descriptors of the answer come with it.

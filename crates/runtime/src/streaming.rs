@@ -32,6 +32,8 @@ use crate::engine::{Engine, Error};
 
 /// How long a URL is good: upstream's cache of requests.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// URLs that wait at the same time: upstream's limit.
 const MAX_WAITING: usize = 1000;
 
@@ -65,9 +67,17 @@ impl Streaming {
         let server = streaming.clone();
         Ok((streaming, async move {
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors: at once it would fail again, and again.
+                        tracing::warn!(%error, "a streaming connection was not accepted");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                        continue;
+                    }
+                };
                 let server = server.clone();
-                tokio::spawn(async move {
+                server.engine.tasks.clone().spawn_until_cancelled("connection", async move {
                     let service = hyper::service::service_fn(|request| {
                         let server = server.clone();
                         async move { Ok::<_, Infallible>(server.answer(request)) }
@@ -117,6 +127,10 @@ impl Streaming {
                 request.pod_sandbox_id
             )));
         }
+        if request.port.len() > usize::from(forward::MOST_PORTS) {
+            let most = forward::MOST_PORTS;
+            return Err(Error::Invalid(format!("at most {most} ports can be forwarded in one session")));
+        }
         self.url("portforward", Session::PortForward(request))
     }
 
@@ -151,7 +165,7 @@ impl Streaming {
             return plain(StatusCode::NOT_FOUND, "no such session");
         };
         let engine = self.engine.clone();
-        tokio::spawn(async move {
+        engine.tasks.clone().spawn_until_cancelled("stream", async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
             let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
             match session {

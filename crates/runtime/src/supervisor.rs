@@ -45,13 +45,14 @@ fn supervise(path: &Path) -> ! {
         Ok(_) => "ok".to_owned(),
         Err(e) => e.to_string(),
     };
-    let _ = io::stdout().write_all(answer.as_bytes()).and_then(|()| io::stdout().flush());
+    let heard = io::stdout().write_all(answer.as_bytes()).and_then(|()| io::stdout().flush());
     let code = match result {
-        Ok(pod) => {
+        // Without anybody who waits for the pod there is nothing to supervise.
+        Ok(pod) if heard.is_ok() => {
             detach();
             pod.run()
         }
-        Err(_) => 1,
+        _ => 1,
     };
     // Not `exit`: handlers of the nursery's other life are none of ours.
     sys::process::exit_now(code)

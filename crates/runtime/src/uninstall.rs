@@ -65,13 +65,8 @@ pub fn uninstall(options: &Options) -> io::Result<()> {
         }
     };
     for prefix in [&options.state, &options.root] {
-        for mount in sys::mount::below(prefix)? {
-            note(sys::mount::detach(&mount).map_err(|e| e.source));
-        }
-        note(match std::fs::remove_dir_all(prefix) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        });
+        note(sys::mount::detach_below(prefix));
+        note(sys::mount::remove_tree(prefix));
     }
     let _ = std::fs::remove_file(&options.socket);
     first

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets an error is to fail")]
 
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/harness.rs"]
 mod harness;
 #[path = "it/images.rs"]

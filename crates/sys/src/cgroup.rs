@@ -9,12 +9,16 @@
 pub mod devices;
 mod figures;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use figures::{Figures, Memory};
 use serde::{Deserialize, Serialize};
+
+/// How often processes that are forked while their group is killed are looked for.
+const KILL_ROUNDS: usize = 100;
 
 /// An operation on a control file that failed.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +220,7 @@ impl Cgroup {
         all
     }
 
-    /// Sends SIGKILL to everything in the group.
+    /// Sends SIGKILL to everything in the group, also to what forks meanwhile.
     pub fn kill(&self) {
         if let Layout::V2(mount) = &self.layout {
             let file = mount.join(self.path.trim_start_matches('/')).join("cgroup.kill"); // Linux 5.14
@@ -224,9 +228,33 @@ impl Cgroup {
                 return;
             }
         }
-        for pid in self.processes() {
-            let _ = crate::process::kill(pid, libc::SIGKILL);
+        // Frozen processes do not fork; where nothing freezes, children are looked for until there are no new ones.
+        let frozen = self.freeze(true);
+        let mut seen = BTreeSet::new();
+        for _ in 0..KILL_ROUNDS {
+            let fresh: Vec<i32> = self.processes().into_iter().filter(|pid| seen.insert(*pid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in fresh {
+                let _ = crate::process::kill(pid, libc::SIGKILL);
+            }
         }
+        if frozen {
+            self.freeze(false);
+        }
+    }
+
+    /// Freezes the group's processes, or lets them go on; whether the host can.
+    fn freeze(&self, frozen: bool) -> bool {
+        let (file, value) = match (self.layout.is_v2(), frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        let directory = self.layout.directory("freezer", &self.path);
+        directory.is_some_and(|directory| fs::write(directory.join(file), value).is_ok())
     }
 
     /// Removes the group and its sub-groups; `EBUSY` means that processes are still in it.

@@ -220,17 +220,65 @@ pub fn set_attribute(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
 }
 
 /// Mount points of the calling process at or below `prefix`, deepest and latest first: the order in
-/// which they can be unmounted.
+/// which they can be unmounted. A prefix that leads over symbolic links is followed, as the kernel's table names places
+/// without them.
 pub fn below(prefix: &Path) -> io::Result<Vec<PathBuf>> {
+    let prefix = match fs::canonicalize(prefix) {
+        Ok(real) => real,
+        // A place that is gone may still be in the table under its old name.
+        Err(_) => prefix.to_owned(),
+    };
     let table = fs::read("/proc/self/mountinfo")?;
     let mut found: Vec<PathBuf> = table
         .split(|b| *b == b'\n')
         .filter_map(|line| line.split(|b| *b == b' ').nth(4))
         .map(unescape)
-        .filter(|path| path.starts_with(prefix))
+        .filter(|path| path.starts_with(&prefix))
         .collect();
     found.reverse();
     Ok(found)
+}
+
+/// Detaches everything that is mounted below `directory`, but not a mount on itself. Goes on past failures; the first
+/// one is the answer.
+pub fn detach_below(directory: &Path) -> io::Result<()> {
+    let own = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let mut first = Ok(());
+    for point in below(directory)?.into_iter().filter(|point| *point != own) {
+        if let Err(error) = detach(&point) {
+            let failure = io::Error::new(error.source.kind(), format!("{error}: {}", error.source));
+            first = first.and(Err(failure));
+        }
+    }
+    first
+}
+
+/// Removes `directory` with everything in it, unless anything is mounted below: the removal would go through the mount
+/// and take what is on the other side. A directory that something is mounted on itself is emptied and stays. What is
+/// gone already is fine.
+pub fn remove_tree(directory: &Path) -> io::Result<()> {
+    let own = match fs::canonicalize(directory) {
+        Ok(own) => own,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mounts = below(&own)?;
+    if let Some(point) = mounts.iter().find(|point| **point != own) {
+        let text = format!("{} is not removed: {} is still mounted", directory.display(), point.display());
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
+    if mounts.is_empty() {
+        return fs::remove_dir_all(directory);
+    }
+    for entry in fs::read_dir(&own)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The kernel writes blanks and the like as three octal digits.
@@ -261,6 +309,32 @@ mod tests {
         {
             assert_eq!(unescape(field.as_bytes()), Path::new(path));
         }
+    }
+
+    /// Needs root; says so and passes without.
+    #[test]
+    fn nothing_is_removed_through_a_mount() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let directory = std::env::temp_dir().join(format!("ironclad mount {}", std::process::id()));
+        let (precious, tree) = (directory.join("precious"), directory.join("a tree"));
+        fs::create_dir_all(tree.join("x/target")).unwrap();
+        fs::create_dir_all(&precious).unwrap();
+        fs::write(precious.join("file"), "x").unwrap();
+        bind(&precious, &tree.join("x/target")).unwrap();
+        // By another name: the kernel's table knows only the real one.
+        std::os::unix::fs::symlink(&tree, directory.join("link")).unwrap();
+        for name in [&tree, &directory.join("link")] {
+            let error = remove_tree(name).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
+        }
+        assert!(precious.join("file").exists());
+        detach_below(&tree).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(precious.join("file").exists() && !tree.exists());
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub fn reap() -> Option<Exit> {
     }
 }
 
+/// The number of the signal that cannot be refused.
+pub const KILL: i32 = libc::SIGKILL;
+
 /// Sends a signal by number (also the real-time ones). A process that is gone is no error.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill has no memory preconditions.

@@ -2,9 +2,7 @@
 //!
 //! Behind a trait so that tests need no root. Not here: deciding what to mount.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -54,30 +52,8 @@ impl Host for SystemHost {
     }
 
     fn mounts_below(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
-        // A bind mount of the same file system has its parent's device number, so the table is what tells.
-        let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-        Ok(points.filter(|point| point.starts_with(directory)).collect())
+        let mut points = sys::mount::below(directory)?;
+        points.reverse();
+        Ok(points)
     }
-}
-
-/// A path as the kernel writes it in mountinfo: blanks and backslashes are `\ooo`.
-fn unescape(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let octal =
-            tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }

@@ -2,15 +2,22 @@
 //!
 //! Writes the Service and this node's EndpointSlice in `kube-system`. Not here: the server itself (the `dns` crate).
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
-use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
+use api::types::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use client::{Client, Patch};
 use foundation::Tasks;
 use serde_json::{Value, json};
 
-use super::{Api, Context};
+use super::{Api, Context, SERVICE_ACCOUNT_GROUPS, service_account};
 
 /// Port of the server on the node: 53 may belong to the host's own resolver.
 const PORT: u16 = 10053;
@@ -25,11 +32,32 @@ pub async fn start(context: &Context, api: &Api, tasks: &Tasks) -> anyhow::Resul
         address,
         domain: context.config.cluster_domain.clone(),
         resolvers: dns::forward::resolvers_of(Path::new("/etc/resolv.conf"), address),
+        clients: clients(context, api),
     };
     dns::start(&options, &api.informers, tasks, context.clock.clone())
         .await
         .context("the DNS cannot start")?;
-    publish(context, &api.administrator()).await.context("the DNS cannot be published as a Service")
+    let client = api.client(&service_account("coredns"), &SERVICE_ACCOUNT_GROUPS);
+    publish(context, &client).await.context("the DNS cannot be published as a Service")
+}
+
+/// Pods, and the nodes themselves, by whose addresses their own processes and what is masqueraded come.
+fn clients(context: &Context, api: &Api) -> dns::Clients {
+    let pods = context.config.cluster_cidr;
+    let own = context.node.ip;
+    let nodes = api.informers.informer::<Node>();
+    let of_a_node = move |address: &str| {
+        let mut addresses = Vec::new();
+        for node in nodes.list() {
+            let status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            addresses.extend(status.map(|known| known.address.clone()));
+        }
+        addresses.iter().any(|known| known == address)
+    };
+    dns::Clients(Arc::new(move |ip| match ip {
+        IpAddr::V4(v4) if pods.contains(v4) => true,
+        ip => ip.is_loopback() || ip == own || of_a_node(&ip.to_string()),
+    }))
 }
 
 async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use ::kubelet::{Handle, Options, ServerOptions, hollow, server::auth::ApiAccess};
 use anyhow::Context as _;
 use foundation::Tasks;
+use parking_lot::Mutex;
+use pki::Leaf;
 
 use super::{Api, Context, apiserver};
 
@@ -15,19 +17,24 @@ const MAX_PODS: u32 = 110;
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
 
 /// Starts the kubelet on a CRI socket.
-pub async fn start(context: &Context, api: &Api, runtime: PathBuf, tasks: &Tasks) -> anyhow::Result<Handle> {
+pub async fn start(
+    context: &Context,
+    api: &Api,
+    runtime: PathBuf,
+    network_changed: Arc<tokio::sync::Notify>,
+    tasks: &Tasks,
+) -> anyhow::Result<Handle> {
     let data_dir = &context.config.dirs.data_dir;
     let identity = format!("system:node:{}", context.node.name);
     let client = api.client(&identity, &["system:nodes"]);
-    let tls_context = context.clone();
-    // Fails here, where it can be told, before it is asked for at each connection.
-    let first = apiserver::kubelet_serving(context, context.clock.now())?;
+    let tls = Serving::new(context.clone())?;
     let options = Options {
         node_name: context.node.name.clone(),
         node_ips: vec![context.node.ip],
         root_dir: data_dir.join("kubelet"),
         pod_logs_dir: data_dir.join("logs/pods"),
         runtime_endpoint: runtime,
+        network_changed,
         cluster_dns: vec![context.config.cluster_dns().into()],
         cluster_domain: context.config.cluster_domain.clone(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
@@ -37,18 +44,45 @@ pub async fn start(context: &Context, api: &Api, runtime: PathBuf, tasks: &Tasks
         version: KUBERNETES_VERSION.into(),
         server: Some(ServerOptions {
             address: SocketAddr::new(context.config.bind_address, context.config.kubelet_port),
-            tls: Arc::new(move || {
-                let fresh = apiserver::kubelet_serving(&tls_context, tls_context.clock.now());
-                fresh.unwrap_or_else(|error| {
-                    tracing::error!(error = format!("{error:#}"), "cannot renew the kubelet's certificate");
-                    first.clone()
-                })
-            }),
+            tls: Arc::new(move || tls.current()),
             access: Arc::new(ApiAccess::new(client.clone(), context.clock.clone())),
         }),
     };
     let (clock, randomness) = (context.clock.clone(), context.randomness.clone());
     ::kubelet::start(options, client, tasks, clock, randomness).await.context("the kubelet cannot start")
+}
+
+/// The TLS configuration of the kubelet's server, made anew only when its certificate is another one.
+struct Serving {
+    context: Context,
+    made: Mutex<(Arc<pki::Credential>, Arc<rustls::ServerConfig>)>,
+}
+
+impl Serving {
+    fn new(context: Context) -> anyhow::Result<Self> {
+        let now = context.clock.now();
+        let made =
+            (context.pki.credential(Leaf::KubeletServing, now)?, apiserver::kubelet_serving(&context, now)?);
+        Ok(Self { context, made: Mutex::new(made) })
+    }
+
+    /// For the next connection. When the certificate cannot be renewed the old one goes on to be shown.
+    fn current(&self) -> Arc<rustls::ServerConfig> {
+        let now = self.context.clock.now();
+        let mut made = self.made.lock();
+        let renewed = self.context.pki.credential(Leaf::KubeletServing, now).map_err(anyhow::Error::from);
+        let fresh = renewed.and_then(|credential| match Arc::ptr_eq(&credential, &made.0) {
+            true => Ok(()),
+            false => {
+                *made = (credential, apiserver::kubelet_serving(&self.context, now)?);
+                Ok(())
+            }
+        });
+        if let Err(error) = fresh {
+            tracing::error!(error = format!("{error:#}"), "cannot renew the kubelet's certificate");
+        }
+        made.1.clone()
+    }
 }
 
 /// Starts simulated nodes. They share one client that may do everything: they stand for nodes, not for their rights.

@@ -2,6 +2,8 @@
 //!
 //! Reads the Node object; writes the `.conflist` and the plugins' links where the runtime looks for them.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use api::types::core::v1::Node;
 use foundation::Tasks;
@@ -13,8 +15,13 @@ use crate::cli;
 /// Name of the bridge to which pods are connected.
 pub const BRIDGE: &str = "cni0";
 
-/// Links the plugins, and follows the node's addresses.
-pub fn start(context: &Context, api: &Api, tasks: &Tasks) -> anyhow::Result<()> {
+/// Links the plugins, and follows the node's addresses. `configured` is told when the configuration has been written.
+pub fn start(
+    context: &Context,
+    api: &Api,
+    tasks: &Tasks,
+    configured: Arc<tokio::sync::Notify>,
+) -> anyhow::Result<()> {
     let (bin_dir, conf_dir) = (context.config.cni_bin_dir(), context.config.cni_conf_dir());
     conflist::link_plugins(&bin_dir, &cli::own_path()?).context("cannot link the CNI plugins")?;
     let nodes = api.informers.informer::<Node>();
@@ -34,7 +41,10 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) -> anyhow::Result<()> 
                     mtu: 0,
                 };
                 match conflist::write(&conf_dir, &network) {
-                    Ok(()) => written = Some(subnet),
+                    Ok(()) => {
+                        written = Some(subnet);
+                        configured.notify_one();
+                    }
                     Err(error) => tracing::error!(%error, "pods cannot be connected"),
                 }
             }

@@ -1,9 +1,6 @@
 //! The embedded container runtime: serves CRI on `<data-dir>/run/runtime.sock`.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cri::v1;
@@ -19,12 +16,7 @@ pub fn options(dirs: &DataDir) -> anyhow::Result<Options> {
     Options::for_data_dir(&dirs.data_dir).context("cannot find the path of this program")
 }
 
-/// How long the runtime may take to adopt the pods that it finds.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often its socket is tried until then.
-const LOOK: Duration = Duration::from_millis(1);
-
-/// Starts the runtime, and returns its socket once it answers. It serves until the tasks end; containers go on.
+/// Starts the runtime, and returns its socket once it listens. It serves until the tasks end; containers go on.
 pub async fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
     let options = Options {
         cni_bin_dir: context.config.cni_bin_dir(),
@@ -32,10 +24,11 @@ pub async fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> 
         ..options(&context.config.dirs)?
     };
     let socket = options.socket.clone();
-    let token = tasks.token();
+    let server =
+        runtime::Server::open(options, tasks).await.context("the container runtime does not start")?;
     let everything = tasks.clone();
     tasks.spawn("runtime", async move {
-        if let Err(error) = runtime::serve(options, token.clone()).await {
+        if let Err(error) = server.serve(everything.token()).await {
             tracing::error!(
                 error = format!("{:#}", anyhow::Error::from(error)),
                 "the container runtime ended"
@@ -44,16 +37,7 @@ pub async fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> 
             everything.token().cancel();
         }
     });
-    let deadline = context.clock.monotonic() + PATIENCE;
-    loop {
-        match cri::connect(&socket).await {
-            Ok(_) => return Ok(socket),
-            Err(error) if tasks.token().is_cancelled() || context.clock.monotonic() > deadline => {
-                return Err(error).context("the container runtime does not start");
-            }
-            Err(_) => context.clock.sleep(LOOK).await,
-        }
-    }
+    Ok(socket)
 }
 
 /// Seconds that containers get between SIGTERM and SIGKILL when the whole node stops its pods.

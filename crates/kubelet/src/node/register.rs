@@ -23,21 +23,27 @@ use super::object::{self, Facts};
 const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
-const RETRY: Duration = Duration::from_millis(200);
+/// First and longest wait before a runtime that is not ready is asked again: some become so without telling anybody.
+const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// First and longest wait before a failed request is made again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How many images the status names, the largest first.
 const MOST_IMAGES: usize = 50;
 const LEASES: &str = "kube-node-lease";
 
 /// Runs the node's own reporting.
 pub fn run(node: Arc<Node>, address: Option<SocketAddr>, ready: watch::Sender<bool>, tasks: &Tasks) {
-    let lease = node.clone();
-    tasks.spawn_until_cancelled("heartbeat", async move { renew(&lease).await });
+    let heartbeat = tasks.clone();
     tasks.spawn_until_cancelled("kubelet", async move {
         let mut known = register(&node, address).await;
+        // The Lease belongs to the Node, so it comes after it.
+        let lease = node.clone();
+        heartbeat.spawn_until_cancelled("heartbeat", async move { renew(&lease).await });
         let about = reference(&node, known.metadata.uid.as_deref());
         node.recorder.event_about(about.clone(), EventType::Normal, "Starting", "Starting kubelet.");
         let mut was_ready = false;
         let mut written = node.clock.monotonic();
+        let mut look = LOOK.0;
         loop {
             let facts = facts(&node, address).await;
             let unready = facts.unready.clone();
@@ -70,7 +76,12 @@ pub fn run(node: Arc<Node>, address: Option<SocketAddr>, ready: watch::Sender<bo
             }
             was_ready = !failed && unready.is_none();
             // A runtime that is not ready yet is asked again soon, a ready one at the heartbeat's rhythm.
-            node.clock.sleep(if was_ready { RENEW } else { RETRY }).await;
+            let wait = if was_ready { RENEW } else { look };
+            look = if was_ready { LOOK.0 } else { (look * 2).min(LOOK.1) };
+            tokio::select! {
+                () = node.clock.sleep(wait) => {}
+                () = node.options.network_changed.notified() => {}
+            }
         }
     });
 }
@@ -139,6 +150,7 @@ async fn images(node: &Node) -> Vec<ContainerImage> {
 
 /// Makes the node's object, or takes over the one that is there.
 async fn register(node: &Node, address: Option<SocketAddr>) -> NodeObject {
+    let mut wait = RETRY.0;
     loop {
         let wanted = object::object(&facts(node, address).await);
         match node.client.create::<NodeObject>(None, &wanted).await {
@@ -153,7 +165,8 @@ async fn register(node: &Node, address: Option<SocketAddr>) -> NodeObject {
             }
             Err(error) => tracing::warn!(%error, "the node was not registered"),
         }
-        node.clock.sleep(RETRY).await;
+        node.clock.sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
     }
 }
 
@@ -172,6 +185,7 @@ async fn write(node: &Node, status: &NodeStatus) -> Result<NodeObject, client::E
 async fn renew(node: &Node) {
     let name = &node.options.node_name;
     let mut known: Option<Lease> = None;
+    let mut again = RETRY.0;
     loop {
         let now = MicroTime(node.clock.now());
         let result = match known.take() {
@@ -196,11 +210,14 @@ async fn renew(node: &Node) {
         let wait = match result {
             Ok(lease) => {
                 known = Some(lease);
+                again = RETRY.0;
                 RENEW
             }
             Err(error) => {
                 tracing::debug!(%error, "the node's lease was not renewed");
-                RETRY
+                let wait = again;
+                again = (again * 2).min(RETRY.1);
+                wait
             }
         };
         node.clock.sleep(wait).await;

@@ -3,7 +3,7 @@
 //! [`Access`] is the seam; [`ApiAccess`] asks the API server (TokenReview, SubjectAccessReview) and remembers answers as
 //! long as upstream does. Upstream: `pkg/kubelet/server/auth.go`, `apiserver/pkg/authentication/token/cache`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct User {
     pub uid: String,
     /// The groups.
     pub groups: Vec<String>,
+    /// What else the authenticator knows of it.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// Who may do what on this node.
@@ -43,7 +45,7 @@ pub fn from_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
     let groups =
         parsed.subject().iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned);
     let groups = groups.chain(["system:authenticated".to_owned()]).collect();
-    Some(User { name, uid: String::new(), groups })
+    Some(User { name, groups, ..User::default() })
 }
 
 /// The subresources of the node that a path stands for; any of them suffices.
@@ -125,6 +127,7 @@ impl Access for ApiAccess {
             name: user.username.unwrap_or_default(),
             uid: user.uid.unwrap_or_default(),
             groups: user.groups.unwrap_or_default(),
+            extra: user.extra.unwrap_or_default(),
         });
         self.users.put(key, user.clone(), now + TOKEN, now);
         user
@@ -141,6 +144,7 @@ impl Access for ApiAccess {
                 user: Some(user.name.clone()),
                 uid: Some(user.uid.clone()).filter(|uid| !uid.is_empty()),
                 groups: Some(user.groups.clone()),
+                extra: Some(user.extra.clone()).filter(|extra| !extra.is_empty()),
                 resource_attributes: Some(ResourceAttributes {
                     verb: Some(verb.to_owned()),
                     version: Some("v1".to_owned()),

@@ -27,6 +27,7 @@ fn options(directory: &std::path::Path, socket: &std::path::Path) -> Options {
         root_dir: directory.join("kubelet"),
         pod_logs_dir: directory.join("logs"),
         runtime_endpoint: socket.to_owned(),
+        network_changed: Default::default(),
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         resolv_conf: "/etc/resolv.conf".into(),

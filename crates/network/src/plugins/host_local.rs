@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
@@ -119,13 +119,23 @@ impl Ledger {
     /// Addresses in use with the text of their owners.
     fn owners(&self) -> Result<Vec<(u32, String)>, Error> {
         let entries = fs::read_dir(&self.directory).map_err(|error| problem(&self.directory, &error))?;
-        Ok(entries
-            .flatten()
-            .filter_map(|entry| {
-                let address: Ipv4Addr = entry.file_name().to_str()?.parse().ok()?;
-                Some((u32::from(address), fs::read_to_string(entry.path()).ok()?))
-            })
-            .collect())
+        let mut owners = Vec::new();
+        for entry in entries.flatten() {
+            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse::<Ipv4Addr>().ok())
+            else {
+                continue;
+            };
+            let path = entry.path();
+            match fs::read_to_string(&path) {
+                // Of somebody who died while writing it (not this program, which writes beside): nobody's address.
+                Ok(text) if text.is_empty() => {
+                    fs::remove_file(&path).map_err(|error| problem(&path, &error))?
+                }
+                Ok(text) => owners.push((u32::from(address), text)),
+                Err(error) => return Err(problem(&path, &error)),
+            }
+        }
+        Ok(owners)
     }
 
     fn last(&self) -> Option<u32> {
@@ -136,7 +146,11 @@ impl Ledger {
     fn reserve(&self, address: u32, owner: &str) -> Result<(), Error> {
         let path = self.file(address);
         let write = || {
-            File::options().write(true).create_new(true).open(&path)?.write_all(owner.as_bytes())?;
+            // Beside, then under its name: an address never appears without its owner.
+            let beside = self.directory.join("reservation.new");
+            fs::write(&beside, owner)?;
+            fs::hard_link(&beside, &path)?;
+            fs::remove_file(&beside)?;
             fs::write(self.directory.join("last_reserved_ip.0"), Ipv4Addr::from(address).to_string())
         };
         write().map_err(|error| problem(&path, &error))
@@ -275,6 +289,17 @@ mod tests {
         let rest: Vec<_> = ["c", "d", "e", "f"].into_iter().map(|id| add(id).unwrap()).collect();
         assert_eq!(rest, ["10.9.0.4/29", "10.9.0.5/29", "10.9.0.6/29", "10.9.0.2/29"]);
         assert!(add("g").unwrap_err().message.starts_with("no IP addresses available in range set"));
+    }
+
+    #[test]
+    fn an_address_without_an_owner_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), "10.9.0.0/30");
+        fs::create_dir_all(directory.path().join("pods")).unwrap();
+        fs::write(directory.path().join("pods/10.9.0.2"), "").unwrap();
+        HostLocal.add(&arguments("a"), &config).unwrap();
+        HostLocal.check(&arguments("a"), &config).unwrap();
+        assert_eq!(fs::read_to_string(directory.path().join("pods/10.9.0.2")).unwrap(), "a\neth0");
     }
 
     #[test]

@@ -41,6 +41,9 @@ impl Engine {
         let id = self.id();
         let engine = self.clone();
         let config = Arc::new(config);
+        // Until the container is known its layers are in use by nobody that the store could ask.
+        let images = self.images.clone();
+        let _layers = blocking(move || Ok(images.working()?)).await?;
         let (record, config) = {
             let (id, config) = (id.clone(), config.clone());
             blocking(move || {
@@ -55,7 +58,10 @@ impl Engine {
         let sandbox = record.sandbox.clone();
         let resources = config.linux.as_ref().and_then(|l| l.resources.clone());
         let (run, _) = watch::channel(RunStatus::default());
-        self.state.lock().containers.insert(id.clone(), Container { record, config, resources, run });
+        self.state
+            .lock()
+            .containers
+            .insert(id.clone(), Container { record, config, resources, run, starting: false });
         self.publish(&sandbox, &id, v1::ContainerEventType::ContainerCreatedEvent);
         Ok(id)
     }
@@ -133,7 +139,24 @@ impl Engine {
                     .map_err(io_error(format!("failed to mkdir {:?}", mount.host_path)))?;
             }
         }
-        let group = Cgroup::new(self.layout.clone(), cgroup.clone());
+        let image_ref = image.digests.first().cloned().unwrap_or_else(|| image.id.clone());
+        let record = ContainerRecord {
+            id: id.to_owned(),
+            sandbox: sandbox.to_owned(),
+            created_at: now(),
+            image_id: image.id.clone(),
+            image_ref,
+            user,
+            layers,
+            cgroup: cgroup.clone(),
+            log,
+            stop_signal: image.config.stop_signal.clone(),
+        };
+        write_json(&directory.join("spec.json"), &built)
+            .and_then(|()| write_config(&directory.join("config.pb"), config))
+            .and_then(|()| write_json(&directory.join("record.json"), &record))
+            .map_err(io_error("write the container's record"))?;
+        let group = Cgroup::new(self.layout.clone(), cgroup);
         let resources = config.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default();
         let limited = (|| {
             group.create()?;
@@ -147,23 +170,6 @@ impl Engine {
                 return Err(cgroup_error(&e));
             }
         }
-        let image_ref = image.digests.first().cloned().unwrap_or_else(|| image.id.clone());
-        let record = ContainerRecord {
-            id: id.to_owned(),
-            sandbox: sandbox.to_owned(),
-            created_at: now(),
-            image_id: image.id.clone(),
-            image_ref,
-            user,
-            layers,
-            cgroup,
-            log,
-            stop_signal: image.config.stop_signal.clone(),
-        };
-        write_json(&directory.join("spec.json"), &built)
-            .and_then(|()| write_config(&directory.join("config.pb"), config))
-            .and_then(|()| write_json(&directory.join("record.json"), &record))
-            .map_err(io_error("write the container's record"))?;
         Ok(record)
     }
 
@@ -221,15 +227,26 @@ impl Engine {
     /// Starts a created container.
     pub(crate) async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let id = self.container_id(id)?;
-        let sandbox = {
-            let state = self.state.lock();
-            let Some(container) = state.containers.get(&id) else { return Err(gone(&id)) };
+        let (sandbox, link) = {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            let Some(container) = state.containers.get_mut(&id) else { return Err(gone(&id)) };
+            let refuse = |why: &str| {
+                Err(Error::State(format!("failed to set starting state for container {id:?}: {why}")))
+            };
             if container.run.borrow().started_at != 0 || container.run.borrow().exited() {
-                return Err(Error::State(format!("container {id:?} is not in created state")));
+                return refuse("container is not in created state");
             }
-            container.record.sandbox.clone()
+            // A client that asks twice must not be told of the refusal as if it were the container's end.
+            if container.starting {
+                return refuse("container is already in starting state");
+            }
+            let sandbox = container.record.sandbox.clone();
+            let link = state.sandboxes.get(&sandbox).and_then(|s| s.link.clone());
+            let link = link.ok_or_else(|| Error::State(format!("sandbox {sandbox} is not ready")))?;
+            container.starting = true;
+            (sandbox, link)
         };
-        let link = self.link(&sandbox)?;
         let directory = self.options.container_root(&id);
         let verb = Verb::Start { container: id.clone(), directory: directory.clone() };
         let started = link.call(verb, &[]).await;
@@ -237,7 +254,12 @@ impl Engine {
             Ok((Reply::Started { pid }, _)) => {
                 RunStatus { pid: *pid, started_at: now(), ..RunStatus::default() }
             }
-            Ok(_) => return Err(Error::Failed("the supervisor answered something else".into())),
+            Ok(_) => {
+                if let Some(container) = self.state.lock().containers.get_mut(&id) {
+                    container.starting = false;
+                }
+                return Err(Error::Failed("the supervisor answered something else".into()));
+            }
             Err(error) => {
                 // containerd's code and reason for a container that never ran.
                 let run = RunStatus {
@@ -253,8 +275,9 @@ impl Engine {
         };
         let message = run.message.clone();
         {
-            let state = self.state.lock();
-            if let Some(container) = state.containers.get(&id) {
+            let mut state = self.state.lock();
+            if let Some(container) = state.containers.get_mut(&id) {
+                container.starting = false;
                 // A very short run may have ended already.
                 container.run.send_if_modified(|current| {
                     let news = !current.exited();
@@ -329,6 +352,12 @@ impl Engine {
         let (sandbox, cgroup) = {
             let state = self.state.lock();
             let Some(container) = state.containers.get(&id) else { return Ok(()) };
+            if container.starting {
+                let why = "container is in starting state, can't be removed";
+                return Err(Error::State(format!(
+                    "failed to set removing state for container {id:?}: {why}"
+                )));
+            }
             (container.record.sandbox.clone(), container.record.cgroup.clone())
         };
         if let Ok(link) = self.link(&sandbox) {

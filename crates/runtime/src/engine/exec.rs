@@ -98,7 +98,7 @@ impl Engine {
         .map_err(io_error("describe the process"))?;
         let name = self.id();
         let (sender, ended) = oneshot::channel();
-        self.execs.lock().insert(name.clone(), sender);
+        self.execs.lock().insert(name.clone(), (sandbox, sender));
         let streams = [0, 1, 2].map(|i| request.streams[i].is_some());
         let verb = Verb::Exec { container: id, exec: name.clone(), streams, size: None };
         let mut descriptors = vec![file.as_fd()];

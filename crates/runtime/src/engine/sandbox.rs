@@ -10,7 +10,6 @@ use sys::cgroup::Layout;
 use sys::mount;
 
 use super::{Engine, Error, Sandbox, SandboxRecord, blocking, io_error, now, write_config};
-use crate::link::Link;
 use crate::network::{Attachment, HostPort};
 use crate::spec;
 use crate::sysctl::{self, Own};
@@ -78,55 +77,45 @@ impl Engine {
             id: id.clone(),
             handler,
             created_at: now(),
-            ready: true,
+            ready: false,
+            making: true,
             addresses: Vec::new(),
             netns: (!host_network).then(|| self.options.netns_of(&id)),
         };
-        let config = Arc::new(config);
-        match self.make_sandbox(record.clone(), config.clone()).await {
-            Ok((record, link)) => {
-                self.save_sandbox(&record);
-                let sandbox = Sandbox { record, config, link: Some(Arc::new(link)) };
+        let mut sandbox = Sandbox { record, config: Arc::new(config), link: None };
+        match self.make_sandbox(&mut sandbox).await {
+            Ok(()) => {
+                let link = sandbox.link.clone();
                 self.state.lock().sandboxes.insert(id.clone(), sandbox);
                 self.publish(&id, &id, v1::ContainerEventType::ContainerCreatedEvent);
                 self.publish(&id, &id, v1::ContainerEventType::ContainerStartedEvent);
+                if link.is_some_and(|link| link.is_closed()) {
+                    // That was told before anybody knew the sandbox.
+                    self.link_lost(&id).await;
+                }
                 Ok(id)
             }
             Err(error) => {
-                let engine = self.clone();
-                let attachment = attachment(&record, &config);
                 // Nobody knows its ID yet, so nobody else would clean up.
-                let _ = blocking(move || {
-                    if record.netns.is_some() {
-                        let _ = engine.network.teardown(&attachment);
-                    }
-                    engine.clear_sandbox(&record.id);
-                    let _ = std::fs::remove_dir_all(engine.options.sandbox_root(&record.id));
-                    Ok(())
-                })
-                .await;
+                self.discard(sandbox).await;
                 Err(error)
             }
         }
     }
 
-    async fn make_sandbox(
-        self: &Arc<Self>,
-        mut record: SandboxRecord,
-        config: Arc<v1::PodSandboxConfig>,
-    ) -> Result<(SandboxRecord, Link), Error> {
+    async fn make_sandbox(self: &Arc<Self>, sandbox: &mut Sandbox) -> Result<(), Error> {
         let spec = {
             let engine = self.clone();
-            let (record, config) = (record.clone(), config.clone());
+            let (record, config) = (sandbox.record.clone(), sandbox.config.clone());
             blocking(move || engine.prepare_sandbox(&record, &config)).await?
         };
-        let id = record.id.clone();
         self.nursery.supervise(&spec).await?;
-        let link = self.connect(&id).map_err(io_error("connect to the pod's supervisor"))?;
-        if record.netns.is_some() {
+        let link = self.connect(&sandbox.record.id).map_err(io_error("connect to the pod's supervisor"))?;
+        sandbox.link = Some(Arc::new(link));
+        if sandbox.record.netns.is_some() {
             let engine = self.clone();
-            let attachment = attachment(&record, &config);
-            let result = blocking(move || {
+            let attachment = attachment(&sandbox.record, &sandbox.config);
+            let addresses = blocking(move || {
                 engine.network.setup(&attachment).map_err(|e| {
                     Error::Failed(format!(
                         "failed to setup network for sandbox {:?}: {e}",
@@ -134,16 +123,55 @@ impl Engine {
                     ))
                 })
             })
-            .await;
-            match result {
-                Ok(addresses) => record.addresses = addresses.iter().map(ToString::to_string).collect(),
-                Err(error) => {
-                    let _ = link.call(Verb::Shutdown, &[]).await;
-                    return Err(error);
-                }
-            }
+            .await?;
+            sandbox.record.addresses = addresses.iter().map(ToString::to_string).collect();
         }
-        Ok((record, link))
+        (sandbox.record.making, sandbox.record.ready) = (false, true);
+        self.write_sandbox(&sandbox.record).map_err(io_error("write the sandbox's record"))
+    }
+
+    /// Removes what there is of a sandbox that was never finished. What cannot be removed now is kept as a sandbox that
+    /// is not ready, for the kubelet to remove, and for the next start.
+    pub(super) async fn discard(self: &Arc<Self>, mut sandbox: Sandbox) {
+        let id = sandbox.record.id.clone();
+        (sandbox.record.making, sandbox.record.ready) = (true, false);
+        if sandbox.link.is_none() {
+            sandbox.link = match self.connect(&id) {
+                Ok(link) => Some(Arc::new(link)),
+                Err(_) => None,
+            };
+        }
+        let mut failures = Vec::new();
+        if let Err(error) = self.shut_down(&sandbox).await {
+            failures.push(error.to_string());
+        }
+        let engine = self.clone();
+        let (record, config) = (sandbox.record.clone(), sandbox.config.clone());
+        let cleared = blocking(move || {
+            if record.netns.is_some() {
+                engine.network.teardown(&attachment(&record, &config)).map_err(Error::Failed)?;
+            }
+            engine.clear_sandbox(&record.id);
+            Ok(())
+        })
+        .await;
+        failures.extend(cleared.err().map(|error| error.to_string()));
+        if failures.is_empty() {
+            let _ = std::fs::remove_dir_all(self.options.sandbox_root(&id));
+        } else {
+            tracing::warn!(sandbox = id, ?failures, "a pod that could not be made is not gone");
+            self.save_sandbox(&sandbox.record);
+            self.state.lock().sandboxes.insert(id, sandbox);
+        }
+    }
+
+    /// Ends a sandbox's supervisor, and with it everything in the sandbox. One that is gone already is fine.
+    async fn shut_down(&self, sandbox: &Sandbox) -> Result<(), Error> {
+        let Some(link) = &sandbox.link else { return Ok(()) };
+        match link.call(Verb::Shutdown, &[]).await {
+            Ok(_) | Err(crate::link::Error::Gone) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Everything on disk that the supervisor and the containers need.
@@ -159,6 +187,8 @@ impl Engine {
             std::fs::create_dir_all(&root)?;
             std::fs::create_dir_all(&state)?;
             write_config(&root.join("config.pb"), config)?;
+            // Before anything else of the sandbox exists: whatever happens from here on, the next start finds it.
+            self.write_sandbox(record)?;
             let hostname = if config.hostname.is_empty() {
                 nix::unistd::gethostname()?.to_string_lossy().into_owned()
             } else {
@@ -209,14 +239,16 @@ impl Engine {
         for container in containers {
             self.stop_container(&container, 0).await?;
         }
-        let (record, config, link) = {
-            let mut state = self.state.lock();
-            let Some(sandbox) = state.sandboxes.get_mut(&id) else { return Ok(()) };
-            (sandbox.record.clone(), sandbox.config.clone(), sandbox.link.take())
+        let sandbox = {
+            let state = self.state.lock();
+            let Some(sandbox) = state.sandboxes.get(&id) else { return Ok(()) };
+            let (record, config) = (sandbox.record.clone(), sandbox.config.clone());
+            // Kept until the supervisor is gone: should a step fail, the next try needs it.
+            Sandbox { record, config, link: sandbox.link.clone() }
         };
-        if record.netns.is_some() {
+        if sandbox.record.netns.is_some() {
             let engine = self.clone();
-            let attachment = attachment(&record, &config);
+            let attachment = attachment(&sandbox.record, &sandbox.config);
             blocking(move || {
                 engine.network.teardown(&attachment).map_err(|e| {
                     Error::Failed(format!(
@@ -227,10 +259,7 @@ impl Engine {
             })
             .await?;
         }
-        if let Some(link) = link {
-            // One that is gone already has nothing left to shut down.
-            let _ = link.call(Verb::Shutdown, &[]).await;
-        }
+        self.shut_down(&sandbox).await?;
         let engine = self.clone();
         let cleared = id.clone();
         blocking(move || {
@@ -243,6 +272,7 @@ impl Engine {
             let Some(sandbox) = state.sandboxes.get_mut(&id) else { return Ok(()) };
             let was_ready = sandbox.record.ready;
             sandbox.record.ready = false;
+            sandbox.link = None;
             self.save_sandbox(&sandbox.record);
             was_ready
         };

@@ -130,6 +130,7 @@ impl Images {
             })
             .transpose()?
             .map(|r| r.to_string());
+        let _layers = self.working()?;
         let path = self.temporary("import");
         let spool = || {
             let mut file = File::options().create_new(true).read(true).write(true).open(&path)?;

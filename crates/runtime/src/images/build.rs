@@ -87,6 +87,7 @@ pub fn build(root: &Path, build: &Build) -> Result<Image, Error> {
         Ok((file, digest, length))
     };
     let (file, diff_id, size) = pack().map_err(io_error("pack the image"))?;
+    let _layers = images.working()?;
     images.add_layer(&diff_id, || Ok(Box::new(file)))?;
     let config = ImageConfig {
         architecture: architecture().into(),
@@ -162,8 +163,13 @@ mod tests {
         assert_eq!(images.find("demo:latest").unwrap(), Some(image.clone()));
         assert_eq!(images.find(&image.id).unwrap(), Some(image.clone()));
         assert_eq!(images.find("other").unwrap(), None);
-        images.remove("demo", &Default::default()).unwrap();
+        let pulling = images.working().unwrap();
+        images.remove("demo", &Default::default).unwrap();
         assert_eq!(images.list().unwrap(), []);
+        // A pull that found the layer there counts on it until its image is recorded.
+        assert_eq!(fs::read_dir(images.layers_directory()).unwrap().count(), 1);
+        drop(pulling);
+        images.collect_garbage(&Default::default).unwrap();
         assert_eq!(fs::read_dir(images.layers_directory()).unwrap().count(), 0);
     }
 

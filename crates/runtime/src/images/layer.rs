@@ -15,6 +15,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
+use super::reserve::Reserve;
+
 /// Reads a stream as what its first bytes say it is.
 pub(crate) fn decompressed<'a>(mut input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::with_capacity(4);
@@ -60,7 +62,8 @@ impl<R: Read> Read for Digesting<R> {
 
 /// Unpacks into `directory`, which is empty; the digest of the uncompressed archive.
 pub(crate) fn unpack(input: impl Read, directory: &Path) -> io::Result<String> {
-    let mut input = Digesting::new(decompressed(input)?);
+    // Watched behind the decompression: a few bytes may become many.
+    let mut input = Digesting::new(Reserve::of(directory).guard(decompressed(input)?));
     {
         let mut archive = tar::Archive::new(&mut input);
         archive.set_preserve_permissions(true);

@@ -13,10 +13,14 @@ mod session;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use bytes::Bytes;
+use foundation::Tasks;
 use futures::stream::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 
 use super::config::{self, Descriptor, Manifest};
 use super::reference::Reference;
@@ -25,6 +29,8 @@ use session::Session;
 
 /// Layers that are fetched at the same time (containerd's default).
 const PARALLEL: usize = 3;
+/// How long a registry may send nothing: containerd's `image_pull_progress_timeout`.
+const PROGRESS: Duration = Duration::from_secs(300);
 /// Bytes of a manifest or configuration: containerd's limit for manifests.
 const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
 
@@ -88,19 +94,25 @@ enum Failure {
 }
 
 impl Images {
-    /// Pulls an image, unless the store has it under this digest; answers with it.
+    /// Pulls an image, unless the store has it under this digest; answers with it. Connections are tasks of `tasks`.
     pub async fn pull(
         &self,
         text: &str,
         credentials: Option<Credentials>,
         hosts_dir: &Path,
+        tasks: &Tasks,
     ) -> Result<Image, StoreError> {
         let reference =
             Reference::parse(text).map_err(|source| StoreError::Reference { text: text.into(), source })?;
         let name = reference.to_string();
+        // Held until the image is recorded.
+        let images = self.clone();
+        let _layers = tokio::task::spawn_blocking(move || images.working())
+            .await
+            .map_err(|e| Error::Failed { name: name.clone(), reason: e.to_string() })??;
         let mut last = None;
         for host in hosts::of(&reference.registry, hosts_dir) {
-            let session = match Session::new(host, &reference.repository, credentials.clone()) {
+            let session = match Session::new(host, &reference.repository, credentials.clone(), tasks) {
                 Ok(session) => session,
                 Err(e) => {
                     last = Some(e);
@@ -154,6 +166,40 @@ impl Images {
         if self.has_layer(diff_id) {
             return Ok(());
         }
+        let mut response = session.get(&format!("blobs/{}", layer.digest), "*/*").await?;
+        // Bounded: a disk that is slower than the registry slows it down.
+        let (chunks, incoming) = mpsc::channel::<Bytes>(16);
+        let writing = {
+            let (images, size) = (self.clone(), layer.size);
+            blocking(move || images.spool(incoming, size))
+        };
+        let reading = async move {
+            while let Some(frame) = tokio::time::timeout(PROGRESS, response.body_mut().frame())
+                .await
+                .map_err(|_| Failure::Other(format!("failed to copy: no progress for {PROGRESS:?}")))?
+            {
+                let frame = frame.map_err(|e| Failure::Other(format!("failed to copy: {e}")))?;
+                if let Ok(data) = frame.into_data()
+                    && chunks.send(data).await.is_err()
+                {
+                    break; // the writer says why
+                }
+            }
+            Ok::<(), Failure>(())
+        };
+        let (read, written) = tokio::join!(reading, writing);
+        let (mut file, found) = written?;
+        read?;
+        if found != layer.digest {
+            return Err(StoreError::Digest { what: "a layer", found, expected: layer.digest.clone() }.into());
+        }
+        file.rewind().map_err(io_error("read a layer"))?;
+        let (images, diff_id) = (self.clone(), diff_id.to_owned());
+        blocking(move || Ok(images.add_layer(&diff_id, || Ok(Box::new(file) as Box<dyn Read>))?)).await
+    }
+
+    /// Writes a blob of at most `size` bytes to a file without a name; with its digest.
+    fn spool(&self, mut incoming: mpsc::Receiver<Bytes>, size: u64) -> Result<(File, String), Failure> {
         let path = self.temporary("pull");
         let mut file = File::options()
             .create_new(true)
@@ -162,22 +208,18 @@ impl Images {
             .open(&path)
             .and_then(|file| std::fs::remove_file(&path).map(|()| file))
             .map_err(io_error("create a temporary file"))?;
-        let mut response = session.get(&format!("blobs/{}", layer.digest), "*/*").await?;
-        let mut hash = Sha256::new();
-        while let Some(frame) = response.body_mut().frame().await {
-            let frame = frame.map_err(|e| Failure::Other(format!("failed to copy: {e}")))?;
-            if let Some(data) = frame.data_ref() {
-                hash.update(data);
-                file.write_all(data).map_err(io_error("write a layer"))?;
+        let (mut hash, mut length) = (Sha256::new(), 0);
+        while let Some(data) = incoming.blocking_recv() {
+            length += data.len() as u64;
+            if length > size {
+                return Err(Failure::Other(format!(
+                    "failed to copy: a layer is longer than the {size} bytes stated"
+                )));
             }
+            hash.update(&data);
+            file.write_all(&data).map_err(io_error("write a layer"))?;
         }
-        let found = format!("sha256:{:x}", hash.finalize());
-        if found != layer.digest {
-            return Err(StoreError::Digest { what: "a layer", found, expected: layer.digest.clone() }.into());
-        }
-        file.rewind().map_err(io_error("read a layer"))?;
-        let (images, diff_id) = (self.clone(), diff_id.to_owned());
-        blocking(move || Ok(images.add_layer(&diff_id, || Ok(Box::new(file) as Box<dyn Read>))?)).await
+        Ok((file, format!("sha256:{:x}", hash.finalize())))
     }
 }
 
@@ -214,7 +256,10 @@ async fn document(session: &Session, descriptor: &Descriptor) -> Result<Vec<u8>,
 
 async fn bytes(session: &Session, path: &str, accept: &str) -> Result<Vec<u8>, Failure> {
     let response = session.get(path, accept).await?;
-    let body = http_body_util::Limited::new(response.into_body(), MAX_DOCUMENT);
-    let body = body.collect().await.map_err(|e| Failure::Other(format!("failed to read {path}: {e}")))?;
+    let body = http_body_util::Limited::new(response.into_body(), MAX_DOCUMENT).collect();
+    let body = tokio::time::timeout(PROGRESS, body)
+        .await
+        .map_err(|_| Failure::Other(format!("failed to read {path}: not there after {PROGRESS:?}")))?;
+    let body = body.map_err(|e| Failure::Other(format!("failed to read {path}: {e}")))?;
     Ok(body.to_bytes().to_vec())
 }

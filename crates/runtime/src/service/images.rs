@@ -105,7 +105,8 @@ impl ImageService for Service {
             registry_token: auth.registry_token,
         });
         let hosts = self.engine.options.registry_hosts_dir.clone();
-        let image = self.engine.images.pull(&name, credentials, &hosts).await.map_err(status)?;
+        let image =
+            self.engine.images.pull(&name, credentials, &hosts, &self.engine.tasks).await.map_err(status)?;
         ok(v1::PullImageResponse { image_ref: image.id })
     }
 
@@ -114,9 +115,8 @@ impl ImageService for Service {
         request: Request<v1::RemoveImageRequest>,
     ) -> Answer<v1::RemoveImageResponse> {
         let name = name(request.into_inner().image);
-        let images = self.engine.images.clone();
-        let in_use = self.engine.layers_in_use();
-        blocking(move || Ok(images.remove(&name, &in_use)?)).await?;
+        let engine = self.engine.clone();
+        blocking(move || Ok(engine.images.remove(&name, &|| engine.layers_in_use())?)).await?;
         ok(v1::RemoveImageResponse {})
     }
 

@@ -86,9 +86,9 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("no sandbox config"))?;
         let engine = self.engine.clone();
-        // A task of its own: a caller that hangs up must not leave half a sandbox.
-        let made = tokio::spawn(async move { engine.run_sandbox(config, request.runtime_handler).await });
-        let pod_sandbox_id = made.await.map_err(|e| Status::internal(e.to_string()))??;
+        // A caller that hangs up must not leave half a sandbox.
+        let work = async move { engine.run_sandbox(config, request.runtime_handler).await };
+        let pod_sandbox_id = self.engine.to_the_end(work).await?;
         ok(v1::RunPodSandboxResponse { pod_sandbox_id })
     }
 
@@ -96,7 +96,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::StopPodSandboxRequest>,
     ) -> Answer<v1::StopPodSandboxResponse> {
-        self.engine.stop_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        let (engine, id) = (self.engine.clone(), request.into_inner().pod_sandbox_id);
+        self.engine.to_the_end(async move { engine.stop_sandbox(&id).await }).await?;
         ok(v1::StopPodSandboxResponse {})
     }
 
@@ -104,7 +105,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::RemovePodSandboxRequest>,
     ) -> Answer<v1::RemovePodSandboxResponse> {
-        self.engine.remove_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        let (engine, id) = (self.engine.clone(), request.into_inner().pod_sandbox_id);
+        self.engine.to_the_end(async move { engine.remove_sandbox(&id).await }).await?;
         ok(v1::RemovePodSandboxResponse {})
     }
 
@@ -146,9 +148,8 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("no container config"))?;
         let engine = self.engine.clone();
-        let made =
-            tokio::spawn(async move { engine.create_container(&request.pod_sandbox_id, config).await });
-        let container_id = made.await.map_err(|e| Status::internal(e.to_string()))??;
+        let work = async move { engine.create_container(&request.pod_sandbox_id, config).await };
+        let container_id = self.engine.to_the_end(work).await?;
         ok(v1::CreateContainerResponse { container_id })
     }
 
@@ -156,7 +157,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::StartContainerRequest>,
     ) -> Answer<v1::StartContainerResponse> {
-        self.engine.start_container(&request.into_inner().container_id).await?;
+        let (engine, id) = (self.engine.clone(), request.into_inner().container_id);
+        self.engine.to_the_end(async move { engine.start_container(&id).await }).await?;
         ok(v1::StartContainerResponse {})
     }
 
@@ -173,7 +175,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::RemoveContainerRequest>,
     ) -> Answer<v1::RemoveContainerResponse> {
-        self.engine.remove_container(&request.into_inner().container_id).await?;
+        let (engine, id) = (self.engine.clone(), request.into_inner().container_id);
+        self.engine.to_the_end(async move { engine.remove_container(&id).await }).await?;
         ok(v1::RemoveContainerResponse {})
     }
 

@@ -12,7 +12,6 @@ use cri::v1;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -46,6 +45,9 @@ pub(crate) async fn dial(netns: Option<PathBuf>, port: u16) -> Result<TcpStream,
     convert().map_err(|e| Error::Failed(e.to_string()))
 }
 
+/// Ports of one session: two channels each, and a channel's number is a byte.
+pub(super) const MOST_PORTS: u8 = 128;
+
 fn message(channel: u8, bytes: &[u8]) -> Message {
     let mut all = vec![channel];
     all.extend_from_slice(bytes);
@@ -57,7 +59,8 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
     let netns = engine.sandbox_facts(&request.pod_sandbox_id).and_then(|facts| facts.netns);
     let (mut sink, mut source) = socket.split();
     let (sender, mut outgoing) = mpsc::channel::<Message>(16);
-    let writer = tokio::spawn(async move {
+    let mut writer = tokio::task::JoinSet::new();
+    writer.spawn(async move {
         while let Some(message) = outgoing.recv().await {
             if sink.send(message).await.is_err() {
                 break;
@@ -65,17 +68,26 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
         }
         let _ = sink.close().await;
     });
-    let mut inputs: Vec<Option<OwnedWriteHalf>> = Vec::new();
+    let mut inputs: Vec<Option<mpsc::Sender<Bytes>>> = Vec::new();
     let mut tasks = tokio::task::JoinSet::new();
-    for (at, port) in request.port.iter().enumerate() {
-        let (data, error) = (2 * at as u8, 2 * at as u8 + 1);
+    for (at, port) in (0..MOST_PORTS).zip(&request.port) {
+        let (data, error) = (2 * at, 2 * at + 1);
         let port = u16::try_from(*port).unwrap_or_default();
         let _ = sender.send(message(data, &port.to_le_bytes())).await;
         let _ = sender.send(message(error, &port.to_le_bytes())).await;
         match dial(netns.clone(), port).await {
             Ok(stream) => {
-                let (mut read, write) = stream.into_split();
-                inputs.push(Some(write));
+                let (mut read, mut write) = stream.into_split();
+                // A queue of its own, so that a port that reads slowly holds up no other until it is full.
+                let (input, mut queue) = mpsc::channel::<Bytes>(16);
+                inputs.push(Some(input));
+                tasks.spawn(async move {
+                    while let Some(bytes) = queue.recv().await {
+                        if write.write_all(&bytes).await.is_err() {
+                            break;
+                        }
+                    }
+                });
                 let sender = sender.clone();
                 tasks.spawn(async move {
                     let mut buffer = vec![0; 16 * 1024];
@@ -98,11 +110,12 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
     while let Some(Ok(message)) = source.next().await {
         match message {
             Message::Binary(bytes) => {
-                let Some((channel, bytes)) = bytes.split_first() else { continue };
-                if let Some(Some(input)) = inputs.get_mut(usize::from(channel / 2))
+                let Some(channel) = bytes.first().copied() else { continue };
+                if let Some(Some(input)) = inputs.get(usize::from(channel / 2))
                     && channel % 2 == 0
                 {
-                    let _ = input.write_all(bytes).await;
+                    // A port that takes no more says so by its end.
+                    let _ = input.send(bytes.slice(1..)).await;
                 }
             }
             Message::Close(_) => break,
@@ -110,5 +123,5 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
         }
     }
     tasks.shutdown().await;
-    let _ = writer.await;
+    while writer.join_next().await.is_some() {}
 }

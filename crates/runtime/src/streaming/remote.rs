@@ -107,14 +107,27 @@ pub(super) async fn exec(engine: &Arc<Engine>, request: v1::ExecRequest, socket:
                 ends.stdout = Some(master);
             }
             let (done, ended) = oneshot::channel();
-            let code = async {
+            let mut code = Box::pin(async {
                 let outcome = match (&mut running.ended).await {
                     Ok(code) => Outcome::Exited(code),
                     Err(_) => Outcome::Failed("the pod's supervisor has died".into()),
                 };
                 let _ = done.send(outcome);
+            });
+            let pump = pump(socket, ends, ended, protocol);
+            tokio::pin!(pump);
+            let gone = tokio::select! {
+                () = &mut code => {
+                    pump.await;
+                    false
+                }
+                // The session is over and the process is not: its client has gone.
+                () = &mut pump => true,
             };
-            future::join(code, pump(socket, ends, ended, protocol)).await;
+            drop(code);
+            if gone {
+                running.kill().await;
+            }
         }
         Err(reason) => finish(socket, &Outcome::Failed(reason)).await,
     }

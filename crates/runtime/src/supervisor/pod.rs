@@ -19,6 +19,11 @@ use crate::wire::{
     ContainerSpec, Event, Message, Pids, Reply, Request, RunStatus, SandboxSpec, Verb, read_json, write_json,
 };
 
+/// How clients' sockets are: a full one answers at once.
+const CLIENT: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+/// How long to wait after a poll that failed.
+const POLL_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What a process being set up will be.
 enum Starting {
     Container(String),
@@ -136,7 +141,12 @@ impl Pod {
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
-            Err(_) => return Vec::new(), // interrupted
+            Err(nix::Error::EINTR) => return Vec::new(),
+            Err(_) => {
+                // Out of memory, say: asked again at once it would fail again.
+                std::thread::sleep(POLL_AGAIN);
+                return Vec::new();
+            }
         }
         let ready = fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
         let mut ready: Vec<Source> =
@@ -156,7 +166,7 @@ impl Pod {
             }
             Source::Listener => {
                 use std::os::fd::AsRawFd;
-                if let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                if let Ok(fd) = accept4(self.listener.as_raw_fd(), CLIENT) {
                     self.clients.insert(self.next_client, process::inherited(fd));
                     self.next_client += 1;
                 }
@@ -182,6 +192,7 @@ impl Pod {
         let Some(socket) = self.clients.get(&id) else { return };
         let (length, descriptors) = match process::receive(socket.as_fd(), &mut self.buffer) {
             Ok((length, descriptors)) if length > 0 => (length, descriptors),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
             _ => {
                 self.clients.remove(&id);
                 return;
@@ -203,15 +214,17 @@ impl Pod {
         let descriptors: Vec<BorrowedFd<'_>> = descriptor.iter().map(|d| d.as_fd()).collect();
         if let Some(socket) = self.clients.get(&client) {
             let bytes = serde_json::to_vec(&message).unwrap_or_default();
-            let _ = process::send(socket.as_fd(), &bytes, &descriptors);
+            if process::send(socket.as_fd(), &bytes, &descriptors).is_err() {
+                self.clients.remove(&client);
+            }
         }
     }
 
+    /// A client that does not read is let go, so that it holds up neither us nor our containers: it connects again and
+    /// asks how things are.
     fn tell(&mut self, event: Event) {
         let bytes = serde_json::to_vec(&Message::Event(event)).unwrap_or_default();
-        for socket in self.clients.values() {
-            let _ = process::send(socket.as_fd(), &bytes, &[]);
-        }
+        self.clients.retain(|_, socket| process::send(socket.as_fd(), &bytes, &[]).is_ok());
     }
 
     fn container(&mut self, id: &str) -> Result<&mut Container, String> {

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cri::v1;
+use foundation::Tasks;
 use runtime::Options;
 use runtime::images::{Build, build};
 use runtime::network::{Attachment, Network};
-use tokio_util::sync::CancellationToken;
 
 pub const IMAGE: &str = "test/busybox:1";
 
 /// A pod network without one: the namespace stays empty but for what a test puts there.
-struct Nothing;
+pub struct Nothing;
 
 impl Network for Nothing {
     fn setup(&self, _: &Attachment) -> Result<Vec<IpAddr>, String> {
@@ -33,7 +33,7 @@ pub struct Runtime {
     pub directory: tempfile::TempDir,
     pub options: Options,
     pub cri: cri::Clients,
-    shutdown: CancellationToken,
+    tasks: Tasks,
     server: tokio::task::JoinHandle<Result<(), runtime::Error>>,
     cgroup: String,
 }
@@ -62,7 +62,7 @@ impl Runtime {
         };
         let links = [
             "sh", "cat", "echo", "sleep", "id", "ls", "grep", "mount", "true", "false", "stat", "env", "wc",
-            "head", "dd", "tty", "nc", "unshare", "readlink", "test",
+            "head", "touch", "dd", "tty", "nc", "unshare", "readlink", "test",
         ];
         build(
             &options.root,
@@ -76,8 +76,8 @@ impl Runtime {
         .unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("/ironclad-test-{}-{number}", std::process::id());
-        let (cri, shutdown, server) = serve(&options).await;
-        Self { directory, options, cri, shutdown, server, cgroup }
+        let (cri, tasks, server) = serve(&options, Arc::new(Nothing)).await.unwrap();
+        Self { directory, options, cri, tasks, server, cgroup }
     }
 
     /// Stops serving, and serves again, as another process would.
@@ -88,13 +88,19 @@ impl Runtime {
 
     /// Serves again after [`Self::stop`].
     pub async fn restart_stopped(&mut self) {
-        let (cri, shutdown, server) = serve(&self.options).await;
-        (self.cri, self.shutdown, self.server) = (cri, shutdown, server);
+        self.restart_with(Arc::new(Nothing)).await.unwrap();
+    }
+
+    /// As [`Self::restart_stopped`], with a network of the test's own.
+    pub async fn restart_with(&mut self, network: Arc<dyn Network>) -> Result<(), runtime::Error> {
+        (self.cri, self.tasks, self.server) = serve(&self.options, network).await?;
+        Ok(())
     }
 
     pub async fn stop(&mut self) {
-        self.shutdown.cancel();
+        self.tasks.token().cancel();
         (&mut self.server).await.unwrap().unwrap();
+        assert_eq!(self.tasks.shutdown(Duration::from_secs(10)).await, Vec::<String>::new());
     }
 
     pub fn sandbox_config(&self, name: &str) -> v1::PodSandboxConfig {
@@ -209,24 +215,18 @@ impl Runtime {
     }
 }
 
-async fn serve(
-    options: &Options,
-) -> (cri::Clients, CancellationToken, tokio::task::JoinHandle<Result<(), runtime::Error>>) {
-    let shutdown = CancellationToken::new();
-    let server = tokio::spawn(runtime::serve_with(options.clone(), Arc::new(Nothing), shutdown.clone()));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        match cri::connect(&options.socket).await {
-            Ok(clients) => return (clients, shutdown, server),
-            Err(e) => assert!(Instant::now() < deadline && !server.is_finished(), "no runtime: {e}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+type Serving = (cri::Clients, Tasks, tokio::task::JoinHandle<Result<(), runtime::Error>>);
+
+async fn serve(options: &Options, network: Arc<dyn Network>) -> Result<Serving, runtime::Error> {
+    let tasks = Tasks::new("test");
+    let server = runtime::Server::open_with(options.clone(), network, &tasks).await?;
+    let server = tokio::spawn(server.serve(tasks.token()));
+    Ok((cri::connect(&options.socket).await.unwrap(), tasks, server))
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.shutdown.cancel();
+        self.tasks.token().cancel();
         let _ = runtime::uninstall(&self.options);
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove_groups(&hierarchy.path().join(self.cgroup.trim_start_matches('/')));

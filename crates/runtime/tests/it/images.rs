@@ -16,6 +16,10 @@ use runtime::images::registry::Credentials;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
+fn tasks() -> foundation::Tasks {
+    foundation::Tasks::new("test")
+}
+
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
@@ -66,7 +70,10 @@ fn publish() -> Published {
 
 /// A registry that wants a token, which it gives to `user:secret` only.
 async fn registry() -> (String, Arc<Mutex<Vec<String>>>) {
-    let image = publish();
+    registry_of(publish()).await
+}
+
+async fn registry_of(image: Published) -> (String, Arc<Mutex<Vec<String>>>) {
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [
         {"digest": digest(b"other"), "size": 5, "platform": {"os": "linux", "architecture": "s390x"}},
@@ -145,7 +152,7 @@ async fn images_are_pulled_with_a_token() {
     let hosts = root.path().join("hosts");
     let images = Images::open(root.path()).unwrap();
     let name = format!("{address}/team/web:v1");
-    let image = images.pull(&name, user(), &hosts).await.unwrap();
+    let image = images.pull(&name, user(), &hosts, &tasks()).await.unwrap();
     assert_eq!(image.names.iter().collect::<Vec<_>>(), [&name]);
     assert!(image.digests.first().unwrap().starts_with(&format!("{address}/team/web@sha256:")));
     assert_eq!(
@@ -156,7 +163,7 @@ async fn images_are_pulled_with_a_token() {
     assert_eq!(images.find(image.digests.first().unwrap()).unwrap(), Some(image.clone()));
     let layers = |log: &[String]| log.iter().filter(|l| l.contains("/blobs/")).count();
     assert_eq!(layers(&seen.lock()), 3, "two layers and a configuration");
-    images.pull(&name, user(), &hosts).await.unwrap();
+    images.pull(&name, user(), &hosts, &tasks()).await.unwrap();
     assert_eq!(layers(&seen.lock()), 4, "layers that are there are not fetched again");
 }
 
@@ -179,11 +186,39 @@ async fn what_cannot_be_pulled_says_why() {
         ("127.0.0.1:1/x:v1".into(), None, "connection refused".into()),
         ("Bad".into(), None, "\"Bad\"".into()),
     ] {
-        let error = images.pull(&name, credentials, &hosts).await.unwrap_err().to_string();
+        let error = images.pull(&name, credentials, &hosts, &tasks()).await.unwrap_err().to_string();
         assert!(error.contains(&expected), "{error}");
     }
     assert_eq!(images.list().unwrap(), []);
     assert_eq!(std::fs::read_dir(images.layers_directory()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_registry_sends_is_bounded_and_named_by_digests() {
+    for (change, expected) in [
+        ("size", "a layer is longer than the 7 bytes stated"),
+        ("digest", "invalid layer digest \"sha256:../../../../pki\""),
+    ] {
+        let mut image = publish();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+        if change == "size" {
+            manifest["layers"][1]["size"] = 7.into();
+        } else {
+            let mut config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
+            config["rootfs"]["diff_ids"][0] = "sha256:../../../../pki".into();
+            let config = config.to_string().into_bytes();
+            manifest["config"] = serde_json::json!({"digest": digest(&config), "size": config.len()});
+            image.blobs.insert(digest(&config), config);
+        }
+        image.manifest = manifest.to_string().into_bytes();
+        let (address, _) = registry_of(image).await;
+        let root = tempfile::tempdir().unwrap();
+        let images = Images::open(root.path()).unwrap();
+        let name = format!("{address}/team/web:v1");
+        let error = images.pull(&name, user(), root.path(), &tasks()).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(images.list().unwrap(), []);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +229,7 @@ async fn a_mirror_is_asked_first() {
     std::fs::create_dir_all(hosts.join("quay.io")).unwrap();
     std::fs::write(hosts.join("quay.io/hosts.toml"), format!("[host.\"http://{address}\"]\n")).unwrap();
     let images = Images::open(root.path()).unwrap();
-    let image = images.pull("quay.io/team/web:v1", user(), &hosts).await.unwrap();
+    let image = images.pull("quay.io/team/web:v1", user(), &hosts, &tasks()).await.unwrap();
     assert!(image.names.contains("quay.io/team/web:v1"));
 }
 
@@ -250,6 +285,16 @@ fn archives_of_both_kinds_are_imported() {
     let neither = archive(&[("readme".to_owned(), vec![])]);
     let error = runtime::images::import(root.path(), &neither[..], None).unwrap_err();
     assert!(error.to_string().contains("neither an OCI layout"), "{error}");
+    // An archive must have all the layers of which its configuration speaks.
+    let mut fewer: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    fewer["layers"].as_array_mut().unwrap().pop();
+    let fewer = fewer.to_string().into_bytes();
+    let index = serde_json::json!({"manifests": [{"digest": digest(&fewer), "size": fewer.len()}]});
+    let mut short = oci.clone();
+    short[1].1 = index.to_string().into_bytes();
+    short.push((blob(&digest(&fewer)), fewer));
+    let error = runtime::images::import(root.path(), &archive(&short)[..], None).unwrap_err();
+    assert_eq!(error.to_string(), "mismatched image rootfs and manifest layers");
     // A layer that is not what its digest says is refused, and nothing of it stays.
     let mut broken = oci.clone();
     for (name, content) in &mut broken {
@@ -257,6 +302,7 @@ fn archives_of_both_kinds_are_imported() {
             *content = archive(&[("evil".to_owned(), vec![])]);
         }
     }
+    let root = tempfile::tempdir().unwrap();
     let error = runtime::images::import(root.path(), &archive(&broken)[..], None).unwrap_err();
     assert!(error.to_string().starts_with("unexpected digest of a layer"), "{error:?}");
     assert_eq!(std::fs::read_dir(root.path().join("images/layers")).unwrap().count(), 0);

@@ -276,7 +276,12 @@ async fn containers_of_a_pod_can_share_their_processes() {
     pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options =
         options(v1::NamespaceMode::Pod);
     let sandbox = runtime.sandbox(&pod).await;
-    let mut first = shell("first", "exec sleep 1234");
+    // Not by a shell, which would be seen under its own name until it has become the other program.
+    let sleep = |name: &str, seconds: &str| v1::ContainerConfig {
+        command: vec!["/bin/sleep".into(), seconds.into()],
+        ..shell(name, "")
+    };
+    let mut first = sleep("first", "1234");
     security(&mut first).namespace_options = options(v1::NamespaceMode::Pod);
     let first = runtime.run(&sandbox, &pod, first).await;
     let mut second = shell("second", "cat /proc/[0-9]*/cmdline");
@@ -284,7 +289,7 @@ async fn containers_of_a_pod_can_share_their_processes() {
     let (text, code) = runtime.script(&sandbox, &pod, second).await;
     assert!(text.contains("sleep\u{0}1234"), "{code}: {text:?}");
     // A debug container looks into one container only.
-    let mut own = shell("own", "exec sleep 4321");
+    let mut own = sleep("own", "4321");
     security(&mut own).namespace_options = options(v1::NamespaceMode::Container);
     let own = runtime.run(&sandbox, &pod, own).await;
     let mut debug = shell("debug", "cat /proc/1/cmdline");

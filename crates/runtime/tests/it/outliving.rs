@@ -7,7 +7,7 @@ use tokio_stream::StreamExt;
 
 use crate::harness::{Runtime, is_root, shell};
 
-fn supervisor_of(pid: i32) -> i32 {
+pub fn supervisor_of(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -18,6 +18,7 @@ pub(super) fn objects() -> Vec<Object> {
     const SIGNER: &str = "system:controller:bootstrap-signer";
     const PROVIDER: &str = "system:controller:cloud-provider";
     const CLEANER: &str = "system:controller:token-cleaner";
+    const DNS: &str = "ironclad:cluster-dns";
     let (manager, scheduler) = ("user:system:kube-controller-manager", "user:system:kube-scheduler");
     vec![
         role(SYSTEM, READER, &[named(READ, "core", "configmaps", "extension-apiserver-authentication")]),
@@ -35,6 +36,16 @@ pub(super) fn objects() -> Vec<Object> {
                 EVENTS,
             ],
         ),
+        // Of this product: the DNS publishes itself as a Service.
+        role(
+            SYSTEM,
+            DNS,
+            &[
+                rule("create get", "core", "services"),
+                rule("create get patch", "discovery.k8s.io", "endpointslices"),
+            ],
+        ),
+        binding(SYSTEM, DNS, DNS, &["sa:kube-system:coredns"]),
         binding(SYSTEM, &format!("system::{READER}"), READER, &[manager, scheduler]),
         binding(SYSTEM, MANAGER_LOCK, MANAGER_LOCK, &[manager, "sa:kube-system:kube-controller-manager"]),
         binding(SYSTEM, SCHEDULER_LOCK, SCHEDULER_LOCK, &[scheduler, "sa:kube-system:kube-scheduler"]),

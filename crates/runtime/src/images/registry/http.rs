@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foundation::Tasks;
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -16,6 +17,8 @@ use tokio::net::TcpStream;
 
 /// How long a connection may take to be made: Go's default dialer.
 const CONNECT: Duration = Duration::from_secs(30);
+/// How long an answer may take to begin, the connection included.
+const ANSWER: Duration = Duration::from_secs(90);
 /// Redirects that are followed: Go's default.
 const REDIRECTS: usize = 10;
 /// The system's certificate authorities, on Debian and on Red Hat.
@@ -25,10 +28,12 @@ const SYSTEM: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/c
 #[derive(Clone)]
 pub(super) struct Client {
     tls: Arc<ClientConfig>,
+    tasks: Tasks,
 }
 
 impl Client {
-    pub(super) fn new(ca: Option<&Path>) -> Result<Self, String> {
+    /// Trusts the system's authorities and those of `ca`. Its connections are tasks of `tasks`.
+    pub(super) fn new(ca: Option<&Path>, tasks: Tasks) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for path in SYSTEM.iter().map(Path::new).filter(|p| p.exists()).take(1).chain(ca) {
             let certificates =
@@ -41,7 +46,7 @@ impl Client {
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: Arc::new(tls) })
+        Ok(Self { tls: Arc::new(tls), tasks })
     }
 
     /// Makes a request and follows redirects. Authorization goes to the first host only.
@@ -66,7 +71,9 @@ impl Client {
                 }
             }
             let request = request.body(Full::new(body.clone())).map_err(|e| e.to_string())?;
-            let response = self.once(&uri, request).await?;
+            let response = tokio::time::timeout(ANSWER, self.once(&uri, request))
+                .await
+                .map_err(|_| "net/http: timeout awaiting response headers".to_owned())??;
             let redirect = matches!(
                 response.status(),
                 StatusCode::MOVED_PERMANENTLY
@@ -103,9 +110,9 @@ impl Client {
             let name = ServerName::try_from(bare.to_owned()).map_err(|e| e.to_string())?;
             let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
             let stream = connector.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
-            exchange(TokioIo::new(stream), request).await
+            exchange(TokioIo::new(stream), request, &self.tasks).await
         } else {
-            exchange(TokioIo::new(stream), request).await
+            exchange(TokioIo::new(stream), request, &self.tasks).await
         }
     }
 }
@@ -121,13 +128,17 @@ fn dial_error(host: &str, port: u16, error: &std::io::Error) -> String {
     }
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
+async fn exchange<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    tasks: &Tasks,
+) -> Result<Response<Incoming>, String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
     // Ends when the response is read or dropped.
-    tokio::spawn(connection);
+    tasks.spawn_until_cancelled("connection", async move { drop(connection.await) });
     sender.send_request(request).await.map_err(|e| e.to_string())
 }

@@ -5,6 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use foundation::Tasks;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -29,10 +30,11 @@ impl Session {
         host: Host,
         repository: &str,
         credentials: Option<Credentials>,
+        tasks: &Tasks,
     ) -> Result<Self, Failure> {
         let token = credentials.as_ref().map(|c| c.registry_token.clone()).filter(|t| !t.is_empty());
         Ok(Self {
-            client: Client::new(host.ca.as_deref()).map_err(Failure::Other)?,
+            client: Client::new(host.ca.as_deref(), tasks.clone()).map_err(Failure::Other)?,
             base: format!("{}/v2/{repository}", host.url),
             repository: repository.to_owned(),
             credentials,
