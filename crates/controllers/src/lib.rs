@@ -16,11 +16,13 @@ mod claim;
 pub mod clusterrole_aggregation;
 mod condition;
 pub mod cronjob;
+pub mod csr_cleaner;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbagecollector;
 mod history;
 pub mod job;
@@ -29,10 +31,12 @@ mod networking;
 mod node_fit;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ttl;
 mod numbers;
 mod object;
 pub mod pod_gc;
 mod pods;
+pub mod protection;
 mod replicas;
 pub mod replicaset;
 pub mod replicationcontroller;
@@ -41,7 +45,9 @@ pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod token_cleaner;
 pub mod ttl_after_finished;
+pub mod volume_binder;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -143,6 +149,24 @@ pub fn all() -> Vec<Entry> {
         row("endpointslice", "endpointslice-controller", |runner, _, client| {
             runner.start(endpointslice::EndpointSlices, client)
         }),
+        row("endpointslice-mirroring", "endpointslicemirroring-controller", |runner, _, client| {
+            runner.start(endpointslice_mirroring::EndpointSliceMirroring, client)
+        }),
+        row("persistentvolume-binder", "persistent-volume-binder", |runner, _, client| {
+            runner.start(volume_binder::VolumeBinder, client)
+        }),
+        row("persistentvolumeclaim-protection", "pvc-protection-controller", |runner, _, client| {
+            runner.start(protection::ClaimProtection, client)
+        }),
+        row("persistentvolume-protection", "pv-protection-controller", |runner, _, client| {
+            runner.start(protection::VolumeProtection, client)
+        }),
+        row("certificatesigningrequest-cleaner", "certificate-controller", |runner, _, client| {
+            runner.start(csr_cleaner::CsrCleaner, client)
+        }),
+        row("token-cleaner", "token-cleaner", |runner, _, client| {
+            runner.start(token_cleaner::TokenCleaner, client)
+        }),
         row("garbage-collector", "generic-garbage-collector", |runner, _, client| {
             runner.start(garbagecollector::GarbageCollector::default(), client)
         }),
@@ -163,6 +187,7 @@ pub fn all() -> Vec<Entry> {
         row("node-lifecycle", "node-controller", |runner, _, client| {
             runner.start(node_lifecycle::NodeLifecycle::default(), client)
         }),
+        row("ttl", "ttl-controller", |runner, _, client| runner.start(node_ttl::NodeTtl, client)),
         row("taint-eviction", "node-controller", |runner, _, client| {
             runner.start(taint_eviction::TaintEviction::default(), client)
         }),

@@ -1,0 +1,175 @@
+//! Keeps claims and volumes that are in use from vanishing: a finalizer that goes when the last user has gone.
+//!
+//! Reads claims, volumes and pods. Adds and removes the finalizers `kubernetes.io/pvc-protection` and
+//! `kubernetes.io/pv-protection`.
+//! Not here: binding ([`crate::volume_binder`]); the finalizer on new objects (admission sets it).
+//! Upstream: `pkg/controller/volume/pvcprotection`, `pkg/controller/volume/pvprotection`.
+
+use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use client::Resource;
+use jiff::Timestamp;
+use reconcile::{Action, Controller, Key, Plan, View, Watches};
+
+use crate::{object, pods};
+
+const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+/// Pods by the keys of the claims they use.
+const USERS: &str = "users-of-claim";
+
+/// The controller of claims.
+pub struct ClaimProtection;
+
+/// The controller of volumes.
+pub struct VolumeProtection;
+
+/// The keys of the claims that a pod uses.
+fn claims_of(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let names = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", object::name(pod), volume.name)),
+        (None, None) => None,
+    });
+    names.map(|name| client::cache_key(Some(object::namespace(pod)), &name)).collect()
+}
+
+impl Controller for ClaimProtection {
+    const NAME: &'static str = "pvc-protection-controller";
+
+    fn watch(&self, watches: &mut Watches<'_>) {
+        watches.primary::<PersistentVolumeClaim>();
+        watches.index::<Pod>(USERS, claims_of);
+        watches.map::<Pod>(|_, change, wake| {
+            if change.is_deleted() {
+                for key in claims_of(change.object()) {
+                    let (namespace, name) = client::split_key(&key);
+                    wake(Key::new(namespace, name));
+                }
+            }
+        });
+    }
+
+    fn plan(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Plan {
+        let Some(claim) = view.get_key::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
+        // A pod without a node holds nothing yet, and its kubelet will refuse a claim that is going.
+        let users = view.by_index::<Pod>(USERS, key.as_str());
+        let is_used = users.iter().any(|pod| !pods::node(pod).is_empty());
+        protect(&*claim, CLAIM_FINALIZER, is_used)
+    }
+}
+
+impl Controller for VolumeProtection {
+    const NAME: &'static str = "pv-protection-controller";
+
+    fn watch(&self, watches: &mut Watches<'_>) {
+        watches.primary::<PersistentVolume>();
+    }
+
+    fn plan(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Plan {
+        let Some(volume) = view.get_key::<PersistentVolume>(key) else { return Plan::nothing() };
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        protect(&*volume, VOLUME_FINALIZER, phase == Some("Bound"))
+    }
+}
+
+fn protect<K: Resource>(object: &K, finalizer: &str, is_used: bool) -> Plan {
+    let mut plan = Plan::nothing();
+    let has = object::has_finalizer(object, finalizer);
+    let mut changed = object.clone();
+    let finalizers = changed.metadata_mut().finalizers.get_or_insert_default();
+    match (object::deleting(object), has) {
+        (true, true) if !is_used => finalizers.retain(|other| other != finalizer),
+        (false, false) => finalizers.push(finalizer.to_owned()),
+        _ => return plan,
+    }
+    plan.act(Action::update(&changed));
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use reconcile::Fixture;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn metadata(name: &str, finalizer: Option<&str>, deleting: bool) -> Value {
+        let mut metadata = json!({"name": name, "finalizers": finalizer.map(|one| vec![one])});
+        if deleting {
+            metadata["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+        }
+        metadata
+    }
+
+    fn pod(node: &str, volume: Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "a"},
+            "spec": {"nodeName": node, "containers": [], "volumes": [volume]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn claims() {
+        let uses = || json!({"name": "v", "persistentVolumeClaim": {"claimName": "p-v"}});
+        let ephemeral = || json!({"name": "v", "ephemeral": {}});
+        for (what, finalizer, deleting, pods, left) in [
+            ("new", None, false, vec![], Some(1)),
+            ("protected", Some(CLAIM_FINALIZER), false, vec![], None),
+            ("going and used", Some(CLAIM_FINALIZER), true, vec![pod("n", uses())], None),
+            (
+                "going and used by the pod it was made for",
+                Some(CLAIM_FINALIZER),
+                true,
+                vec![pod("n", ephemeral())],
+                None,
+            ),
+            (
+                "going and wanted by a pod without a node",
+                Some(CLAIM_FINALIZER),
+                true,
+                vec![pod("", uses())],
+                Some(0),
+            ),
+            ("going and unused", Some(CLAIM_FINALIZER), true, vec![], Some(0)),
+            ("going unprotected", None, true, vec![], None),
+        ] {
+            let mut metadata = metadata("p-v", finalizer, deleting);
+            metadata["namespace"] = "a".into();
+            let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+            let fixture = Fixture::new(ClaimProtection).with(vec![claim]).with(pods);
+            let plan = fixture.plan("a", "p-v", Timestamp::UNIX_EPOCH);
+            let written = plan.actions().next().map(|action| {
+                let claim: PersistentVolumeClaim = action.object().unwrap();
+                claim.metadata.finalizers.unwrap_or_default().len()
+            });
+            assert_eq!(written, left, "{what}");
+        }
+    }
+
+    #[test]
+    fn volumes() {
+        for (what, finalizer, deleting, phase, acts) in [
+            ("new", None, false, "Available", true),
+            ("going and bound", Some(VOLUME_FINALIZER), true, "Bound", false),
+            ("going and free", Some(VOLUME_FINALIZER), true, "Released", true),
+        ] {
+            let volume: PersistentVolume = serde_json::from_value(json!({
+                "metadata": metadata("v", finalizer, deleting), "status": {"phase": phase},
+            }))
+            .unwrap();
+            let plan = Fixture::new(VolumeProtection).with(vec![volume]).plan("", "v", Timestamp::UNIX_EPOCH);
+            assert_eq!(plan.actions().count() == 1, acts, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_goes_wakes_its_claims() {
+        let uses = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+        let fixture = Fixture::new(ClaimProtection).with(vec![pod("n", uses)]);
+        assert_eq!(fixture.woken(), Vec::<String>::new());
+        let fixture = fixture.with::<Pod>(vec![]);
+        assert_eq!(fixture.woken(), ["a/c"]);
+    }
+}
