@@ -1,7 +1,7 @@
 //! Admission: what is changed in, or refused of, an otherwise valid write.
 //!
 //! Read first: [`Request`], [`Plugin`], [`build`] (the plugins in their order). Each plugin is one file here.
-//! Not here: the kind's own defaults and validation (`api`), admission webhooks and policies (not yet).
+//! Not here: the kind's own defaults and validation (`api`).
 //! Upstream: staging/src/k8s.io/apiserver/pkg/admission, plugin/pkg/admission.
 
 mod certificate_approval;
@@ -11,6 +11,7 @@ mod cluster_trust_bundle_attest;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
+pub(crate) mod dynamic;
 #[cfg(test)]
 mod golden;
 mod json;
@@ -19,6 +20,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
 pub mod pod_security;
+pub(crate) mod policy;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -27,6 +29,7 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -78,6 +81,10 @@ pub struct Request<'a> {
     pub options: serde_json::Value,
     /// Warnings for the client (`Warning: 299 - "…"` headers).
     pub warnings: Vec<String>,
+    /// What mutating plugins have told each other of their rounds.
+    pub reinvocation: dynamic::reinvocation::Reinvocation,
+    /// Annotations for the audit log: keys and values.
+    pub audit: Vec<(String, String)>,
 }
 
 impl Request<'_> {
@@ -140,8 +147,18 @@ impl Chain {
         Self { plugins: plugins.into(), cluster }
     }
 
-    /// Lets every plugin change the object, in order.
+    /// Lets every plugin change the object, in order; once more if one of those that the cluster's users configure
+    /// has changed it.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        self.round(request).await?;
+        if request.reinvocation.wanted {
+            request.reinvocation.again = true;
+            self.round(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn round(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let operation = request.operation;
         for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
             plugin.admit(request, &self.cluster).await?;
@@ -179,6 +196,19 @@ pub struct Surroundings {
     pub randomness: foundation::SharedRandomness,
     /// Who may do what: some plugins ask on behalf of the user.
     pub authorization: crate::authz::Authorization,
+    /// What is served: objects are shown to webhooks and policies in the version that they ask for.
+    pub registry: Arc<crate::registry::Registry>,
+    /// Calls webhooks.
+    pub(crate) caller: Arc<webhook::Caller>,
+}
+
+impl Surroundings {
+    /// A fresh UID for a review.
+    pub(crate) fn uid(&self) -> String {
+        let mut random = [0; 16];
+        self.randomness.fill(&mut random);
+        uuid::Builder::from_random_bytes(random).into_uuid().to_string()
+    }
 }
 
 /// Builds the chain that `options` asks for.
@@ -218,9 +248,10 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
         )),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
-        // MutatingAdmissionPolicy, MutatingAdmissionWebhook, ValidatingAdmissionPolicy and
-        // ValidatingAdmissionWebhook stand here once they exist: after everything that changes objects by itself,
-        // before what counts them.
+        Arc::new(policy::MutatingAdmissionPolicy::new(surroundings.clone())),
+        Arc::new(webhook::MutatingAdmissionWebhook::new(surroundings.clone())),
+        Arc::new(policy::ValidatingAdmissionPolicy::new(surroundings.clone())),
+        Arc::new(webhook::ValidatingAdmissionWebhook::new(surroundings.clone())),
         Arc::new(resource_quota::ResourceQuota::new(clock.clone())),
     ]
 }

@@ -142,6 +142,8 @@ impl Call {
             old,
             options: options.to_json(operation),
             warnings: Vec::new(),
+            reinvocation: Default::default(),
+            audit: Vec::new(),
         }
     }
 }

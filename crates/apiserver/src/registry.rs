@@ -5,10 +5,12 @@
 //! Behaviour that needs the cluster's state is a [`Rest`] per resource, one file each below this folder;
 //! `special` lists them. Not here: how requests are served (`engine`).
 
+mod admissionregistration;
 pub(crate) mod apiextensions;
 mod authentication;
 mod authorization;
 mod certificates;
+mod conversion;
 mod core;
 mod custom;
 mod rbac;

@@ -74,11 +74,14 @@ impl Server {
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;
         let authorization = authz::build(&options.authz, &cluster)?;
+        let caller = Arc::new(admission::webhook::Caller::new(cluster.clone(), clock.clone()));
         let surroundings = admission::Surroundings {
             cluster: cluster.clone(),
             clock: clock.clone(),
             randomness: randomness.clone(),
             authorization: authorization.clone(),
+            registry: registry.clone(),
+            caller: caller.clone(),
         };
         let admission = admission::build(&options.admission, &surroundings)?;
         let checks = Checks::new();

@@ -1,14 +1,15 @@
 //! Structural schemas of CustomResourceDefinitions: what the fields of a custom resource are.
 //! Reads an `openAPIV3Schema`; gives pruning (in decoding), defaults and validation.
-//! Not here: whether a schema may be accepted as structural at all, CEL rules (`x-kubernetes-validations`),
-//! ratcheting on update, the metadata of embedded resources.
+//! Not here: whether a schema may be accepted as structural at all, the metadata of embedded resources.
 //! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
 
 mod format;
+mod rules;
 mod typing;
 mod validation;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use api::GroupVersionKind;
 use api::field::{self, ErrorList};
@@ -92,6 +93,10 @@ pub struct Node {
     any_of: Vec<Node>,
     one_of: Vec<Node>,
     not: Option<Box<Node>>,
+    rules: Vec<rules::Rule>,
+    compiled: OnceLock<Vec<rules::Compiled>>,
+    /// Whether there is a rule here or below.
+    has_rules: bool,
 }
 
 /// The keywords that bound values.
@@ -118,6 +123,7 @@ impl Structural {
     pub fn parse(kind: GroupVersionKind, schema: &Value) -> Result<Self, Error> {
         let mut root = Node::parse(schema, "openAPIV3Schema")?;
         root.embedded_resource = true;
+        root.note_rules();
         Ok(Self { kind, root })
     }
 
@@ -137,9 +143,31 @@ impl Structural {
         self.root.fill(value);
     }
 
-    /// Everything that is wrong with a custom resource.
+    /// Everything that is wrong with a new custom resource.
     pub fn validate(&self, value: &Value) -> ErrorList {
-        validation::validate(&self.root, value)
+        self.with_rules(validation::validate(&self.root, value), value, None)
+    }
+
+    /// Everything that is wrong with a changed custom resource, apart from what was wrong before and has not changed.
+    pub fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let errors = rules::ratcheted(validation::validate(&self.root, new), new, old);
+        self.with_rules(errors, new, Some(old))
+    }
+
+    /// Rules see only what the schema lets them rely on.
+    fn with_rules(&self, mut errors: ErrorList, new: &Value, old: Option<&Value>) -> ErrorList {
+        use field::ErrorKind::{Required, TooLong, TooMany, TypeInvalid};
+        if !self.root.has_rules() {
+            return errors;
+        }
+        if errors.iter().any(|error| matches!(error.kind, Required | TooLong | TooMany | TypeInvalid)) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing \
+                          errors to complete validation";
+            errors.push(field::invalid(&field::Path::new("<nil>"), Value::Null, detail));
+            return errors;
+        }
+        errors.extend(self.evaluate_rules(new, old));
+        errors
     }
 }
 
@@ -207,6 +235,9 @@ impl Node {
             any_of: list("anyOf")?,
             one_of: list("oneOf")?,
             not: boxed("not")?,
+            rules: rules::Rule::parse(schema),
+            compiled: OnceLock::new(),
+            has_rules: false,
         })
     }
 

@@ -125,6 +125,8 @@ async fn pods_get_what_a_real_server_gives_them() {
                 old: None,
                 options: Value::Null,
                 warnings: Vec::new(),
+                reinvocation: Default::default(),
+                audit: Vec::new(),
             };
             let outcome = chain.admit(&mut request).await;
             if outcome

@@ -74,6 +74,8 @@ pub(super) async fn run(
         old: old.as_ref(),
         options: Value::Null,
         warnings: Vec::new(),
+        reinvocation: Default::default(),
+        audit: Vec::new(),
     };
     if plugin.handles(write.operation) {
         plugin.admit(&mut request, &state).await?;

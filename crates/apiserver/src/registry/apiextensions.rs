@@ -112,6 +112,7 @@ fn validate(definition: &Object) -> ErrorList {
     {
         errors.push(field::invalid(&path, "", error.to_string()));
     }
+    errors.extend(custom::rules::check(definition));
     errors
 }
 

@@ -5,6 +5,7 @@
 //! Upstream: apiextensions-apiserver/pkg/apiserver/customresource_handler.go.
 
 mod json_path;
+pub(super) mod rules;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -201,12 +202,12 @@ impl Hooks for Custom {
         self.structural.validate(object)
     }
 
-    fn validate_update(&self, new: &Value, _: &Value) -> ErrorList {
-        self.structural.validate(new)
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        self.structural.validate_update(new, old)
     }
 
-    fn validate_status_update(&self, new: &Value, _: &Value) -> ErrorList {
-        self.structural.validate(new)
+    fn validate_status_update(&self, new: &Value, old: &Value) -> ErrorList {
+        self.structural.validate_update(new, old)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use api::kind::Descriptor;
 
-use super::{Plain, Rest, apiextensions, authentication, authorization, certificates, core, rbac};
+use super::{
+    Plain, Rest, admissionregistration::Expressions, apiextensions, authentication, authorization,
+    certificates, core, rbac,
+};
 
 type Make = fn() -> Arc<dyn Rest>;
 
@@ -17,6 +20,10 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("", "pods", || Arc::new(core::pod::Pods)),
     ("", "serviceaccounts", || Arc::new(core::service_account::ServiceAccounts)),
     ("", "services", || Arc::new(core::service::Services::default())),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies", || Arc::new(Expressions::Mutating)),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", || Arc::new(Expressions::Webhooks)),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", || Arc::new(Expressions::Validating)),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", || Arc::new(Expressions::Webhooks)),
     ("apiextensions.k8s.io", "customresourcedefinitions", || Arc::new(apiextensions::Definitions)),
     ("authentication.k8s.io", "selfsubjectreviews", || Arc::new(authentication::SelfSubjectReviews)),
     ("authentication.k8s.io", "tokenreviews", || Arc::new(authentication::TokenReviews)),

@@ -7,6 +7,8 @@ mod aggregated_discovery;
 mod certificates;
 #[path = "conformance/core_events.rs"]
 mod core_events;
+#[path = "conformance/custom_resource_definition.rs"]
+mod custom_resource_definition;
 #[path = "conformance/discovery.rs"]
 mod discovery;
 #[path = "conformance/events.rs"]
@@ -15,6 +17,8 @@ mod events;
 mod flowcontrol;
 #[path = "conformance/lifecycle.rs"]
 mod lifecycle;
+#[path = "conformance/mutatingadmissionpolicy.rs"]
+mod mutatingadmissionpolicy;
 #[path = "conformance/projected_clustertrustbundle.rs"]
 mod projected_clustertrustbundle;
 #[path = "conformance/server_version.rs"]
@@ -23,3 +27,9 @@ mod server_version;
 mod service_accounts;
 #[path = "conformance/subjectreviews.rs"]
 mod subjectreviews;
+#[path = "conformance/validatingadmissionpolicy.rs"]
+mod validatingadmissionpolicy;
+#[path = "conformance/webhook.rs"]
+mod webhook;
+#[path = "conformance/webhook_server.rs"]
+mod webhook_server;

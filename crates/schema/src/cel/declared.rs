@@ -114,6 +114,11 @@ impl Declared {
         &self.kind
     }
 
+    /// The fewest bytes that a value takes in JSON.
+    pub(crate) fn min_size(&self) -> u64 {
+        self.min_size
+    }
+
     /// The most elements, entries or characters of the part at `path`, where the schema knows it.
     pub(super) fn max_elements(&self, path: &[String]) -> Option<u64> {
         let mut at = self;

@@ -50,6 +50,11 @@ pub struct Writer<'a> {
     pub now: &'a str,
 }
 
+/// `config` put into `live`, lists and maps by their keys, nobody's ownership considered.
+pub fn merge(live: &Value, config: &Value, schema: &Schema) -> Value {
+    shape::merge(live, config, Shape::of(schema))
+}
+
 /// Applies a configuration as it was sent. `live` is the stored object, or for a new one just its apiVersion, kind, name
 /// and namespace. `force` takes fields over from managers who would be in conflict. When nothing changes, the outcome
 /// equals `live` to the last field.

@@ -1,0 +1,75 @@
+//! Objects of one resource, compiled, and compiled anew when one of them has changed.
+//! Reads the watch cache, whose revision says whether anything has.
+//! Upstream: apiserver `pkg/admission/configuration`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::{GroupResource, Object, Status};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cluster::ClusterState;
+
+/// The objects of a resource as `T`, ordered by name.
+pub(in crate::admission) struct Configurations<T> {
+    resource: GroupResource,
+    compile: fn(&Object) -> Option<T>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    changes: Option<watch::Receiver<u64>>,
+    /// By name, with the resourceVersion that it was compiled from.
+    known: HashMap<String, (String, Arc<T>)>,
+    ordered: Arc<[Arc<T>]>,
+    revision: Option<u64>,
+}
+
+impl<T> Configurations<T> {
+    /// Of `resource`, each compiled by `compile`, which leaves out what cannot be read.
+    pub fn new(resource: GroupResource, compile: fn(&Object) -> Option<T>) -> Self {
+        let state = State { changes: None, known: HashMap::new(), ordered: Arc::new([]), revision: None };
+        Self { resource, compile, state: Mutex::new(state) }
+    }
+
+    /// All of them as they are now.
+    pub async fn get(&self, cluster: &Arc<dyn ClusterState>) -> Result<Arc<[Arc<T>]>, Status> {
+        if let Some(known) = self.unchanged() {
+            return Ok(known);
+        }
+        let changes = cluster.changes(&self.resource).await?;
+        let revision = *changes.borrow();
+        let listing = cluster.list(&self.resource, "").await?;
+        let mut state = self.state.lock();
+        let mut known = HashMap::with_capacity(listing.items.len());
+        let mut ordered = Vec::with_capacity(listing.items.len());
+        for bytes in &listing.items {
+            let Ok(value) = serde_json::from_slice(bytes) else { continue };
+            let object = Object(value);
+            let (name, version) = (object.name().to_owned(), object.resource_version().to_owned());
+            let compiled = match state.known.remove(&name).filter(|(known, _)| *known == version) {
+                Some((_, compiled)) => compiled,
+                None => match (self.compile)(&object) {
+                    Some(compiled) => Arc::new(compiled),
+                    None => continue,
+                },
+            };
+            ordered.push((name.clone(), compiled.clone()));
+            known.insert(name, (version, compiled));
+        }
+        ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let ordered: Arc<[Arc<T>]> = ordered.into_iter().map(|(_, compiled)| compiled).collect();
+        *state = State { changes: Some(changes), known, ordered: ordered.clone(), revision: Some(revision) };
+        Ok(ordered)
+    }
+
+    /// What is known, while the cache has seen no change and is still alive.
+    fn unchanged(&self) -> Option<Arc<[Arc<T>]>> {
+        let state = self.state.lock();
+        let changes = state.changes.as_ref()?;
+        // An error: the cache has been dropped, and its successor must be asked.
+        changes.has_changed().ok()?;
+        (state.revision == Some(*changes.borrow())).then(|| state.ordered.clone())
+    }
+}

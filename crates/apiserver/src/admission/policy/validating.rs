@@ -1,0 +1,163 @@
+//! ValidatingAdmissionPolicy: policies that may refuse, warn, or leave a note in the audit log.
+//! Upstream: apiserver `pkg/admission/plugin/policy/validating/dispatcher.go`.
+
+use std::sync::Arc;
+
+use api::status::Cause;
+use api::{GroupResource, Reason, Status};
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::compile::{self, Binding, Policy};
+use super::evaluate::{self, Judged, Judgement};
+use super::{Matching, data, is_judged, matching};
+use crate::admission::dynamic::conditions::Verdict;
+use crate::admission::dynamic::configurations::Configurations;
+use crate::admission::dynamic::expressions::{Data, Decided};
+use crate::admission::{Operation, Plugin, Request, Surroundings};
+use crate::cluster::ClusterState;
+
+/// The annotation of failed validations in the audit log.
+const FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+/// The plugin.
+pub(in crate::admission) struct ValidatingAdmissionPolicy {
+    surroundings: Surroundings,
+    policies: Configurations<Policy>,
+    bindings: Configurations<Binding>,
+}
+
+impl ValidatingAdmissionPolicy {
+    /// The plugin over these surroundings.
+    pub fn new(surroundings: Surroundings) -> Self {
+        let resource = |name: &str| GroupResource::new("admissionregistration.k8s.io", name);
+        Self {
+            surroundings,
+            policies: Configurations::new(resource("validatingadmissionpolicies"), compile::validating),
+            bindings: Configurations::new(
+                resource("validatingadmissionpolicybindings"),
+                compile::validating_binding,
+            ),
+        }
+    }
+
+    /// What the policy says with one object of parameters.
+    async fn judge(&self, policy: &Policy, data: &Data, request: &Request<'_>) -> Result<Judged, Status> {
+        let authorizer = &self.surroundings.authorization.authorizer;
+        let mut known = Decided::default();
+        loop {
+            match judge(policy, data, &known) {
+                Ok(judged) => return Ok(judged),
+                Err(check) => known.decide(authorizer, request.user, check).await?,
+            }
+        }
+    }
+}
+
+fn judge(
+    policy: &Policy,
+    data: &Data,
+    known: &Decided,
+) -> Result<Judged, Box<schema::cel::authorizer::Check>> {
+    let refused = |message: String| Judged {
+        judgements: vec![Judgement::Refuses { message, reason: Reason::Invalid }],
+        annotations: Vec::new(),
+    };
+    match evaluate::conditions(policy, data, known)? {
+        Verdict::Holds => evaluate::validations(policy, data, known),
+        Verdict::Fails(_) => Ok(Judged::default()),
+        Verdict::Broken(message) if policy.fails => Ok(refused(message)),
+        Verdict::Broken(_) => Ok(Judged::default()),
+    }
+}
+
+/// The status code of a reason that validations may have.
+fn code(reason: &Reason) -> u16 {
+    match reason {
+        Reason::Forbidden => 403,
+        Reason::Unauthorized => 401,
+        Reason::RequestEntityTooLarge => 413,
+        _ => 422,
+    }
+}
+
+/// The refusal as the client gets it.
+fn refusal(request: &Request<'_>, matching: &Matching<'_>, message: &str, reason: Reason) -> Status {
+    let (policy, binding) = (&matching.policy.name, &matching.binding.name);
+    let message =
+        format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}");
+    let mut status = request.forbidden(&message);
+    status.code = code(&reason);
+    status.reason = reason;
+    status.details.get_or_insert_default().causes.push(Cause { message, ..Cause::default() });
+    status
+}
+
+#[async_trait]
+impl Plugin for ValidatingAdmissionPolicy {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionPolicy"
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn validate(
+        &self,
+        request: &mut Request<'_>,
+        cluster: &Arc<dyn ClusterState>,
+    ) -> Result<(), Status> {
+        if !is_judged(request) {
+            return Ok(());
+        }
+        let policies = self.policies.get(cluster).await?;
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let bindings = self.bindings.get(cluster).await?;
+        let found = matching(&policies, &bindings, request, &self.surroundings, cluster).await?;
+        let mut refused = None;
+        let mut failures = Vec::new();
+        for matching in &found {
+            let params = match &matching.params {
+                Ok(params) => params,
+                Err(message) => {
+                    if matching.policy.fails {
+                        let message = format!("failed to configure binding: {message}");
+                        refused.get_or_insert(refusal(request, matching, &message, Reason::Invalid));
+                    }
+                    continue;
+                }
+            };
+            let mut data = data(request, &matching.matched, &self.surroundings, cluster).await?;
+            for params in params {
+                data.params = params.clone();
+                let judged = self.judge(matching.policy, &data, request).await?;
+                request.audit.extend(judged.annotations);
+                for (index, judgement) in judged.judgements.into_iter().enumerate() {
+                    let Judgement::Refuses { message, reason } = judgement else { continue };
+                    let (policy, binding) = (&matching.policy.name, &matching.binding.name);
+                    if matching.binding.denies {
+                        refused.get_or_insert(refusal(request, matching, &message, reason));
+                    }
+                    if matching.binding.warns {
+                        request.warnings.push(format!(
+                            "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"
+                        ));
+                    }
+                    if matching.binding.audits {
+                        failures.push(json!({
+                            "message": message, "policy": policy, "binding": binding, "expressionIndex": index,
+                            "validationActions": ["Audit"],
+                        }));
+                    }
+                }
+            }
+        }
+        if !failures.is_empty() {
+            request.audit.push((FAILURES.to_owned(), json!(failures).to_string()));
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,296 @@
+//! Calls a webhook: where it is, how it is trusted, how long it may take.
+//! Reads Services and EndpointSlices. Connections are kept for the next call.
+//! Not here: what is said (`review`, and `registry::conversion` for CustomResourceDefinitions).
+//! Upstream: apiserver `pkg/util/webhook/client.go`, `pkg/util/proxy` (resolving Services).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::types::admissionregistration::v1::WebhookClientConfig;
+use api::{GroupResource, Object, Status};
+use bytes::{Bytes, BytesMut};
+use client::{Config, HttpsTransport, Transport, TransportError};
+use foundation::SharedClock;
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::cluster::ClusterState;
+
+/// The largest answer, in bytes.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// How many servers connections are kept to.
+const KEPT: usize = 64;
+
+/// Why a webhook gives no answer that lets the request go on.
+#[derive(Debug)]
+pub(in crate::admission) enum Failure {
+    /// It could not be called, or its answer not be understood.
+    Calling(String),
+    /// It refuses.
+    Denied(Box<Status>),
+}
+
+/// Where a webhook is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Client {
+    url: Option<String>,
+    service: Option<ServiceReference>,
+    authority: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceReference {
+    namespace: String,
+    name: String,
+    port: u16,
+    path: String,
+}
+
+impl Client {
+    /// Out of a webhook's configuration.
+    pub fn new(config: &WebhookClientConfig) -> Self {
+        let service = config.service.as_ref().map(|service| ServiceReference {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            port: service.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(443),
+            path: service.path.clone().unwrap_or_default(),
+        });
+        let authority = config.ca_bundle.as_ref().map(|bundle| bundle.0.clone()).unwrap_or_default();
+        Self { url: config.url.clone(), service, authority }
+    }
+
+    /// The address as messages tell it, without query.
+    fn address(&self) -> String {
+        match (&self.url, &self.service) {
+            (Some(url), _) => url.clone(),
+            (None, Some(service)) => {
+                let path = service.path.trim_start_matches('/');
+                format!("https://{}.{}.svc:{}/{path}", service.name, service.namespace, service.port)
+            }
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// Calls webhooks.
+pub(crate) struct Caller {
+    cluster: Arc<dyn ClusterState>,
+    clock: SharedClock,
+    transports: Mutex<HashMap<(String, String, Vec<u8>), Arc<HttpsTransport>>>,
+}
+
+impl Caller {
+    /// A caller that finds Services in `cluster`.
+    pub fn new(cluster: Arc<dyn ClusterState>, clock: SharedClock) -> Self {
+        Self { cluster, clock, transports: Mutex::default() }
+    }
+
+    /// Posts `body` and gives the answer's body; errors are worded as upstream's.
+    pub fn post<'a>(
+        &'a self,
+        to: &'a Client,
+        body: &'a Value,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, String>> {
+        Box::pin(self.answered(to, body, timeout))
+    }
+
+    async fn answered(&self, to: &Client, body: &Value, timeout: Duration) -> Result<Bytes, String> {
+        let address = to.address();
+        let query = if address.contains('?') { '&' } else { '?' };
+        let url = format!("{address}{query}timeout={}s", timeout.as_secs());
+        let answer = tokio::select! {
+            answer = self.exchange(to, &url, body) => answer,
+            () = self.clock.sleep(timeout) => Err("context deadline exceeded".to_owned()),
+        };
+        match answer {
+            Ok((200..=299, body)) => Ok(body),
+            Ok((code, body)) => Err(format!("failed to call webhook: {}", refused(code, &body))),
+            Err(what) => Err(format!("failed to call webhook: Post {url:?}: {what}")),
+        }
+    }
+
+    async fn exchange(&self, to: &Client, url: &str, body: &Value) -> Result<(u16, Bytes), String> {
+        let (server, name) = self.locate(to).await?;
+        let transport = self.transport(server, name, &to.authority)?;
+        let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+        let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        let request = http::Request::post(path)
+            .header(http::header::HOST, host)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::ACCEPT, "application/json, */*")
+            .header(http::header::USER_AGENT, "kube-apiserver-admission")
+            .body(Bytes::from(body.to_string()))
+            .map_err(|error| error.to_string())?;
+        let response = transport.send(request).await.map_err(|error| describe(&error))?;
+        let code = response.status().as_u16();
+        let (mut body, mut read) = (response.into_body(), BytesMut::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| error.to_string())?;
+            let Ok(data) = frame.into_data() else { continue };
+            if read.len() + data.len() > MAX_ANSWER {
+                return Err("the answer is too large".to_owned());
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok((code, read.freeze()))
+    }
+
+    fn transport(&self, server: String, name: String, ca: &[u8]) -> Result<Arc<HttpsTransport>, String> {
+        let mut transports = self.transports.lock();
+        let key = (server, name, ca.to_vec());
+        if let Some(known) = transports.get(&key) {
+            return Ok(known.clone());
+        }
+        let config = Config {
+            server: key.0.clone(),
+            ca_pem: Some(ca.to_vec()),
+            tls_server_name: Some(key.1.clone()),
+            ..Config::default()
+        };
+        let made = Arc::new(HttpsTransport::new(&config).map_err(|error| error.to_string())?);
+        if transports.len() >= KEPT {
+            transports.clear();
+        }
+        transports.insert(key, made.clone());
+        Ok(made)
+    }
+
+    /// `https://host:port` to dial, and the name that the certificate must have.
+    async fn locate(&self, to: &Client) -> Result<(String, String), String> {
+        if let Some(url) = &to.url {
+            let rest = url.strip_prefix("https://").ok_or("unsupported protocol scheme")?;
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+                Some((address, _)) => address,
+                None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+            };
+            return Ok((format!("https://{host}"), name.to_owned()));
+        }
+        let service = to.service.as_ref().ok_or("a webhook has neither service nor url")?;
+        let host = self.resolve(service).await?;
+        Ok((format!("https://{host}"), format!("{}.{}.svc", service.name, service.namespace)))
+    }
+
+    /// An address behind the Service: an endpoint that is ready, or the cluster IP.
+    async fn resolve(&self, reference: &ServiceReference) -> Result<String, String> {
+        let ServiceReference { namespace, name, port, .. } = reference;
+        let services = GroupResource::new("", "services");
+        let found = self.cluster.cached(&services, namespace, name).await.map_err(|error| error.message)?;
+        let service: Value = found
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(|| format!("service {name:?} not found"))?;
+        let host = |address: &str, port: u64| match address.contains(':') {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        };
+        let spec = &service["spec"];
+        if spec["type"] == "ExternalName" {
+            return Ok(host(spec["externalName"].as_str().unwrap_or_default(), u64::from(*port)));
+        }
+        let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let wanted = ports.iter().find(|one| one["port"] == *port);
+        let wanted = wanted.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+        let wanted = wanted["name"].as_str().unwrap_or_default();
+        if let Some(endpoint) = self.endpoint(namespace, name, wanted).await? {
+            return Ok(host(&endpoint.0, endpoint.1));
+        }
+        match spec["clusterIP"].as_str() {
+            Some(address) if !matches!(address, "" | "None") => Ok(host(address, u64::from(*port))),
+            _ => Err(format!("no endpoints available for service {name:?}")),
+        }
+    }
+
+    async fn endpoint(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: &str,
+    ) -> Result<Option<(String, u64)>, String> {
+        let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
+        let listing = self.cluster.list(&slices, namespace).await.map_err(|error| error.message)?;
+        for bytes in &listing.items {
+            let Ok(slice) = serde_json::from_slice(bytes).map(Object) else { continue };
+            if slice.labels().get("kubernetes.io/service-name").is_none_or(|service| service != name) {
+                continue;
+            }
+            let ports = slice.0["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let Some(number) = ports
+                .iter()
+                .find(|one| one["name"].as_str().unwrap_or_default() == port)
+                .and_then(|p| p["port"].as_u64())
+            else {
+                continue;
+            };
+            let endpoints = slice.0["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let ready = endpoints.iter().find(|endpoint| endpoint["conditions"]["ready"] != false);
+            if let Some(address) = ready.and_then(|endpoint| endpoint["addresses"][0].as_str()) {
+                return Ok(Some((address.to_owned(), number)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A transport's error in the words of Go's.
+fn describe(error: &TransportError) -> String {
+    let (server, text) = match error {
+        TransportError::Connect { server, source } => {
+            (server.trim_start_matches("https://"), source.to_string())
+        }
+        other => return other.to_string(),
+    };
+    if text.contains("UnknownIssuer") {
+        return "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned();
+    }
+    if text.contains("invalid peer certificate") {
+        let reason = text.rsplit(": ").next().unwrap_or_default();
+        return format!("tls: failed to verify certificate: x509: {reason}");
+    }
+    if text.contains("Connection refused") {
+        return format!("dial tcp {server}: connect: connection refused");
+    }
+    format!("dial tcp {server}: {text}")
+}
+
+/// What an answer that is no success says.
+fn refused(code: u16, body: &[u8]) -> String {
+    if let Ok(status) = serde_json::from_slice::<Value>(body)
+        && status["kind"] == "Status"
+        && let Some(message) = status["message"].as_str()
+    {
+        return message.to_owned();
+    }
+    let text = String::from_utf8_lossy(&body[..body.len().min(2_048)]).trim().to_owned();
+    match code {
+        404 => "the server could not find the requested resource".to_owned(),
+        401 => "the server has asked for the client to provide credentials".to_owned(),
+        403 => "unknown".to_owned(),
+        500..=599 => {
+            let text = if text.is_empty() { "unknown".to_owned() } else { text };
+            format!("an error on the server ({text:?}) has prevented the request from succeeding")
+        }
+        _ => format!("the server rejected our request for an unknown reason ({code})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_refusals_are_worded_as_upstream() {
+        let service =
+            ServiceReference { namespace: "ns".into(), name: "svc".into(), port: 443, path: "/a".into() };
+        let client = Client { service: Some(service), ..Client::default() };
+        assert_eq!(client.address(), "https://svc.ns.svc:443/a");
+        assert_eq!(refused(404, b""), "the server could not find the requested resource");
+        let broken = "an error on the server (\"oops\") has prevented the request from succeeding";
+        assert_eq!(refused(500, b"oops\n"), broken);
+        assert_eq!(refused(400, br#"{"kind":"Status","message":"no"}"#), "no");
+    }
+}

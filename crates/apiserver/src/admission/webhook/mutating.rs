@@ -1,0 +1,156 @@
+//! MutatingAdmissionWebhook: webhooks that change objects, one after the other in the order of their configurations'
+//! names; those that ask for it run again when others have changed the object after them.
+//! Upstream: apiserver `pkg/admission/plugin/webhook/mutating/dispatcher.go`.
+
+use std::sync::Arc;
+
+use api::types::admissionregistration::v1::MutatingWebhookConfiguration;
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use schema::FieldValidation;
+use serde_json::Value;
+
+use super::{Parts, Webhook, call::Failure, data, failed, matching, review, versions};
+use crate::admission::dynamic::configurations::Configurations;
+use crate::admission::dynamic::matching::Matched;
+use crate::admission::{Operation, Plugin, Request, Surroundings};
+use crate::cluster::ClusterState;
+
+const NAME: &str = "MutatingAdmissionWebhook";
+
+/// The plugin.
+pub(in crate::admission) struct MutatingAdmissionWebhook {
+    surroundings: Surroundings,
+    configurations: Configurations<Vec<Webhook>>,
+}
+
+impl MutatingAdmissionWebhook {
+    /// The plugin over these surroundings.
+    pub fn new(surroundings: Surroundings) -> Self {
+        let resource = GroupResource::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations");
+        Self { surroundings, configurations: Configurations::new(resource, compile) }
+    }
+
+    async fn call(
+        &self,
+        webhook: &Webhook,
+        matched: &Matched,
+        request: &mut Request<'_>,
+    ) -> Result<Option<Value>, Failure> {
+        let data = data(request, matched, &self.surroundings).await;
+        let uid = self.surroundings.uid();
+        let sent = review::review(webhook, request, matched, &data, &uid)?;
+        let caller = &self.surroundings.caller;
+        let body = caller.post(&webhook.client, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        let answer = review::answer(webhook, &sent, &body, true)?;
+        request.warnings.extend(answer.warnings);
+        request.audit.extend(answer.annotations);
+        let Some(patch) = answer.patch.filter(|patch| patch.as_array().is_none_or(|list| !list.is_empty()))
+        else {
+            return Ok(None);
+        };
+        if data.object.is_null() {
+            return Err(Failure::Denied(Box::new(Status::internal(format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                webhook.name
+            )))));
+        }
+        let patched = schema::patch::json_patch(data.object, &patch)
+            .map_err(|error| Failure::Denied(Box::new(Status::internal(error.message))))?;
+        let registry = &self.surroundings.registry;
+        let back = versions::convert(registry, &patched, &matched.resource, &request.resource).await;
+        Ok(Some(back.unwrap_or(patched)))
+    }
+}
+
+impl Surroundings {
+    /// The object as its kind has it: pruned, typed, defaulted.
+    pub(in crate::admission) fn retyped(&self, request: &Request<'_>, value: Value) -> Result<Value, Status> {
+        let own = versions::resource(&self.registry, &request.resource);
+        // The body of a subresource (a Scale, a Binding) is not the resource's own kind.
+        let Some(own) = own.filter(|own| own.descriptor.group_version_kind() == request.kind) else {
+            return Ok(value);
+        };
+        let mut typed = schema::decode_value(&value, &own.schema, FieldValidation::Ignore)?.value;
+        own.descriptor.hooks.default(&mut typed);
+        Ok(typed)
+    }
+}
+
+fn compile(object: &Object) -> Option<Vec<Webhook>> {
+    let read: MutatingWebhookConfiguration = serde_json::from_value(object.0.clone()).ok()?;
+    let webhooks = read.webhooks.into_iter().flatten().enumerate();
+    let compiled = webhooks.map(|(index, webhook)| {
+        let parts = Parts {
+            name: webhook.name,
+            client: webhook.client_config,
+            rules: matching::unnamed(webhook.rules),
+            match_policy: webhook.match_policy,
+            namespaces: webhook.namespace_selector,
+            objects: webhook.object_selector,
+            conditions: webhook.match_conditions.unwrap_or_default(),
+            failure_policy: webhook.failure_policy,
+            side_effects: webhook.side_effects,
+            timeout: webhook.timeout_seconds,
+            review_versions: webhook.admission_review_versions,
+            reinvoked: webhook.reinvocation_policy.as_deref() == Some("IfNeeded"),
+        };
+        Webhook::new(object, index, parts)
+    });
+    Some(compiled.collect())
+}
+
+#[async_trait]
+impl Plugin for MutatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn admit(&self, request: &mut Request<'_>, cluster: &Arc<dyn ClusterState>) -> Result<(), Status> {
+        if matching::is_exempt(&request.resource) {
+            return Ok(());
+        }
+        let configurations = self.configurations.get(cluster).await?;
+        if configurations.is_empty() {
+            return Ok(());
+        }
+        let object = request.object.as_deref().map(|object| &object.0);
+        request.reinvocation.begin(NAME, object);
+        // Collected: an iterator with a closure cannot be kept while waiting.
+        let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();
+        for webhook in webhooks {
+            let Some(matched) = webhook.wants(request, &self.surroundings, cluster).await? else { continue };
+            if request.reinvocation.again && !request.reinvocation.rounds(NAME).is_due(&webhook.id) {
+                continue;
+            }
+            if request.dry_run && !webhook.allows_dry_run {
+                return Err(Status::bad_request(format!(
+                    "admission webhook {:?} does not support dry run",
+                    webhook.name
+                )));
+            }
+            match self.call(webhook, &matched, request).await {
+                Ok(Some(patched)) => {
+                    let typed = self.surroundings.retyped(request, patched)?;
+                    let Some(object) = request.object.as_deref_mut() else { continue };
+                    if object.0 != typed {
+                        object.0 = typed;
+                        request.reinvocation.changed(NAME);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => failed(webhook, error)?,
+            }
+            if webhook.reinvoked {
+                request.reinvocation.rounds(NAME).ran(&webhook.id);
+            }
+        }
+        let object = request.object.as_deref().map(|object| &object.0);
+        request.reinvocation.rounds(NAME).end(object);
+        Ok(())
+    }
+}

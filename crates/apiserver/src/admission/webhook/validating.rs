@@ -1,0 +1,119 @@
+//! ValidatingAdmissionWebhook: webhooks that may refuse; they are called at the same time.
+//! Upstream: apiserver `pkg/admission/plugin/webhook/validating/dispatcher.go`.
+
+use std::sync::Arc;
+
+use api::types::admissionregistration::v1::ValidatingWebhookConfiguration;
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use futures::future::{BoxFuture, join_all};
+
+use super::{Parts, Webhook, call::Failure, data, failed, matching, review};
+use crate::admission::dynamic::configurations::Configurations;
+use crate::admission::{Operation, Plugin, Request, Surroundings};
+use crate::cluster::ClusterState;
+
+/// The plugin.
+pub(in crate::admission) struct ValidatingAdmissionWebhook {
+    surroundings: Surroundings,
+    configurations: Configurations<Vec<Webhook>>,
+}
+
+impl ValidatingAdmissionWebhook {
+    /// The plugin over these surroundings.
+    pub fn new(surroundings: Surroundings) -> Self {
+        let resource = GroupResource::new("admissionregistration.k8s.io", "validatingwebhookconfigurations");
+        Self { surroundings, configurations: Configurations::new(resource, compile) }
+    }
+
+    fn calling<'a>(
+        &'a self,
+        webhook: &'a Webhook,
+        sent: serde_json::Value,
+    ) -> BoxFuture<'a, (&'a Webhook, Result<review::Answer, Failure>)> {
+        Box::pin(async move { (webhook, self.call(webhook, sent).await) })
+    }
+
+    async fn call(&self, webhook: &Webhook, sent: serde_json::Value) -> Result<review::Answer, Failure> {
+        let caller = &self.surroundings.caller;
+        let body = caller.post(&webhook.client, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        review::answer(webhook, &sent, &body, false)
+    }
+}
+
+fn compile(object: &Object) -> Option<Vec<Webhook>> {
+    let read: ValidatingWebhookConfiguration = serde_json::from_value(object.0.clone()).ok()?;
+    let webhooks = read.webhooks.into_iter().flatten().enumerate();
+    let compiled = webhooks.map(|(index, webhook)| {
+        let parts = Parts {
+            name: webhook.name,
+            client: webhook.client_config,
+            rules: matching::unnamed(webhook.rules),
+            match_policy: webhook.match_policy,
+            namespaces: webhook.namespace_selector,
+            objects: webhook.object_selector,
+            conditions: webhook.match_conditions.unwrap_or_default(),
+            failure_policy: webhook.failure_policy,
+            side_effects: webhook.side_effects,
+            timeout: webhook.timeout_seconds,
+            review_versions: webhook.admission_review_versions,
+            reinvoked: false,
+        };
+        Webhook::new(object, index, parts)
+    });
+    Some(compiled.collect())
+}
+
+#[async_trait]
+impl Plugin for ValidatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn validate(
+        &self,
+        request: &mut Request<'_>,
+        cluster: &Arc<dyn ClusterState>,
+    ) -> Result<(), Status> {
+        if matching::is_exempt(&request.resource) {
+            return Ok(());
+        }
+        let configurations = self.configurations.get(cluster).await?;
+        let mut calls = Vec::new();
+        // Collected: an iterator with a closure cannot be kept while waiting.
+        let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();
+        for webhook in webhooks {
+            let Some(matched) = webhook.wants(request, &self.surroundings, cluster).await? else { continue };
+            if request.dry_run && !webhook.allows_dry_run {
+                return Err(Status::bad_request(format!(
+                    "admission webhook {:?} does not support dry run",
+                    webhook.name
+                )));
+            }
+            let data = data(request, &matched, &self.surroundings).await;
+            match review::review(webhook, request, &matched, &data, &self.surroundings.uid()) {
+                Ok(sent) => calls.push(self.calling(webhook, sent)),
+                Err(error) => failed(webhook, error)?,
+            }
+        }
+        let mut refused = None;
+        for (webhook, outcome) in join_all(calls).await {
+            match outcome {
+                Ok(answer) => {
+                    request.warnings.extend(answer.warnings);
+                    request.audit.extend(answer.annotations);
+                }
+                Err(error) => {
+                    if let Err(status) = failed(webhook, error) {
+                        refused.get_or_insert(status);
+                    }
+                }
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
