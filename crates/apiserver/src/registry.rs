@@ -66,7 +66,9 @@ impl Resource {
         let prefix = Bytes::from(format!("/registry/{group}/{}/", stored.resource));
         let fields = descriptor.selectable_fields.iter().map(|field| (&*field.pointer, field.absent));
         let extractor = Arc::new(Extractor::new(fields));
-        let converts = stored != descriptor.group_version_resource();
+        // Defaults that came into the schema after an object was stored are filled in when it is read.
+        let defaults = matches!(&*schema, Schema::Structural(structural) if structural.has_defaults());
+        let converts = defaults || stored != descriptor.group_version_resource();
         let convert = converts.then(|| {
             let descriptor = descriptor.clone();
             let convert: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync> =

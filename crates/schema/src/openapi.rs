@@ -1,9 +1,10 @@
 //! The OpenAPI documents that clients read: v2 as a whole, v3 by group version with an index.
-//! Reads the descriptors of the kinds that are served and the generated table. Pure; callers build a document when it
+//! Reads the descriptors of the kinds that are served, the generated table, and the schemas of custom resources. Pure; callers build a document when it
 //! is first asked for and keep it.
 //! Not here: serving and caching them (apiserver). Descriptions are left out: `kubectl explain` shows structure only.
 //! Upstream: kube-openapi, and the API server's `api/openapi-spec`.
 
+mod custom;
 mod definition;
 mod paths;
 mod protobuf;
@@ -16,13 +17,14 @@ use api::kind::Descriptor;
 use serde_json::{Map, Value, json};
 
 use self::definition::Dialect;
+pub use self::custom::Published;
 pub use self::protobuf::v2_protobuf;
 
 /// The version of Kubernetes whose API this is.
 const VERSION: &str = "v1.37.0";
 
 /// The whole API as OpenAPI v2 (`/openapi/v2`, JSON).
-pub fn v2(descriptors: &[Arc<Descriptor>]) -> Value {
+pub fn v2(descriptors: &[Arc<Descriptor>], custom: &Published) -> Value {
     let mut roots = BTreeSet::new();
     let mut paths = Map::new();
     for descriptor in descriptors {
@@ -32,13 +34,13 @@ pub fn v2(descriptors: &[Arc<Descriptor>]) -> Value {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
-        "definitions": definition::closure(&roots, descriptors, Dialect::V2),
+        "definitions": definition::closure(&roots, descriptors, custom, Dialect::V2),
         "parameters": paths::shared_parameters(),
     })
 }
 
 /// The index of the OpenAPI v3 documents (`/openapi/v3`). Each address carries a hash of what the document says.
-pub fn v3_index(descriptors: &[Arc<Descriptor>]) -> Value {
+pub fn v3_index(descriptors: &[Arc<Descriptor>], custom: &Published) -> Value {
     let mut groups: BTreeMap<String, Vec<&Descriptor>> = BTreeMap::new();
     for descriptor in descriptors {
         groups.entry(paths::root(descriptor)).or_default().push(descriptor);
@@ -46,7 +48,7 @@ pub fn v3_index(descriptors: &[Arc<Descriptor>]) -> Value {
     let paths: Map<String, Value> = groups
         .into_iter()
         .map(|(root, descriptors)| {
-            let address = format!("/openapi/v3/{root}?hash={:016X}", fingerprint(&descriptors));
+            let address = format!("/openapi/v3/{root}?hash={:016X}", fingerprint(&descriptors, custom));
             (root, json!({"serverRelativeURL": address}))
         })
         .collect();
@@ -54,7 +56,7 @@ pub fn v3_index(descriptors: &[Arc<Descriptor>]) -> Value {
 }
 
 /// The OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`).
-pub fn v3(group_version: &GroupVersion, descriptors: &[Arc<Descriptor>]) -> Value {
+pub fn v3(group_version: &GroupVersion, descriptors: &[Arc<Descriptor>], custom: &Published) -> Value {
     let mut roots = BTreeSet::new();
     let mut paths = Map::new();
     let served = descriptors.iter().filter(|descriptor| descriptor.group_version() == *group_version);
@@ -65,13 +67,13 @@ pub fn v3(group_version: &GroupVersion, descriptors: &[Arc<Descriptor>]) -> Valu
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
-        "components": {"schemas": definition::closure(&roots, descriptors, Dialect::V3)},
+        "components": {"schemas": definition::closure(&roots, descriptors, custom, Dialect::V3)},
     })
 }
 
 /// A hash (64-bit FNV-1a) over all that a document is made from, which is cheaper than making it: the table's version
 /// and the descriptors.
-fn fingerprint(descriptors: &[&Descriptor]) -> u64 {
+fn fingerprint(descriptors: &[&Descriptor], custom: &Published) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut add = |text: &str| {
         for byte in text.bytes().chain([0]) {
@@ -86,6 +88,9 @@ fn fingerprint(descriptors: &[&Descriptor]) -> u64 {
         add(&descriptor.list_kind);
         add(if descriptor.is_namespaced() { "namespaced" } else { "cluster" });
         add(&format!("{:?} {:?}", descriptor.verbs, descriptor.subresources));
+        if let Some(structural) = custom.get(&*descriptor.schema) {
+            add(&structural.document().to_string());
+        }
     }
     hash
 }

@@ -47,6 +47,7 @@ pub struct Structural {
     /// The kind it describes.
     pub kind: GroupVersionKind,
     root: Node,
+    document: Value,
 }
 
 /// The type of a value.
@@ -124,7 +125,17 @@ impl Structural {
         let mut root = Node::parse(schema, "openAPIV3Schema")?;
         root.embedded_resource = true;
         root.note_rules();
-        Ok(Self { kind, root })
+        Ok(Self { kind, root, document: schema.clone() })
+    }
+
+    /// Whether a value may be missing that the schema fills in.
+    pub fn has_defaults(&self) -> bool {
+        self.root.has_defaults()
+    }
+
+    /// The schema as it was written.
+    pub fn document(&self) -> &Value {
+        &self.document
     }
 
     /// The schema of the resource as a whole.

@@ -1,11 +1,13 @@
 //! Chores of the repository, run as `cargo xtask <chore>`.
 //!
 //! - [`codegen`]: generated files from their published sources;
+//! - [`conformance`]: which of upstream's conformance tests have one of ours of the same name;
 //! - [`protobuf`]: field numbers, generated likewise;
 //! - [`verify`]: the rules of the house that no compiler checks.
 //!
 //! To add a chore: a module here, a match arm in `main.rs`. Chores never run as part of the product.
 
 pub mod codegen;
+pub mod conformance;
 pub mod protobuf;
 pub mod verify;

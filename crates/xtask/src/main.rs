@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE
        cargo xtask codegen protobuf --source FOLDER
+       cargo xtask conformance --names FILE
        cargo xtask verify";
 
 fn main() -> ExitCode {
@@ -34,6 +35,15 @@ fn run(arguments: &[&str]) -> Result<()> {
             let target = root.join(xtask::protobuf::NUMBERS);
             std::fs::write(&target, xtask::protobuf::numbers(Path::new(folder)))
                 .with_context(|| format!("cannot write {}", target.display()))
+        }
+        ["conformance", "--names", file] => {
+            let names = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+            let report = xtask::conformance::report(&root, &names)?;
+            eprint!("{report}");
+            if !report.unknown.is_empty() {
+                bail!("{} tests have names that upstream does not have", report.unknown.len());
+            }
+            Ok(())
         }
         ["verify"] => {
             let violations = xtask::verify::repository(&root)?;

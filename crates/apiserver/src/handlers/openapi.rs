@@ -11,9 +11,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
+use schema::Schema;
+use schema::openapi::Published;
 
 use super::discovery::cacheable;
-use crate::registry::Table;
+use crate::registry::{Resource, Table};
 use crate::request::Query;
 use crate::response::Response;
 use crate::server::Server;
@@ -61,6 +63,15 @@ fn all(table: &Table) -> Vec<Arc<Descriptor>> {
         .collect()
 }
 
+/// The schemas of the custom resources among them.
+fn custom(table: &Table) -> Published {
+    let structural = |resource: &Arc<Resource>| match &*resource.schema {
+        Schema::Structural(structural) => Some((resource.descriptor.schema.to_string(), structural.clone())),
+        Schema::BuiltIn(_) => None,
+    };
+    table.all().filter_map(structural).collect()
+}
+
 /// `/openapi/v2`.
 pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
@@ -69,11 +80,11 @@ pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     if accept.contains("com.github.proto-openapi.spec.v2") {
         let document = server
             .documents
-            .get(&table, "v2.pb", || schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table))).into());
+            .get(&table, "v2.pb", || schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table), &custom(&table))).into());
         return Ok(cacheable(head, V2_PROTOBUF, document));
     }
     let document =
-        server.documents.get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table))));
+        server.documents.get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table), &custom(&table))));
     Ok(cacheable(head, crate::response::JSON, document))
 }
 
@@ -82,7 +93,7 @@ pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status
     let table = server.registry.table().clone();
     let document = server
         .documents
-        .get(&table, "v3", || crate::encoding::to_json(&schema::openapi::v3_index(&all(&table))));
+        .get(&table, "v3", || crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table))));
     Ok(cacheable(head, crate::response::JSON, document))
 }
 
@@ -99,7 +110,7 @@ pub(super) fn v3(server: &Server, head: &Parts, query: &Query, at: &[&str]) -> R
     }
     let document = server.documents.get(&table, &at.join("/"), || {
         let descriptors = table.descriptors(&group_version);
-        crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors))
+        crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors, &custom(&table)))
     });
     let mut response = cacheable(head, crate::response::JSON, document);
     if query.get("hash").is_some() {

@@ -186,6 +186,10 @@ impl Hooks for Custom {
         self.structural.default(object);
     }
 
+    fn from_storage(&self, object: &mut Value) {
+        self.structural.default(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         if let (true, Some(members)) = (self.status, object.as_object_mut()) {
             members.remove("status");

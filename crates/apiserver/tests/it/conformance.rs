@@ -7,12 +7,16 @@ mod aggregated_discovery;
 mod certificates;
 #[path = "conformance/core_events.rs"]
 mod core_events;
+#[path = "conformance/crd_publish_openapi.rs"]
+mod crd_publish_openapi;
 #[path = "conformance/custom_resource_definition.rs"]
 mod custom_resource_definition;
 #[path = "conformance/discovery.rs"]
 mod discovery;
 #[path = "conformance/events.rs"]
 mod events;
+#[path = "conformance/field_validation.rs"]
+mod field_validation;
 #[path = "conformance/flowcontrol.rs"]
 mod flowcontrol;
 #[path = "conformance/lifecycle.rs"]
@@ -31,5 +35,7 @@ mod subjectreviews;
 mod validatingadmissionpolicy;
 #[path = "conformance/webhook.rs"]
 mod webhook;
+#[path = "conformance/webhook_configurations.rs"]
+mod webhook_configurations;
 #[path = "conformance/webhook_server.rs"]
 mod webhook_server;

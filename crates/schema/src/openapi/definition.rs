@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::kind::Descriptor;
 use serde_json::{Map, Value, json};
 
+use super::custom::{self, Published};
 use crate::table::{Definition, Field, ListType, SchemaOr, Type, table};
 
 /// Which OpenAPI is written.
@@ -34,6 +35,7 @@ impl Dialect {
 pub(super) fn closure(
     roots: &BTreeSet<String>,
     kinds: &[Arc<Descriptor>],
+    published: &Published,
     dialect: Dialect,
 ) -> Map<String, Value> {
     let mut schemas = Map::new();
@@ -50,7 +52,11 @@ pub(super) fn closure(
                 }
                 write(definition, dialect)
             }
-            (None, None) => custom(&name, kinds),
+            (None, None) => {
+                let (schema, names) = custom::definition(&name, kinds, published, dialect);
+                pending.extend(names);
+                schema
+            }
         };
         schemas.insert(name, schema);
     }
@@ -72,15 +78,6 @@ fn special(name: &str, dialect: Dialect) -> Option<Value> {
         },
     };
     Some(schema)
-}
-
-/// A custom resource: its kind is known here, its fields are not.
-fn custom(name: &str, kinds: &[Arc<Descriptor>]) -> Value {
-    let mut schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    if let Some(descriptor) = kinds.iter().find(|descriptor| descriptor.schema == name) {
-        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(descriptor)]);
-    }
-    schema
 }
 
 /// A descriptor's kind as extensions spell it.

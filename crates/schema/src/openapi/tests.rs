@@ -38,7 +38,7 @@ fn assert_closed(document: &Value) {
 #[test]
 fn every_group_version_has_a_closed_document() {
     let all: Vec<Arc<Descriptor>> = api::kinds::all().to_vec();
-    let index = v3_index(&all);
+    let index = v3_index(&all, &Published::new());
     let mut operations = BTreeSet::new();
     for (path, entry) in index["paths"].as_object().unwrap() {
         let address = entry["serverRelativeURL"].as_str().unwrap();
@@ -49,7 +49,7 @@ fn every_group_version_has_a_closed_document() {
             ["apis", group, version] => GroupVersion::new(group, version),
             _ => panic!("{path}"),
         };
-        let document = v3(&group_version, &all);
+        let document = v3(&group_version, &all, &Published::new());
         assert_closed(&document);
         for item in document["paths"].as_object().unwrap().values() {
             for operation in item.as_object().unwrap().values().filter(|member| member.is_object()) {
@@ -58,12 +58,12 @@ fn every_group_version_has_a_closed_document() {
             }
         }
     }
-    assert_closed(&v2(&all));
+    assert_closed(&v2(&all, &Published::new()));
 }
 
 #[test]
 fn kubectl_finds_server_side_validation() {
-    let document = v3(&GroupVersion::new("apps", "v1"), &[descriptor("apps", "Deployment")]);
+    let document = v3(&GroupVersion::new("apps", "v1"), &[descriptor("apps", "Deployment")], &Published::new());
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(
         patch["x-kubernetes-group-version-kind"],
@@ -77,7 +77,7 @@ fn kubectl_finds_server_side_validation() {
 
 #[test]
 fn definitions_carry_the_rules_of_merging() {
-    let document = v3(&GroupVersion::new("", "v1"), &[descriptor("", "Pod")]);
+    let document = v3(&GroupVersion::new("", "v1"), &[descriptor("", "Pod")], &Published::new());
     let schemas = &document["components"]["schemas"];
     assert_eq!(
         schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"],
@@ -135,7 +135,7 @@ fn all<'a>(message: &[(u64, &'a [u8])], number: u64) -> Vec<&'a [u8]> {
 #[test]
 fn protobuf_says_what_json_says() {
     let descriptors: Vec<Arc<Descriptor>> = api::kinds::all().to_vec();
-    let json = v2(&descriptors);
+    let json = v2(&descriptors, &Published::new());
     let encoded = v2_protobuf(&json);
     let document = fields(&encoded);
     assert_eq!(all(&document, 1), [b"2.0"]);

@@ -78,6 +78,14 @@ impl Node {
         self.limits.required.iter().any(|required| required == property)
     }
 
+    /// Whether there is a default here or below.
+    pub(crate) fn has_defaults(&self) -> bool {
+        self.default.is_some()
+            || self.properties.values().any(Self::has_defaults)
+            || self.values().is_some_and(Self::has_defaults)
+            || self.items.as_deref().is_some_and(Self::has_defaults)
+    }
+
     pub(crate) fn has_default(&self) -> bool {
         self.default.is_some()
     }
