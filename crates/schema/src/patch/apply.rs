@@ -51,7 +51,7 @@ pub struct Writer<'a> {
 }
 
 /// `config` put into `live`, lists and maps by their keys, nobody's ownership considered.
-pub fn merge(live: &Value, config: &Value, schema: &Schema) -> Value {
+pub fn combine(live: &Value, config: &Value, schema: &Schema) -> Value {
     shape::merge(live, config, Shape::of(schema))
 }
 

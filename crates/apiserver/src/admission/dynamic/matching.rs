@@ -117,7 +117,8 @@ impl Matcher {
         if exactly(&self.rules, &request.resource) {
             return Some(Matched { resource: request.resource.clone(), kind: request.kind.clone() });
         }
-        if !self.equivalent {
+        // The same resource has the same name in every group and version.
+        if !self.equivalent || !self.rules.iter().any(|rule| wants_in_any_version(rule, request)) {
             return None;
         }
         let others = versions::equivalents(registry, &request.resource);
@@ -136,7 +137,12 @@ impl Matcher {
 }
 
 fn wants(rule: &NamedRuleWithOperations, request: &Request<'_>, resource: &GroupVersionResource) -> bool {
-    let operation = operation(request.operation);
+    lists(&rule.api_groups, &resource.group)
+        && lists(&rule.api_versions, &resource.version)
+        && wants_in_any_version(rule, request)
+}
+
+fn wants_in_any_version(rule: &NamedRuleWithOperations, request: &Request<'_>) -> bool {
     let scope = match rule.scope.as_deref() {
         None | Some("" | "*") => true,
         Some("Namespaced") => !request.namespace.is_empty() && !is_namespace(request),
@@ -144,13 +150,11 @@ fn wants(rule: &NamedRuleWithOperations, request: &Request<'_>, resource: &Group
     };
     let names = rule.resource_names.as_deref().unwrap_or_default();
     scope
-        && lists(&rule.operations, operation)
-        && lists(&rule.api_groups, &resource.group)
-        && lists(&rule.api_versions, &resource.version)
+        && lists(&rule.operations, operation(request.operation))
         && (names.is_empty() || names.iter().any(|name| name == request.name))
         && rule.resources.iter().flatten().any(|wanted| {
             let (wanted, subresource) = wanted.split_once('/').unwrap_or((wanted, ""));
-            (wanted == "*" || wanted == resource.resource)
+            (wanted == "*" || wanted == request.resource.resource)
                 && (subresource == "*" || subresource == request.subresource)
         })
 }

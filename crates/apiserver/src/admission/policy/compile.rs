@@ -237,11 +237,11 @@ pub(super) fn mutating(object: &Object) -> Option<Policy> {
 pub(super) fn validating_binding(object: &Object) -> Option<Binding> {
     let read: ValidatingAdmissionPolicyBinding = serde_json::from_value(object.0.clone()).ok()?;
     let spec = read.spec;
-    let actions = spec.validation_actions.unwrap_or_default();
+    let actions = spec.validation_actions;
     let has = |wanted: &str| actions.iter().any(|action| action == wanted);
     Some(Binding {
         name: object.name().to_owned(),
-        policy: spec.policy_name.unwrap_or_default(),
+        policy: spec.policy_name,
         matcher: spec.match_resources.map(|resources| matcher(resources, true)),
         params: spec.param_ref,
         denies: has("Deny"),

@@ -62,7 +62,7 @@ fn applied(found: &Value<'_>, object: &Json, schema: Option<&Schema>) -> Result<
     for member in ["apiVersion", "kind"] {
         config[member] = object[member].clone();
     }
-    Ok(schema::patch::apply::merge(object, &config, schema))
+    Ok(schema::patch::apply::combine(object, &config, schema))
 }
 
 fn patched(found: &Value<'_>, object: &Json) -> Result<Json, String> {
