@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 use crate::admission;
 use crate::authz::{self, Decision};
-use crate::negotiation::{self, Accepted};
+use crate::negotiation::{self, Accepted, Offer};
 use crate::output::Output;
 use crate::registry::Resource;
 use crate::request::{Attributes, Query, RequestInfo, User};
@@ -93,7 +93,7 @@ impl Call {
     /// The form the client wants.
     pub fn output(&self) -> Output<'_> {
         let now = self.server.clock.now();
-        Output::new(self.accepted, &self.resource.descriptor, &self.query, now)
+        Output::new(self.accepted, &self.resource, &self.query, now)
     }
 
     /// The error of a verb that this path does not have.
@@ -231,9 +231,16 @@ fn is_in_namespace(call: &Call) -> bool {
 
 /// Agrees on the form of the response to a resource request. Streams of other protocols (logs, exec, proxies)
 /// answer in whatever they speak.
-pub fn accept(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Accepted, Status> {
-    if info.is_long_running() && info.verb != "watch" {
+pub fn accept(
+    headers: &HeaderMap,
+    query: &Query,
+    info: &RequestInfo,
+    resource: &Resource,
+) -> Result<Accepted, Status> {
+    let stream = info.verb == "watch";
+    if info.is_long_running() && !stream {
         return Ok(Accepted::DEFAULT);
     }
-    negotiation::negotiate(headers, query, true)
+    let offer = Offer { transforms: true, protobuf: schema::protobuf::supports(&resource.schema), stream };
+    negotiation::negotiate(headers, query, offer)
 }

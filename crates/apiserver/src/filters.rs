@@ -5,6 +5,7 @@
 //! Not here: connections (`listen`), the handlers themselves.
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
 
+mod compression;
 mod impersonation;
 
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
 use crate::fairness;
 use crate::handlers;
+use crate::negotiation;
+use crate::output;
 use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
@@ -69,10 +72,12 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
     let inflight = server.metrics.inflight(&info);
     let mut audit_id = [0; 16];
     server.randomness.fill(&mut audit_id);
+    let accepted = negotiation::of_errors(&request.head.headers);
+    let compress = compression::wanted(&request.head.headers, &info);
     let work = AssertUnwindSafe(filtered(&server, request, info.clone(), query)).catch_unwind();
     let mut response = match work.await {
         Ok(Ok(response)) => response,
-        Ok(Err(status)) => response::failure(&status),
+        Ok(Err(status)) => output::failure(accepted, &status),
         Err(panic) => {
             let what = panic_text(&*panic);
             tracing::error!(verb = info.verb, path = info.path, panic = what, "a handler panicked");
@@ -81,6 +86,9 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
             ))
         }
     };
+    if compress {
+        response = compression::compress(response);
+    }
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if let Ok(id) = HeaderValue::from_str(&uuid::Builder::from_random_bytes(audit_id).into_uuid().to_string())
@@ -211,7 +219,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let body = read(body, server.options.body_limit).await?;
-    let accepted = engine::accept(&head.headers, &query, &info)?;
+    let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
     let call = Call {
         server: server.clone(),
         resource,
@@ -229,7 +237,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     let warnings = call.warnings.clone();
     let mut response = match engine::serve(call).await {
         Ok(response) => response,
-        Err(status) => response::failure(&status),
+        Err(status) => output::failure(accepted, &status),
     };
     add_warnings(&mut response, &std::mem::take(&mut *warnings.lock()));
     Ok(response)

@@ -12,7 +12,7 @@ use api::{Reason, Status};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::negotiation::{self, Encoding};
+use crate::negotiation::{self, Offer};
 use crate::request::{Query, RequestInfo};
 use crate::response::{self, Response};
 use crate::server::Server;
@@ -73,8 +73,8 @@ fn keys(
 
 /// A response with `value` as the client wants it.
 fn object(head: &http::request::Parts, query: &Query, value: &Value) -> Result<Response, Status> {
-    let accepted = negotiation::negotiate(&head.headers, query, false)?;
-    debug_assert!(matches!(accepted.encoding, Encoding::Json | Encoding::Yaml));
+    let offer = Offer { transforms: false, protobuf: true, stream: false };
+    let accepted = negotiation::negotiate(&head.headers, query, offer)?;
     Ok(crate::output::value_response(accepted, 200, value))
 }
 

@@ -1,11 +1,12 @@
 //! Which form and encoding a client wants, from `Accept`, `pretty` and its name.
 //!
-//! Knows JSON and YAML; Table and partial metadata are forms of either. Protobuf (which is read) and CBOR are
-//! not sent: a client that accepts nothing else is told so by 406.
+//! Knows JSON, YAML, protobuf and CBOR; Table and partial metadata are forms of them, but for tables in protobuf. Custom
+//! resources have no protobuf form. A client that accepts nothing that can be had is told so by 406.
 //! Upstream: apiserver/pkg/endpoints/handlers/negotiation.
 
 use api::Status;
 use http::{HeaderMap, header};
+use schema::{cbor, protobuf};
 
 use crate::request::Query;
 
@@ -16,6 +17,10 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
+    /// Protobuf in upstream's envelope.
+    Protobuf,
+    /// CBOR.
+    Cbor,
 }
 
 impl Encoding {
@@ -24,8 +29,40 @@ impl Encoding {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => protobuf::MEDIA_TYPE,
+            Self::Cbor => cbor::MEDIA_TYPE,
         }
     }
+
+    /// The media type of watches. YAML has none.
+    pub fn watch_media_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::Yaml => "application/json",
+            Self::Protobuf => protobuf::WATCH_MEDIA_TYPE,
+            Self::Cbor => cbor::WATCH_MEDIA_TYPE,
+        }
+    }
+
+    fn of(media_type: &str) -> Option<Self> {
+        Some(match media_type {
+            "*/*" | "application/*" | "application/json" => Self::Json,
+            "application/yaml" => Self::Yaml,
+            protobuf::MEDIA_TYPE => Self::Protobuf,
+            cbor::MEDIA_TYPE | cbor::WATCH_MEDIA_TYPE => Self::Cbor,
+            _ => return None,
+        })
+    }
+}
+
+/// What can be had at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Table and partial metadata.
+    pub transforms: bool,
+    /// Whole objects as protobuf.
+    pub protobuf: bool,
+    /// The response is a stream of events.
+    pub stream: bool,
 }
 
 /// What of the object is sent.
@@ -87,8 +124,14 @@ fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
     list.into_iter().map(|(_, clause)| clause).collect()
 }
 
-/// Agrees on what to send. `transforms`: whether Table and partial metadata can be had.
-pub fn negotiate(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Accepted, Status> {
+/// The encoding of errors: they are never refused for what the client accepts.
+pub fn of_errors(headers: &HeaderMap) -> Accepted {
+    let encoding = clauses(headers).into_iter().find_map(|clause| Encoding::of(clause.kind));
+    Accepted { encoding: encoding.unwrap_or(Encoding::Json), ..Accepted::DEFAULT }
+}
+
+/// Agrees on what to send.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Accepted, Status> {
     let pretty = match query.get("pretty") {
         Some(text) => !matches!(text, "false" | "0"),
         None => headers
@@ -101,11 +144,10 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, transforms: bool) -> Result
         return Ok(Accepted { pretty, ..Accepted::DEFAULT });
     }
     for clause in clauses {
-        let encoding = match clause.kind {
-            "*/*" | "application/*" | "application/json" => Encoding::Json,
-            "application/yaml" => Encoding::Yaml,
-            _ => continue,
-        };
+        let Some(encoding) = Encoding::of(clause.kind) else { continue };
+        if offer.stream && encoding == Encoding::Yaml {
+            continue;
+        }
         let version = match clause.get("v") {
             Some("v1") | None => "v1",
             Some("v1beta1") => "v1beta1",
@@ -113,18 +155,37 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, transforms: bool) -> Result
         };
         let form = match (clause.get("as"), clause.get("g")) {
             (None, _) => Form::Whole,
-            _ if !transforms => continue,
+            _ if !offer.transforms => continue,
             (Some("Table"), Some("meta.k8s.io")) => Form::Table(version),
             (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io")) => {
                 Form::Partial(version)
             }
             _ => continue,
         };
+        let possible = match form {
+            Form::Whole => offer.protobuf,
+            Form::Table(_) => false,
+            Form::Partial(_) => true,
+        };
+        if encoding == Encoding::Protobuf && !possible {
+            continue;
+        }
         return Ok(Accepted { encoding, form, pretty });
     }
-    Err(Status::not_acceptable(
-        "only the following media types are accepted: application/json, application/yaml",
-    ))
+    let mut known = vec!["application/json"];
+    if !offer.stream {
+        known.push("application/yaml");
+    }
+    if offer.protobuf {
+        known.push(protobuf::MEDIA_TYPE);
+    }
+    let known: Vec<String> = known
+        .into_iter()
+        .map(|kind| if offer.stream { format!("{kind};stream=watch") } else { kind.to_owned() })
+        .chain([if offer.stream { cbor::WATCH_MEDIA_TYPE } else { cbor::MEDIA_TYPE }.to_owned()])
+        .collect();
+    let known = known.join(", ");
+    Err(Status::not_acceptable(format!("only the following media types are accepted: {known}")))
 }
 
 /// The group-version-kind form of aggregated discovery that the client wants: `v2` or `v2beta1`.
@@ -164,16 +225,39 @@ mod tests {
             (kubectl, false, Some((Encoding::Json, Form::Whole))),
             ("*/*", true, Some((Encoding::Json, Form::Whole))),
             ("application/yaml", true, Some((Encoding::Yaml, Form::Whole))),
-            ("application/vnd.kubernetes.protobuf,application/json", true, Some((Encoding::Json, Form::Whole))),
+            ("application/vnd.kubernetes.protobuf,application/json", true, Some((Encoding::Protobuf, Form::Whole))),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json", true, Some((Encoding::Json, Form::Whole))),
+            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", true, Some((Encoding::Protobuf, Form::Partial("v1")))),
+            ("application/cbor", true, Some((Encoding::Cbor, Form::Whole))),
             ("application/json;q=0.5,application/yaml", true, Some((Encoding::Yaml, Form::Whole))),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true, Some((Encoding::Json, Form::Partial("v1")))),
-            ("application/vnd.kubernetes.protobuf", true, None),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", true, None),
             ("text/html", true, None),
         ];
         for (header, transforms, want) in table {
-            let got = negotiate(&accept(header), &Query::default(), transforms);
+            let offer = Offer { transforms, protobuf: true, stream: false };
+            let got = negotiate(&accept(header), &Query::default(), offer);
             assert_eq!(got.ok().map(|a| (a.encoding, a.form)), want, "{header}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_said() {
+        let refused = |header: &str, protobuf, stream| {
+            let offer = Offer { transforms: true, protobuf, stream };
+            negotiate(&accept(header), &Query::default(), offer).unwrap_err().message
+        };
+        assert_eq!(
+            refused("text/html", true, false),
+            "only the following media types are accepted: application/json, application/yaml, \
+             application/vnd.kubernetes.protobuf, application/cbor"
+        );
+        assert_eq!(
+            refused("application/yaml", true, true),
+            "only the following media types are accepted: application/json;stream=watch, \
+             application/vnd.kubernetes.protobuf;stream=watch, application/cbor-seq"
+        );
+        assert!(!refused("application/vnd.kubernetes.protobuf", false, false).contains("protobuf,"));
     }
 
     #[test]

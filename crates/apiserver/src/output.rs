@@ -1,15 +1,20 @@
-//! Objects and lists in the form a client wants: whole, as a Table, or metadata only; JSON or YAML.
+//! Objects and lists in the form a client wants: whole, as a Table, or metadata only; in any encoding.
 //!
 //! Whole objects in compact JSON are the stored bytes, untouched. Everything else is derived from them.
 //! Upstream: apiserver/pkg/endpoints/handlers/response.go, apimachinery's meta/v1 Table.
 
 use api::kind::Descriptor;
+use api::{GroupVersion, Status};
 use bytes::Bytes;
+use http::header;
 use jiff::Timestamp;
+use schema::{Schema, cbor, protobuf};
 use serde_json::{Map, Value, json};
 
+use crate::cache::change_frame;
 use crate::encoding;
 use crate::negotiation::{Accepted, Encoding, Form};
+use crate::registry::Resource;
 use crate::request::Query;
 use crate::response::{self, Response};
 
@@ -19,6 +24,8 @@ pub struct Output<'a> {
     pub accepted: Accepted,
     /// Columns and cells.
     pub descriptor: &'a Descriptor,
+    /// The shape of whole objects.
+    pub schema: &'a Schema,
     /// `includeObject` of tables: `Metadata` (also when not given), `None` or `Object`.
     pub include: &'a str,
     /// The present, for ages.
@@ -27,8 +34,9 @@ pub struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Reads `includeObject`.
-    pub fn new(accepted: Accepted, descriptor: &'a Descriptor, query: &'a Query, now: Timestamp) -> Self {
-        Self { accepted, descriptor, include: query.get("includeObject").unwrap_or_default(), now }
+    pub fn new(accepted: Accepted, resource: &'a Resource, query: &'a Query, now: Timestamp) -> Self {
+        let include = query.get("includeObject").unwrap_or_default();
+        Self { accepted, descriptor: &resource.descriptor, schema: &resource.schema, include, now }
     }
 
     /// A response with one object.
@@ -56,6 +64,7 @@ impl<'a> Output<'a> {
                 );
                 response::concatenation(response::JSON, head.into(), items, Bytes::from_static(b"]}"))
             }
+            Form::Whole if self.accepted.encoding == Encoding::Protobuf => self.protobuf(&metadata, &items),
             Form::Whole => self.value(
                 200,
                 &json!({
@@ -78,6 +87,19 @@ impl<'a> Output<'a> {
                     "items": items.iter().map(|item| partial(&parse(item), version)).collect::<Vec<_>>(),
                 }),
             ),
+        }
+    }
+
+    /// A list as protobuf, without ever being a tree as a whole.
+    fn protobuf(&self, metadata: &Value, items: &[Bytes]) -> Response {
+        let mut objects = items.iter();
+        let version = self.descriptor.group_version().to_string();
+        let encoded = protobuf::encode_list(&version, &self.descriptor.list_kind, metadata, self.schema, || {
+            objects.next().map(parse)
+        });
+        match encoded {
+            Ok(body) => response::bytes(200, protobuf::MEDIA_TYPE, body),
+            Err(error) => response::failure(&Status::not_acceptable(error.to_string())),
         }
     }
 
@@ -145,18 +167,80 @@ impl<'a> Output<'a> {
         if self.accepted.encoding == Encoding::Json && !self.accepted.pretty {
             return response::bytes(code, response::JSON, json);
         }
-        self.value(code, &parse(&json))
+        let (media_type, body) = encode(self.accepted, &parse(&json), Some(self.schema));
+        response::bytes(code, media_type, body)
     }
 }
 
 /// A response with any value in the encoding agreed on.
 pub fn value_response(accepted: Accepted, code: u16, value: &Value) -> Response {
-    let body: Bytes = match accepted.encoding {
-        Encoding::Json if accepted.pretty => serde_json::to_vec_pretty(value).unwrap_or_default().into(),
-        Encoding::Json => encoding::to_json(value),
-        Encoding::Yaml => serde_yaml_ng::to_string(value).unwrap_or_default().into(),
+    let (media_type, body) = encode(accepted, value, schema_of(value).as_ref());
+    response::bytes(code, media_type, body)
+}
+
+/// A failure in the encoding agreed on.
+pub fn failure(accepted: Accepted, status: &Status) -> Response {
+    let mut response = response::failure(status);
+    if accepted.encoding != Encoding::Json || accepted.pretty {
+        let (media_type, body) = value_response(accepted, status.code, &status.to_json()).into_parts();
+        *response.body_mut() = body;
+        if let Some(kind) = media_type.headers.get(header::CONTENT_TYPE) {
+            response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+        }
+    }
+    response
+}
+
+/// The shape of a value of a built-in kind.
+fn schema_of(value: &Value) -> Option<Schema> {
+    let version = GroupVersion::parse(value.get("apiVersion")?.as_str()?)?;
+    let kind = value.get("kind")?.as_str()?;
+    // The forms of meta.k8s.io are the same in both versions.
+    let number = if version.group == "meta.k8s.io" { "v1" } else { &version.version };
+    schema::table().of_kind(&version.group, number, kind).map(Schema::BuiltIn)
+}
+
+/// The value in an encoding, and what that is. What has no protobuf form (the paths of the server) stays JSON.
+fn encode(accepted: Accepted, value: &Value, schema: Option<&Schema>) -> (&'static str, Bytes) {
+    let media_type = accepted.encoding.media_type();
+    let json = |value| {
+        if accepted.pretty {
+            serde_json::to_vec_pretty(value).unwrap_or_default().into()
+        } else {
+            encoding::to_json(value)
+        }
     };
-    response::bytes(code, accepted.encoding.media_type(), body)
+    match accepted.encoding {
+        Encoding::Json => (media_type, json(value)),
+        Encoding::Yaml => (media_type, serde_yaml_ng::to_string(value).unwrap_or_default().into()),
+        Encoding::Cbor => (media_type, cbor::encode(value, schema).into()),
+        Encoding::Protobuf => match schema.map(|schema| protobuf::encode(value, schema)) {
+            Some(Ok(body)) => (media_type, body.into()),
+            Some(Err(error)) => {
+                tracing::warn!(%error, kind = %value["kind"], "an object has no protobuf form");
+                (response::JSON, json(value))
+            }
+            None => (response::JSON, json(value)),
+        },
+    }
+}
+
+/// One event of a watch around the JSON of its object. `schema` is that of whole objects of the resource; what is of
+/// another kind (errors, partial metadata) says so itself.
+pub fn watch_frame(encoding: Encoding, event: &str, object: &Bytes, schema: Option<&Schema>) -> Bytes {
+    if matches!(encoding, Encoding::Json | Encoding::Yaml) {
+        return change_frame(event, object);
+    }
+    let value = parse(object);
+    let own = if schema.is_none() { schema_of(&value) } else { None };
+    let schema = schema.or(own.as_ref());
+    if encoding == Encoding::Cbor {
+        return cbor::watch_event(event, &value, schema).into();
+    }
+    match schema.map(|schema| protobuf::encode(&value, schema)) {
+        Some(Ok(body)) => protobuf::watch_frame(event, &body).into(),
+        _ => protobuf::watch_frame("ERROR", &[]).into(),
+    }
 }
 
 fn parse(object: &Bytes) -> Value {

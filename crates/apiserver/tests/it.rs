@@ -10,6 +10,8 @@ mod conformance;
 mod custom;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/encodings.rs"]
+mod encodings;
 #[path = "it/lists.rs"]
 mod lists;
 #[path = "it/objects.rs"]

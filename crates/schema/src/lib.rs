@@ -5,7 +5,7 @@
 //!   CustomResourceDefinition);
 //! - [`decode`]: request bytes to an object, with field validation;
 //! - [`patch`]: the JSON, merge and strategic merge patches;
-//! - [`protobuf`]: the wire form that most components of upstream speak;
+//! - [`protobuf`] and [`cbor`]: the other wire forms, the first of which most components of upstream speak;
 //! - [`openapi`]: the documents that clients read;
 //! - [`cel`]: the expressions of rules, policies and match conditions.
 //!
@@ -16,6 +16,7 @@
 //! what a schema itself says (structural defaults and validation of custom resources) is done here.
 
 pub mod cel;
+pub mod cbor;
 pub mod decode;
 pub mod json;
 pub mod openapi;

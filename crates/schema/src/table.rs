@@ -9,6 +9,7 @@
 //!   required. Types: `string bytes int32 int64 number boolean object any`, `[TYPE]`, `{TYPE}` (a map of texts), or
 //!   another definition's name, where a leading `.` stands for `io.k8s.api.`.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 static TEXT: &str = include_str!("generated/definitions.txt");
@@ -20,6 +21,7 @@ static TABLE: OnceLock<Table> = OnceLock::new();
 #[derive(Debug)]
 pub struct Table {
     entries: Vec<Entry>,
+    kinds: OnceLock<HashMap<&'static str, Reference>>,
 }
 
 #[derive(Debug)]
@@ -165,7 +167,7 @@ impl Table {
             entries.push(Entry { name, text: block, parsed: OnceLock::new() });
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { entries }
+        Self { entries, kinds: OnceLock::new() }
     }
 
     /// The definition of this full name.
@@ -173,16 +175,27 @@ impl Table {
         self.reference(name).map(|reference| self.get(reference))
     }
 
-    /// The definition of a kind; group empty for core. Parses every definition at first.
+    /// The definition of a kind; group empty for core.
     pub fn of_kind(&'static self, group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
-        let all = (0..self.entries.len()).filter_map(|index| u16::try_from(index).ok());
-        let mut named = all.map(|index| self.get(Reference(index))).filter(|d| d.short_name() == kind);
-        named.find(|definition| {
-            definition
-                .kinds
-                .iter()
-                .any(|known| known.group == group && known.version == version && known.kind == kind)
-        })
+        let group = if group.is_empty() { "-" } else { group };
+        let index = self.kinds.get_or_init(|| self.index_kinds());
+        index.get(format!("@ {group} {version} {kind}").as_str()).map(|reference| self.get(*reference))
+    }
+
+    /// The lines that name kinds, without parsing the definitions.
+    fn index_kinds(&self) -> HashMap<&'static str, Reference> {
+        let mut index = HashMap::with_capacity(self.entries.len());
+        for (at, entry) in self.entries.iter().enumerate() {
+            let short = entry.name.rsplit('.').next().unwrap_or(entry.name);
+            let Ok(at) = u16::try_from(at) else { break };
+            for line in entry.text.lines().filter(|line| line.starts_with("@ ")) {
+                // Options are registered in every group under one name.
+                if line.rsplit(' ').next() == Some(short) {
+                    index.insert(line, Reference(at));
+                }
+            }
+        }
+        index
     }
 
     /// Where the definition of this full name stands.

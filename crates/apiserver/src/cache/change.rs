@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Cached;
 use crate::encoding;
+use crate::negotiation::Encoding;
 
 /// The `type` of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +40,14 @@ pub struct Change {
     /// The object before it; `None` if it was created.
     pub previous: Option<Arc<Cached>>,
     frames: [OnceLock<Bytes>; 3],
+    /// In the encodings that few ask for.
+    others: OnceLock<Box<[[OnceLock<Bytes>; 3]; 2]>>,
     last: OnceLock<Bytes>,
 }
 
 impl Change {
     pub(super) fn new(revision: u64, current: Option<Arc<Cached>>, previous: Option<Arc<Cached>>) -> Self {
-        Self { revision, current, previous, frames: Default::default(), last: OnceLock::new() }
+        Self { revision, current, previous, frames: Default::default(), others: OnceLock::new(), last: OnceLock::new() }
     }
 
     /// About how many bytes are kept alive by it: the object and its copy in the frame that most watchers get.
@@ -82,6 +85,13 @@ impl Change {
     /// The whole watch event as one line of JSON.
     pub fn frame(&self, event: EventType) -> Bytes {
         self.frames[event as usize].get_or_init(|| frame(event.as_str(), &self.object(event))).clone()
+    }
+
+    /// The whole watch event in an encoding other than JSON, as `make` makes it of the object at first.
+    pub fn frame_in(&self, encoding: Encoding, event: EventType, make: impl FnOnce(&Bytes) -> Bytes) -> Bytes {
+        let others = self.others.get_or_init(Default::default);
+        let frames = &others[usize::from(encoding == Encoding::Cbor)];
+        frames[event as usize].get_or_init(|| make(&self.object(event))).clone()
     }
 }
 

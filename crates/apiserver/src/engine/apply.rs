@@ -4,6 +4,7 @@
 //! Upstream: apiserver/pkg/endpoints/handlers/patch.go (applyPatcher), versioncheckmanager.go, scalehandler.go.
 
 use api::{GroupVersionKind, Object, Reason, Status};
+use http::header;
 use schema::patch::{self as patches, apply};
 use schema::{FieldValidation, yaml_to_json};
 use serde_json::{Value, json};
@@ -13,13 +14,22 @@ use super::write::WriteOptions;
 use super::{Call, create, ownership, scale};
 use crate::response::Response;
 
+/// The media type of configurations in CBOR.
+pub(super) const CBOR: &str = "application/apply-patch+cbor";
+
 /// How often an object may come and go between our look at it and our write.
 const ATTEMPTS: usize = 5;
 
 /// The configuration in the body, which is of this kind and about the object in the path.
 fn configuration(call: &Call, options: &WriteOptions, kind: &GroupVersionKind) -> Result<Value, Status> {
-    let json = yaml_to_json(&call.body)
-        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
+    let content_type = call.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let json = if content_type.is_some_and(|kind| kind.starts_with(CBOR.as_bytes())) {
+        schema::cbor::to_json(&call.body)
+            .map_err(|status| Status::bad_request(format!("error decoding CBOR: {}", status.message)))?
+    } else {
+        yaml_to_json(&call.body)
+            .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?
+    };
     let (config, duplicates) = patches::parse(&json, FieldValidation::Warn)
         .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
     match options.field_validation {

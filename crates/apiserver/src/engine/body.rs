@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use api::{GroupVersion, GroupVersionKind, Object, Status};
 use http::{HeaderMap, header};
-use schema::{FieldValidation, Schema, protobuf};
+use schema::{FieldValidation, Schema, cbor, protobuf};
 use serde_json::Value;
 
 use super::Call;
@@ -19,9 +19,10 @@ pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8], schema: &Schema) -> Re
         "" | "application/json" => Ok(Cow::Borrowed(body)),
         "application/yaml" => Ok(Cow::Owned(schema::yaml_to_json(body)?)),
         protobuf::MEDIA_TYPE => Ok(Cow::Owned(protobuf::to_json(body, schema)?)),
+        cbor::MEDIA_TYPE => Ok(Cow::Owned(cbor::to_json(body)?)),
         _ => Err(Status::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml, application/vnd.kubernetes.protobuf",
+             application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor",
         )),
     }
 }

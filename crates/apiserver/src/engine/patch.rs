@@ -54,8 +54,8 @@ impl Patch {
                 let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
                 return Err(Status::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json-patch+json, application/merge-patch+json{strategic}, {APPLY}"
-                )));
+                     application/json-patch+json, application/merge-patch+json{strategic}, {APPLY}, {}"
+                    , apply::CBOR)));
             }
         };
         let (patch, warnings) = patches::parse(&call.body, mode)?;
@@ -83,7 +83,7 @@ impl Patch {
 }
 
 pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Status> {
-    if media_type(call) == APPLY {
+    if matches!(media_type(call), APPLY | apply::CBOR) {
         return apply::serve(call, target).await;
     }
     let options = WriteOptions::parse_patch(&call.query, false)?;
@@ -111,7 +111,7 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
 
 /// Patches the scale of an object: the same patches onto a smaller document.
 pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
-    if media_type(call) == APPLY {
+    if matches!(media_type(call), APPLY | apply::CBOR) {
         return apply::scale(call).await;
     }
     let options = WriteOptions::parse_patch(&call.query, false)?;

@@ -157,7 +157,7 @@ async fn past(
         let range = range.at(revision).limit(page);
         let found = match call.server.storage.0.range(range).await {
             Ok(found) => found,
-            Err(store::Error::Compacted { .. }) => return Ok(expired(token)),
+            Err(store::Error::Compacted { .. }) => return Ok(expired(call, token)),
             Err(store::Error::FutureRevision { current }) => return Err(too_large(revision, current)),
             Err(error) => return Err(storage::status(error)),
         };
@@ -201,11 +201,10 @@ async fn past(
 }
 
 /// What the client is told of a revision that is no more, with a token to go on inconsistently.
-fn expired(token: Option<&Token>) -> Response {
+fn expired(call: &Call, token: Option<&Token>) -> Response {
     let Some(token) = token else {
-        return crate::response::failure(&Status::expired(
-            "The resourceVersion for the provided list is too old.",
-        ));
+        let status = Status::expired("The resourceVersion for the provided list is too old.");
+        return crate::output::failure(call.accepted, &status);
     };
     let status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new \
@@ -217,5 +216,5 @@ fn expired(token: Option<&Token>) -> Response {
     let mut body = status.to_json();
     let inconsistent = Token { revision: -1, left: None, ..token.clone() };
     body["metadata"] = json!({"continue": inconsistent.encode()});
-    crate::response::json(410, &body)
+    call.respond_value(410, &body)
 }

@@ -15,8 +15,9 @@ use serde_json::json;
 
 use super::selection::{self, Selection, When};
 use super::{Call, read};
-use crate::cache::{Cached, Change, EventType, Subscription, change_frame};
+use crate::cache::{Cached, Change, EventType, Subscription};
 use crate::negotiation::{Encoding, Form};
+use crate::output;
 use crate::response::{self, Response};
 
 /// The least time a watch lasts when the client names none; the most is twice that (upstream's
@@ -72,9 +73,7 @@ fn start(call: &Call) -> Result<Start, Status> {
 }
 
 pub(super) async fn watch(call: Call) -> Result<Response, Status> {
-    if call.accepted.encoding != Encoding::Json {
-        return Err(Status::not_acceptable("only the following media types are accepted: application/json"));
-    }
+    let encoding = call.accepted.encoding;
     let start = start(&call)?;
     let selection = Selection::of(&call)?;
     let hub = call.server.hub.clone();
@@ -93,8 +92,8 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         Ok(opened) => opened,
         Err(too_old) => {
             let error = crate::encoding::to_json(&Status::expired(too_old.to_string()).to_json());
-            let frame = change_frame("ERROR", &error);
-            return Ok(response::stream(200, response::JSON, futures::stream::iter([Ok(frame)])));
+            let frame = output::watch_frame(encoding, "ERROR", &error, None);
+            return Ok(response::stream(200, encoding.watch_media_type(), futures::stream::iter([Ok(frame)])));
         }
     };
     let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
@@ -120,7 +119,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         let frame = watching.next().await?;
         Some((Ok(frame), watching))
     });
-    Ok(response::stream(200, response::JSON, frames))
+    Ok(response::stream(200, encoding.watch_media_type(), frames))
 }
 
 struct Watching {
@@ -204,8 +203,7 @@ impl Watching {
         let mut out = BytesMut::new();
         while out.len() < CHUNK {
             let Some(object) = self.initial.next() else { break };
-            let object = self.form(&object.value);
-            out.extend_from_slice(&change_frame("ADDED", &object));
+            out.extend_from_slice(&self.event("ADDED", &object.value));
         }
         (!out.is_empty()).then(|| out.freeze())
     }
@@ -228,19 +226,28 @@ impl Watching {
     fn frame(&mut self, change: &Change) -> Option<Bytes> {
         self.sent = self.sent.max(change.revision);
         let event: EventType = change.seen_by(|object| self.selection.matches(object))?;
-        if self.call.accepted.form == Form::Whole {
-            return Some(change.frame(event));
-        }
-        let object = self.form(&change.object(event));
-        Some(change_frame(event.as_str(), &object))
+        let encoding = self.call.accepted.encoding;
+        Some(match self.call.accepted.form {
+            Form::Whole if encoding == Encoding::Json => change.frame(event),
+            Form::Whole => {
+                change.frame_in(encoding, event, |object| self.whole(event.as_str(), object))
+            }
+            _ => self.event(event.as_str(), &change.object(event)),
+        })
     }
 
-    fn form(&mut self, object: &Bytes) -> Bytes {
+    /// An event with the object in the form the client wants.
+    fn event(&mut self, event: &str, object: &Bytes) -> Bytes {
         if self.call.accepted.form == Form::Whole {
-            return object.clone();
+            return self.whole(event, object);
         }
         let header = std::mem::take(&mut self.header);
-        self.call.output().watched(object, header)
+        let object = self.call.output().watched(object, header);
+        output::watch_frame(self.call.accepted.encoding, event, &object, None)
+    }
+
+    fn whole(&self, event: &str, object: &Bytes) -> Bytes {
+        output::watch_frame(self.call.accepted.encoding, event, object, Some(&self.call.resource.schema))
     }
 
     fn bookmark_frame(&mut self, revision: u64, initial_end: bool) -> Bytes {
@@ -258,6 +265,10 @@ impl Watching {
             object["kind"] = "PartialObjectMetadata".into();
             object["apiVersion"] = format!("meta.k8s.io/{version}").into();
         }
-        change_frame("BOOKMARK", &crate::encoding::to_json(&object))
+        let object = crate::encoding::to_json(&object);
+        match self.call.accepted.form {
+            Form::Partial(_) => output::watch_frame(self.call.accepted.encoding, "BOOKMARK", &object, None),
+            _ => self.whole("BOOKMARK", &object),
+        }
     }
 }

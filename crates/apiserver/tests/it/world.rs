@@ -170,6 +170,23 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// The next bytes, of which there are at least so many.
+    pub async fn bytes(&mut self, least: usize) -> Bytes {
+        while self.read.len() < least {
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time");
+            let data = frame.expect("more of the watch").unwrap().into_data().expect("data");
+            self.read.extend_from_slice(&data);
+        }
+        self.read.split_to(least).freeze()
+    }
+
+    /// What has been read and not taken, after one more frame.
+    pub async fn frame(&mut self) -> Bytes {
+        self.bytes(1).await.iter().copied().chain(self.read.split().iter().copied()).collect()
+    }
+}
+
 impl Answer {
     /// The answer, which must have this code.
     #[track_caller]
