@@ -2,7 +2,7 @@
 //!
 //! Read first: [`Authenticator`] (one way to prove an identity), [`Options`] (which ways there are), [`build`]
 //! (their order). The ways: front-proxy headers, client certificates, static tokens, ServiceAccount tokens,
-//! bootstrap tokens; and, for the paths that health checks need, nobody at all.
+//! bootstrap tokens, OpenID Connect tokens, a webhook; and, for the paths that health checks need, nobody at all.
 //! `token` also issues ServiceAccount tokens and describes their keys to others; `review` evaluates TokenReview
 //! and SelfSubjectReview.
 //! Not here: what the user may do (`authz`), acting as somebody else (the impersonation filter).
@@ -12,10 +12,12 @@ mod anonymous;
 mod bearer;
 mod bootstrap_token;
 mod certificate;
+pub mod oidc;
 mod request_header;
 pub mod review;
 mod static_token;
 pub mod token;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -127,7 +129,11 @@ pub struct Options {
     pub bootstrap_tokens: bool,
     /// The front proxy that may tell who a user is.
     pub request_header: Option<RequestHeader>,
-    /// Paths that need no credentials. The user is `system:anonymous` there and nowhere else.
+    /// Providers whose OpenID Connect tokens are accepted.
+    pub issuers: Vec<oidc::Issuer>,
+    /// A server that is asked about tokens nobody else knows.
+    pub webhook: Option<webhook::Options>,
+    /// Paths that need no credentials; `*` is all of them. The user is `system:anonymous` there and nowhere else.
     pub anonymous_paths: Vec<String>,
 }
 
@@ -140,6 +146,8 @@ impl Default for Options {
             static_tokens: Vec::new(),
             bootstrap_tokens: true,
             request_header: None,
+            issuers: Vec::new(),
+            webhook: None,
             anonymous_paths: open.map(str::to_owned).into(),
         }
     }
@@ -191,6 +199,12 @@ pub fn build(
     if options.bootstrap_tokens {
         let bootstrap = bootstrap_token::BootstrapTokens::new(cluster.clone(), clock.clone());
         tokens.push(for_us(Arc::new(bootstrap)));
+    }
+    if !options.issuers.is_empty() {
+        tokens.push(Arc::new(oidc::Tokens { issuers: options.issuers.clone(), clock: clock.clone() }));
+    }
+    if let Some(webhook) = &options.webhook {
+        tokens.push(Arc::new(webhook::TokenWebhook::new(webhook.clone(), clock.clone())));
     }
     let tokens: Arc<dyn Authenticator> = Arc::new(bearer::Bearer(Chain(tokens)));
 

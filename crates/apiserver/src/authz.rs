@@ -15,11 +15,14 @@ pub(crate) mod fake;
 pub mod node;
 pub mod rbac;
 pub mod review;
+pub mod structured;
+pub mod webhook;
 
 use std::sync::Arc;
 
 use api::{GroupResource, Status};
 use async_trait::async_trait;
+use foundation::SharedClock;
 
 use crate::cluster::ClusterState;
 use crate::request::{Attributes, User};
@@ -43,7 +46,7 @@ pub trait Authorizer: Send + Sync + 'static {
 }
 
 /// One of the sources of decisions that can be turned on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// What a node may do follows from the pods that are bound to it.
     Node,
@@ -51,6 +54,10 @@ pub enum Mode {
     Rbac,
     /// Everything is allowed (for tests of clients; never a default).
     AlwaysAllow,
+    /// Nothing is allowed that was not allowed before (for tests of clients).
+    AlwaysDeny,
+    /// Another server is asked.
+    Webhook(webhook::Options),
 }
 
 /// What decides.
@@ -77,7 +84,11 @@ pub struct Authorization {
 }
 
 /// Builds the chain that `options` asks for.
-pub fn build(options: &Options, cluster: &Arc<dyn ClusterState>) -> Result<Authorization, Status> {
+pub fn build(
+    options: &Options,
+    cluster: &Arc<dyn ClusterState>,
+    clock: &SharedClock,
+) -> Result<Authorization, Status> {
     let rbac = Arc::new(rbac::Rbac::new(cluster.clone()));
     let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
     for mode in &options.modes {
@@ -85,6 +96,8 @@ pub fn build(options: &Options, cluster: &Arc<dyn ClusterState>) -> Result<Autho
             Mode::Node => Arc::new(node::NodeAuthorizer::new(cluster.clone())),
             Mode::Rbac => rbac.clone(),
             Mode::AlwaysAllow => Arc::new(AlwaysAllow),
+            Mode::AlwaysDeny => Arc::new(AlwaysDeny),
+            Mode::Webhook(options) => Arc::new(webhook::Webhook::new(options.clone(), clock.clone())),
         });
     }
     Ok(Authorization { authorizer: Arc::new(Chain(chain)), rbac })
@@ -130,6 +143,15 @@ struct AlwaysAllow;
 impl Authorizer for AlwaysAllow {
     async fn authorize(&self, _: &Attributes) -> (Decision, String) {
         (Decision::Allow, String::new())
+    }
+}
+
+struct AlwaysDeny;
+
+#[async_trait]
+impl Authorizer for AlwaysDeny {
+    async fn authorize(&self, _: &Attributes) -> (Decision, String) {
+        (Decision::NoOpinion, "Everything is forbidden.".to_owned())
     }
 }
 

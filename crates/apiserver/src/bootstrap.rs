@@ -17,7 +17,7 @@ use crate::engine::timestamp;
 use crate::options::Options;
 use crate::registry::Resource;
 use crate::server::Server;
-use crate::{authz, fairness, storage};
+use crate::{aggregation, authz, fairness, storage};
 
 /// What becomes of an object that is there already; `None`: it is left as it is.
 type Reconcile = Option<fn(&Object, &Object) -> Reconciled>;
@@ -46,6 +46,9 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
     let now = timestamp(server.clock.now());
     let wanted = own(&server.options).into_iter().chain(server.options.bootstrap.iter().cloned());
     let wanted = wanted.map(|object| (object, None));
+    let local = aggregation::local::built_in(&now).into_iter().map(|object| (object, None));
+    let announced = announcement(&server.options).map(|object| (object, Some(announce as fn(&_, &_) -> _)));
+    let wanted = wanted.chain(local).chain(announced);
     let wanted = wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, policy)));
     let fairness = fairness::bootstrap::levels().into_iter().chain(fairness::bootstrap::schemas(&now));
     for (object, reconcile) in wanted.chain(fairness.map(|object| (object, flows))) {
@@ -65,6 +68,43 @@ pub(crate) async fn ensure(server: &Server, object: Object) -> Result<(), Status
     let Some((compare, put)) = write(server, object, Some(flows)).await? else { return Ok(()) };
     let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
     server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+}
+
+/// Makes an object that is not there yet.
+pub(crate) async fn create(server: &Server, object: Object) -> Result<(), Status> {
+    let Some((compare, put)) = write(server, object, None).await? else { return Ok(()) };
+    let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
+    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+}
+
+/// The ConfigMap by which other API servers learn whom to believe.
+/// Upstream: pkg/controlplane/controller/clusterauthenticationtrust.
+fn announcement(options: &Options) -> Option<Object> {
+    let announcement = options.aggregation.announcement.as_ref()?;
+    let list = |names: &[&str]| json!(names).to_string();
+    let allowed: Vec<&str> = announcement.allowed_names.iter().map(String::as_str).collect();
+    Some(Object(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {
+            "client-ca-file": announcement.client_authorities,
+            "requestheader-client-ca-file": announcement.front_proxy_authorities,
+            "requestheader-allowed-names": list(&allowed),
+            "requestheader-username-headers": list(&["X-Remote-User"]),
+            "requestheader-uid-headers": list(&["X-Remote-Uid"]),
+            "requestheader-group-headers": list(&["X-Remote-Group"]),
+            "requestheader-extra-headers-prefix": list(&["X-Remote-Extra-"]),
+        },
+    })))
+}
+
+fn announce(stored: &Object, wanted: &Object) -> Reconciled {
+    if stored.0["data"] == wanted.0["data"] {
+        return Reconciled::Unchanged;
+    }
+    let mut next = stored.clone();
+    next.0["data"] = wanted.0["data"].clone();
+    Reconciled::Update(next)
 }
 
 fn flows(stored: &Object, wanted: &Object) -> Reconciled {

@@ -1,6 +1,6 @@
 //! The filter chain that every request passes, whichever way it came.
 //!
-//! In order: panic recovery, counting, meaning, deadline, authentication, impersonation, priority and fairness,
+//! In order: panic recovery, counting, meaning, deadline, authentication, audit, impersonation, priority and fairness,
 //! authorization, body limit; then the handler. Its end is always a response: failures become `Status` objects here.
 //! Not here: connections (`listen`), the handlers themselves.
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
@@ -22,6 +22,8 @@ use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
+use crate::aggregation;
+use crate::audit;
 use crate::authn::Credentials;
 use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
@@ -32,6 +34,11 @@ use crate::output;
 use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
+
+/// A request that takes longer is told in the log (upstream's threshold for tracing a request).
+const SLOW: Duration = Duration::from_millis(500);
+/// The longest id that a client may give its request.
+const AUDIT_ID: usize = 64;
 
 /// A request as it comes in.
 pub struct Incoming {
@@ -70,37 +77,75 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
     let query = request.head.uri.query().map(str::to_owned);
     let info = RequestInfo::parse(&request.head.method, request.head.uri.path(), query.as_deref());
     let inflight = server.metrics.inflight(&info);
-    let mut audit_id = [0; 16];
-    server.randomness.fill(&mut audit_id);
     let accepted = negotiation::of_errors(&request.head.headers);
     let compress = compression::wanted(&request.head.headers, &info);
-    let work = AssertUnwindSafe(filtered(&server, request, info.clone(), query)).catch_unwind();
-    let mut response = match work.await {
+    let trail = Trail::new(&server, &request.head.headers);
+    let work = AssertUnwindSafe(filtered(&server, request, info.clone(), query, &trail)).catch_unwind();
+    let response = match work.await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => output::failure(accepted, &status),
         Err(panic) => {
             let what = panic_text(&*panic);
+            if let Some(record) = &*trail.record.lock() {
+                record.panicked();
+            }
             tracing::error!(verb = info.verb, path = info.path, panic = what, "a handler panicked");
             response::failure(&Status::internal(
                 "This request caused apiserver to panic. Look in the logs for details.",
             ))
         }
     };
+    let record = trail.record.lock().take();
+    let mut response = match record {
+        Some(record) => record.answered(response, info.is_long_running()).await,
+        None => response,
+    };
     if compress {
         response = compression::compress(response);
     }
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    if let Ok(id) = HeaderValue::from_str(&uuid::Builder::from_random_bytes(audit_id).into_uuid().to_string())
-    {
+    if let Ok(id) = HeaderValue::from_str(&trail.id) {
         headers.insert("audit-id", id);
     }
     drop(inflight);
     let resource =
         server.registry.table().get(&info.group, &info.version, &info.resource).map(|r| r.descriptor.clone());
     let took = server.clock.monotonic().saturating_sub(started);
+    if took > SLOW && !info.is_long_running() {
+        let code = response.status().as_u16();
+        tracing::info!(
+            verb = info.verb,
+            path = info.path,
+            code,
+            ?took,
+            audit_id = trail.id,
+            "a slow request"
+        );
+    }
     server.metrics.answered(&info, resource.as_deref(), response.status().as_u16(), took);
     response
+}
+
+/// What goes with a request from its first filter to its last, for the audit log.
+struct Trail {
+    id: String,
+    at: jiff::Timestamp,
+    /// Set once it is known who asks. Kept here, so that a request that fails or runs out of time is recorded too.
+    record: Mutex<Option<Arc<audit::Record>>>,
+}
+
+impl Trail {
+    fn new(server: &Server, headers: &http::HeaderMap) -> Self {
+        let given = headers.get("audit-id").and_then(|id| id.to_str().ok());
+        let given = given.filter(|id| (1..=AUDIT_ID).contains(&id.len())).map(str::to_owned);
+        let id = given.unwrap_or_else(|| {
+            let mut random = [0; 16];
+            server.randomness.fill(&mut random);
+            uuid::Builder::from_random_bytes(random).into_uuid().to_string()
+        });
+        Self { id, at: server.clock.now(), record: Mutex::default() }
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -116,15 +161,16 @@ async fn filtered(
     request: Incoming,
     info: RequestInfo,
     query: Option<String>,
+    trail: &Trail,
 ) -> Result<Response, Status> {
     let query_pairs = Query::parse(query.as_deref());
     if info.is_long_running() {
-        return admitted(server, request, info, query, query_pairs).await;
+        return admitted(server, request, info, query, query_pairs, trail).await;
     }
     let timeout = timeout(server, &query_pairs)?;
     let deadline = server.clock.sleep(timeout);
     tokio::select! {
-        response = admitted(server, request, info, query, query_pairs) => response,
+        response = admitted(server, request, info, query, query_pairs, trail) => response,
         () = deadline => Err(Status::new(
             504,
             Reason::Timeout,
@@ -151,12 +197,36 @@ async fn admitted(
     info: RequestInfo,
     raw_query: Option<String>,
     query: Query,
+    trail: &Trail,
 ) -> Result<Response, Status> {
-    let Incoming { mut head, body, identity } = request;
-    let user = authenticate(server, &head.headers, &info.path, identity).await?;
-    let user = impersonation::apply(&*server.authorization.authorizer, user, &mut head.headers).await?;
-    let wait = timeout(server, &query).unwrap_or(server.options.request_timeout);
-    let permit = match server.fairness.admit(&user, &info, objects(server, &info, &query), wait).await {
+    let Incoming { head, body, identity } = request;
+    let remote = match &identity {
+        Identity::Known(_) => None,
+        Identity::Peer { remote, .. } => Some(remote.ip()),
+    };
+    let authenticated = authenticate(server, &head.headers, &info.path, identity).await;
+    let record = server.audit.is_on().then(|| {
+        let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
+        let seen = audit::Seen { id: &trail.id, head: &head, remote, at: trail.at };
+        server.audit.begin(&Attributes::new(user, info.clone()), seen)
+    });
+    let record = record.flatten();
+    trail.record.lock().clone_from(&record);
+    let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
+    audit::scope(record, controlled(server, call)).await
+}
+
+/// From the impersonation on: under the request's record.
+async fn controlled(server: &Arc<Server>, mut call: Admitted) -> Result<Response, Status> {
+    let caller = call.user.clone();
+    let authorizer = &*server.authorization.authorizer;
+    call.user = impersonation::apply(authorizer, call.user, &mut call.head.headers).await?;
+    if call.user != caller {
+        audit::impersonated(&call.user);
+    }
+    let Admitted { user, info, query, .. } = &call;
+    let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
+    let permit = match server.fairness.admit(user, info, objects(server, info, query), wait).await {
         fairness::Admission::Run(permit) => permit,
         fairness::Admission::Refuse(classified) => {
             let mut response = response::text(429, "Too many requests, please try again later.\n");
@@ -165,7 +235,6 @@ async fn admitted(
             return Ok(response);
         }
     };
-    let call = Admitted { head, body, user, info, raw_query, query };
     let mut response = authorized(server, call).await.unwrap_or_else(|status| response::failure(&status));
     permit.mark(response.headers_mut());
     Ok(response)
@@ -203,12 +272,21 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         info,
     };
     let (decision, reason) = server.authorization.authorizer.authorize(&attributes).await;
-    if decision != Decision::Allow {
+    let allowed = decision == Decision::Allow;
+    audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+    audit::annotate("authorization.k8s.io/reason", &reason);
+    if !allowed {
         return Err(authz::forbidden(&attributes, &reason));
     }
     let Attributes { user, info, .. } = attributes;
+    if let Some(remote) = server.aggregator.find(&info) {
+        let body = read(body, server.options.body_limit).await?;
+        audit::request_body(&body);
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        return Ok(aggregation::proxy::serve(server, &remote, &user, head, body, &path).await);
+    }
     if !info.is_resource {
-        return handlers::serve(server, &head, &query, &info).await;
+        return handlers::serve(server, &head, &query, &info, &user).await;
     }
     let resource = {
         let table = server.registry.table();
@@ -219,6 +297,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let body = read(body, server.options.body_limit).await?;
+    audit::request_body(&body);
     let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
     let call = Call {
         server: server.clone(),

@@ -12,8 +12,8 @@ use api::{Reason, Status};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::negotiation::{self, Offer};
-use crate::request::{Query, RequestInfo};
+use crate::negotiation::{self, Encoding, Offer};
+use crate::request::{Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
 
@@ -26,6 +26,7 @@ pub async fn serve(
     head: &http::request::Parts,
     query: &Query,
     info: &RequestInfo,
+    user: &User,
 ) -> Result<Response, Status> {
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Status::new(
@@ -58,6 +59,9 @@ pub async fn serve(
         }),
         ["openapi", "v2"] => openapi::v2(server, head),
         ["openapi", "v3"] => openapi::v3_index(server, head),
+        ["openapi", "v3", "apis", group, version] if server.aggregator.get(group, version).is_some() => {
+            openapi::remote(server, head, user, group, version).await
+        }
         ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at),
         _ => Err(Status::page_not_found()),
     }

@@ -16,12 +16,15 @@
 //! stored bytes wherever the client wants them whole. An idle server has no timers but its watches'.
 
 pub mod admission;
+pub mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod bootstrap;
 pub mod cache;
 pub mod cluster;
 pub mod encoding;
+pub mod encryption;
 pub mod engine;
 pub mod fairness;
 pub mod filters;
@@ -71,6 +74,7 @@ impl ApiServer {
         bootstrap::run(&server).await?;
         fairness::configure::start(&server).await?;
         registry::apiextensions::start(&server).await?;
+        aggregation::availability::start(&server);
         Ok(Self(server))
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{admission, authn, authz, fairness};
+use crate::{admission, aggregation, audit, authn, authz, fairness};
 
 /// The settings of an API server. All have working defaults but the keys in `authn`.
 #[derive(Clone)]
@@ -28,6 +28,10 @@ pub struct Options {
     pub authn: authn::Options,
     /// Who may do what.
     pub authz: authz::Options,
+    /// How requests are passed on to other API servers.
+    pub aggregation: aggregation::Options,
+    /// What is written down of requests.
+    pub audit: audit::Options,
     /// How much is served at once, and who waits.
     pub fairness: fairness::Options,
     /// Which admission plugins run.
@@ -48,6 +52,8 @@ impl Default for Options {
             drain: Duration::from_secs(10),
             authn: authn::Options::default(),
             authz: authz::Options::default(),
+            aggregation: aggregation::Options::default(),
+            audit: audit::Options::default(),
             fairness: fairness::Options::default(),
             admission: admission::Options::default(),
             bootstrap: Vec::new(),

@@ -45,6 +45,8 @@ pub struct Destination {
     pub port: u16,
     /// How to speak TLS; `None`: not at all.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The name that its certificate must have; `None`: `host`.
+    pub server_name: Option<String>,
     /// The addresses that it may have, once its name is resolved.
     pub reach: Reach,
 }
@@ -55,22 +57,30 @@ pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response
     let mut request = Request::builder().method(method).uri(path);
     if let Some(into) = request.headers_mut() {
         *into = outgoing(&headers, upgrade.is_some());
-        let host = if to.host.contains(':') {
-            format!("[{}]:{}", to.host, to.port)
-        } else {
-            format!("{}:{}", to.host, to.port)
-        };
-        into.insert(
-            header::HOST,
-            HeaderValue::from_str(&host).map_err(|e| Status::bad_request(e.to_string()))?,
-        );
     }
     let request = request
         .body(Full::new(body))
         .map_err(|error| Status::bad_request(format!("the request cannot be passed on: {error}")))?;
-    let answer = send(&server, &to, request).await?;
+    pass_on(&server, &to, request, upgrade).await
+}
+
+/// Passes a request on as it is, but for the name of the host.
+pub(crate) async fn pass_on(
+    server: &Arc<Server>,
+    to: &Destination,
+    mut request: Request<Full<bytes::Bytes>>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response, Status> {
+    let host = if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
+    };
+    let host = HeaderValue::from_str(&host).map_err(|e| Status::bad_request(e.to_string()))?;
+    request.headers_mut().insert(header::HOST, host);
+    let answer = send(server, to, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnel(&server, upgrade, answer);
+        return tunnel(server, upgrade, answer);
     }
     let (mut head, body) = answer.into_parts();
     for name in HOP_BY_HOP {
@@ -130,7 +140,7 @@ async fn exchange_over(
     match &to.tls {
         None => exchange(server, TokioIo::new(stream), request).await,
         Some(tls) => {
-            let name = ServerName::try_from(to.host.clone())?;
+            let name = ServerName::try_from(to.server_name.clone().unwrap_or_else(|| to.host.clone()))?;
             let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
             exchange(server, TokioIo::new(stream), request).await
         }
@@ -184,7 +194,7 @@ const HOP_BY_HOP: &[&str] =
 
 /// The headers that go on: without the client's credentials, and without those of its connection unless that
 /// is to change protocols.
-fn outgoing(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
+pub(crate) fn outgoing(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     let mut out = headers.clone();
     out.remove(header::AUTHORIZATION);
     authn::remove_bearer_protocol(&mut out);

@@ -234,7 +234,10 @@ impl Table {
 }
 
 /// The table in force.
-pub struct Registry(ArcSwap<Table>);
+pub struct Registry {
+    table: ArcSwap<Table>,
+    changed: tokio::sync::watch::Sender<u64>,
+}
 
 impl Registry {
     /// The built-in kinds.
@@ -249,18 +252,24 @@ impl Registry {
                 Ok(Resource::new(descriptor, Arc::new(schema), rest))
             })
             .collect::<Result<Vec<_>, Status>>()?;
-        Ok(Self(ArcSwap::from_pointee(Table::of(resources))))
+        let table = ArcSwap::from_pointee(Table::of(resources));
+        Ok(Self { table, changed: tokio::sync::watch::Sender::new(0) })
     }
 
     /// The table as it is now.
     pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
-        self.0.load()
+        self.table.load()
+    }
+
+    /// Tells of every change of the table from now on.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Serves the `new` custom resources from now on, also in place of those of the same group, version and name,
     /// and those that are `gone` no longer; nobody sees one without the other. What is built in stays.
     pub fn exchange(&self, gone: &[GroupVersionResource], new: &[Arc<Resource>]) {
-        self.0.rcu(|table| {
+        self.table.rcu(|table| {
             let mut resources = table.resources.clone();
             let is_custom = |resource: Option<&Arc<Resource>>| resource.is_none_or(|known| known.is_custom());
             for name in gone {
@@ -276,6 +285,7 @@ impl Registry {
             }
             Table::of(resources.into_values().collect())
         });
+        self.changed.send_modify(|count| *count += 1);
     }
 }
 

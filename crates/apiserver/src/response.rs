@@ -3,10 +3,11 @@
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use client::Body;
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 
 /// What every handler returns.
 pub type Response = http::Response<Body>;
@@ -20,6 +21,13 @@ pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Bytes>) -> Res
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+/// The whole of a body that another server sent, if it is no longer than `limit` bytes.
+///
+/// Boxed here: inside of a larger future the compiler cannot see that the body's errors may be sent.
+pub fn read(body: Body, limit: usize) -> BoxFuture<'static, Result<Bytes, client::BoxError>> {
+    Limited::new(body, limit).collect().map(|read| read.map(|whole| whole.to_bytes())).boxed()
 }
 
 /// A response of plain text.

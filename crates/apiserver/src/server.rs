@@ -8,6 +8,8 @@ use foundation::{CancellationToken, SharedClock, SharedRandomness, Tasks};
 use store::Store;
 
 use crate::admission;
+use crate::aggregation::Aggregator;
+use crate::audit::Auditor;
 use crate::authn::{self, Authentication};
 use crate::authz::{self, Authorization};
 use crate::cache::Hub;
@@ -33,6 +35,10 @@ pub struct Server {
     pub authentication: Authentication,
     /// May they.
     pub authorization: Authorization,
+    /// What other servers serve.
+    pub aggregator: Aggregator,
+    /// What is written down.
+    pub audit: Auditor,
     /// Who waits.
     pub fairness: Fairness,
     /// What is served of the custom resource definitions.
@@ -73,7 +79,7 @@ impl Server {
         let cluster: Arc<dyn ClusterState> =
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;
-        let authorization = authz::build(&options.authz, &cluster)?;
+        let authorization = authz::build(&options.authz, &cluster, &clock)?;
         let caller = Arc::new(admission::webhook::Caller::new(cluster.clone(), clock.clone()));
         let surroundings = admission::Surroundings {
             cluster: cluster.clone(),
@@ -91,8 +97,11 @@ impl Server {
         let caches = hub.clone();
         checks.register("watch-cache", move || caches.check());
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
+        let audit = Auditor::new(&options.audit, &tasks, clock.clone()).map_err(Status::internal)?;
         Ok(Arc::new(Self {
             definitions: apiextensions::Serving::default(),
+            aggregator: Aggregator::new(options.aggregation.clone()),
+            audit,
             fairness,
             registry,
             storage,

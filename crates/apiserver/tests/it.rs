@@ -2,6 +2,8 @@
 
 #[path = "it/apply.rs"]
 mod apply;
+#[path = "it/audit.rs"]
+mod audit;
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/conformance.rs"]
@@ -12,6 +14,8 @@ mod custom;
 mod discovery;
 #[path = "it/encodings.rs"]
 mod encodings;
+#[path = "it/encryption.rs"]
+mod encryption;
 #[path = "it/lists.rs"]
 mod lists;
 #[path = "it/objects.rs"]

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod demo;
 mod demo_app;
+mod file_watch;
 mod images;
 mod node;
 mod preflight;

@@ -41,7 +41,8 @@ fn chain() -> Chain {
     let surroundings = Surroundings {
         clock: Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap())),
         randomness: Arc::new(SeededRandomness::new(1)),
-        authorization: authz::build(&authz::Options::default(), &cluster).unwrap(),
+        authorization: authz::build(&authz::Options::default(), &cluster, &foundation::SystemClock::shared())
+            .unwrap(),
         cluster,
     };
     build(&Options::default(), &surroundings).unwrap()

@@ -23,7 +23,7 @@ impl Authenticator for OrAnonymous {
                 }
                 Ok(Some(found))
             }
-            None if self.paths.iter().any(|open| open == credentials.path) => {
+            None if self.paths.iter().any(|open| open == "*" || open == credentials.path) => {
                 Ok(Some(Authenticated::plain(User::new(User::ANONYMOUS, &[User::UNAUTHENTICATED]))))
             }
             None => Ok(None),

@@ -49,6 +49,7 @@ pub fn decode_as(
         object.0["apiVersion"] = wanted.api_version().into();
         object.0["kind"] = wanted.kind.clone().into();
     }
+    crate::audit::request_object(&object.0);
     Ok(object)
 }
 

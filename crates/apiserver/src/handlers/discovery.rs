@@ -7,6 +7,7 @@ use http::{HeaderValue, header, request::Parts};
 use serde_json::{Value, json};
 
 use super::object;
+use crate::aggregation;
 use crate::negotiation;
 use crate::registry::{Group, Resource};
 use crate::request::Query;
@@ -19,7 +20,7 @@ pub(super) fn root(server: &Server, head: &Parts, query: &Query, prefix: &str) -
     let core = prefix == "api";
     let groups = table.groups().iter().filter(|group| group.name.is_empty() == core);
     if let Some(version) = negotiation::aggregated_discovery(&head.headers) {
-        return Ok(aggregated(head, version, groups));
+        return Ok(aggregated(server, head, version, groups, core));
     }
     if core {
         let address =
@@ -33,15 +34,15 @@ pub(super) fn root(server: &Server, head: &Parts, query: &Query, prefix: &str) -
         });
         return object(head, query, &value);
     }
-    let groups: Vec<Value> = groups.map(api_group).collect();
+    let groups = aggregation::discovery::groups(server, groups.map(api_group).collect());
     object(head, query, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// `/apis/<group>`.
 pub(super) fn group(server: &Server, head: &Parts, query: &Query, name: &str) -> Result<Response, Status> {
     let table = server.registry.table();
-    let group = table.groups().iter().find(|group| group.name == name).ok_or_else(Status::page_not_found)?;
-    let mut value = api_group(group);
+    let own = table.groups().iter().find(|group| group.name == name).map(api_group);
+    let mut value = aggregation::discovery::group(server, name, own).ok_or_else(Status::page_not_found)?;
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     object(head, query, &value)
@@ -155,7 +156,13 @@ fn api_resources(resource: &Resource) -> Vec<Value> {
     std::iter::once(main).chain(subs).collect()
 }
 
-fn aggregated<'a>(head: &Parts, version: &str, groups: impl Iterator<Item = &'a Group>) -> Response {
+fn aggregated<'a>(
+    server: &Server,
+    head: &Parts,
+    version: &str,
+    groups: impl Iterator<Item = &'a Group>,
+    core: bool,
+) -> Response {
     let items: Vec<Value> = groups
         .map(|group| {
             let versions: Vec<Value> = group
@@ -169,6 +176,7 @@ fn aggregated<'a>(head: &Parts, version: &str, groups: impl Iterator<Item = &'a 
             json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
+    let items = if core { items } else { aggregation::discovery::items(server, items) };
     let value = json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": format!("apidiscovery.k8s.io/{version}"),

@@ -13,10 +13,12 @@ use http::{HeaderValue, header};
 use parking_lot::Mutex;
 use schema::Schema;
 use schema::openapi::Published;
+use serde_json::{Value, json};
 
 use super::discovery::cacheable;
+use crate::aggregation;
 use crate::registry::{Resource, Table};
-use crate::request::Query;
+use crate::request::{Query, User};
 use crate::response::Response;
 use crate::server::Server;
 
@@ -94,7 +96,30 @@ pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status
     let document = server
         .documents
         .get(&table, "v3", || crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table))));
-    Ok(cacheable(head, crate::response::JSON, document))
+    let remote = server.aggregator.documents();
+    if remote.is_empty() {
+        return Ok(cacheable(head, crate::response::JSON, document));
+    }
+    let mut index: Value = serde_json::from_slice(&document).unwrap_or_default();
+    for (path, url) in remote {
+        index["paths"][path] = json!({"serverRelativeURL": url});
+    }
+    Ok(cacheable(head, crate::response::JSON, crate::encoding::to_json(&index)))
+}
+
+/// `/openapi/v3/apis/<group>/<version>` of a group that another server serves.
+pub(super) async fn remote(
+    server: &Arc<Server>,
+    head: &Parts,
+    user: &User,
+    group: &str,
+    version: &str,
+) -> Result<Response, Status> {
+    let remote = server.aggregator.get(group, version).ok_or_else(Status::page_not_found)?;
+    let url = remote.openapi.clone().ok_or_else(Status::page_not_found)?;
+    let (mut own, ()) = http::Request::new(()).into_parts();
+    own.headers = head.headers.clone();
+    Ok(aggregation::proxy::serve(server, &remote, user, own, Bytes::new(), &url).await)
 }
 
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.

@@ -3,6 +3,8 @@
 
 #[path = "conformance/aggregated_discovery.rs"]
 mod aggregated_discovery;
+#[path = "conformance/aggregator.rs"]
+mod aggregator;
 #[path = "conformance/certificates.rs"]
 mod certificates;
 #[path = "conformance/core_events.rs"]

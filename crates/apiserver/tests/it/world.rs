@@ -40,6 +40,14 @@ impl World {
     }
 
     pub async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::over(change, |store| store).await
+    }
+
+    /// A world whose server sees the store through something else.
+    pub async fn over(
+        change: impl FnOnce(&mut Options),
+        through: impl FnOnce(Arc<dyn store::Store>) -> Arc<dyn store::Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store =
             store::embedded::Engine::open(directory.path(), Default::default(), SystemClock::shared())
@@ -48,7 +56,8 @@ impl World {
         let mut options = Options { advertise: Some(([127, 0, 0, 1].into(), 6443)), ..Options::default() };
         change(&mut options);
         let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
-        let server = ApiServer::new(store.clone(), options, &tasks, clock, randomness).await.unwrap();
+        let server =
+            ApiServer::new(through(store.clone()), options, &tasks, clock, randomness).await.unwrap();
         let admin = User_(server.in_process(User::new("admin", &[User::MASTERS])));
         // What the service account controller does in a whole cluster; pods are refused without it.
         let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});

@@ -3,10 +3,16 @@
 //! Not here: what the flags of the whole server are (the module above), what a setting does (crate `apiserver`).
 //! Upstream: kube-apiserver's flags (pkg/controlplane/apiserver/options, apiserver/pkg/server/options).
 
-use ::apiserver::fairness;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::apiserver::{audit, authn, authz, encryption, fairness};
+use anyhow::Context as _;
+use foundation::SharedClock;
 
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
-pub const ON_BY_DEFAULT: &[&str] = &["enable-priority-and-fairness"];
+pub const ON_BY_DEFAULT: &[&str] = &["anonymous-auth", "enable-priority-and-fairness"];
 
 /// What of the API server can be set.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +35,113 @@ pub struct ApiServer {
     /// Requests served at once that write
     #[arg(long, env = "IRONCLAD_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200, value_name = "N")]
     pub max_mutating_requests_inflight: u32,
+    /// File that says what is written to the audit log
+    #[arg(long, env = "IRONCLAD_AUDIT_POLICY_FILE", value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File to write the audit log to; - is standard output
+    #[arg(long, env = "IRONCLAD_AUDIT_LOG_PATH", value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Days after which old audit logs are removed; 0: never
+    #[arg(long, env = "IRONCLAD_AUDIT_LOG_MAXAGE", default_value_t = 366, value_name = "DAYS")]
+    pub audit_log_maxage: u64,
+    /// Old audit logs to keep; 0: all
+    #[arg(long, env = "IRONCLAD_AUDIT_LOG_MAXBACKUP", default_value_t = 100, value_name = "N")]
+    pub audit_log_maxbackup: usize,
+    /// Size in MiB at which the audit log is put aside
+    #[arg(long, env = "IRONCLAD_AUDIT_LOG_MAXSIZE", default_value_t = 100, value_name = "MIB")]
+    pub audit_log_maxsize: u64,
+    /// Kubeconfig of a server to send audit events to
+    #[arg(
+        long,
+        env = "IRONCLAD_AUDIT_WEBHOOK_CONFIG_FILE",
+        value_name = "FILE",
+        requires = "audit_policy_file"
+    )]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Audit events sent at once
+    #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_SIZE", default_value_t = 400, value_name = "N")]
+    pub audit_webhook_batch_max_size: usize,
+    /// Seconds that an audit event waits for others to be sent with
+    #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value_t = 30, value_name = "SECONDS")]
+    pub audit_webhook_batch_max_wait: u64,
+    /// File that says what the store keeps encrypted, and how
+    #[arg(long, env = "IRONCLAD_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Take the file of --encryption-provider-config into use whenever it changes
+    #[arg(
+        long,
+        env = "IRONCLAD_ENCRYPTION_PROVIDER_CONFIG_AUTOMATIC_RELOAD",
+        requires = "encryption_provider_config"
+    )]
+    pub encryption_provider_config_automatic_reload: bool,
+    /// File that says which OpenID Connect tokens are accepted, and what anonymous users reach
+    #[arg(long, env = "IRONCLAD_AUTHENTICATION_CONFIG", value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// Kubeconfig of a server that is asked whose a token is
+    #[arg(long, env = "IRONCLAD_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long its answers are remembered
+    #[arg(
+        long,
+        env = "IRONCLAD_AUTHENTICATION_TOKEN_WEBHOOK_CACHE_TTL",
+        default_value = "2m",
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
+    pub authentication_token_webhook_cache_ttl: Duration,
+    /// File of tokens that are known from the start: token,user,uid,"group1,group2"
+    #[arg(long, env = "IRONCLAD_TOKEN_AUTH_FILE", value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Let requests without credentials reach /healthz, /livez, /readyz and /version
+    #[arg(
+        long,
+        env = "IRONCLAD_ANONYMOUS_AUTH",
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        conflicts_with = "authentication_config"
+    )]
+    pub anonymous_auth: bool,
+    /// File that says which authorizers are asked, in which order
+    #[arg(
+        long,
+        env = "IRONCLAD_AUTHORIZATION_CONFIG",
+        value_name = "FILE",
+        conflicts_with = "authorization_mode"
+    )]
+    pub authorization_config: Option<PathBuf>,
+    /// Authorizers in the order they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny
+    #[arg(long, env = "IRONCLAD_AUTHORIZATION_MODE", value_delimiter = ',', value_name = "MODE")]
+    pub authorization_mode: Vec<String>,
+    /// Kubeconfig of the server of the Webhook mode
+    #[arg(long, env = "IRONCLAD_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// How long a yes of the Webhook mode is remembered
+    #[arg(
+        long,
+        env = "IRONCLAD_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL",
+        default_value = "5m",
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
+    pub authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long a no of the Webhook mode is remembered
+    #[arg(
+        long,
+        env = "IRONCLAD_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL",
+        default_value = "30s",
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
+    pub authorization_webhook_cache_unauthorized_ttl: Duration,
+}
+
+/// A span of time as Go writes it: `90s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    parsed.ok_or_else(|| format!("{text:?} is no span of time such as 30s or 5m"))
 }
 
 impl ApiServer {
@@ -37,4 +150,155 @@ impl ApiServer {
         let seats = self.max_requests_inflight.saturating_add(self.max_mutating_requests_inflight);
         fairness::Options { enabled: self.enable_priority_and_fairness, seats }
     }
+
+    /// What is written down, and where to.
+    pub fn audit(&self) -> anyhow::Result<audit::Options> {
+        let Some(path) = &self.audit_policy_file else { return Ok(audit::Options::default()) };
+        let policy = audit::policy::Policy::read(&read(path)?).map_err(|problem| in_file(path, problem))?;
+        let days = |days: u64| (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 60 * 60)));
+        let log = self.audit_log_path.as_ref().map(|path| audit::log::Options {
+            path: path.clone(),
+            max_age: days(self.audit_log_maxage),
+            max_backups: self.audit_log_maxbackup,
+            max_size: self.audit_log_maxsize.saturating_mul(1 << 20),
+        });
+        let webhook = self.audit_webhook_config_file.as_ref().map(|path| {
+            let (transport, at) = webhook(path)?;
+            anyhow::Ok(audit::webhook::Options {
+                batch: self.audit_webhook_batch_max_size,
+                wait: Duration::from_secs(self.audit_webhook_batch_max_wait),
+                ..audit::webhook::Options::new(transport, at)
+            })
+        });
+        Ok(audit::Options { policy: Some(Arc::new(policy)), log, webhook: webhook.transpose()? })
+    }
+
+    /// Who is believed, beside those that the cluster's own keys vouch for.
+    pub fn authentication(
+        &self,
+        audiences: &[String],
+        clock: &SharedClock,
+        own: authn::Options,
+    ) -> anyhow::Result<authn::Options> {
+        let mut options = own;
+        if let Some(path) = &self.token_auth_file {
+            let tokens = authn::StaticToken::parse_file(&read(path)?);
+            options.static_tokens = tokens.map_err(|problem| in_file(path, problem))?;
+        }
+        if let Some(path) = &self.authentication_token_webhook_config_file {
+            let (transport, at) = webhook(path)?;
+            let remember = self.authentication_token_webhook_cache_ttl;
+            let audiences = audiences.to_vec();
+            options.webhook = Some(authn::webhook::Options { transport, path: at, remember, audiences });
+        }
+        if !self.anonymous_auth {
+            options.anonymous_paths.clear();
+        }
+        if let Some(path) = &self.authentication_config {
+            let found = authn::oidc::Configuration::read(&read(path)?, clock, provider);
+            let found = found.map_err(|problem| in_file(path, problem))?;
+            options.issuers = found.issuers;
+            if let Some(paths) = found.anonymous_paths {
+                options.anonymous_paths = paths;
+            }
+        }
+        Ok(options)
+    }
+
+    /// Who decides.
+    pub fn authorization(&self) -> anyhow::Result<authz::Options> {
+        let dial = |path: &Path| webhook(path).map_err(|error| format!("{error:#}"));
+        if let Some(path) = &self.authorization_config {
+            return authz::structured::read(&read(path)?, &dial).map_err(|problem| in_file(path, problem));
+        }
+        if self.authorization_mode.is_empty() {
+            return Ok(authz::Options::default());
+        }
+        let modes = self.authorization_mode.iter().map(|mode| {
+            Ok(match mode.as_str() {
+                "Node" => authz::Mode::Node,
+                "RBAC" => authz::Mode::Rbac,
+                "AlwaysAllow" => authz::Mode::AlwaysAllow,
+                "AlwaysDeny" => authz::Mode::AlwaysDeny,
+                "Webhook" => {
+                    let path = self.authorization_webhook_config_file.as_ref();
+                    let path = path
+                        .context("--authorization-mode=Webhook needs --authorization-webhook-config-file")?;
+                    let (transport, at) = webhook(path)?;
+                    authz::Mode::Webhook(authz::webhook::Options {
+                        name: "default".to_owned(),
+                        transport,
+                        path: at,
+                        authorized: self.authorization_webhook_cache_authorized_ttl,
+                        unauthorized: self.authorization_webhook_cache_unauthorized_ttl,
+                        // Upstream's default for the flags.
+                        timeout: Duration::from_secs(30),
+                        failure: authz::webhook::FailurePolicy::NoOpinion,
+                        conditions: Vec::new(),
+                    })
+                }
+                other => anyhow::bail!(
+                    "--authorization-mode: {other:?} is none of Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny"
+                ),
+            })
+        });
+        Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// What the store keeps encrypted.
+    pub fn encryption(&self, clock: &SharedClock) -> anyhow::Result<Option<encryption::Configuration>> {
+        let Some(path) = &self.encryption_provider_config else { return Ok(None) };
+        let read = encryption::Configuration::read(&read(path)?, clock);
+        read.map(Some).map_err(|problem| in_file(path, problem))
+    }
 }
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+fn in_file(path: &Path, problem: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("{}: {problem}", path.display())
+}
+
+/// The server that a kubeconfig names, and the path on it: a webhook's whole URL is its cluster's server.
+pub fn webhook(path: &Path) -> anyhow::Result<(Arc<dyn client::Transport>, String)> {
+    let mut config = client::kubeconfig::load(path)?;
+    let url: http::Uri = config.server.parse().map_err(|problem| in_file(path, problem))?;
+    let at = url.path_and_query().map_or("/", |at| at.as_str()).to_owned();
+    config.server = match (url.scheme_str(), url.authority()) {
+        (Some(scheme), Some(authority)) => format!("{scheme}://{authority}"),
+        _ => return Err(in_file(path, "the server must be a URL")),
+    };
+    let transport = client::HttpsTransport::new(&config).map_err(|problem| in_file(path, problem))?;
+    Ok((Arc::new(transport), at))
+}
+
+/// The way to an OpenID Connect provider: by the authorities in the configuration, or those of the system.
+fn provider(url: &str, authority: Option<&str>) -> Result<Arc<dyn client::Transport>, String> {
+    let uri: http::Uri = url.parse().map_err(|problem: http::uri::InvalidUri| problem.to_string())?;
+    let host = uri.authority().ok_or("no host")?;
+    let ca_pem = match authority {
+        Some(pem) => pem.as_bytes().to_vec(),
+        None => SYSTEM_AUTHORITIES
+            .iter()
+            .find_map(|path| std::fs::read(path).ok())
+            .ok_or("this machine has no certificate authorities; set issuer.certificateAuthority")?,
+    };
+    let config = client::Config {
+        server: format!("https://{host}"),
+        ca_pem: Some(ca_pem),
+        ..client::Config::default()
+    };
+    client::HttpsTransport::new(&config)
+        .map(|transport| Arc::new(transport) as Arc<dyn client::Transport>)
+        .map_err(|error| error.to_string())
+}
+
+/// Where distributions keep the authorities that the machine trusts (Go's crypto/x509 looks in the same places).
+const SYSTEM_AUTHORITIES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];

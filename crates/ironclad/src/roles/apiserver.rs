@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use ::apiserver::{ApiServer, Cidr, Options, authn, listen::Tls};
+use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use foundation::Tasks;
@@ -15,6 +15,7 @@ use store::Store;
 use tokio::net::TcpListener;
 
 use super::Context;
+use crate::file_watch::FileWatch;
 
 /// Common name of the aggregator's client certificate.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -36,6 +37,7 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     let port = listener.local_addr().context("cannot read the listener's address")?.port();
     let now = context.clock.now();
+    let store = encrypted(context, store, tasks)?;
     let server = ApiServer::new(
         store,
         options(context, port, now)?,
@@ -53,6 +55,32 @@ pub async fn start(
     Ok(Running { server, port })
 }
 
+/// The store as the server sees it: with what is to be kept encrypted, if anything is.
+fn encrypted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
+    let flags = context.config.apiserver.clone();
+    let Some(configuration) = flags.encryption(&context.clock)? else { return Ok(store) };
+    let configuration = Arc::new(ArcSwap::from_pointee(configuration));
+    if flags.encryption_provider_config_automatic_reload
+        && let Some(path) = flags.encryption_provider_config.clone()
+    {
+        let (current, clock) = (configuration.clone(), context.clock.clone());
+        let changes = FileWatch::new(&path)?;
+        tasks.spawn_until_cancelled("configuration", async move {
+            while changes.changed().await.is_ok() {
+                match flags.encryption(&clock) {
+                    Ok(Some(fresh)) => current.store(Arc::new(fresh)),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(
+                        error = format!("{error:#}"),
+                        "the encryption configuration is left as it was"
+                    ),
+                }
+            }
+        });
+    }
+    Ok(Arc::new(EncryptedStore::new(store, configuration)))
+}
+
 fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Options> {
     let pki = &context.pki;
     let service_cidr = context.config.service_cidr.to_string();
@@ -60,21 +88,27 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
     let issuer = format!("https://kubernetes.default.svc.{}", context.config.cluster_domain);
     let signing_key = pki.service_account_key().pkcs8().to_vec();
     let front_proxy = pki.front_proxy_authority().certificate().der().to_vec();
+    let flags = &context.config.apiserver;
+    let audiences = [issuer.clone()];
+    let authn = authn::Options {
+        client_authorities: vec![authority.into()],
+        service_accounts: Some(authn::token::Options::new(issuer, signing_key)),
+        request_header: Some(authn::RequestHeader::usual(
+            vec![front_proxy.into()],
+            vec![FRONT_PROXY_CLIENT.into()],
+        )),
+        ..authn::Options::default()
+    };
     Ok(Options {
         service_cidr: Cidr::parse(&service_cidr).context("the service network is no network")?,
         advertise: Some((context.node.ip, port)),
         kubelet: Some(kubelet_client(context, now)?),
-        authn: authn::Options {
-            client_authorities: vec![authority.into()],
-            service_accounts: Some(authn::token::Options::new(issuer, signing_key)),
-            request_header: Some(authn::RequestHeader::usual(
-                vec![front_proxy.into()],
-                vec![FRONT_PROXY_CLIENT.into()],
-            )),
-            ..authn::Options::default()
-        },
+        authn: flags.authentication(&audiences, &context.clock, authn)?,
+        authz: flags.authorization()?,
         bootstrap: vec![kubelet_access()],
-        fairness: context.config.apiserver.fairness(),
+        fairness: flags.fairness(),
+        audit: flags.audit()?,
+        aggregation: aggregation(context),
         ..Options::default()
     })
 }
@@ -88,6 +122,42 @@ fn kubelet_access() -> api::Object {
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
         "subjects": [{"apiGroup": group, "kind": "User", "name": pki::KUBELET_CLIENT_NAME}],
     }))
+}
+
+/// What extension API servers are shown and told.
+fn aggregation(context: &Context) -> aggregation::Options {
+    let pem = |authority: &pki::Authority| authority.certificate().pem();
+    aggregation::Options {
+        identity: Some(Arc::new(FrontProxy(context.clone()))),
+        announcement: Some(aggregation::Announcement {
+            client_authorities: pem(context.pki.cluster_authority()),
+            front_proxy_authorities: pem(context.pki.front_proxy_authority()),
+            allowed_names: vec![FRONT_PROXY_CLIENT.into()],
+        }),
+    }
+}
+
+/// The aggregator's client certificate, as it is when a connection is made: it is renewed meanwhile.
+struct FrontProxy(Context);
+
+impl std::fmt::Debug for FrontProxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrontProxy")
+    }
+}
+
+impl rustls::client::ResolvesClientCert for FrontProxy {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        let credential = self.0.pki.credential(Leaf::FrontProxyClient, self.0.clock.now());
+        let credential =
+            credential.inspect_err(|error| tracing::error!(%error, "no front-proxy certificate")).ok()?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&credential.key()).ok()?;
+        Some(Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key)))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// How the server reaches kubelets: by its client certificate, trusting the cluster's authority.

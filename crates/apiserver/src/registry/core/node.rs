@@ -62,7 +62,7 @@ pub(super) async fn kubelet(call: &Call, node: &str) -> Result<Destination, Stat
     })?;
     let port = object.0.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(10_250);
-    Ok(Destination { host, port, tls: Some(tls), reach: Reach::Anywhere })
+    Ok(Destination { host, port, tls: Some(tls), server_name: None, reach: Reach::Anywhere })
 }
 
 /// The first address of the most preferred type.

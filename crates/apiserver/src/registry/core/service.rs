@@ -110,7 +110,12 @@ impl Subresource for ServiceProxy {
             chosen.ok_or_else(|| unavailable("no endpoints available"))?;
         let tls = (scheme == "https").then(node::anyone);
         let path = node::proxied_path(&call);
-        proxy::forward(call, Destination { host, port, tls, reach: Reach::Routable }, &path).await
+        proxy::forward(
+            call,
+            Destination { host, port, tls, server_name: None, reach: Reach::Routable },
+            &path,
+        )
+        .await
     }
 }
 

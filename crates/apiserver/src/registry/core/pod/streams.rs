@@ -121,7 +121,7 @@ impl Subresource for Proxy {
                 .map_err(|_| Status::bad_request(format!("invalid pod request \"{}\"", call.info.name)))?,
         };
         let tls = (scheme == "https").then(node::anyone);
-        let to = Destination { host: ip.to_owned(), port, tls, reach: Reach::Routable };
+        let to = Destination { host: ip.to_owned(), port, tls, server_name: None, reach: Reach::Routable };
         let path = node::proxied_path(&call);
         proxy::forward(call, to, &path).await
     }

@@ -1,0 +1,140 @@
+//! Passing a request on to the server of its group, in the name of whoever asked.
+//!
+//! Upstream: kube-aggregator/pkg/apiserver/handler_proxy.go, client-go/transport/round_trippers.go
+//! (SetAuthProxyHeaders).
+
+use std::sync::Arc;
+
+use api::Status;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::Full;
+use hyper::upgrade::OnUpgrade;
+
+use super::{Remote, connect};
+use crate::proxy::{self, Destination, Reach};
+use crate::request::User;
+use crate::response::{self, Response};
+use crate::server::Server;
+
+/// Serves the request by `remote`, with `path` (and query) in place of its own.
+pub(crate) async fn serve(
+    server: &Arc<Server>,
+    remote: &Remote,
+    user: &User,
+    mut head: Parts,
+    body: Bytes,
+    path: &str,
+) -> Response {
+    if !remote.available {
+        return response::text(503, "service unavailable\n");
+    }
+    let tls = match &remote.tls {
+        Ok(tls) => tls.clone(),
+        Err(problem) => return response::text(500, format!("{problem}\n")),
+    };
+    let Some(to) = destination(server, remote, tls).await else {
+        return response::text(503, "service unavailable\n");
+    };
+    let upgrade = head.extensions.remove::<OnUpgrade>();
+    let mut headers = proxy::outgoing(&head.headers, upgrade.is_some());
+    introduce(&mut headers, user);
+    let mut request = Request::builder().method(head.method).uri(path);
+    if let Some(into) = request.headers_mut() {
+        *into = headers;
+    }
+    let passed = match request.body(Full::new(body)) {
+        Ok(request) => proxy::pass_on(server, &to, request, upgrade).await,
+        Err(error) => Err(Status::bad_request(error.to_string())),
+    };
+    passed.unwrap_or_else(|status| response::text(503, format!("{}\n", status.message)))
+}
+
+/// Where to find one of those who serve it.
+pub(super) async fn destination(
+    server: &Server,
+    remote: &Remote,
+    tls: Arc<rustls::ClientConfig>,
+) -> Option<Destination> {
+    let (namespace, name, port) = (remote.service.0.as_str(), remote.service.1.as_str(), remote.service.2);
+    let place = connect::place(server, namespace, name).await.ok()?;
+    let (host, port) =
+        place.resolve((namespace, name, port), |count| server.randomness.u64() % count).ok()?;
+    // Its certificate is the service's, whichever endpoint is asked.
+    let server_name = Some(format!("{name}.{namespace}.svc"));
+    Some(Destination { host, port, tls: Some(tls), server_name, reach: Reach::Anywhere })
+}
+
+/// Says who asks, and nothing that the caller has said about that.
+pub(super) fn introduce(headers: &mut HeaderMap, user: &User) {
+    let said: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    };
+    add("x-remote-user", &user.name);
+    if !user.uid.is_empty() {
+        add("x-remote-uid", &user.uid);
+    }
+    for group in &user.groups {
+        add("x-remote-group", group);
+    }
+    for (key, values) in &user.extra {
+        let name = format!("x-remote-extra-{}", escape(key));
+        for value in values {
+            add(&name, value);
+        }
+    }
+}
+
+/// A key as a part of a header's name: what cannot be there is percent-encoded.
+fn escape(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for byte in key.to_ascii_lowercase().bytes() {
+        match byte {
+            b'a'..=b'z'
+            | b'0'..=b'9'
+            | b'!'
+            | b'#'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'*'
+            | b'+'
+            | b'-'
+            | b'.'
+            | b'^'
+            | b'_'
+            | b'`'
+            | b'|'
+            | b'~' => out.push(char::from(byte)),
+            other => out.push_str(&format!("%{other:02x}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_introduced_and_cannot_introduce_itself() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-remote-group", HeaderValue::from_static("system:masters"));
+        headers.insert("x-remote-extra-scopes", HeaderValue::from_static("all"));
+        let mut user = User::new("bob", &["dev", "ops"]);
+        user.extra.insert("example.com/Key".into(), vec!["a".into(), "b".into()]);
+        introduce(&mut headers, &user);
+        assert_eq!(headers["x-remote-user"], "bob");
+        assert_eq!(headers.get_all("x-remote-group").iter().collect::<Vec<_>>(), ["dev", "ops"]);
+        assert_eq!(headers.get_all("x-remote-extra-example.com%2fkey").iter().count(), 2);
+        assert!(!headers.contains_key("x-remote-extra-scopes"));
+    }
+}

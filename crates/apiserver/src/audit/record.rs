@@ -1,0 +1,246 @@
+//! One request on its way: what is known of it so far, and the event of each stage.
+//!
+//! Upstream: apiserver/pkg/audit/{request,context}.go, apiserver/pkg/apis/audit/v1/types.go.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use client::Body;
+use foundation::SharedClock;
+use foundation::metrics::Counter;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::policy::{Level, Stage, Verdict};
+use super::{Seen, Sink};
+use crate::request::{Attributes, User};
+use crate::response::Response;
+
+/// The record of one request.
+pub struct Record {
+    rule: Verdict,
+    sinks: Vec<Sink>,
+    clock: SharedClock,
+    count: Counter,
+    state: Mutex<State>,
+}
+
+struct State {
+    event: Value,
+    annotations: BTreeMap<String, String>,
+}
+
+fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+fn describe(user: &User) -> Value {
+    let mut out = json!({});
+    for (field, value) in [("username", &user.name), ("uid", &user.uid)] {
+        if !value.is_empty() {
+            out[field] = value.as_str().into();
+        }
+    }
+    if !user.groups.is_empty() {
+        out["groups"] = json!(user.groups);
+    }
+    if !user.extra.is_empty() {
+        out["extra"] = json!(user.extra);
+    }
+    out
+}
+
+/// The addresses that a request came through, the client's first.
+fn sources(seen: &Seen<'_>) -> Vec<String> {
+    let header = |name| seen.head.headers.get(name).and_then(|value| value.to_str().ok());
+    let mut out: Vec<String> = Vec::new();
+    let forwarded = header("x-forwarded-for").into_iter().flat_map(|list| list.split(','));
+    for address in forwarded.chain(header("x-real-ip")).map(str::trim) {
+        if let Ok(address) = address.parse::<std::net::IpAddr>() {
+            out.push(address.to_string());
+        }
+    }
+    out.extend(seen.remote.map(|address| address.to_canonical().to_string()));
+    out.dedup();
+    out
+}
+
+impl Record {
+    pub(super) fn new(
+        rule: Verdict,
+        attributes: &Attributes,
+        seen: Seen<'_>,
+        sinks: Vec<Sink>,
+        clock: SharedClock,
+        count: Counter,
+    ) -> Self {
+        let Attributes { user, info, .. } = attributes;
+        let level = match rule.level {
+            Level::RequestResponse => "RequestResponse",
+            Level::Request => "Request",
+            _ => "Metadata",
+        };
+        let mut event = json!({
+            "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": level, "auditID": seen.id, "stage": "",
+            "requestURI": seen.head.uri.path_and_query().map_or("", |path| path.as_str()),
+            "verb": info.verb, "user": describe(user), "requestReceivedTimestamp": time(seen.at),
+        });
+        let sources = sources(&seen);
+        if !sources.is_empty() {
+            event["sourceIPs"] = json!(sources);
+        }
+        if let Some(agent) = seen.head.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()) {
+            event["userAgent"] = agent.into();
+        }
+        if info.is_resource {
+            let fields = [
+                ("resource", &info.resource),
+                ("namespace", &info.namespace),
+                ("name", &info.name),
+                ("apiGroup", &info.group),
+                ("apiVersion", &info.version),
+                ("subresource", &info.subresource),
+            ];
+            let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
+            event["objectRef"] =
+                fields.map(|(field, value)| (field.to_owned(), Value::from(value.as_str()))).collect();
+        }
+        let state = Mutex::new(State { event, annotations: BTreeMap::new() });
+        Self { rule, sinks, clock, count, state }
+    }
+
+    pub(super) fn annotate(&self, key: &str, value: &str) {
+        self.state.lock().annotations.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+
+    pub(super) fn impersonated(&self, user: &User) {
+        self.state.lock().event["impersonatedUser"] = describe(user);
+    }
+
+    pub(super) fn wants_request(&self) -> bool {
+        self.rule.level >= Level::Request
+    }
+
+    pub(super) fn request_object(&self, object: &Value) {
+        let mut state = self.state.lock();
+        // A new object's name is only in it.
+        let reference = &mut state.event["objectRef"];
+        for (field, pointer) in [("name", "/metadata/name"), ("namespace", "/metadata/namespace")] {
+            if let Some(value) = object.pointer(pointer).and_then(Value::as_str)
+                && reference.is_object()
+                && reference[field].is_null()
+                && !value.is_empty()
+            {
+                reference[field] = value.into();
+            }
+        }
+        if self.wants_request() {
+            state.event["requestObject"] = self.shown(object);
+        }
+    }
+
+    pub(super) fn received(&self) {
+        self.emit(Stage::RequestReceived, None);
+    }
+
+    /// The request was answered. A long answer is complete when its body has been read or dropped.
+    pub(crate) async fn answered(self: std::sync::Arc<Self>, response: Response, long: bool) -> Response {
+        let code = response.status().as_u16();
+        if long && code < 400 {
+            self.emit(Stage::ResponseStarted, Some(json!({"metadata": {}, "code": code})));
+            let (head, body) = response.into_parts();
+            let end = End { record: self, code };
+            let body = body.map_frame(move |frame| {
+                // The end is reached when the body, and with it this, is dropped.
+                let _ = &end;
+                frame
+            });
+            return Response::from_parts(head, body.boxed_unsync());
+        }
+        let whole = code >= 400 || self.rule.level == Level::RequestResponse;
+        let mut status = json!({"metadata": {}, "code": code});
+        let (head, body) = response.into_parts();
+        let mut body: Body = body;
+        if whole {
+            // Answers of known length are at hand already; this waits for nothing but a list's concatenation.
+            let bytes = match body.collect().await {
+                Ok(collected) => collected.to_bytes(),
+                Err(_) => Bytes::new(),
+            };
+            if let Ok(value) = serde_json::from_slice::<Value>(&bytes) {
+                if code >= 400 {
+                    for field in ["status", "reason", "message", "details"] {
+                        if !value[field].is_null() {
+                            status[field] = value[field].clone();
+                        }
+                    }
+                }
+                if self.rule.level == Level::RequestResponse {
+                    self.state.lock().event["responseObject"] = self.shown(&value);
+                }
+            }
+            body = client::full_body(bytes);
+        }
+        self.emit(Stage::ResponseComplete, Some(status));
+        Response::from_parts(head, body)
+    }
+
+    /// The server failed in the request.
+    pub(crate) fn panicked(&self) {
+        let message = "APIServer panic'd";
+        let status = json!({"metadata": {}, "code": 500, "status": "Failure", "reason": "InternalError", "message": message});
+        self.emit(Stage::Panic, Some(status));
+    }
+
+    /// An object as events show it.
+    fn shown(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        if self.rule.omit_managed_fields {
+            let strip = |object: &mut Value| {
+                if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                    metadata.remove("managedFields");
+                }
+            };
+            strip(&mut object);
+            if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
+                items.iter_mut().for_each(strip);
+            }
+        }
+        object
+    }
+
+    fn emit(&self, stage: Stage, status: Option<Value>) {
+        if self.rule.omit.contains(&stage) {
+            return;
+        }
+        let line = {
+            let mut state = self.state.lock();
+            state.event["stage"] = stage.name().into();
+            state.event["stageTimestamp"] = time(self.clock.now()).into();
+            if let Some(status) = status {
+                state.event["responseStatus"] = status;
+            }
+            if !state.annotations.is_empty() {
+                state.event["annotations"] = json!(state.annotations);
+            }
+            crate::encoding::to_json(&state.event)
+        };
+        self.count.inc();
+        for sink in &self.sinks {
+            sink.send(line.clone());
+        }
+    }
+}
+
+/// Says that a long answer is complete, when it is dropped.
+struct End {
+    record: std::sync::Arc<Record>,
+    code: u16,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.record.emit(Stage::ResponseComplete, Some(json!({"metadata": {}, "code": self.code})));
+    }
+}

@@ -1,0 +1,145 @@
+//! Events as a sink gets them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{Transport, TransportError};
+use foundation::ManualClock;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::request::RequestInfo;
+use crate::response;
+
+fn auditor(rule: &str) -> (Auditor, mpsc::Receiver<Bytes>) {
+    let text = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{rule}]");
+    let (sink, events) = Sink::new("test");
+    let auditor = Auditor {
+        policy: Some(Arc::new(Policy::read(&text).unwrap())),
+        sinks: vec![sink],
+        clock: Arc::new(ManualClock::default()),
+        events: Counter::default(),
+    };
+    (auditor, events)
+}
+
+fn begin(auditor: &Auditor, method: &str, uri: &str) -> Option<Arc<Record>> {
+    let request = http::Request::builder().method(method).uri(uri).header("user-agent", "kubectl");
+    let (head, ()) = request.header("x-forwarded-for", "10.1.1.1, junk").body(()).unwrap().into_parts();
+    let info = RequestInfo::parse(&head.method, head.uri.path(), head.uri.query());
+    let seen = Seen {
+        id: "id-1",
+        head: &head,
+        remote: Some([10, 2, 2, 2].into()),
+        at: "2026-01-01T00:00:00Z".parse().unwrap(),
+    };
+    auditor.begin(&Attributes::new(User::new("bob", &["dev"]), info), seen)
+}
+
+fn next(events: &mut mpsc::Receiver<Bytes>) -> Value {
+    serde_json::from_slice(&events.try_recv().expect("an event")).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_is_told_from_its_coming_to_its_answer() {
+    let (auditor, mut events) = auditor("{level: RequestResponse, omitManagedFields: true}");
+    let record = begin(&auditor, "POST", "/api/v1/namespaces/default/configmaps?dryRun=All").unwrap();
+    let received = next(&mut events);
+    assert_eq!(received["stage"], "RequestReceived");
+    assert_eq!(received["sourceIPs"], json!(["10.1.1.1", "10.2.2.2"]));
+    assert_eq!(received["user"], json!({"username": "bob", "groups": ["dev"]}));
+    assert_eq!(received["requestURI"], "/api/v1/namespaces/default/configmaps?dryRun=All");
+    assert_eq!(received["requestReceivedTimestamp"], "2026-01-01T00:00:00.000000Z");
+    let object = json!({"metadata": {"name": "c", "managedFields": [1]}, "data": {"a": "b"}});
+    let answer = scope(Some(record.clone()), async {
+        annotate("authorization.k8s.io/decision", "allow");
+        annotate("authorization.k8s.io/decision", "later ones do not count");
+        request_object(&object);
+        response::json(201, &object)
+    });
+    let response = record.answered(answer.await, false).await;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), object, "the answer is as it was");
+    let complete = next(&mut events);
+    assert_eq!(complete["stage"], "ResponseComplete");
+    assert_eq!(complete["objectRef"]["name"], "c");
+    let shown = json!({"metadata": {"name": "c"}, "data": {"a": "b"}});
+    assert_eq!((&complete["requestObject"], &complete["responseObject"]), (&shown, &shown));
+    assert_eq!(complete["responseStatus"]["code"], 201);
+    assert_eq!(complete["annotations"], json!({"authorization.k8s.io/decision": "allow"}));
+}
+
+#[tokio::test]
+async fn metadata_leaves_objects_out_but_says_why_it_failed() {
+    let (auditor, mut events) = auditor("{level: Metadata, omitStages: [RequestReceived]}");
+    let record = begin(&auditor, "DELETE", "/api/v1/nodes/n").unwrap();
+    let refused = api::Status::forbidden(&api::GroupResource::new("", "nodes"), "n", "no");
+    record.answered(response::failure(&refused), false).await;
+    let complete = next(&mut events);
+    assert_eq!(complete["responseStatus"]["reason"], "Forbidden");
+    assert!(complete["responseObject"].is_null());
+    assert!(events.try_recv().is_err(), "the first stage is omitted");
+}
+
+#[tokio::test]
+async fn a_watch_is_complete_when_it_ends() {
+    let (auditor, mut events) = auditor("{level: Metadata, verbs: [watch]}");
+    assert!(begin(&auditor, "GET", "/api/v1/pods").is_none(), "no rule");
+    let record = begin(&auditor, "GET", "/api/v1/pods?watch=1").unwrap();
+    let response = record.answered(response::text(200, "frames"), true).await;
+    assert_eq!(
+        (next(&mut events)["stage"].clone(), next(&mut events)["stage"].clone()),
+        ("RequestReceived".into(), "ResponseStarted".into())
+    );
+    assert!(events.try_recv().is_err());
+    drop(response);
+    assert_eq!(next(&mut events)["stage"], "ResponseComplete");
+}
+
+/// Refuses the first request, and keeps what the later ones carry.
+struct Receiver(Mutex<Vec<Value>>, tokio::sync::Notify);
+
+#[async_trait]
+impl Transport for Receiver {
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<client::Body>, TransportError> {
+        let body = serde_json::from_slice(request.body()).unwrap();
+        let code = if self.0.lock().is_empty() { 500 } else { 200 };
+        self.0.lock().push(body);
+        self.1.notify_one();
+        Ok(response::text(code, ""))
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_gets_batches_and_is_tried_again() {
+    let clock = ManualClock::default();
+    let receiver = Arc::new(Receiver(Mutex::default(), tokio::sync::Notify::new()));
+    let options = webhook::Options { batch: 2, ..webhook::Options::new(receiver.clone(), "/audit".into()) };
+    let (sink, events) = Sink::new("test");
+    let sender = webhook::Sender::new(&options, Arc::new(clock.clone()), Counter::default()).unwrap();
+    let token = foundation::CancellationToken::new();
+    let running = tokio::spawn(webhook::run(sender, events, token.clone()));
+    for event in [r#"{"auditID":"1"}"#, r#"{"auditID":"2"}"#, r#"{"auditID":"3"}"#] {
+        sink.send(Bytes::from_static(event.as_bytes()));
+    }
+    receiver.1.notified().await;
+    clock.wait_for_sleepers(1).await;
+    clock.advance(Duration::from_secs(10));
+    receiver.1.notified().await;
+    clock.wait_for_sleepers(1).await;
+    clock.advance(Duration::from_secs(30));
+    receiver.1.notified().await;
+    token.cancel();
+    running.await.unwrap();
+    let got = receiver.0.lock();
+    let ids = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|e| e["auditID"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(got.iter().map(ids).collect::<Vec<_>>(), [vec!["1", "2"], vec!["1", "2"], vec!["3"]]);
+    assert_eq!(got[0]["kind"], "EventList");
+}

@@ -1,0 +1,158 @@
+//! A provider's keys: found by discovery, fetched when a token needs one that is not known.
+//!
+//! Asks the provider over HTTPS. An unknown key id makes it ask again, but not more often than every ten seconds,
+//! so that made-up tokens cannot make this server flood the provider.
+//! Upstream: github.com/coreos/go-oidc (jwks.go); RFC 7517, 7518.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use client::Transport;
+use foundation::SharedClock;
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
+use serde_json::Value;
+
+const AGAIN: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+const DOCUMENT: usize = 1 << 20;
+
+/// How a server is reached by the URL of one of its documents.
+pub type Dial = Arc<dyn Fn(&str) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
+
+/// The keys of one provider.
+pub struct KeySet {
+    issuer: String,
+    /// The discovery document.
+    document: String,
+    dial: Dial,
+    clock: SharedClock,
+    known: tokio::sync::Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: Vec<Value>,
+    asked: Option<Duration>,
+}
+
+impl KeySet {
+    /// The keys of `issuer`, whose discovery document is at `document`.
+    pub fn new(issuer: String, document: String, dial: Dial, clock: SharedClock) -> Self {
+        Self { issuer, document, dial, clock, known: tokio::sync::Mutex::default() }
+    }
+
+    /// The claims of a token that is signed by one of the keys.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with the token, or with the provider.
+    pub async fn verify(&self, token: &str) -> Result<Value, String> {
+        let malformed = || "malformed jwt".to_owned();
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or_else(malformed)?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed());
+        let header: Value = serde_json::from_slice(&decode(header)?).map_err(|_| malformed())?;
+        let signature = decode(signature)?;
+        let algorithm = header["alg"].as_str().unwrap_or_default();
+        let id = header["kid"].as_str();
+        let good = |keys: &[Value]| {
+            let named = keys.iter().filter(|key| id.is_none() || key["kid"].as_str() == id);
+            named.into_iter().any(|key| verifies(key, algorithm, signed.as_bytes(), &signature))
+        };
+        let mut known = self.known.lock().await;
+        if !good(&known.keys) {
+            let now = self.clock.monotonic();
+            if known.asked.is_none_or(|asked| now.saturating_sub(asked) >= AGAIN) {
+                known.asked = Some(now);
+                known.keys = self.fetch().await?;
+            }
+            if !good(&known.keys) {
+                return Err("failed to verify signature: failed to verify id token signature".to_owned());
+            }
+        }
+        drop(known);
+        serde_json::from_slice(&decode(payload)?).map_err(|_| malformed())
+    }
+
+    async fn fetch(&self) -> Result<Vec<Value>, String> {
+        let found = self.get(&self.document).await?;
+        if found["issuer"] != self.issuer.as_str() {
+            return Err(format!(
+                "issuer did not match the issuer returned by provider, expected {:?} got {}",
+                self.issuer, found["issuer"]
+            ));
+        }
+        let keys = found["jwks_uri"].as_str().ok_or("the provider does not say where its keys are")?;
+        let mut keys = self.get(keys).await?;
+        match keys["keys"].take() {
+            Value::Array(keys) => Ok(keys),
+            _ => Err("the provider's key set is no key set".to_owned()),
+        }
+    }
+
+    async fn get(&self, url: &str) -> Result<Value, String> {
+        let failed = |problem: &dyn std::fmt::Display| format!("{url}: {problem}");
+        let uri: http::Uri = url.parse().map_err(|problem| failed(&problem))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(failed(&"must be an https URL"));
+        }
+        let transport = (self.dial)(url).map_err(|problem| failed(&problem))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let request = http::Request::get(path).body(Bytes::new()).map_err(|problem| failed(&problem))?;
+        let exchange = async {
+            let response = transport.send(request).await.map_err(|problem| failed(&problem))?;
+            if !response.status().is_success() {
+                return Err(failed(&response.status()));
+            }
+            let body = crate::response::read(response.into_body(), DOCUMENT).await;
+            let body = body.map_err(|problem| failed(&problem))?;
+            serde_json::from_slice(&body).map_err(|problem| failed(&problem))
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            () = self.clock.sleep(PATIENCE) => Err(failed(&"no answer in time")),
+        }
+    }
+}
+
+/// Whether the key has made the signature. What cannot be understood has not.
+fn verifies(key: &Value, algorithm: &str, message: &[u8], signature: &[u8]) -> bool {
+    let part = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
+    if key["use"].as_str().is_some_and(|usage| usage != "sig")
+        || key["alg"].as_str().is_some_and(|only| only != algorithm)
+    {
+        return false;
+    }
+    let rsa = match algorithm {
+        "RS256" => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
+        "RS384" => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
+        "RS512" => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
+        "PS256" => Some(&signature::RSA_PSS_2048_8192_SHA256),
+        "PS384" => Some(&signature::RSA_PSS_2048_8192_SHA384),
+        "PS512" => Some(&signature::RSA_PSS_2048_8192_SHA512),
+        _ => None,
+    };
+    match (key["kty"].as_str().unwrap_or_default(), rsa) {
+        ("RSA", Some(algorithm)) => {
+            let (Some(n), Some(e)) = (part("n"), part("e")) else { return false };
+            RsaPublicKeyComponents { n, e }.verify(algorithm, message, signature).is_ok()
+        }
+        ("EC", None) => {
+            let curve = key["crv"].as_str().unwrap_or_default();
+            let (algorithm, size) = match (algorithm, curve) {
+                ("ES256", "P-256") => (&signature::ECDSA_P256_SHA256_FIXED, 32),
+                ("ES384", "P-384") => (&signature::ECDSA_P384_SHA384_FIXED, 48),
+                _ => return false,
+            };
+            let (Some(x), Some(y)) = (part("x"), part("y")) else { return false };
+            if x.len() != size || y.len() != size {
+                return false;
+            }
+            let point = [&[4][..], &x, &y].concat();
+            UnparsedPublicKey::new(algorithm, point).verify(message, signature).is_ok()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,273 @@
+//! Keys that a plugin keeps: KMS v2 over gRPC on a unix socket.
+//!
+//! A random seed is encrypted by the plugin once and then used for many objects: each has a key of its own derived
+//! from the seed and 32 random bytes (HKDF-SHA256), so that no nonce can repeat. What is stored names the plugin's
+//! key and carries the encrypted seed; seeds that were read are kept. The plugin is asked for its key's id at most
+//! once a minute, and only when something is written.
+//! Upstream: apiserver/pkg/storage/value/encrypt/envelope/kmsv2, staging/src/k8s.io/kms/apis/v2/api.proto.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foundation::SharedClock;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use prost::Message;
+use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::ciphers::{open_gcm, random, seal_gcm};
+
+/// How long the plugin's answer to Status is believed.
+const FRESH: Duration = Duration::from_secs(60);
+/// Seeds that are kept for reading.
+const SEEDS: usize = 1000;
+const SEED: usize = 32;
+const INFO: usize = 32;
+/// `EncryptedObject.encryptedDEKSourceType`: a seed, not a key.
+const FROM_SEED: i32 = 1;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusResponse {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(string, tag = "2")]
+    healthz: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncryptRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncryptResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DecryptRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DecryptResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+}
+
+/// What is stored behind the prefix.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncryptedObject {
+    #[prost(bytes = "vec", tag = "1")]
+    encrypted_data: Vec<u8>,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(bytes = "vec", tag = "3")]
+    encrypted_dek_source: Vec<u8>,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: BTreeMap<String, Vec<u8>>,
+    #[prost(int32, tag = "5")]
+    encrypted_dek_source_type: i32,
+}
+
+/// The seed in use for writing.
+#[derive(Clone)]
+struct Current {
+    seed: [u8; SEED],
+    sealed: EncryptResponse,
+    checked: Duration,
+}
+
+/// One plugin.
+pub struct Kms {
+    name: String,
+    socket: PathBuf,
+    timeout: Duration,
+    clock: SharedClock,
+    channel: tokio::sync::OnceCell<Channel>,
+    current: tokio::sync::Mutex<Option<Current>>,
+    seeds: Mutex<HashMap<Vec<u8>, Arc<Vec<u8>>>>,
+}
+
+struct Length(usize);
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// The key of one object.
+fn derive(seed: &[u8], info: &[u8]) -> Result<[u8; 32], String> {
+    let mut key = [0; 32];
+    Prk::new_less_safe(HKDF_SHA256, seed)
+        .expand(&[info], Length(key.len()))
+        .and_then(|derived| derived.fill(&mut key))
+        .map_err(|_| "a key could not be derived".to_owned())?;
+    Ok(key)
+}
+
+impl Kms {
+    pub(super) fn new(name: String, socket: PathBuf, timeout: Duration, clock: SharedClock) -> Self {
+        Self {
+            name,
+            socket,
+            timeout,
+            clock,
+            channel: tokio::sync::OnceCell::new(),
+            current: tokio::sync::Mutex::default(),
+            seeds: Mutex::default(),
+        }
+    }
+
+    pub(super) fn prefix(&self) -> String {
+        format!("k8s:enc:kms:v2:{}:", self.name)
+    }
+
+    pub(super) async fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+        let Current { seed, sealed, .. } = self.current().await?;
+        let info: [u8; INFO] = random()?;
+        let data = [info.as_slice(), &seal_gcm(&derive(&seed, &info)?, plain, place)?].concat();
+        let object = EncryptedObject {
+            encrypted_data: data,
+            key_id: sealed.key_id,
+            encrypted_dek_source: sealed.ciphertext,
+            annotations: sealed.annotations,
+            encrypted_dek_source_type: FROM_SEED,
+        };
+        Ok(object.encode_to_vec())
+    }
+
+    pub(super) async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+        let object =
+            EncryptedObject::decode(stored).map_err(|error| format!("no encrypted object: {error}"))?;
+        let known = self.seeds.lock().get(&object.encrypted_dek_source).cloned();
+        let source = match known {
+            Some(source) => source,
+            None => {
+                let request = DecryptRequest {
+                    ciphertext: object.encrypted_dek_source.clone(),
+                    uid: self.uid()?,
+                    key_id: object.key_id,
+                    annotations: object.annotations,
+                };
+                let answer: DecryptResponse = self.call("Decrypt", request).await?;
+                let source = Arc::new(answer.plaintext);
+                self.remember(object.encrypted_dek_source, source.clone());
+                source
+            }
+        };
+        if object.encrypted_dek_source_type != FROM_SEED {
+            return open_gcm(&source, &object.encrypted_data, place).map_err(str::to_owned);
+        }
+        let (info, sealed) =
+            object.encrypted_data.split_at_checked(INFO).ok_or("the encrypted object is too short")?;
+        open_gcm(&derive(&source, info)?, sealed, place).map_err(str::to_owned)
+    }
+
+    fn remember(&self, sealed: Vec<u8>, seed: Arc<Vec<u8>>) {
+        let mut seeds = self.seeds.lock();
+        if seeds.len() >= SEEDS {
+            // There are as many seeds as servers and rotations: more than this are not met in practice.
+            seeds.clear();
+        }
+        seeds.insert(sealed, seed);
+    }
+
+    /// The seed to write with: a new one if the plugin's key has changed.
+    async fn current(&self) -> Result<Current, String> {
+        let mut slot = self.current.lock().await;
+        let now = self.clock.monotonic();
+        if let Some(current) = &*slot
+            && now.saturating_sub(current.checked) < FRESH
+        {
+            return Ok(current.clone());
+        }
+        let status: StatusResponse = self.call("Status", StatusRequest {}).await?;
+        if status.healthz != "ok" || !matches!(status.version.as_str(), "v2" | "v2beta1") {
+            return Err(format!(
+                "the KMS plugin {} is not ready: version {:?}, health {:?}",
+                self.name, status.version, status.healthz
+            ));
+        }
+        if let Some(current) = &mut *slot
+            && current.sealed.key_id == status.key_id
+        {
+            current.checked = now;
+            return Ok(current.clone());
+        }
+        let seed: [u8; SEED] = random()?;
+        let request = EncryptRequest { plaintext: seed.to_vec(), uid: self.uid()? };
+        let sealed: EncryptResponse = self.call("Encrypt", request).await?;
+        if sealed.key_id.is_empty() || sealed.ciphertext.is_empty() {
+            return Err(format!("the KMS plugin {} answered Encrypt with nothing", self.name));
+        }
+        self.remember(sealed.ciphertext.clone(), Arc::new(seed.to_vec()));
+        Ok(slot.insert(Current { seed, sealed, checked: now }).clone())
+    }
+
+    fn uid(&self) -> Result<String, String> {
+        Ok(uuid::Builder::from_random_bytes(random()?).into_uuid().to_string())
+    }
+
+    async fn channel(&self) -> Result<Channel, String> {
+        let connect = || async {
+            let socket = self.socket.clone();
+            Endpoint::from_static("http://localhost")
+                .connect_with_connector(tower::service_fn(move |_: Uri| {
+                    let socket = socket.clone();
+                    async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+                }))
+                .await
+        };
+        let channel = self.channel.get_or_try_init(connect).await;
+        channel.cloned().map_err(|error| format!("the KMS plugin {} cannot be reached: {error}", self.name))
+    }
+
+    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let failed = |error: &dyn std::fmt::Display| format!("KMS plugin {}, {method}: {error}", self.name);
+        let call = async {
+            let mut client = tonic::client::Grpc::new(self.channel().await?);
+            client.ready().await.map_err(|error| failed(&error))?;
+            let path = http::uri::PathAndQuery::try_from(format!("/v2.KeyManagementService/{method}"))
+                .map_err(|error| failed(&error))?;
+            let codec = tonic_prost::ProstCodec::<Q, A>::default();
+            let answer = client.unary(tonic::Request::new(request), path, codec).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| failed(&status.message()))
+        };
+        tokio::select! {
+            answer = call => answer,
+            () = self.clock.sleep(self.timeout) => Err(failed(&"no answer in time")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! A plugin on a unix socket, spoken to as upstream's server speaks to one.
+
+use std::convert::Infallible;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use foundation::ManualClock;
+use http_body_util::{BodyExt, StreamBody};
+use hyper_util::rt::TokioExecutor;
+
+use super::*;
+
+/// Encrypts by turning bytes round, under a key id that can be changed.
+async fn plugin(listener: tokio::net::UnixListener, key: Arc<Mutex<String>>, calls: Arc<Mutex<Vec<String>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (key, calls) = (key.clone(), calls.clone());
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let (key, calls) = (key.clone(), calls.clone());
+            async move {
+                let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes().slice(5..);
+                let key_id = key.lock().clone();
+                let turned = |mut bytes: Vec<u8>| {
+                    bytes.reverse();
+                    bytes
+                };
+                let answer = match method.as_str() {
+                    "Status" => {
+                        StatusResponse { version: "v2".into(), healthz: "ok".into(), key_id }.encode_to_vec()
+                    }
+                    "Encrypt" => {
+                        let plain = EncryptRequest::decode(body).unwrap().plaintext;
+                        let annotations = BTreeMap::from([("x.example".to_owned(), b"y".to_vec())]);
+                        EncryptResponse { ciphertext: turned(plain), key_id, annotations }.encode_to_vec()
+                    }
+                    _ => {
+                        let request = DecryptRequest::decode(body).unwrap();
+                        assert_eq!(request.annotations["x.example"], b"y");
+                        DecryptResponse { plaintext: turned(request.ciphertext) }.encode_to_vec()
+                    }
+                };
+                calls.lock().push(method);
+                let mut framed = BytesMut::new();
+                framed.put_u8(0);
+                framed.put_u32(answer.len() as u32);
+                framed.put_slice(&answer);
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                let frames = [
+                    Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(framed))),
+                    Ok(http_body::Frame::trailers(trailers)),
+                ];
+                let mut response = http::Response::new(StreamBody::new(futures::stream::iter(frames)));
+                let media_type = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        tokio::spawn(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service),
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_asked_once_for_many_objects_and_again_when_its_key_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kms.sock");
+    let (key, calls) = (Arc::new(Mutex::new("1".to_owned())), Arc::new(Mutex::new(Vec::new())));
+    tokio::spawn(plugin(tokio::net::UnixListener::bind(&socket).unwrap(), key.clone(), calls.clone()));
+    let clock = ManualClock::default();
+    let kms = |clock: &ManualClock| {
+        Kms::new("k".into(), socket.clone(), Duration::from_secs(3), Arc::new(clock.clone()))
+    };
+    let writer = kms(&clock);
+    let one = writer.seal(b"one", b"/a").await.unwrap();
+    let two = writer.seal(b"two", b"/b").await.unwrap();
+    assert_eq!(*calls.lock(), ["Status", "Encrypt"]);
+    assert_eq!(writer.open(&one, b"/a").await.unwrap(), b"one");
+    assert!(writer.open(&one, b"/b").await.is_err(), "bound to its place");
+    assert_eq!(calls.lock().len(), 2, "its own seed is known");
+
+    let reader = kms(&clock);
+    assert_eq!(reader.open(&one, b"/a").await.unwrap(), b"one");
+    assert_eq!(reader.open(&two, b"/b").await.unwrap(), b"two");
+    assert_eq!(calls.lock()[2..], ["Decrypt"], "one seed for both");
+
+    *key.lock() = "2".into();
+    clock.advance(FRESH);
+    let three = writer.seal(b"three", b"/c").await.unwrap();
+    assert_eq!(EncryptedObject::decode(three.as_slice()).unwrap().key_id, "2");
+    assert_eq!(reader.open(&three, b"/c").await.unwrap(), b"three");
+}

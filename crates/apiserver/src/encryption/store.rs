@@ -1,0 +1,156 @@
+//! A store that keeps chosen resources encrypted in another one.
+//!
+//! Reads and writes the other store. An encrypted object has no room for its resourceVersion, which the store
+//! knows only while it writes: it is put in when the object is read.
+//! Not here: which resources (`configuration`), how (`transformer`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use store::{
+    Error, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse, Revision, Status,
+    Store, Txn, TxnResponse, WatchRequest, WatchStream,
+};
+
+use super::configuration::Configuration;
+use super::transformer::{Opened, Transformer};
+use crate::encoding;
+
+/// A store behind encryption. Clones are the same.
+#[derive(Clone)]
+pub struct EncryptedStore {
+    inner: Arc<dyn Store>,
+    configuration: Arc<ArcSwap<Configuration>>,
+}
+
+/// What a value is while a transaction prepares it: large objects must not be written by one key and read by none.
+fn unreadable(key: &[u8], detail: String) -> Error {
+    let path = PathBuf::from(String::from_utf8_lossy(key).into_owned());
+    Error::Corrupt { path, offset: 0, detail: format!("unable to transform key: {detail}") }
+}
+
+impl EncryptedStore {
+    /// Encrypts what goes to `inner` as `configuration` says at the time.
+    pub fn new(inner: Arc<dyn Store>, configuration: Arc<ArcSwap<Configuration>>) -> Self {
+        Self { inner, configuration }
+    }
+
+    fn transformer(&self, key: &[u8]) -> Option<Arc<Transformer>> {
+        let mut parts = std::str::from_utf8(key).ok()?.strip_prefix("/registry/")?.splitn(3, '/');
+        let (group, resource) = (parts.next()?, parts.next()?);
+        let group = if group == "core" { "" } else { group };
+        self.configuration.load().find(group, resource).cloned()
+    }
+
+    async fn open(&self, kv: KeyValue) -> Result<KeyValue, Error> {
+        // Without a value there is nothing to read: keys only, or a deletion.
+        if kv.value.is_empty() {
+            return Ok(kv);
+        }
+        let Some(transformer) = self.transformer(&kv.key) else { return Ok(kv) };
+        match transformer.open(&kv.value, &kv.key).await {
+            Ok(Opened::AsStored) => Ok(kv),
+            Ok(Opened::Decrypted(plain)) => {
+                let value = encoding::with_revision(&plain, kv.mod_revision);
+                Ok(KeyValue { value, ..kv })
+            }
+            Err(detail) => Err(unreadable(&kv.key, detail)),
+        }
+    }
+
+    async fn open_range(&self, mut found: RangeResponse) -> Result<RangeResponse, Error> {
+        for kv in &mut found.kvs {
+            *kv = self.open(std::mem::take(kv)).await?;
+        }
+        Ok(found)
+    }
+
+    async fn seal(&self, ops: &mut [Op]) -> Result<(), Error> {
+        for op in ops {
+            let Op::Put { key, value, .. } = op else { continue };
+            let Some(transformer) = self.transformer(key).filter(|transformer| transformer.encrypts()) else {
+                continue;
+            };
+            let plain = match &*value {
+                PutValue::Plain(plain) => plain.clone(),
+                PutValue::Stamped { head, tail } => {
+                    let mut plain = BytesMut::with_capacity(head.len() + tail.len());
+                    plain.extend_from_slice(head);
+                    plain.extend_from_slice(tail);
+                    plain.freeze()
+                }
+            };
+            let sealed = transformer.seal(&plain, key).await.map_err(|detail| unreadable(key, detail))?;
+            *value = PutValue::Plain(Bytes::from(sealed));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for EncryptedStore {
+    async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
+        self.open_range(self.inner.range(range).await?).await
+    }
+
+    async fn txn(&self, mut txn: Txn) -> Result<TxnResponse, Error> {
+        self.seal(&mut txn.success).await?;
+        self.seal(&mut txn.failure).await?;
+        let mut answer = self.inner.txn(txn).await?;
+        for result in &mut answer.results {
+            match result {
+                OpResult::Put { kv, .. } => *kv = self.open(std::mem::take(kv)).await?,
+                OpResult::Range(found) => *found = self.open_range(std::mem::take(found)).await?,
+                OpResult::Delete { .. } => {}
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
+        let stream = self.inner.watch(request).await?;
+        let store = self.clone();
+        let opened = stream.then(move |batch| {
+            let store = store.clone();
+            async move {
+                let mut batch = batch?;
+                for event in &mut batch.events {
+                    event.kv = store.open(std::mem::take(&mut event.kv)).await?;
+                    if let Some(prev) = event.prev.take() {
+                        event.prev = Some(store.open(prev).await?);
+                    }
+                }
+                Ok(batch)
+            }
+        });
+        Ok(opened.boxed())
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.inner.compact(revision).await
+    }
+
+    async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error> {
+        self.inner.lease_grant(ttl, id).await
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), Error> {
+        self.inner.lease_revoke(id).await
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
+        self.inner.lease_keep_alive(id).await
+    }
+
+    async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
+        self.inner.lease_time_to_live(id).await
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        self.inner.status().await
+    }
+}

@@ -1,0 +1,91 @@
+//! One resource's providers: the first writes, all of them read.
+//!
+//! Upstream: apiserver/pkg/storage/value/transformer.go (prefixTransformers).
+
+use std::sync::Arc;
+
+use super::ciphers::Key;
+use super::kms::Kms;
+
+/// What every encrypted value begins with.
+const ENCRYPTED: &[u8] = b"k8s:enc:";
+
+/// One way to keep a value.
+pub enum Provider {
+    /// As it is.
+    Identity,
+    /// With a key out of the configuration.
+    Key(Key),
+    /// With keys that a plugin keeps.
+    Kms(Arc<Kms>),
+}
+
+/// The providers of a resource.
+pub struct Transformer {
+    providers: Vec<Provider>,
+}
+
+/// A stored value, readable.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It is kept as it is.
+    AsStored,
+    /// It was encrypted.
+    Decrypted(Vec<u8>),
+}
+
+impl Transformer {
+    pub(super) fn new(providers: Vec<Provider>) -> Self {
+        Self { providers }
+    }
+
+    /// Whether new values are encrypted.
+    pub fn encrypts(&self) -> bool {
+        !matches!(self.providers.first(), None | Some(Provider::Identity))
+    }
+
+    /// What is to be stored for `plain` at the store's key `place`.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot be encrypted.
+    pub async fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+        match self.providers.first() {
+            None | Some(Provider::Identity) => Ok(plain.to_vec()),
+            Some(Provider::Key(key)) => Ok([key.prefix().as_bytes(), &key.seal(plain, place)?].concat()),
+            Some(Provider::Kms(kms)) => {
+                Ok([kms.prefix().as_bytes(), &kms.seal(plain, place).await?].concat())
+            }
+        }
+    }
+
+    /// Reads what is stored at the store's key `place`.
+    ///
+    /// # Errors
+    /// A sentence about why none of the providers can.
+    pub async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Opened, String> {
+        if !stored.starts_with(ENCRYPTED) {
+            let plain = self.providers.iter().any(|provider| matches!(provider, Provider::Identity));
+            return if plain { Ok(Opened::AsStored) } else { Err("no matching prefix found".to_owned()) };
+        }
+        let mut refused = "no matching prefix found".to_owned();
+        for provider in &self.providers {
+            let opened = match provider {
+                Provider::Identity => continue,
+                Provider::Key(key) => match stored.strip_prefix(key.prefix().as_bytes()) {
+                    Some(sealed) => key.open(sealed, place).map_err(str::to_owned),
+                    None => continue,
+                },
+                Provider::Kms(kms) => match stored.strip_prefix(kms.prefix().as_bytes()) {
+                    Some(sealed) => kms.open(sealed, place).await,
+                    None => continue,
+                },
+            };
+            // Two keys may have one name while they are rotated.
+            match opened {
+                Ok(plain) => return Ok(Opened::Decrypted(plain)),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+}

@@ -1,0 +1,65 @@
+//! The audit log of real requests.
+
+use std::sync::Arc;
+
+use apiserver::audit::{self, policy::Policy};
+use serde_json::{Value, json};
+
+use crate::world::{PATIENCE, World, config_map};
+
+const POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: RequestResponse, users: [admin], resources: [{group: "", resources: [configmaps]}]}
+- {level: Metadata, users: [bob]}
+"#;
+
+/// The events in the log once there are `count`.
+async fn events(path: &std::path::Path, count: usize) -> Vec<Value> {
+    let read = async {
+        loop {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("the events in time")
+}
+
+#[tokio::test]
+async fn requests_are_written_down_as_the_policy_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let world = World::with(|options| {
+        options.audit.policy = Some(Arc::new(Policy::read(POLICY).unwrap()));
+        options.audit.log = Some(audit::log::Options { path: path.clone(), ..Default::default() });
+    })
+    .await;
+    let configs = "/api/v1/namespaces/default/configmaps";
+    let made = world.admin.post(configs, &config_map("a")).await.is(201);
+    let refused = world.user("bob", &[]).get(configs).await.is(403);
+    let events = events(&path, 2).await;
+    let [create, list] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(create["auditID"], made.headers["audit-id"].to_str().unwrap());
+    assert_eq!((&create["verb"], &create["stage"]), (&json!("create"), &json!("ResponseComplete")));
+    assert_eq!(create["objectRef"]["name"], "a");
+    assert_eq!(create["requestObject"]["data"], json!({"k": "v"}));
+    assert_eq!(create["responseObject"]["metadata"]["uid"], made.text("/metadata/uid"));
+    assert_eq!(create["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert_eq!(list["auditID"], refused.headers["audit-id"].to_str().unwrap());
+    assert_eq!(list["annotations"]["authorization.k8s.io/decision"], "forbid");
+    assert_eq!(list["responseStatus"]["reason"], "Forbidden");
+    assert!(list["requestObject"].is_null());
+}
+
+#[tokio::test]
+async fn a_client_may_name_its_request() {
+    let world = World::new().await;
+    let answer = world.admin.ask(http::Method::GET, "/version", &[("audit-id", "mine")], "").await.is(200);
+    assert_eq!(answer.headers["audit-id"], "mine");
+}

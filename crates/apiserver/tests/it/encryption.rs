@@ -1,0 +1,75 @@
+//! Secrets that the store cannot read.
+
+use std::sync::Arc;
+
+use apiserver::encryption::{Configuration, EncryptedStore};
+use arc_swap::ArcSwap;
+use foundation::SystemClock;
+use serde_json::{Value, json};
+use store::{Range, Store};
+
+use crate::world::World;
+
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+fn configuration(providers: &str) -> Arc<Configuration> {
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n\
+         resources: [{{resources: [secrets], providers: [{providers}]}}]"
+    );
+    Arc::new(Configuration::read(&text, &SystemClock::shared()).unwrap())
+}
+
+fn provider(kind: &str, name: &str, byte: u8) -> String {
+    use base64::Engine as _;
+    let secret = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    format!("{{{kind}: {{keys: [{{name: {name}, secret: {secret}}}]}}}}")
+}
+
+fn secret(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"password": "aHVudGVyMg=="}})
+}
+
+async fn stored(world: &World, name: &str) -> Vec<u8> {
+    let key = format!("/registry/core/secrets/default/{name}");
+    let found = world.store.range(Range::key(key)).await.unwrap();
+    found.kvs[0].value.to_vec()
+}
+
+#[tokio::test]
+async fn secrets_are_unreadable_in_the_store_and_keys_can_be_rotated() {
+    let current = Arc::new(ArcSwap::new(configuration("{identity: {}}")));
+    let shared = current.clone();
+    let world = World::over(|_| {}, |store| Arc::new(EncryptedStore::new(store, shared))).await;
+    let admin = &world.admin;
+    admin.post(SECRETS, &secret("plain")).await.is(201);
+    assert!(stored(&world, "plain").await.starts_with(b"{"));
+
+    let mut former = "{identity: {}}".to_owned();
+    for (kind, byte) in [("aesgcm", 1), ("aescbc", 2), ("secretbox", 3)] {
+        let provider = provider(kind, "key1", byte);
+        current.store(configuration(&format!("{provider}, {former}")));
+        former = format!("{provider}, {former}");
+        let from = admin.get(SECRETS).await.is(200).text("/metadata/resourceVersion").to_owned();
+        let made = admin.post(SECRETS, &secret(kind)).await.is(201);
+        let bytes = stored(&world, kind).await;
+        assert!(bytes.starts_with(format!("k8s:enc:{kind}:v1:key1:").as_bytes()), "{kind}");
+        assert!(!bytes.windows(7).any(|window| window == b"aHVudGV"), "{kind}: the data shows");
+        let read = admin.get(&format!("{SECRETS}/{kind}")).await.is(200);
+        assert_eq!(read.body, made.body, "what is read is what was answered");
+        assert!(!read.text("/metadata/resourceVersion").is_empty());
+        let mut watch = admin.watch(&format!("{SECRETS}?watch=true&resourceVersion={from}")).await;
+        assert_eq!(watch.next().await.unwrap()["object"], made.body, "and what is watched");
+    }
+    // Whatever key they were written with, all are read, changed, and deleted.
+    let listed = admin.get(SECRETS).await.is(200);
+    assert_eq!(listed.names(), ["aescbc", "aesgcm", "plain", "secretbox"]);
+    let patch = json!({"metadata": {"labels": {"a": "b"}}});
+    admin.patch(&format!("{SECRETS}/plain"), "merge-patch+json", &patch).await.is(200);
+    assert!(stored(&world, "plain").await.starts_with(b"k8s:enc:secretbox:v1:key1:"));
+    admin.delete(&format!("{SECRETS}/aesgcm"), None).await.is(200);
+
+    current.store(configuration(&provider("aesgcm", "other", 9)));
+    let lost = admin.get(&format!("{SECRETS}/aescbc")).await;
+    assert_eq!(lost.code, 500, "without its key it is lost: {lost:?}");
+}
