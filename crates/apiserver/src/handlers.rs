@@ -12,7 +12,7 @@ use api::{Reason, Status};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::negotiation::{self, Encoding, Offer};
+use crate::negotiation::{self, Offer};
 use crate::request::{Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;

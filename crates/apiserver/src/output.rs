@@ -94,9 +94,10 @@ impl<'a> Output<'a> {
     fn protobuf(&self, metadata: &Value, items: &[Bytes]) -> Response {
         let mut objects = items.iter();
         let version = self.descriptor.group_version().to_string();
-        let encoded = protobuf::encode_list(&version, &self.descriptor.list_kind, metadata, self.schema, || {
-            objects.next().map(parse)
-        });
+        let encoded =
+            protobuf::encode_list(&version, &self.descriptor.list_kind, metadata, self.schema, || {
+                objects.next().map(parse)
+            });
         match encoded {
             Ok(body) => response::bytes(200, protobuf::MEDIA_TYPE, body),
             Err(error) => response::failure(&Status::not_acceptable(error.to_string())),

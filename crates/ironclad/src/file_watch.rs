@@ -24,7 +24,12 @@ impl FileWatch {
             inotify.add_watch(directory, kinds)?;
             // The reactor wants a descriptor of its own; both are the same watch.
             let descriptor = inotify.as_fd().try_clone_to_owned()?;
-            std::io::Result::Ok(Self(AsyncFd::new(descriptor)?, inotify))
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; an OwnedFd keeps the promise it asks for"
+            )]
+            let registered = AsyncFd::new(descriptor)?;
+            std::io::Result::Ok(Self(registered, inotify))
         };
         make().with_context(|| format!("{} cannot be watched", directory.display()))
     }

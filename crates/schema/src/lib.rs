@@ -15,8 +15,8 @@
 //! Everything here is pure and synchronous. Defaults and validation of built-in kinds live in `api`; only
 //! what a schema itself says (structural defaults and validation of custom resources) is done here.
 
-pub mod cel;
 pub mod cbor;
+pub mod cel;
 pub mod decode;
 pub mod json;
 pub mod openapi;

@@ -16,8 +16,8 @@ use api::GroupVersion;
 use api::kind::Descriptor;
 use serde_json::{Map, Value, json};
 
-use self::definition::Dialect;
 pub use self::custom::Published;
+use self::definition::Dialect;
 pub use self::protobuf::v2_protobuf;
 
 /// The version of Kubernetes whose API this is.

@@ -52,7 +52,9 @@ fn compare(ours: &BTreeSet<String>, names: &str) -> Report {
     let mut known = BTreeSet::new();
     for line in names.lines() {
         let name = line.split('\t').next().unwrap_or_default().trim();
-        let Some(group) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(group, _)| group) else {
+        let Some(group) =
+            name.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(group, _)| group)
+        else {
             continue;
         };
         known.insert(name.to_owned());

@@ -38,11 +38,13 @@ fn chain() -> Chain {
         );
     }
     let cluster: Arc<dyn ClusterState> = cluster;
+    let clock: foundation::SharedClock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
     let surroundings = Surroundings {
-        clock: Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap())),
+        clock: clock.clone(),
         randomness: Arc::new(SeededRandomness::new(1)),
-        authorization: authz::build(&authz::Options::default(), &cluster, &foundation::SystemClock::shared())
-            .unwrap(),
+        authorization: authz::build(&authz::Options::default(), &cluster, &clock).unwrap(),
+        registry: Arc::new(crate::registry::Registry::builtin().unwrap()),
+        caller: Arc::new(super::webhook::Caller::new(cluster.clone(), clock)),
         cluster,
     };
     build(&Options::default(), &surroundings).unwrap()

@@ -30,7 +30,6 @@ pub(super) use validating::ValidatingAdmissionWebhook;
 pub(super) struct Webhook {
     /// `<configuration>/<webhook>`: unique among all.
     pub id: String,
-    pub configuration: String,
     pub name: String,
     pub client: Client,
     pub matcher: Matcher,
@@ -72,7 +71,6 @@ impl Webhook {
         let configuration = configuration.name().to_owned();
         Self {
             id: format!("{configuration}/{}/{index}", parts.name),
-            configuration,
             name: parts.name,
             client: Client::new(&parts.client),
             matcher: Matcher {

@@ -47,7 +47,14 @@ pub struct Change {
 
 impl Change {
     pub(super) fn new(revision: u64, current: Option<Arc<Cached>>, previous: Option<Arc<Cached>>) -> Self {
-        Self { revision, current, previous, frames: Default::default(), others: OnceLock::new(), last: OnceLock::new() }
+        Self {
+            revision,
+            current,
+            previous,
+            frames: Default::default(),
+            others: OnceLock::new(),
+            last: OnceLock::new(),
+        }
     }
 
     /// About how many bytes are kept alive by it: the object and its copy in the frame that most watchers get.
@@ -88,7 +95,12 @@ impl Change {
     }
 
     /// The whole watch event in an encoding other than JSON, as `make` makes it of the object at first.
-    pub fn frame_in(&self, encoding: Encoding, event: EventType, make: impl FnOnce(&Bytes) -> Bytes) -> Bytes {
+    pub fn frame_in(
+        &self,
+        encoding: Encoding,
+        event: EventType,
+        make: impl FnOnce(&Bytes) -> Bytes,
+    ) -> Bytes {
         let others = self.others.get_or_init(Default::default);
         let frames = &others[usize::from(encoding == Encoding::Cbor)];
         frames[event as usize].get_or_init(|| make(&self.object(event))).clone()

@@ -54,8 +54,9 @@ impl Patch {
                 let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
                 return Err(Status::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json-patch+json, application/merge-patch+json{strategic}, {APPLY}, {}"
-                    , apply::CBOR)));
+                     application/json-patch+json, application/merge-patch+json{strategic}, {APPLY}, {}",
+                    apply::CBOR
+                )));
             }
         };
         let (patch, warnings) = patches::parse(&call.body, mode)?;

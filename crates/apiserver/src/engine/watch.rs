@@ -93,7 +93,11 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         Err(too_old) => {
             let error = crate::encoding::to_json(&Status::expired(too_old.to_string()).to_json());
             let frame = output::watch_frame(encoding, "ERROR", &error, None);
-            return Ok(response::stream(200, encoding.watch_media_type(), futures::stream::iter([Ok(frame)])));
+            return Ok(response::stream(
+                200,
+                encoding.watch_media_type(),
+                futures::stream::iter([Ok(frame)]),
+            ));
         }
     };
     let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
@@ -229,9 +233,7 @@ impl Watching {
         let encoding = self.call.accepted.encoding;
         Some(match self.call.accepted.form {
             Form::Whole if encoding == Encoding::Json => change.frame(event),
-            Form::Whole => {
-                change.frame_in(encoding, event, |object| self.whole(event.as_str(), object))
-            }
+            Form::Whole => change.frame_in(encoding, event, |object| self.whole(event.as_str(), object)),
             _ => self.event(event.as_str(), &change.object(event)),
         })
     }

@@ -80,22 +80,23 @@ pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // kubectl and client-go send the media type with an `@` or a dot before the version.
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        let document = server
-            .documents
-            .get(&table, "v2.pb", || schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table), &custom(&table))).into());
+        let document = server.documents.get(&table, "v2.pb", || {
+            schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table), &custom(&table))).into()
+        });
         return Ok(cacheable(head, V2_PROTOBUF, document));
     }
-    let document =
-        server.documents.get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table), &custom(&table))));
+    let document = server
+        .documents
+        .get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table), &custom(&table))));
     Ok(cacheable(head, crate::response::JSON, document))
 }
 
 /// `/openapi/v3`.
 pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
-    let document = server
-        .documents
-        .get(&table, "v3", || crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table))));
+    let document = server.documents.get(&table, "v3", || {
+        crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table)))
+    });
     let remote = server.aggregator.documents();
     if remote.is_empty() {
         return Ok(cacheable(head, crate::response::JSON, document));

@@ -48,7 +48,10 @@ async fn protobuf_is_read_and_written() {
     let partial = get(admin, MAPS, &partial).await.is(200);
     let meta = kind("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList");
     let partial = protobuf::decode(&partial.bytes, &meta).unwrap();
-    assert_eq!((&partial["kind"], &partial["items"][0]["data"]), (&json!("PartialObjectMetadataList"), &Value::Null));
+    assert_eq!(
+        (&partial["kind"], &partial["items"][0]["data"]),
+        (&json!("PartialObjectMetadataList"), &Value::Null)
+    );
 
     let missing = get(admin, &format!("{MAPS}/none"), PROTOBUF).await.is(404);
     let status = kind("io.k8s.apimachinery.pkg.apis.meta.v1.Status");
@@ -115,7 +118,8 @@ async fn cbor_is_read_and_written() {
     let world = World::new().await;
     let admin = &world.admin;
     let headers = [("content-type", "application/cbor"), ("accept", "application/cbor")];
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "AP8="}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "AP8="}});
     let body = cbor::encode(&secret, Some(&kind("io.k8s.api.core.v1.Secret")));
     let path = "/api/v1/namespaces/default/secrets";
     let made = admin.ask(Method::POST, path, &headers, body).await.is(201);
@@ -124,7 +128,8 @@ async fn cbor_is_read_and_written() {
     assert_eq!(cbor::decode(&made.bytes).unwrap()["data"], secret["data"]);
     let list = get(admin, path, "application/cbor").await.is(200);
     assert_eq!(cbor::decode(&list.bytes).unwrap()["items"][0]["data"], secret["data"]);
-    let config = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"l": "x"}});
+    let config =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"l": "x"}});
     let apply = [("content-type", "application/apply-patch+cbor")];
     let path = format!("{path}/s?fieldManager=m");
     let applied = admin.ask(Method::PATCH, &path, &apply, cbor::encode(&config, None)).await.is(200);

@@ -17,7 +17,8 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 pub type Published = BTreeMap<String, Arc<Structural>>;
 
 /// Keywords that v2 does not have, or whose meaning its readers get wrong.
-const NOT_IN_V2: [&str; 7] = ["allOf", "anyOf", "oneOf", "not", "nullable", "default", "x-kubernetes-validations"];
+const NOT_IN_V2: [&str; 7] =
+    ["allOf", "anyOf", "oneOf", "not", "nullable", "default", "x-kubernetes-validations"];
 
 /// The definition of a custom resource or of its list, and the definitions it refers to.
 pub(super) fn definition(
@@ -67,7 +68,9 @@ fn list_name(descriptor: &Descriptor) -> String {
 /// Every resource has these, whatever its schema says.
 fn resource(schema: &mut Value, dialect: Dialect) {
     let Some(object) = schema.as_object_mut() else { return };
-    if dialect == Dialect::V2 && object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+    if dialect == Dialect::V2
+        && object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
+    {
         // Readers of v2 refuse unknown fields wherever they see properties.
         object.remove("properties");
         return;

@@ -63,7 +63,8 @@ fn every_group_version_has_a_closed_document() {
 
 #[test]
 fn kubectl_finds_server_side_validation() {
-    let document = v3(&GroupVersion::new("apps", "v1"), &[descriptor("apps", "Deployment")], &Published::new());
+    let document =
+        v3(&GroupVersion::new("apps", "v1"), &[descriptor("apps", "Deployment")], &Published::new());
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(
         patch["x-kubernetes-group-version-kind"],

@@ -166,13 +166,13 @@ pub(crate) struct Data {
 
 impl Data {
     /// What is known of a request in the version in which it is wanted, the objects not among it.
-    pub fn of(request: &Request<'_>, matched: &Matched) -> Self {
+    pub(in crate::admission) fn of(request: &Request<'_>, matched: &Matched) -> Self {
         Self { request: describe(request, matched, ""), ..Self::default() }
     }
 }
 
 /// The request as an AdmissionRequest, without the objects.
-pub(crate) fn describe(request: &Request<'_>, matched: &Matched, uid: &str) -> Json {
+pub(in crate::admission) fn describe(request: &Request<'_>, matched: &Matched, uid: &str) -> Json {
     let kind = |kind: &api::GroupVersionKind| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let resource = |resource: &api::GroupVersionResource| json!({"group": resource.group, "version": resource.version, "resource": resource.resource});
     let user = request.user;

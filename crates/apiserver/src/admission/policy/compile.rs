@@ -36,7 +36,7 @@ pub(in crate::admission) struct Policy {
 }
 
 #[derive(Debug)]
-pub(super) struct Validation {
+pub(in crate::admission) struct Validation {
     pub expression: String,
     pub program: Compiled,
     pub message: String,
@@ -46,7 +46,7 @@ pub(super) struct Validation {
 
 /// How an expression changes the object.
 #[derive(Debug)]
-pub(super) struct Mutation {
+pub(in crate::admission) struct Mutation {
     pub expression: String,
     /// Whether it gives an object to apply, rather than a JSON patch.
     pub applies: bool,

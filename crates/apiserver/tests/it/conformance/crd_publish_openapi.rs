@@ -39,7 +39,8 @@ async fn published(world: &World, plural: &str, version: &str, kind: &str) -> Op
 /// The same in version 3.
 async fn published_v3(world: &World, plural: &str, version: &str, kind: &str) -> Option<Value> {
     let index = world.admin.get("/openapi/v3").await.is(200);
-    let path = index.body["paths"][format!("apis/{plural}.example.com/{version}")]["serverRelativeURL"].clone();
+    let path =
+        index.body["paths"][format!("apis/{plural}.example.com/{version}")]["serverRelativeURL"].clone();
     let document = world.admin.get(path.as_str()?).await.is(200);
     document.body["components"]["schemas"].get(format!("com.example.{plural}.{version}.{kind}")).cloned()
 }
@@ -133,7 +134,8 @@ async fn works_for_multiple_crds_of_same_group_and_version_but_different_kinds()
     establish(&world, &definition("foos", "Foo", &[schema()])).await;
     let mut second = definition("foos", "Bar", &[schema()]);
     second["metadata"]["name"] = "bars.foos.example.com".into();
-    second["spec"]["names"] = json!({"plural": "bars", "singular": "bar", "kind": "Bar", "listKind": "BarList"});
+    second["spec"]["names"] =
+        json!({"plural": "bars", "singular": "bar", "kind": "Bar", "listKind": "BarList"});
     establish(&world, &second).await;
     for kind in ["Foo", "Bar"] {
         assert!(published(&world, "foos", "v1", kind).await.is_some(), "{kind}");

@@ -40,13 +40,17 @@ async fn should_detect_unknown_and_duplicate_fields_of_a_typed_object() {
             "imagePullPolicy": "Never"
         }]}}}}"#;
     let answer = create(&world, DEPLOYMENTS, "Strict", body).await;
-    says(&answer, 400, &[
-        "strict decoding error: unknown field \"spec.template.spec.containers[0].unknownNested\"",
-        "duplicate field \"spec.template.spec.containers[0].imagePullPolicy\"",
-        "unknown field \"spec.unknown1\"",
-        "unknown field \"spec.unknownDupe\"",
-        "duplicate field \"spec.paused\"",
-    ]);
+    says(
+        &answer,
+        400,
+        &[
+            "strict decoding error: unknown field \"spec.template.spec.containers[0].unknownNested\"",
+            "duplicate field \"spec.template.spec.containers[0].imagePullPolicy\"",
+            "unknown field \"spec.unknown1\"",
+            "unknown field \"spec.unknownDupe\"",
+            "duplicate field \"spec.paused\"",
+        ],
+    );
 }
 
 /// Conformance: [sig-api-machinery] FieldValidation should detect unknown metadata fields of a typed object [Conformance]
@@ -65,7 +69,14 @@ async fn should_detect_unknown_metadata_fields_of_a_typed_object() {
         },
     });
     let answer = create(&world, DEPLOYMENTS, "Strict", &body.to_string()).await;
-    says(&answer, 400, &["unknown field \"metadata.unknownMeta\"", "unknown field \"spec.template.metadata.unknownSubMeta\""]);
+    says(
+        &answer,
+        400,
+        &[
+            "unknown field \"metadata.unknownMeta\"",
+            "unknown field \"spec.template.metadata.unknownSubMeta\"",
+        ],
+    );
 }
 
 fn schema() -> Value {
@@ -92,7 +103,8 @@ fn thing(name: &str, spec: Value) -> Value {
 async fn should_create_apply_a_valid_cr_for_crd_with_validation_schema() {
     let world = World::new().await;
     establish(&world, &definition("things", "Thing", &[schema()])).await;
-    let spec = json!({"knownField1": "val1", "ports": [{"name": "x", "containerPort": 8080, "protocol": "TCP"}]});
+    let spec =
+        json!({"knownField1": "val1", "ports": [{"name": "x", "containerPort": 8080, "protocol": "TCP"}]});
     create(&world, THINGS, "Strict", &thing("a", spec.clone()).to_string()).await.is(201);
     apply(&world, &format!("{THINGS}/b"), "Strict", &thing("b", spec)).await.is(201);
 }
@@ -137,12 +149,22 @@ async fn should_detect_unknown_metadata_fields_in_both_the_root_and_embedded_obj
         },
     });
     establish(&world, &definition("things", "Thing", &[with_template])).await;
-    let mut body = thing("a", json!({"template": {
-        "apiVersion": "foo/v1", "kind": "Sub", "metadata": {"unknownSubMeta": "unknown-sub-meta", "name": "subobject"},
-    }}));
+    let mut body = thing(
+        "a",
+        json!({"template": {
+            "apiVersion": "foo/v1", "kind": "Sub", "metadata": {"unknownSubMeta": "unknown-sub-meta", "name": "subobject"},
+        }}),
+    );
     body["metadata"]["unknownMeta"] = "unknown-meta".into();
     let answer = create(&world, THINGS, "Strict", &body.to_string()).await;
-    says(&answer, 400, &["unknown field \"metadata.unknownMeta\"", "unknown field \"spec.template.metadata.unknownSubMeta\""]);
+    says(
+        &answer,
+        400,
+        &[
+            "unknown field \"metadata.unknownMeta\"",
+            "unknown field \"spec.template.metadata.unknownSubMeta\"",
+        ],
+    );
 }
 
 /// Conformance: [sig-api-machinery] FieldValidation should detect duplicates in a CR when preserving unknown fields [Conformance]

@@ -134,12 +134,9 @@ async fn parameters_actions_and_failures() {
     let world = World::new().await;
     let admin = &world.admin;
     let maps = "/api/v1/namespaces/default/configmaps";
-    let made = admin.post(maps, &{
-        let mut params = config_map("limits");
-        params["data"] = json!({"max": "3"});
-        params
-    });
-    seen(&world, maps, &made.await.is(201)).await;
+    let mut params = config_map("limits");
+    params["data"] = json!({"max": "3"});
+    seen(&world, maps, &admin.post(maps, &params).await.is(201)).await;
     let spec = json!({
         "failurePolicy": "Fail",
         "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},

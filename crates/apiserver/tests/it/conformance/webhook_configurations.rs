@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::webhook::{CONFIG_MAPS, MUTATING, VALIDATING, configuration, image, mutating, rule, webhook, with_data};
+use super::webhook::{
+    CONFIG_MAPS, MUTATING, VALIDATING, configuration, image, mutating, rule, webhook, with_data,
+};
 use super::webhook_server::{WebhookServer, seen};
 use crate::world::World;
 
