@@ -10,6 +10,7 @@
 mod layout;
 mod read;
 mod write;
+mod zero;
 
 use api::Status;
 use serde_json::Value;

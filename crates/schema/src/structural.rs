@@ -1,6 +1,6 @@
 //! Structural schemas of CustomResourceDefinitions: what the fields of a custom resource are.
 //! Reads an `openAPIV3Schema`; gives pruning (in decoding), defaults and validation.
-//! Not here: whether a schema may be accepted as structural at all, the metadata of embedded resources.
+//! Not here: whether a schema may be accepted as structural at all.
 //! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
 
 mod format;
@@ -21,6 +21,10 @@ pub(crate) use typing::Shape;
 
 use crate::decode::Findings;
 use crate::json::Observer as _;
+use crate::table::{Definition, Type as FieldType, table};
+
+/// The definition of `metadata`.
+pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// Fields that every resource has and no structural schema needs to name.
 const RESOURCE_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -306,6 +310,14 @@ impl Node {
                 let names: Vec<String> = object.keys().cloned().collect();
                 for name in names {
                     if self.embedded_resource && RESOURCE_FIELDS.contains(&name.as_str()) {
+                        // The metadata of the object itself was typed when it was read.
+                        if let Some(metadata) = object.get_mut(&name).filter(|_| name == "metadata") {
+                            findings.enter_key(&name);
+                            table()
+                                .definition(OBJECT_META)
+                                .inspect(|meta| prune_typed(metadata, meta, findings));
+                            findings.leave();
+                        }
                         continue;
                     }
                     match (self.member(&name), object.get_mut(&name)) {
@@ -438,6 +450,31 @@ impl Limits {
 /// A path as validation spells it: the text so far is one step, which prints the same.
 fn at(path: &str) -> field::Path {
     if path.is_empty() { field::Path::root() } else { field::Path::new(path.to_owned()) }
+}
+
+/// Drops the fields that a built-in definition does not have.
+fn prune_typed(value: &mut Value, definition: &Definition, findings: &mut Findings) {
+    let Some(object) = value.as_object_mut() else { return };
+    let names: Vec<String> = object.keys().cloned().collect();
+    for name in names {
+        let Some(field) = definition.field(&name) else {
+            findings.unknown(&name);
+            object.remove(&name);
+            continue;
+        };
+        let (FieldType::Array(item), Some(Value::Array(list))) = (&field.r#type, object.get_mut(&name))
+        else {
+            continue;
+        };
+        let FieldType::Definition(reference) = &**item else { continue };
+        findings.enter_key(&name);
+        for (index, element) in list.iter_mut().enumerate() {
+            findings.enter_index(index);
+            prune_typed(element, table().get(*reference), findings);
+            findings.leave();
+        }
+        findings.leave();
+    }
 }
 
 #[cfg(test)]

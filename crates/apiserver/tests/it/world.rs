@@ -107,12 +107,27 @@ impl User_ {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        // A request in process can go through without a wait: whoever asks in a loop lets the server's tasks run.
+        tokio::task::yield_now().await;
         let response = self.send(request.body(body.into()).unwrap()).await;
         let (head, body) = response.into_parts();
         let bytes =
             tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time").unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or_default();
         Answer { code: head.status.as_u16(), headers: head.headers, body, bytes }
+    }
+
+    /// Asks by GET until the answer is as `wanted`, at most for [`PATIENCE`].
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let asking = async {
+            loop {
+                let answer = self.get(path).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{path} never was as wanted"))
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -7,11 +7,8 @@ use serde_json::{Map, Value};
 use super::typed::{Abort, Typed};
 use super::{Failure, read_object, type_meta_of};
 use crate::json::Observer as _;
-use crate::structural::Structural;
+use crate::structural::{OBJECT_META, Structural};
 use crate::table::table;
-
-/// The definition of `metadata`.
-const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 pub(super) fn decode(
     body: &[u8],

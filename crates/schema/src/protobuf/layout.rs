@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use super::zero;
 use crate::table::{Definition, Field};
 
 static TEXT: &str = include_str!("../generated/protobuf.txt");
@@ -17,7 +18,8 @@ pub(super) struct Layout(pub(super) Vec<(u32, Slot)>);
 /// What stands at a number.
 #[derive(Debug)]
 pub(super) enum Slot {
-    Field(&'static Field),
+    /// The field, and whether zero is a value of its own there.
+    Field(&'static Field, bool),
     /// A message of whose fields JSON knows only the names.
     Inline(Layout),
 }
@@ -55,7 +57,7 @@ pub(super) fn of(definition: &'static Definition) -> Option<&'static Layout> {
             let Some((name, path)) = word.split_once('=') else { continue };
             let path: Vec<u32> = path.split('.').filter_map(|number| number.parse().ok()).collect();
             if let Some(field) = definition.field(name) {
-                layout.insert(&path, field);
+                layout.insert(&path, field, zero::counts(definition.short_name(), name));
             }
         }
         layout.sort();
@@ -64,10 +66,10 @@ pub(super) fn of(definition: &'static Definition) -> Option<&'static Layout> {
 }
 
 impl Layout {
-    fn insert(&mut self, path: &[u32], field: &'static Field) {
+    fn insert(&mut self, path: &[u32], field: &'static Field, zero_counts: bool) {
         match path {
             [] => {}
-            [number] => self.0.push((*number, Slot::Field(field))),
+            [number] => self.0.push((*number, Slot::Field(field, zero_counts))),
             [number, rest @ ..] => {
                 let inline = |(known, slot): &(u32, Slot)| known == number && matches!(slot, Slot::Inline(_));
                 let at = self.0.iter().position(inline).unwrap_or_else(|| {
@@ -75,7 +77,7 @@ impl Layout {
                     self.0.len() - 1
                 });
                 if let Slot::Inline(below) = &mut self.0[at].1 {
-                    below.insert(rest, field);
+                    below.insert(rest, field, zero_counts);
                 }
             }
         }

@@ -8,54 +8,6 @@ use super::layout::{self, Layout, Slot};
 use super::{DEPTH, Error, MAGIC};
 use crate::table::{Definition, JSON_SCHEMA_PROPS, SchemaOr, Type, table};
 
-/// Fields that are pointers upstream and for which zero is not the default.
-const POINTERS: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "allowed",
-    "attachRequired",
-    "automountServiceAccountToken",
-    "backoffLimit",
-    "backoffLimitPerIndex",
-    "blockOwnerDeletion",
-    "completions",
-    "controller",
-    "defaultMode",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "failedJobsHistoryLimit",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "immutable",
-    "maxFailedIndexes",
-    "minReplicas",
-    "mode",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "partition",
-    "podInfoOnMount",
-    "readOnlyRootFilesystem",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "stabilizationWindowSeconds",
-    "startingDeadlineSeconds",
-    "storageClassName",
-    "successfulJobsHistoryLimit",
-    "suspend",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-    "volumeAttributesClassName",
-];
-
 /// One field off the wire.
 #[derive(Clone, Copy)]
 enum Wire<'a> {
@@ -185,7 +137,7 @@ fn message(data: &[u8], layout: &Layout, depth: usize, out: &mut Map<String, Val
         match layout.get(number) {
             None => {}
             Some(Slot::Inline(below)) => message(wire.bytes()?, below, depth, out)?,
-            Some(Slot::Field(field)) => match &field.r#type {
+            Some(Slot::Field(field, zero_counts)) => match &field.r#type {
                 Type::Array(item) => {
                     let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
                     if let Value::Array(list) = list {
@@ -199,7 +151,7 @@ fn message(data: &[u8], layout: &Layout, depth: usize, out: &mut Map<String, Val
                 }
                 single => {
                     let value = one(wire, single, depth)?;
-                    if !is_zero(&value) || (POINTERS.contains(&field.name) && !value.is_null()) {
+                    if !is_zero(&value) || (*zero_counts && !value.is_null()) {
                         out.insert(field.name.to_owned(), value);
                     } else {
                         out.remove(field.name);
@@ -245,6 +197,17 @@ fn entry<'a>(data: &'a [u8], item: &Type, depth: usize) -> Result<(&'a str, Valu
     Ok((key, value))
 }
 
+/// As Go writes it: a whole number has no fraction.
+fn number_of(number: f64) -> Value {
+    // The whole numbers of which each has a floating-point number of its own.
+    let exact = -9_007_199_254_740_992.0..=9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && exact.contains(&number) {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
+        return (number as i64).into();
+    }
+    number.into()
+}
+
 fn one(wire: Wire<'_>, r#type: &Type, depth: usize) -> Result<Value, Error> {
     let number = |data: &[u8], at: u32| -> Result<i64, Error> {
         Ok(last(data, at)?.map(Wire::number).transpose()?.unwrap_or(0).cast_signed())
@@ -253,7 +216,7 @@ fn one(wire: Wire<'_>, r#type: &Type, depth: usize) -> Result<Value, Error> {
         Type::String => wire.text()?.into(),
         Type::Bytes => STANDARD.encode(wire.bytes()?).into(),
         Type::Int32 | Type::Int64 => wire.number()?.cast_signed().into(),
-        Type::Number => f64::from_bits(wire.number()?).into(),
+        Type::Number => number_of(f64::from_bits(wire.number()?)),
         Type::Boolean => (wire.number()? != 0).into(),
         Type::Quantity => match text_at(wire.bytes()?, 1)? {
             "" => "0".into(),

@@ -70,5 +70,5 @@ fn every_definition_in_the_table_is_known() {
     assert!(layout::names().count() > 300, "{}", layout::names().count());
     let volume = layout::of(crate::table().definition("io.k8s.api.core.v1.Volume").unwrap()).unwrap();
     let Some(layout::Slot::Inline(source)) = volume.get(2) else { panic!("{volume:?}") };
-    assert!(matches!(source.get(2), Some(layout::Slot::Field(field)) if field.name == "emptyDir"));
+    assert!(matches!(source.get(2), Some(layout::Slot::Field(field, _)) if field.name == "emptyDir"));
 }

@@ -163,13 +163,7 @@ async fn should_be_able_to_support_the_sample_api_server() {
     let condition = reason(&world, "v1alpha1.wardle.example.com", "ServiceNotFound").await;
     assert_eq!(condition["message"], "service/sample-api in \"default\" is not present");
     let flunders = format!("/apis/{GROUP}/v1alpha1/namespaces/default/flunders");
-    let early = loop {
-        let answer = admin.get(&flunders).await;
-        if answer.code != 404 {
-            break answer;
-        }
-        tokio::task::yield_now().await;
-    };
+    let early = admin.until(&flunders, |answer| answer.code != 404).await;
     assert_eq!((early.code, early.bytes.as_ref()), (503, &b"service unavailable\n"[..]));
 
     service(&world).await;
@@ -229,9 +223,9 @@ async fn should_be_able_to_support_the_sample_api_server() {
     admin.patch(&one, "merge-patch+json", &patch).await.is(200);
     let condition = reason(&world, "v1alpha1.wardle.example.com", "FailedDiscoveryCheck").await;
     assert_eq!(condition["status"], "False");
-    while admin.get(&flunders).await.is(503).bytes != "service unavailable\n" {}
+    admin.until(&flunders, |answer| answer.code == 503 && answer.bytes == "service unavailable\n").await;
     admin.delete(&one, None).await.is(200);
-    while admin.get(&flunders).await.code != 404 {}
+    admin.until(&flunders, |answer| answer.code == 404).await;
 }
 
 #[tokio::test]

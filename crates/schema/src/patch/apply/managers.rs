@@ -78,12 +78,14 @@ impl Entry {
 
     fn write(&self) -> Value {
         let mut entry = json!({
-            "manager": self.manager,
             "operation": self.operation.as_str(),
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
             "fieldsV1": self.fields.to_json(),
         });
+        if !self.manager.is_empty() {
+            entry["manager"] = self.manager.as_str().into();
+        }
         if let Some(time) = &self.time {
             entry["time"] = time.as_str().into();
         }
