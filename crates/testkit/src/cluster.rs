@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Kubectl, Output, Space, containerd::Containerd, image, kubectl, space, wait};
+use crate::{Kubectl, Output, Space, containerd::Containerd, image, kubectl, space, tools, wait};
 
 /// What kind of cluster to start.
 #[derive(Clone, Debug)]
@@ -208,13 +208,55 @@ impl Cluster {
 
     /// A kubectl to start by hand, for one that goes on (`logs -f`).
     pub fn kubectl_command(&self, version: Kubectl, arguments: &[&str]) -> Command {
-        let path = version.path();
-        let mut command = match &self.space {
-            Some(space) => space.network_command(&path.to_string_lossy()),
-            None => Command::new(path),
-        };
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).args(arguments);
+        let mut command = self.user_command(&version.path());
+        command.args(arguments);
         command
+    }
+
+    /// Any program, as an administrator runs it beside the cluster: `KUBECONFIG` leads to it.
+    fn user_command(&self, program: &Path) -> Command {
+        let mut command = match &self.space {
+            Some(space) => space.network_command(&program.to_string_lossy()),
+            None => Command::new(program),
+        };
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path());
+        command
+    }
+
+    /// As [`Cluster::kubectl_command`] for any client program; one that hangs is killed after three minutes.
+    pub fn client_command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.user_command(Path::new("timeout"));
+        command.args(["--kill-after=5", "180"]).arg(program).args(arguments);
+        command
+    }
+
+    /// Runs helm, which must succeed, and returns what it printed.
+    pub fn helm(&self, arguments: &[&str]) -> String {
+        let output = self.try_helm(arguments);
+        assert!(output.success, "helm {arguments:?}: {}{}", output.stdout, output.stderr);
+        output.stdout
+    }
+
+    /// Runs helm, which may fail.
+    pub fn try_helm(&self, arguments: &[&str]) -> Output {
+        kubectl::run(self.client_command(&tools::path("helm"), arguments), "")
+    }
+
+    /// Runs a Python script with the official client and kopf at hand; it must succeed. Returns what it printed.
+    pub fn python(&self, script: &Path, arguments: &[&str]) -> String {
+        let script = script.to_str().expect("the script has a plain name");
+        let mut command = self.client_command(Path::new("python3"), &[&["-u", script], arguments].concat());
+        command.env("PYTHONPATH", tools::python_packages());
+        succeeded(script, kubectl::run(command, ""))
+    }
+
+    /// Runs a script for Node.js with the official JavaScript client at hand; it must succeed. Returns what it printed.
+    pub fn javascript(&self, script: &Path, arguments: &[&str]) -> String {
+        let script = script.to_str().expect("the script has a plain name");
+        let (node, modules) = tools::node();
+        let mut command = self.client_command(&node, &[&[script], arguments].concat());
+        command.env("NODE_PATH", modules);
+        succeeded(script, kubectl::run(command, ""))
     }
 
     /// Sends one request as the administrator, with any body.
@@ -360,6 +402,11 @@ impl Drop for Cluster {
             );
         }
     }
+}
+
+fn succeeded(script: &str, output: Output) -> String {
+    assert!(output.success, "{script}: {}{}", output.stdout, output.stderr);
+    output.stdout
 }
 
 /// Whether a child has ended: it is a zombie until it is waited for.

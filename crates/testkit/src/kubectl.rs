@@ -5,6 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::tools;
+
 /// A version of kubectl. `tests/tools.sh` installs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubectl {
@@ -32,14 +34,7 @@ impl Kubectl {
             Kubectl::V1_32 => "kubectl-1.32",
             Kubectl::V1_37 => "kubectl-1.37",
         };
-        let home =
-            || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
-        let tools = std::env::var_os("IRONCLAD_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
-            std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("ironclad/tools")
-        });
-        let path = tools.join(name);
-        assert!(path.exists(), "{} is not there: run tests/tools.sh first", path.display());
-        path
+        tools::path(name)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Clusters for tests: the real program, in namespaces of its own, driven by the real `kubectl`.
+//! Clusters for tests: the real program, in namespaces of its own, driven by the real `kubectl` and other clients.
 //!
 //! Read first: [`Cluster`] (a running server and everything a test does with it), [`Options`] (what kind of cluster),
 //! [`Space`] (the namespaces: a test's cluster has a network, a process table and mounts of its own, which vanish with
@@ -16,6 +16,7 @@ pub mod image;
 mod kubectl;
 pub mod load;
 mod space;
+pub mod tools;
 pub mod wait;
 
 pub use cluster::{Answer, Cluster, Options};
