@@ -5,9 +5,11 @@
 
 mod it {
     //! The cases.
+    pub mod clients;
     pub mod faults;
     pub mod helm;
     pub mod hollow;
+    pub mod kubectl;
     pub mod network;
     pub mod requests;
     pub mod restart;

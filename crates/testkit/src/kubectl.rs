@@ -39,7 +39,7 @@ impl Kubectl {
 }
 
 /// Runs a command to its end, with `input` on its standard input.
-pub(crate) fn run(mut command: Command, input: &str) -> Output {
+pub fn run(mut command: Command, input: &str) -> Output {
     use std::io::Write;
     let mut child = command
         .stdin(Stdio::piped())

@@ -20,5 +20,5 @@ pub mod tools;
 pub mod wait;
 
 pub use cluster::{Answer, Cluster, Options};
-pub use kubectl::{Kubectl, Output};
+pub use kubectl::{Kubectl, Output, run};
 pub use space::Space;

@@ -1,0 +1,141 @@
+//! Clients and operators written with other people's libraries: the official Python and JavaScript clients, and kopf.
+//!
+//! What the clients do and expect is in `tests/clients`, in their own languages.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use testkit::{Cluster, Kubectl, Options, image, tools, wait};
+
+use crate::IRONCLAD;
+
+fn script(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients");
+    folder.join(name).canonicalize().unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Each part of a script says so when it held: one that is skipped does not go unnoticed.
+fn held(said: &str) -> Vec<&str> {
+    said.lines().filter_map(|line| line.strip_prefix("held: ")).collect()
+}
+
+#[test]
+fn the_official_python_client_creates_patches_lists_watches_and_executes() {
+    let cluster = Cluster::start(Options::node(IRONCLAD));
+    let said = cluster.python(&script("client.py"), &[image::BUSYBOX]);
+    let parts = ["basics", "patches", "lists_and_watches", "pods", "access", "custom_objects", "end"];
+    assert_eq!(held(&said), parts, "{said}");
+}
+
+#[test]
+fn the_official_javascript_client_creates_patches_lists_watches_and_executes() {
+    let cluster = Cluster::start(Options::node(IRONCLAD));
+    let said = cluster.javascript(&script("client.cjs"), &[image::BUSYBOX]);
+    let parts = ["basics", "patches", "listsAndWatches", "pods", "customObjects", "end"];
+    assert_eq!(held(&said), parts, "{said}");
+}
+
+const GARAGES: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: garages.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {kind: Garage, plural: garages, singular: garage}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    additionalPrinterColumns:
+    - {name: Cars, type: integer, jsonPath: .spec.cars}
+    - {name: Ready, type: integer, jsonPath: .status.ready}
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            required: [cars]
+            properties: {cars: {type: integer, minimum: 0}, colour: {type: string, default: red}}
+          status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+"#;
+
+/// The operator as a process beside the cluster, which ends with its value.
+struct Operator(Child);
+
+impl Operator {
+    fn start(cluster: &Cluster) -> Operator {
+        let log = fs::File::create(cluster.folder().join("operator.log")).unwrap();
+        let mut command: Command = cluster.client_command(
+            Path::new("python3"),
+            &[
+                "-m",
+                "kopf",
+                "run",
+                "--standalone",
+                "--namespace=default",
+                script("operator.py").to_str().unwrap(),
+            ],
+        );
+        command.env("PYTHONPATH", tools::python_packages());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Operator(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // timeout(1) hands the signal on.
+        let _ = sys::process::kill(self.0.id().cast_signed(), 15);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_operator_written_with_kopf_keeps_the_children_of_its_custom_resources() {
+    let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
+    cluster.apply(Kubectl::V1_37, GARAGES);
+    let operator = Operator::start(&cluster);
+    let told = || fs::read_to_string(cluster.folder().join("operator.log")).unwrap();
+    let expect = |object: &[&str], path: &str, value: &str| {
+        wait::until(&format!("{object:?} has {value} at {path}"), || {
+            let found = cluster.field(object, path);
+            if found == value { Ok(()) } else { Err(format!("{found}\n{}", told())) }
+        });
+    };
+    let garage = ["garage", "one"];
+    cluster.apply(
+        Kubectl::V1_37,
+        "{apiVersion: example.com/v1, kind: Garage, metadata: {name: one}, spec: {cars: 2}}",
+    );
+    expect(&garage, "{.status.ready}", "2");
+    expect(&garage, "{.status.cars}/{.status.create.built}", "2/true");
+    expect(&garage, "{.metadata.finalizers}", r#"["garages.example.com/finalizer"]"#);
+    let uid = cluster.field(&garage, "{.metadata.uid}");
+    for child in [["deployment", "one"], ["configmap", "one-plan"]] {
+        expect(&child, "{.metadata.ownerReferences[0].uid}", &uid);
+    }
+    expect(&["deployment", "one"], "{.spec.template.spec.containers[0].env[0].value}", "red");
+    let row = cluster.kubectl(&["get", "garages", "--no-headers"]);
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["one", "2", "2"]);
+
+    cluster.kubectl(&["patch", "garage", "one", "--type=merge", "--patch={\"spec\":{\"cars\":3}}"]);
+    expect(&garage, "{.status.before}/{.status.cars}/{.status.ready}", "2/3/3");
+    let generation = cluster.field(&garage, "{.metadata.generation}");
+    assert_eq!(generation, "2", "only what users write in the specification counts");
+    let built =
+        ["events", "--field-selector=involvedObject.kind=Garage,involvedObject.name=one,reason=Built"];
+    expect(&built, "{.items[*].message}", "for 2 cars");
+
+    cluster.kubectl(&["delete", "garage", "one", "--timeout=60s"]);
+    expect(&["configmap", "one-left"], "{.metadata.name}", "one-left");
+    for child in [["deployment", "one"], ["configmap", "one-plan"]] {
+        expect(&child, "{.metadata.name}", "");
+    }
+    drop(operator);
+}
