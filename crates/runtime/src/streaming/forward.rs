@@ -108,18 +108,18 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
     }
     drop(sender);
     while let Some(Ok(message)) = source.next().await {
-        match message {
-            Message::Binary(bytes) => {
-                let Some(channel) = bytes.first().copied() else { continue };
-                if let Some(Some(input)) = inputs.get(usize::from(channel / 2))
-                    && channel % 2 == 0
-                {
-                    // A port that takes no more says so by its end.
-                    let _ = input.send(bytes.slice(1..)).await;
-                }
-            }
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Text(text) => Bytes::from(text),
             Message::Close(_) => break,
-            _ => {}
+            _ => continue,
+        };
+        let Some(channel) = bytes.first().copied() else { continue };
+        if let Some(Some(input)) = inputs.get(usize::from(channel / 2))
+            && channel % 2 == 0
+        {
+            // A port that takes no more says so by its end.
+            let _ = input.send(bytes.slice(1..)).await;
         }
     }
     tasks.shutdown().await;

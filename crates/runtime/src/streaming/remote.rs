@@ -224,11 +224,12 @@ async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, pro
     let incoming = async {
         let mut input = stdin.and_then(|fd| Pump::new(fd).ok());
         while let Some(Ok(message)) = source.next().await {
-            let Message::Binary(bytes) = message else {
-                if matches!(message, Message::Close(_)) {
-                    break;
-                }
-                continue;
+            let bytes = match message {
+                Message::Binary(bytes) => bytes,
+                // The Python client sends strings as text.
+                Message::Text(text) => text.into(),
+                Message::Close(_) => break,
+                _ => continue,
             };
             match bytes.split_first() {
                 Some((&channels::STDIN, bytes)) => {

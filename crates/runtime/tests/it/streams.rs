@@ -63,9 +63,11 @@ async fn commands_run_over_the_socket() {
         .url;
     let mut socket = open(&url, "v5.channel.k8s.io").await;
     socket.send(send(0, "hello")).await.unwrap();
+    // Some clients send what is text as text.
+    socket.send(Message::text("\0 you")).await.unwrap();
     socket.send(Message::Binary(Bytes::from_static(&[255, 0]))).await.unwrap();
     let [_, out, err, status] = collect(&mut socket).await;
-    assert_eq!((out.as_str(), err.as_str()), ("hello", "no\n"));
+    assert_eq!((out.as_str(), err.as_str()), ("hello you", "no\n"));
     assert!(status.contains(r#""reason":"ExitCode""#) && status.contains(r#""message":"5""#), "{status}");
 
     let url = runtime
