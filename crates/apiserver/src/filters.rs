@@ -80,7 +80,9 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
     let accepted = negotiation::of_errors(&request.head.headers);
     let compress = compression::wanted(&request.head.headers, &info);
     let trail = Trail::new(&server, &request.head.headers);
-    let work = AssertUnwindSafe(filtered(&server, request, info.clone(), query, &trail)).catch_unwind();
+    // Behind a pointer: callers in this process bring stacks that are deep already.
+    let work = Box::pin(filtered(&server, request, info.clone(), query, &trail));
+    let work = AssertUnwindSafe(work).catch_unwind();
     let response = match work.await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => output::failure(accepted, &status),
@@ -213,7 +215,7 @@ async fn admitted(
     let record = record.flatten();
     trail.record.lock().clone_from(&record);
     let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
-    audit::scope(record, controlled(server, call)).await
+    audit::scope(record, Box::pin(controlled(server, call))).await
 }
 
 /// From the impersonation on: under the request's record.

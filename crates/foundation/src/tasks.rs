@@ -121,6 +121,9 @@ impl Tasks {
         scope.root.running.lock().insert(id, row);
         let leave = Leave { root: scope.root.clone(), id };
         let tokens: Vec<_> = scope.trackers.iter().map(TaskTracker::token).collect();
+        // Behind a pointer from the start: each layer around a future by value holds it once more on the stack, and
+        // large ones, called through many layers of an unoptimized build, would overflow it.
+        let future = Box::pin(future);
         let handle = tokio::spawn(async move {
             // Dropped in the reverse order: the row goes first, then the scope counts one task less.
             let _tokens = tokens;
@@ -146,6 +149,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let token = self.token();
+        let future = Box::pin(future);
         self.spawn(kind, async move {
             token.run_until_cancelled(future).await;
         })

@@ -75,6 +75,9 @@ fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
         // Control loops wait far more than they compute: more threads only cost memory.
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
         .max_blocking_threads(64)
+        // Address space, not memory: a request from within comes with its caller's stack, and an overflow would end
+        // the server.
+        .thread_stack_size(4 << 20)
         .enable_all()
         .build()
         .context("cannot start the event loop")
