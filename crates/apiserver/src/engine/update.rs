@@ -89,7 +89,8 @@ async fn attempt(
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let (server, resource, descriptor) = (&call.server, &call.resource, &call.resource.descriptor);
     check_preconditions(call, &mut new, &old.object)?;
-    if target == Target::Main {
+    // A status has no defaults; what other subresources take of the object has: an ephemeral container's, for one.
+    if target != Target::Status {
         descriptor.hooks.default(&mut new.0);
     }
     keep_metadata(&mut new, &old.object);

@@ -239,6 +239,9 @@ fn kubectl_deletes_waits_and_tells() {
         ] {
             kubectl.run(line);
         }
+        kubectl.run("debug pod/p -n made --image=none --container=extra -- true");
+        let policy = "get pod p -n made -o jsonpath='{.spec.ephemeralContainers[0].imagePullPolicy}'";
+        assert_eq!(kubectl.run(policy), "Always", "a subresource defaults as the object does");
         let mine = kubectl.run("auth can-i --list -n made --as=system:serviceaccount:made:robot");
         for row in ["deployments.apps", "selfsubjectreviews.authentication.k8s.io", "[/healthz]"] {
             assert!(mine.contains(row), "{row} is missing in {mine}");
