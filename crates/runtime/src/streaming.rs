@@ -1,14 +1,18 @@
-//! The streaming server: exec, attach and port-forward over WebSocket, at the URLs that CRI answers with.
+//! The streaming server: exec, attach and port-forward over WebSocket, and port-forward over SPDY, at the URLs that CRI
+//! answers with.
 //!
 //! Each URL carries a token that is good once, for [`TOKEN_LIFE`]; the server listens on the loopback
 //! device only. Speaks `v5.channel.k8s.io` and `v4.channel.k8s.io` for exec and attach, and
-//! `v4.channel.k8s.io` for port-forward. SPDY is refused with a clear answer.
+//! `v4.channel.k8s.io` for port-forward; and `portforward.k8s.io` over SPDY/3.1, which is what kubectl uses. Exec and
+//! attach over SPDY are refused with a clear answer.
 //!
 //! Upstream: k8s.io/kubelet/pkg/cri/streaming, k8s.io/apimachinery remotecommand (channels).
 
 mod channels;
 mod forward;
+mod forward_spdy;
 mod remote;
+mod spdy;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -36,6 +40,11 @@ const TOKEN_LIFE: Duration = Duration::from_secs(60);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// URLs that wait at the same time: upstream's limit.
 const MAX_WAITING: usize = 1000;
+
+/// The protocol that an upgrade asks for instead of WebSocket.
+const SPDY: &str = "SPDY/3.1";
+/// What is to be spoken over it.
+const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// What a URL stands for.
 #[derive(Clone, Debug)]
@@ -143,6 +152,9 @@ impl Streaming {
         };
         let upgrade =
             request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if upgrade.eq_ignore_ascii_case(SPDY) && kind == "portforward" {
+            return self.answer_spdy(request);
+        }
         if !upgrade.eq_ignore_ascii_case("websocket") {
             let text = format!("unable to upgrade: this runtime streams over WebSocket, not {upgrade:?}");
             return plain(StatusCode::BAD_REQUEST, &text);
@@ -160,8 +172,7 @@ impl Streaming {
             return plain(StatusCode::BAD_REQUEST, "no Sec-WebSocket-Key");
         };
         // Last, so that a refused upgrade does not use the token up.
-        let taken = self.waiting.lock().remove(token);
-        let Some((_, session)) = taken.filter(|(since, _)| since.elapsed() < TOKEN_LIFE) else {
+        let Some(session) = self.take(token) else {
             return plain(StatusCode::NOT_FOUND, "no such session");
         };
         let engine = self.engine.clone();
@@ -180,6 +191,44 @@ impl Streaming {
             .header(header::CONNECTION, "Upgrade")
             .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
             .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
+            .body(Full::default())
+            .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the answer"))
+    }
+
+    /// The session of a URL, once.
+    fn take(&self, token: &str) -> Option<Session> {
+        let (since, session) = self.waiting.lock().remove(token)?;
+        (since.elapsed() < TOKEN_LIFE).then_some(session)
+    }
+
+    fn answer_spdy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let offered: Vec<&str> =
+            request.headers().get_all(STREAM_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).collect();
+        if !offered
+            .iter()
+            .flat_map(|offer| offer.split(','))
+            .any(|offer| offer.trim() == channels::FORWARD_SPDY)
+        {
+            let text = format!(
+                "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {:?}",
+                [channels::FORWARD_SPDY]
+            );
+            return plain(StatusCode::FORBIDDEN, &text);
+        }
+        let token = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let Some(Session::PortForward(session)) = self.take(token) else {
+            return plain(StatusCode::NOT_FOUND, "no such session");
+        };
+        let engine = self.engine.clone();
+        engine.tasks.clone().spawn_until_cancelled("stream", async move {
+            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+            forward_spdy::serve(&engine, &session.pod_sandbox_id, TokioIo::new(upgraded)).await;
+        });
+        Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::UPGRADE, SPDY)
+            .header(header::CONNECTION, "Upgrade")
+            .header(STREAM_PROTOCOL, channels::FORWARD_SPDY)
             .body(Full::default())
             .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the answer"))
     }

@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use testkit::{Cluster, Kubectl, Options, image, wait};
+use testkit::{Cluster, Kubectl, Options, image, load, wait};
 
 use crate::IRONCLAD;
 
@@ -114,6 +114,8 @@ fn lives_its_life(cluster: &Cluster, version: Kubectl) {
     assert!(failed.stderr.contains("exit code 3"), "{failed:?}");
     assert_eq!(kubectl(&["exec", &pod, "--", "wget", "-qO-", "http://web"]), "from a config map\n");
 
+    forwards_ports(cluster, version, &pod);
+
     kubectl(&["scale", "deployment/web", "--replicas=3"]);
     rolled_out();
     assert_eq!(kubectl(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]), "3");
@@ -150,6 +152,37 @@ fn follows_logs(cluster: &Cluster, version: Kubectl, pod: &str) {
     assert_eq!(lines.next().unwrap().unwrap(), "later");
     follower.kill().unwrap();
     follower.wait().unwrap();
+}
+
+/// `port-forward` serves one connection after the other, and tells of a port where nobody listens.
+fn forwards_ports(cluster: &Cluster, version: Kubectl, pod: &str) {
+    let mut forwarder = cluster
+        .kubectl_command(version, &["-n", "shop", "port-forward", pod, ":8080", ":9"])
+        // The older one as still older ones do: SPDY without a WebSocket around it.
+        .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", (version != Kubectl::V1_32).to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(forwarder.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(forwarder.stderr.take().unwrap()).lines();
+    // One line each for IPv4, and for IPv6 where there is one: `Forwarding from 127.0.0.1:40123 -> 8080`.
+    let mut local = |port: &str| loop {
+        let line = lines.next().unwrap().unwrap();
+        let rest = line.strip_prefix("Forwarding from 127.0.0.1:");
+        if let Some(number) = rest.and_then(|rest| rest.strip_suffix(&format!(" -> {port}"))) {
+            break std::net::SocketAddr::from(([127, 0, 0, 1], number.parse().unwrap()));
+        }
+    };
+    let (web, nobody) = (local("8080"), local("9"));
+    for _ in 0..3 {
+        assert_eq!(cluster.space().within(|| load::get(web)), Ok("from a config map".to_owned()));
+    }
+    assert!(cluster.space().within(|| load::get(nobody)).is_err());
+    let complaint = complaints.next().unwrap().unwrap();
+    assert!(complaint.contains("error forwarding port 9 to pod"), "{complaint}");
+    forwarder.kill().unwrap();
+    forwarder.wait().unwrap();
 }
 
 #[test]

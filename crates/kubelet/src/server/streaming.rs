@@ -3,7 +3,8 @@
 //! The caller's upgrade is repeated to the URL that CRI names, and after both sides have switched protocols bytes are
 //! copied as they are, whatever the protocol is. Only where the caller speaks nothing but WebSocket v5 and the runtime
 //! nothing newer than v4 (containerd 1.6) are messages looked at: v5 is v4 with one more message, "this stream is
-//! closed", which such a runtime cannot be told and which is dropped.
+//! closed", which such a runtime cannot be told and which is dropped. And kubectl's port-forward is SPDY inside of a
+//! WebSocket, which is taken off here: runtimes speak SPDY alone.
 //! Upstream: `pkg/kubelet/server/server.go`, `staging/src/k8s.io/kubelet/pkg/cri/streaming`.
 
 use bytes::Bytes;
@@ -14,17 +15,24 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::{Body, Context, Query, answer, container_id};
 
 const V4: &str = "v4.channel.k8s.io";
 const V5: &str = "v5.channel.k8s.io";
 const PROTOCOL: &str = "sec-websocket-protocol";
+/// SPDY for port-forward inside of a WebSocket.
+const WRAPPED_SPDY: &str = "SPDY/3.1+portforward.k8s.io";
 /// The channel of v5 that says that a stream is closed.
 const CLOSE: u8 = 255;
+
+/// Bytes of one read of the runtime.
+const CHUNK: usize = 32 * 1024;
 
 /// What is asked for.
 pub(super) enum Target {
@@ -170,6 +178,17 @@ async fn tunnel(
         headers
             .insert(PROTOCOL, both.parse().map_err(|error: http::header::InvalidHeaderValue| text(&error))?);
     }
+    let wrapped = offer.iter().any(|protocol| protocol == WRAPPED_SPDY);
+    if wrapped {
+        headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "Upgrade"),
+            ("upgrade", "SPDY/3.1"),
+            ("x-stream-protocol-version", "portforward.k8s.io"),
+        ] {
+            headers.insert(name, http::HeaderValue::from_static(value));
+        }
+    }
     headers.insert(
         "host",
         authority.as_str().parse().map_err(|error: http::header::InvalidHeaderValue| text(&error))?,
@@ -194,28 +213,104 @@ async fn tunnel(
     if translate {
         reply.headers_mut().insert(PROTOCOL, http::HeaderValue::from_static(V5));
     }
+    if wrapped {
+        let Some(key) = request.headers().get("sec-websocket-key") else {
+            return Ok(answer(StatusCode::BAD_REQUEST, "unable to upgrade: no Sec-WebSocket-Key"));
+        };
+        let accept = derive_accept_key(key.as_bytes());
+        let headers = reply.headers_mut();
+        headers.clear();
+        for (name, value) in [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            (PROTOCOL, WRAPPED_SPDY),
+            ("sec-websocket-accept", &accept),
+        ] {
+            headers
+                .insert(name, value.parse().map_err(|error: http::header::InvalidHeaderValue| text(&error))?);
+        }
+    }
     let caller = hyper::upgrade::on(&mut request);
     let runtime = hyper::upgrade::on(&mut response);
     context.tasks.spawn_until_cancelled("stream", async move {
-        if let Err(error) = join(caller, runtime, translate).await {
+        let how = if wrapped {
+            Join::Unwrap
+        } else if translate {
+            Join::Translate
+        } else {
+            Join::Copy
+        };
+        if let Err(error) = join(caller, runtime, how).await {
             tracing::debug!(%error, "a stream ended");
         }
     });
     Ok(reply)
 }
 
+/// How the two sides fit together.
+enum Join {
+    /// Byte by byte.
+    Copy,
+    /// Version 5 over version 4.
+    Translate,
+    /// A WebSocket with bytes inside over these bytes.
+    Unwrap,
+}
+
 async fn join(
     caller: OnUpgrade,
     runtime: OnUpgrade,
-    translate: bool,
+    how: Join,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (caller, runtime) = tokio::try_join!(caller, runtime)?;
     let (mut caller, mut runtime) = (TokioIo::new(caller), TokioIo::new(runtime));
-    if translate {
-        return bridge(caller, runtime).await;
+    match how {
+        Join::Translate => bridge(caller, runtime).await,
+        Join::Unwrap => unwrap(caller, runtime).await,
+        Join::Copy => {
+            tokio::io::copy_bidirectional(&mut caller, &mut runtime).await?;
+            Ok(())
+        }
     }
-    tokio::io::copy_bidirectional(&mut caller, &mut runtime).await?;
-    Ok(())
+}
+
+/// Bytes of the runtime are messages to the caller.
+async fn unwrap(
+    caller: TokioIo<Upgraded>,
+    runtime: TokioIo<Upgraded>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let caller = WebSocketStream::from_raw_socket(caller, Role::Server, None).await;
+    let (mut to_caller, mut from_caller) = caller.split();
+    let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
+    let up = async {
+        while let Some(message) = from_caller.next().await {
+            match message? {
+                Message::Binary(data) => to_runtime.write_all(&data).await?,
+                Message::Text(data) => to_runtime.write_all(data.as_bytes()).await?,
+                Message::Close(_) => break,
+                _ => continue,
+            }
+            to_runtime.flush().await?;
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    let down = async {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match from_runtime.read(&mut buffer).await? {
+                0 => break,
+                length => to_caller.send(Message::Binary(Bytes::copy_from_slice(&buffer[..length]))).await?,
+            }
+        }
+        let code = tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode::Normal;
+        to_caller.send(Message::Close(Some(CloseFrame { code, reason: "".into() }))).await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    // Either side ends the session.
+    tokio::select! {
+        result = up => result,
+        result = down => result,
+    }
 }
 
 /// v5 on the caller's side, v4 on the runtime's.

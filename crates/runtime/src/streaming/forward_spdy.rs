@@ -1,0 +1,234 @@
+//! Port-forward over SPDY: for each connection a stream of data and a stream for the error that ends it, which name the
+//! port and each other.
+//!
+//! This is what kubectl speaks, inside of a WebSocket or, before v1.31, by itself.
+//!
+//! Upstream: k8s.io/kubelet/pkg/cri/streaming/portforward/httpstream.go.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::forward::dial;
+use super::spdy::{self, Frame};
+use crate::engine::Engine;
+
+/// Connections of one session at a time; more are refused.
+const MOST_CONNECTIONS: usize = 1024;
+/// Bytes of one read of a connection.
+const CHUNK: usize = 16 * 1024;
+
+/// A connection, from its first stream on.
+#[derive(Default)]
+struct Connection {
+    error: Option<u32>,
+    data: Option<u32>,
+    /// What the client sent and the port has not taken. It closes with the client's half.
+    input: Option<mpsc::Sender<Bytes>>,
+    task: Option<AbortHandle>,
+}
+
+/// Where connections of one pod lead.
+struct Pod {
+    id: String,
+    netns: Option<PathBuf>,
+}
+
+/// Forwards until the client goes.
+pub(super) async fn serve(
+    engine: &Arc<Engine>,
+    sandbox: &str,
+    io: impl AsyncRead + AsyncWrite + Send + 'static,
+) {
+    let netns = engine.sandbox_facts(sandbox).and_then(|facts| facts.netns);
+    let pod = Arc::new(Pod { id: sandbox.to_owned(), netns });
+    let (mut from, mut to) = tokio::io::split(io);
+    let (sender, mut outgoing) = mpsc::channel::<Bytes>(16);
+    let mut writer = JoinSet::new();
+    writer.spawn(async move {
+        while let Some(bytes) = outgoing.recv().await {
+            if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut session = Session {
+        pod,
+        sender,
+        writer: spdy::Writer::default(),
+        connections: BTreeMap::new(),
+        tasks: JoinSet::new(),
+    };
+    let mut reader = spdy::Reader::new();
+    loop {
+        reader.buffer().reserve(CHUNK);
+        let read = tokio::select! {
+            read = from.read_buf(reader.buffer()) => read,
+            Some(ended) = session.tasks.join_next() => {
+                if let Ok(request) = ended {
+                    session.connections.remove(&request);
+                }
+                continue;
+            }
+        };
+        if !matches!(read, Ok(1..)) {
+            break;
+        }
+        loop {
+            match reader.next() {
+                Ok(Some(frame)) => session.take(frame).await,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "a port-forward session speaks no SPDY");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Session {
+    pod: Arc<Pod>,
+    sender: mpsc::Sender<Bytes>,
+    writer: spdy::Writer,
+    /// By the request ID that both streams of a connection carry.
+    connections: BTreeMap<String, Connection>,
+    tasks: JoinSet<String>,
+}
+
+impl Session {
+    async fn take(&mut self, frame: Frame) {
+        match frame {
+            Frame::Open { stream, headers, fin } => {
+                let reply = match self.open(stream, &headers, fin) {
+                    Some(()) => self.writer.reply(stream),
+                    None => spdy::refuse(stream),
+                };
+                // A client that has gone is seen by the reader.
+                let _ = self.sender.send(reply).await;
+                self.start(&headers);
+            }
+            Frame::Data { stream, bytes, fin } => {
+                let of = |connection: &&mut Connection| connection.data == Some(stream);
+                let Some(connection) = self.connections.values_mut().find(of) else { return };
+                if let Some(input) = &connection.input
+                    && !bytes.is_empty()
+                {
+                    // A port that takes no more says so by its end.
+                    let _ = input.send(bytes).await;
+                }
+                if fin {
+                    connection.input = None;
+                }
+            }
+            Frame::Reset { stream } => {
+                self.connections.retain(|_, connection| {
+                    let gone = connection.data == Some(stream);
+                    if gone && let Some(task) = &connection.task {
+                        task.abort();
+                    }
+                    !gone
+                });
+            }
+            // Ours would be even; we send none.
+            Frame::Ping { id } => {
+                if id % 2 == 1 {
+                    let _ = self.sender.send(spdy::ping(id)).await;
+                }
+            }
+            Frame::GoAway | Frame::Ignored => {}
+        }
+    }
+
+    /// Enters a stream; `None` when it makes no sense.
+    fn open(&mut self, stream: u32, headers: &[(String, String)], fin: bool) -> Option<()> {
+        let request = header(headers, "requestid")?;
+        header(headers, "port")?.parse::<u16>().ok().filter(|port| *port > 0)?;
+        if !self.connections.contains_key(request) && self.connections.len() >= MOST_CONNECTIONS {
+            return None;
+        }
+        let is_error = match header(headers, "streamtype")? {
+            "error" => true,
+            // A connection whose first words are its last has nothing to say.
+            "data" if !fin => false,
+            _ => return None,
+        };
+        let connection = self.connections.entry(request.to_owned()).or_default();
+        let place = if is_error { &mut connection.error } else { &mut connection.data };
+        if place.is_some() {
+            return None;
+        }
+        *place = Some(stream);
+        Some(())
+    }
+
+    /// Connects, once both streams are there.
+    fn start(&mut self, headers: &[(String, String)]) {
+        let Some(request) = header(headers, "requestid").map(str::to_owned) else { return };
+        let Some(port) = header(headers, "port").and_then(|port| port.parse().ok()) else { return };
+        let Some(connection) = self.connections.get_mut(&request) else { return };
+        let (None, Some(error), Some(data)) = (&connection.task, connection.error, connection.data) else {
+            return;
+        };
+        let (input, queue) = mpsc::channel(16);
+        connection.input = Some(input);
+        let (pod, sender) = (self.pod.clone(), self.sender.clone());
+        let task = self.tasks.spawn(async move {
+            forward(&pod, port, queue, data, error, &sender).await;
+            request
+        });
+        connection.task = Some(task);
+    }
+}
+
+fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
+
+/// Moves the bytes of one connection, both halves to their ends.
+async fn forward(
+    pod: &Pod,
+    port: u16,
+    mut queue: mpsc::Receiver<Bytes>,
+    data: u32,
+    error: u32,
+    sender: &mpsc::Sender<Bytes>,
+) {
+    let text = match dial(pod.netns.clone(), port).await {
+        Ok(stream) => {
+            let (mut read, mut write) = stream.into_split();
+            let up = async {
+                while let Some(bytes) = queue.recv().await {
+                    if write.write_all(&bytes).await.is_err() {
+                        break;
+                    }
+                }
+                let _ = write.shutdown().await;
+            };
+            let down = async {
+                let mut buffer = vec![0; CHUNK];
+                while let Ok(length @ 1..) = read.read(&mut buffer).await {
+                    if sender.send(spdy::data(data, &buffer[..length], false)).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            // When the port has said its last the connection is over: nobody waits for the client's.
+            tokio::pin!(up, down);
+            tokio::select! {
+                () = &mut down => {}
+                () = &mut up => down.await,
+            }
+            String::new()
+        }
+        Err(reason) => format!("error forwarding port {port} to pod {}: {reason}", pod.id),
+    };
+    for frame in [spdy::data(error, text.as_bytes(), true), spdy::data(data, b"", true)] {
+        let _ = sender.send(frame).await;
+    }
+}
