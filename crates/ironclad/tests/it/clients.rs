@@ -26,7 +26,8 @@ fn held(said: &str) -> Vec<&str> {
 fn the_official_python_client_creates_patches_lists_watches_and_executes() {
     let cluster = Cluster::start(Options::node(IRONCLAD));
     let said = cluster.python(&script("client.py"), &[image::BUSYBOX]);
-    let parts = ["basics", "patches", "lists_and_watches", "pods", "access", "custom_objects", "end"];
+    let parts =
+        ["basics", "patches", "lists_and_watches", "pods", "access", "custom_objects", "everything", "end"];
     assert_eq!(held(&said), parts, "{said}");
 }
 
