@@ -20,6 +20,7 @@ pub mod cron;
 pub mod duration;
 pub mod field;
 mod gvk;
+pub mod json;
 pub mod kind;
 pub mod kinds;
 pub mod meta;

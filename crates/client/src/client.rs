@@ -352,5 +352,5 @@ fn encode<S: Serialize + ?Sized>(body: &S) -> Result<Bytes, Error> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: Bytes, what: &str) -> Result<T, Error> {
-    serde_json::from_slice(&bytes).map_err(|source| Error::Decode { what: what.to_owned(), source })
+    api::json::read(&bytes).map_err(|source| Error::Decode { what: what.to_owned(), source })
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,11 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_boxed(kind, future.boxed())
+    }
+
+    /// One kind of future for all tasks: what stands around it is compiled once.
+    fn spawn_boxed(&self, kind: &'static str, future: BoxFuture<'static, ()>) -> AbortHandle {
         let scope = self.0.clone();
         let id = scope.root.next.fetch_add(1, Ordering::Relaxed);
         let row = Running { path: scope.path.clone(), kind, lineage: scope.lineage.clone(), abort: None };
@@ -148,6 +154,10 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_boxed_until_cancelled(kind, future.boxed())
+    }
+
+    fn spawn_boxed_until_cancelled(&self, kind: &'static str, future: BoxFuture<'static, ()>) -> AbortHandle {
         let token = self.token();
         let future = Box::pin(future);
         self.spawn(kind, async move {

@@ -50,10 +50,10 @@ pub(super) struct Place {
 pub(super) async fn place(server: &Server, namespace: &str, name: &str) -> Result<Place, Status> {
     let services = GroupResource::new("", "services");
     let found = server.cluster.cached(&services, namespace, name).await?;
-    let service: Option<Service> = found.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let service: Option<Service> = found.and_then(|bytes| api::json::read(&bytes).ok());
     let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
     let listed = server.cluster.list(&slices, namespace).await?;
-    let slices = listed.items.iter().filter_map(|bytes| serde_json::from_slice::<EndpointSlice>(bytes).ok());
+    let slices = listed.items.iter().filter_map(|bytes| api::json::read::<EndpointSlice>(bytes).ok());
     let of_service = |slice: &EndpointSlice| {
         let labels = slice.metadata.labels.as_ref();
         labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_some_and(|owner| owner == name)

@@ -78,7 +78,7 @@ impl Authenticator for BootstrapTokens {
         let Some((id, given)) = split(&token) else { return Ok(None) };
         let name = format!("bootstrap-token-{id}");
         let found = self.cluster.cached(&GroupResource::new("", "secrets"), "kube-system", &name).await?;
-        let secret: Option<Secret> = found.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let secret: Option<Secret> = found.and_then(|bytes| api::json::read(&bytes).ok());
         let user = secret.and_then(|secret| judge(&secret, id, given, self.clock.now()));
         Ok(user.map(Authenticated::plain))
     }

@@ -133,7 +133,7 @@ fn next(old: &Index, items: &[Bytes]) -> Index {
 }
 
 fn parse(bytes: &Bytes) -> Option<Entry> {
-    let pod: Pod = serde_json::from_slice(bytes).ok()?;
+    let pod: Pod = api::json::read(bytes).ok()?;
     let references = references(&pod);
     let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
     let namespace = pod.metadata.namespace.unwrap_or_default();

@@ -95,7 +95,7 @@ fn reuse<T>(
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(bytes: &Bytes) -> Option<T> {
-    match serde_json::from_slice(bytes) {
+    match api::json::read(bytes) {
         Ok(value) => Some(value),
         Err(error) => {
             // What is stored has passed validation, so this is damage; granting nothing is the safe side.
