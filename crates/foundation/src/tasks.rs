@@ -119,7 +119,9 @@ impl Tasks {
         self.spawn_boxed(kind, future.boxed())
     }
 
-    /// One kind of future for all tasks: what stands around it is compiled once.
+    /// One kind of future for all tasks: what stands around it is compiled once. And behind a pointer from the start:
+    /// each layer around a future by value holds it once more on the stack, and large ones, called through many layers
+    /// of an unoptimized build, would overflow it.
     fn spawn_boxed(&self, kind: &'static str, future: BoxFuture<'static, ()>) -> AbortHandle {
         let scope = self.0.clone();
         let id = scope.root.next.fetch_add(1, Ordering::Relaxed);
@@ -127,9 +129,6 @@ impl Tasks {
         scope.root.running.lock().insert(id, row);
         let leave = Leave { root: scope.root.clone(), id };
         let tokens: Vec<_> = scope.trackers.iter().map(TaskTracker::token).collect();
-        // Behind a pointer from the start: each layer around a future by value holds it once more on the stack, and
-        // large ones, called through many layers of an unoptimized build, would overflow it.
-        let future = Box::pin(future);
         let handle = tokio::spawn(async move {
             // Dropped in the reverse order: the row goes first, then the scope counts one task less.
             let _tokens = tokens;
@@ -159,7 +158,6 @@ impl Tasks {
 
     fn spawn_boxed_until_cancelled(&self, kind: &'static str, future: BoxFuture<'static, ()>) -> AbortHandle {
         let token = self.token();
-        let future = Box::pin(future);
         self.spawn(kind, async move {
             token.run_until_cancelled(future).await;
         })
