@@ -11,6 +11,7 @@
 //! Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher.
 
 mod change;
+mod history;
 mod hub;
 mod watchers;
 
@@ -116,6 +117,8 @@ struct State {
     ring_bytes: usize,
     /// Every change after this revision is in the ring.
     ring_after: u64,
+    /// Whether the ring has dropped changes: then there is no going back further.
+    forgot: bool,
     /// Changes up to this revision were part of what the cache was filled with.
     filled_at: u64,
     watchers: Watchers,
@@ -331,6 +334,7 @@ impl State {
         {
             self.ring_bytes -= oldest.weight();
             self.ring_after = oldest.revision;
+            self.forgot = true;
         }
         self.watchers.notify(&change);
     }

@@ -241,6 +241,8 @@ pub fn accept(
     if info.is_long_running() && !stream {
         return Ok(Accepted::DEFAULT);
     }
-    let offer = Offer { transforms: true, protobuf: schema::protobuf::supports(&resource.schema), stream };
+    // What is not stored (a review) has no metadata to show and no columns.
+    let transforms = resource.descriptor.verbs.contains(Verbs::GET);
+    let offer = Offer { transforms, protobuf: schema::protobuf::supports(&resource.schema), stream };
     negotiation::negotiate(headers, query, offer)
 }

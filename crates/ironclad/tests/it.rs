@@ -6,6 +6,7 @@
 mod it {
     //! The cases.
     pub mod clients;
+    pub mod conformance;
     pub mod faults;
     pub mod helm;
     pub mod hollow;

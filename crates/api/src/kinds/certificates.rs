@@ -6,6 +6,9 @@ mod certificate_signing_request;
 mod cluster_trust_bundle;
 mod pod_certificate_request;
 
+pub(super) use certificate_signing_request::signer_name;
+pub(super) use pod_certificate_request::lifetime_bounds;
+
 /// Its kinds.
 pub(super) fn all() -> Vec<Descriptor> {
     vec![

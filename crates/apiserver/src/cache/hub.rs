@@ -64,7 +64,7 @@ struct State {
 
 /// The caches of a server.
 pub struct Hub {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     clock: SharedClock,
     state: Mutex<State>,
     cells: Mutex<HashMap<(Bytes, String), Cell>>,

@@ -86,6 +86,9 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
     };
     let now = hub.revision();
     let cache = read::cache(&call).await?;
+    if let Some(from) = from {
+        hub.recall(&call.resource.view, &cache, from).await;
+    }
     let opened = cache.watch(selection.interest.clone(), from, now, |object| selection.matches(object));
     // Upstream answers 200 and puts the error into the stream: informers expect it there.
     let (snapshot, subscription) = match opened {

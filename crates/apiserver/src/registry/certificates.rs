@@ -1,7 +1,9 @@
 //! `certificates.k8s.io`: who asks for a certificate, who may put one into a pod's request, and the approval
 //! of signing requests apart from their status.
-//! Not here: who may approve and sign (`admission`), parsing requests, signing.
+//! Not here: who may approve and sign (`admission`), parsing signing requests, signing.
 //! Upstream: pkg/registry/certificates/certificates, pkg/registry/certificates/podcertificaterequest.
+
+mod issuance;
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use super::{Rest, Subresource, Undo};
 use crate::admission;
 use crate::engine::{Call, Target, write_subresource};
 use crate::response::Response;
+use issuance::issuance_errors;
 
 /// `certificatesigningrequests`.
 pub(super) struct SigningRequests;
@@ -55,14 +58,19 @@ impl Rest for PodCertificateRequests {
         if chain(new) == chain(old) {
             return Ok(());
         }
+        let kind = call.resource.descriptor.group_kind();
         let signer = old.0.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
         let authorizer = &*call.server.authorization.authorizer;
         if admission::may_use_signer(authorizer, &call.user, "sign", signer).await {
-            return Ok(());
+            let errors = issuance_errors(&new.0, &old.0, call.server.clock.now());
+            return if errors.is_empty() {
+                Ok(())
+            } else {
+                Err(Status::invalid(&kind, &call.info.name, errors))
+            };
         }
         let detail = format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", call.user.name);
         let path = Path::new("spec").child("signerName");
-        let kind = call.resource.descriptor.group_kind();
         Err(Status::invalid(&kind, &call.info.name, vec![field::forbidden(&path, detail)]))
     }
 }

@@ -7,6 +7,8 @@ mod aggregated_discovery;
 mod aggregator;
 #[path = "conformance/certificates.rs"]
 mod certificates;
+#[path = "conformance/chunking.rs"]
+mod chunking;
 #[path = "conformance/core_events.rs"]
 mod core_events;
 #[path = "conformance/crd_publish_openapi.rs"]
@@ -25,16 +27,28 @@ mod flowcontrol;
 mod lifecycle;
 #[path = "conformance/mutatingadmissionpolicy.rs"]
 mod mutatingadmissionpolicy;
+#[path = "conformance/namespaces.rs"]
+mod namespaces;
+#[path = "conformance/pod_certificate_requests.rs"]
+pub mod pod_certificate_requests;
 #[path = "conformance/projected_clustertrustbundle.rs"]
 mod projected_clustertrustbundle;
+#[path = "conformance/resource_quota.rs"]
+mod resource_quota;
 #[path = "conformance/server_version.rs"]
 mod server_version;
 #[path = "conformance/service_accounts.rs"]
 mod service_accounts;
+#[path = "conformance/storage_version_migration.rs"]
+mod storage_version_migration;
 #[path = "conformance/subjectreviews.rs"]
 mod subjectreviews;
+#[path = "conformance/table_conversion.rs"]
+mod table_conversion;
 #[path = "conformance/validatingadmissionpolicy.rs"]
 mod validatingadmissionpolicy;
+#[path = "conformance/watch.rs"]
+mod watch;
 #[path = "conformance/webhook.rs"]
 mod webhook;
 #[path = "conformance/webhook_configurations.rs"]

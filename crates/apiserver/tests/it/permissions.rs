@@ -77,16 +77,10 @@ async fn only_a_signer_fills_in_a_pods_certificate() {
     let writer = world.granted("writer", json!([writes])).await;
     let signer = world.granted("signer", json!([writes, signs])).await;
     let path = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
-    let request = json!({
-        "apiVersion": "certificates.k8s.io/v1", "kind": "PodCertificateRequest", "metadata": {"name": "r"},
-        "spec": {
-            "signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "default",
-            "serviceAccountUID": "u", "nodeName": "n1", "nodeUID": "u", "pkixPublicKey": "eA==",
-            "proofOfPossession": "eA==",
-        },
-    });
+    let (mut request, signed) = crate::conformance::pod_certificate_requests::issued(60);
+    request["metadata"] = json!({"name": "r"});
+    request["spec"]["signerName"] = "example.com/s".into();
     world.admin.post(path, &request).await.is(201);
-    let signed = json!({"status": {"certificateChain": "chain"}});
     let status = format!("{path}/r/status");
     let refused = writer.patch(&status, "merge-patch+json", &signed).await.is(422);
     assert_eq!(

@@ -104,8 +104,9 @@ async fn a_watch_ends_after_its_timeout_with_a_bookmark() {
 async fn a_revision_that_is_too_old_is_told_in_the_stream() {
     let world = World::new().await;
     let admin = &world.admin;
-    admin.post(MAPS, &config_map("a")).await.is(201);
-    admin.get(MAPS).await.is(200);
+    let made = admin.post(MAPS, &config_map("a")).await.is(201);
+    let now = made.text("/metadata/resourceVersion").parse().unwrap();
+    store::Store::compact(&*world.store, now).await.unwrap();
     let mut watch = admin.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
     let error = watch.next().await.unwrap();
     assert_eq!(error["type"], "ERROR");

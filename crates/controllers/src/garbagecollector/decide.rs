@@ -83,24 +83,16 @@ pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decisio
         return decision;
     }
     let propagation = if !waiting.is_empty() && !node.dependents.is_empty() {
-        // A dependent that waits for us while we would wait for it: a circle, which is broken here.
-        for dependent in &node.dependents {
-            if let Some(other) = graph.nodes.get(dependent).filter(|other| other.waits_for_dependents()) {
-                let unblocked: Vec<_> = node
-                    .owners()
-                    .iter()
-                    .cloned()
-                    .map(|mut owner| {
-                        if object_uid(other) == owner.uid {
-                            owner.block_owner_deletion = Some(false);
-                        }
-                        owner
-                    })
-                    .collect();
-                if unblocked.as_slice() != node.owners() {
-                    decision.plan.act(with_owners(node, &json!(unblocked)));
-                    return decision;
-                }
+        // A dependent that waits while we would: a circle, of whatever length. Whoever closes it blocks nobody.
+        let waits = |uid: &String| graph.nodes.get(uid).is_some_and(Node::waits_for_dependents);
+        if node.dependents.iter().any(waits) {
+            let mut unblocked = node.owners().to_vec();
+            for owner in &mut unblocked {
+                owner.block_owner_deletion = owner.block_owner_deletion.map(|_| false);
+            }
+            if unblocked.as_slice() != node.owners() {
+                decision.plan.act(with_owners(node, &json!(unblocked)));
+                return decision;
             }
         }
         Propagation::Foreground

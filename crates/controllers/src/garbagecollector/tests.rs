@@ -160,3 +160,18 @@ fn the_graph_forgets_what_is_gone() {
     graph.apply(&endpoint("pods"), &Change::Deleted(child));
     assert!(graph.nodes.is_empty());
 }
+
+#[test]
+fn who_closes_a_circle_blocks_nobody() {
+    let mut graph = graph();
+    let going = json!({"deletionTimestamp": DELETED, "finalizers": ["foregroundDeletion"]});
+    add(&mut graph, object("a", json!([owner("c", true)]), going.clone()));
+    add(&mut graph, object("b", json!([owner("a", true)]), going));
+    add(&mut graph, object("c", json!([owner("b", true)]), json!({})));
+    let decision = decide(&mut graph, "c", &Answers::default());
+    assert_eq!(lines(&decision), ["patch pods a/c"]);
+    let patch = decision.plan.actions().next().unwrap().patch_body().unwrap().clone();
+    assert_eq!(patch["metadata"]["ownerReferences"], json!([owner("b", false)]));
+    add(&mut graph, object("c", json!([owner("b", false)]), json!({})));
+    assert_eq!(lines(&decide(&mut graph, "c", &Answers::default())), ["delete pods a/c"]);
+}

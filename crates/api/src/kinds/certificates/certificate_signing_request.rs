@@ -135,7 +135,7 @@ fn validate(request: &CertificateSigningRequest) -> ErrorList {
 }
 
 /// Refuses what is no `domain/path` of a signer.
-pub(super) fn signer_name(errors: &mut ErrorList, name: &str, path: &Path) {
+pub(crate) fn signer_name(errors: &mut ErrorList, name: &str, path: &Path) {
     if name.is_empty() {
         errors.push(field::required(path, ""));
         return;

@@ -124,4 +124,58 @@ impl Kind<'_> {
             }
         }
     }
+
+    /// Sends each kind of patch to an object and, where there is one, to its status; makes the name of one from a
+    /// prefix on the way.
+    pub async fn patch_every_way(&self, world: &World) {
+        let admin = &world.admin;
+        let mut object = self.object("");
+        let metadata = object["metadata"].as_object_mut().unwrap();
+        metadata.remove("name");
+        metadata.insert("generateName".to_owned(), "patched-".into());
+        let api_version = &self.body["apiVersion"];
+        let kind = &self.body["kind"];
+        let label = json!({"metadata": {"labels": {"by": "patch"}}});
+        let applied = |name: &str, of: &Value| {
+            let mut config = of.clone();
+            (config["apiVersion"], config["kind"]) = (api_version.clone(), kind.clone());
+            config["metadata"]["name"] = name.into();
+            config
+        };
+        for (media_type, patch) in [
+            ("merge-patch+json", label.clone()),
+            ("strategic-merge-patch+json", label.clone()),
+            ("json-patch+json", json!([{"op": "add", "path": "/metadata/labels/by", "value": "patch"}])),
+            ("apply-patch+yaml", label),
+        ] {
+            let made = admin.post(&self.path(), &object).await.is(201);
+            let name = made.text("/metadata/name");
+            assert!(name.starts_with("patched-") && name.len() > "patched-".len(), "{name}");
+            let one = format!("{}/{name}", self.path());
+            let force = if media_type.starts_with("apply") { "?fieldManager=e2e&force=true" } else { "" };
+            let patch = if force.is_empty() { patch } else { applied(name, &patch) };
+            let patched = admin.patch(&format!("{one}{force}"), media_type, &patch).await.is(200);
+            assert_eq!(patched.text("/metadata/labels/by"), "patch", "{media_type}");
+            assert_eq!(patched.text("/metadata/labels/e2e"), "lifecycle", "{media_type} keeps the rest");
+            assert_eq!(patched.at("/spec"), made.at("/spec"), "{media_type}");
+
+            if let Some((status, pointer)) = &self.status {
+                let wanted = status.pointer(pointer);
+                let patch = match media_type {
+                    "json-patch+json" => {
+                        let fields = status["status"].as_object().unwrap().iter();
+                        let add = fields
+                            .map(|(key, value)| json!({"op": "add", "path": format!("/status/{key}"), "value": value}));
+                        Value::Array(add.collect())
+                    }
+                    "apply-patch+yaml" => applied(name, status),
+                    _ => status.clone(),
+                };
+                let patched = admin.patch(&format!("{one}/status{force}"), media_type, &patch).await.is(200);
+                assert_eq!(Some(patched.at(pointer)), wanted, "{media_type}");
+                assert_eq!(Some(admin.get(&one).await.is(200).at(pointer)), wanted, "{media_type}");
+            }
+            admin.delete(&one, None).await.is(200);
+        }
+    }
 }

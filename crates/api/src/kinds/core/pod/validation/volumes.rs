@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::field::{self, ErrorList, Path};
-use crate::kinds::check::{
-    dns_label, local_path, no_backsteps, not_negative_if_set, one_of_if_set, quantity, required,
-};
+use crate::kinds::certificates::{lifetime_bounds, signer_name};
+use crate::kinds::check::{dns_label, local_path, no_backsteps, one_of_if_set, quantity, required};
 use crate::kinds::core::persistent_volume_claim;
 use crate::kinds::optional::{items, text};
 use crate::meta::ObjectMeta;
@@ -408,12 +407,23 @@ fn projection<'a>(
     if let Some(certificate) = &source.pod_certificate {
         sources += 1;
         let at = at.child("podCertificate");
-        required(errors, &at.child("signerName"), &certificate.signer_name);
+        signer_name(errors, &certificate.signer_name, &at.child("signerName"));
         let types = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
         if !types.contains(&&*certificate.key_type) {
             errors.push(field::not_supported(&at.child("keyType"), &*certificate.key_type, &types));
         }
-        not_negative_if_set(errors, &at.child("maxExpirationSeconds"), certificate.max_expiration_seconds);
+        if let Some(seconds) = certificate.max_expiration_seconds {
+            let (least, most) = lifetime_bounds(&certificate.signer_name);
+            let bound = match seconds {
+                seconds if seconds < least => Some(format!(">= {least}")),
+                seconds if seconds > most => Some(format!("<= {most}")),
+                _ => None,
+            };
+            if let Some(bound) = bound {
+                let message = format!("if provided, maxExpirationSeconds must be {bound}");
+                errors.push(field::invalid(&at.child("maxExpirationSeconds"), seconds, message));
+            }
+        }
         let files = [
             ("credentialBundlePath", &certificate.credential_bundle_path),
             ("keyPath", &certificate.key_path),

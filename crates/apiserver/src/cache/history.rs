@@ -1,0 +1,89 @@
+//! Changes from before a cache was filled.
+//!
+//! A cache is filled when its resource is first asked for, so a client that kept a resourceVersion (from a write, or
+//! from before the server was started again) may want changes that the cache never heard of. As long as the store has
+//! not compacted them they are read from there, once, and put before those in the ring.
+//! Not here: when that is tried (`engine/watch.rs`).
+//! Upstream: its watch cache is filled when the server starts, and falls back on etcd before that.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use store::{EventKind, WatchRequest};
+
+use super::{Cache, Change, Hub, RING, RING_BYTES, View};
+
+impl Hub {
+    /// Makes `cache` able to serve a watch from `from` on, if the store still has every change since and they are not
+    /// too many to keep. If not, the cache stays as it is, and the watch is too old.
+    pub async fn recall(&self, view: &View, cache: &Cache, from: u64) {
+        let Some(until) = cache.missing(from) else { return };
+        if let Some(changes) = self.history(view, cache, from, until).await {
+            cache.prepend(from, until, changes);
+        }
+    }
+
+    /// What changed after `from` up to `until`.
+    async fn history(&self, view: &View, cache: &Cache, from: u64, until: u64) -> Option<Vec<Arc<Change>>> {
+        let request = WatchRequest {
+            prev_kv: true,
+            progress: true,
+            ..WatchRequest::prefix(view.prefix.clone(), from + 1)
+        };
+        let mut stream = self.store.watch(request).await.ok()?;
+        let (mut changes, mut weight) = (Vec::new(), 0);
+        loop {
+            let batch = stream.next().await?.ok()?;
+            for event in batch.events {
+                if event.kv.mod_revision > until {
+                    return Some(changes);
+                }
+                let cached = |value: &Bytes, revision| {
+                    let key = event.kv.key.slice(view.prefix.len()..);
+                    cache.object(key, view.served(value), revision)
+                };
+                let current = matches!(event.kind, EventKind::Put)
+                    .then(|| cached(&event.kv.value, event.kv.mod_revision));
+                let previous = event.prev.as_ref().map(|prev| cached(&prev.value, prev.mod_revision));
+                // What was before is compacted: nobody can say what the change means to a selector.
+                let first = current.is_some() && event.kv.version == 1;
+                if previous.is_none() && !first {
+                    return None;
+                }
+                let change = Arc::new(Change::new(event.kv.mod_revision, current, previous));
+                weight += change.weight();
+                changes.push(change);
+            }
+            if changes.len() > RING || weight > RING_BYTES {
+                return None;
+            }
+            if batch.revision >= until {
+                return Some(changes);
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// Where the ring begins, if it is later than `from` only because the cache was filled later.
+    fn missing(&self, from: u64) -> Option<u64> {
+        let state = self.state.read();
+        (!state.closed && !state.forgot && from < state.ring_after).then_some(state.ring_after)
+    }
+
+    /// Puts the changes after `from` up to `until` before the ring, if it still begins there.
+    fn prepend(&self, from: u64, until: u64, changes: Vec<Arc<Change>>) {
+        let mut state = self.state.write();
+        let weight: usize = changes.iter().map(|change| change.weight()).sum();
+        let fits = state.ring.len() + changes.len() <= RING && state.ring_bytes + weight <= RING_BYTES;
+        if state.forgot || state.ring_after != until || !fits {
+            return;
+        }
+        state.ring_bytes += weight;
+        for change in changes.into_iter().rev() {
+            state.ring.push_front(change);
+        }
+        state.ring_after = from;
+    }
+}
