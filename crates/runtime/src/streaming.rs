@@ -1,10 +1,9 @@
-//! The streaming server: exec, attach and port-forward over WebSocket, and port-forward over SPDY, at the URLs that CRI
-//! answers with.
+//! The streaming server: exec, attach and port-forward over WebSocket, and over SPDY, at the URLs that CRI answers with.
 //!
 //! Each URL carries a token that is good once, for [`TOKEN_LIFE`]; the server listens on the loopback
 //! device only. Speaks `v5.channel.k8s.io` and `v4.channel.k8s.io` for exec and attach, and
-//! `v4.channel.k8s.io` for port-forward; and `portforward.k8s.io` over SPDY/3.1, which is what kubectl uses. Exec and
-//! attach over SPDY are refused with a clear answer.
+//! `v4.channel.k8s.io` for port-forward; and over SPDY/3.1, `portforward.k8s.io`, which is what kubectl uses, and
+//! `v4.channel.k8s.io`, which clients use that are older than WebSocket.
 //!
 //! Upstream: k8s.io/kubelet/pkg/cri/streaming, k8s.io/apimachinery remotecommand (channels).
 
@@ -12,6 +11,7 @@ mod channels;
 mod forward;
 mod forward_spdy;
 mod remote;
+mod remote_spdy;
 mod spdy;
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cri::v1;
 use foundation::randomness::SharedRandomness;
+use futures::StreamExt;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -152,8 +153,9 @@ impl Streaming {
         };
         let upgrade =
             request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if upgrade.eq_ignore_ascii_case(SPDY) && kind == "portforward" {
-            return self.answer_spdy(request);
+        if upgrade.eq_ignore_ascii_case(SPDY) {
+            let protocol = if kind == "portforward" { channels::FORWARD_SPDY } else { channels::REMOTE_SPDY };
+            return self.answer_spdy(request, protocol);
         }
         if !upgrade.eq_ignore_ascii_case("websocket") {
             let text = format!("unable to upgrade: this runtime streams over WebSocket, not {upgrade:?}");
@@ -180,8 +182,14 @@ impl Streaming {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
             let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
             match session {
-                Session::Exec(request) => remote::exec(&engine, request, socket, protocol).await,
-                Session::Attach(request) => remote::attach(&engine, request, socket, protocol).await,
+                Session::Exec(request) => {
+                    let (sink, source) = socket.split();
+                    remote::exec(&engine, request, sink, source, protocol).await;
+                }
+                Session::Attach(request) => {
+                    let (sink, source) = socket.split();
+                    remote::attach(&engine, request, sink, source, protocol).await;
+                }
                 Session::PortForward(request) => forward::serve(&engine, request, socket).await,
             }
         });
@@ -201,34 +209,40 @@ impl Streaming {
         (since.elapsed() < TOKEN_LIFE).then_some(session)
     }
 
-    fn answer_spdy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer_spdy(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        protocol: &'static str,
+    ) -> Response<Full<Bytes>> {
         let offered: Vec<&str> =
             request.headers().get_all(STREAM_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).collect();
-        if !offered
-            .iter()
-            .flat_map(|offer| offer.split(','))
-            .any(|offer| offer.trim() == channels::FORWARD_SPDY)
-        {
+        if !offered.iter().flat_map(|offer| offer.split(',')).any(|offer| offer.trim() == protocol) {
             let text = format!(
                 "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {:?}",
-                [channels::FORWARD_SPDY]
+                [protocol]
             );
             return plain(StatusCode::FORBIDDEN, &text);
         }
         let token = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let Some(Session::PortForward(session)) = self.take(token) else {
+        let Some(session) = self.take(token) else {
             return plain(StatusCode::NOT_FOUND, "no such session");
         };
         let engine = self.engine.clone();
         engine.tasks.clone().spawn_until_cancelled("stream", async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-            forward_spdy::serve(&engine, &session.pod_sandbox_id, TokioIo::new(upgraded)).await;
+            let io = TokioIo::new(upgraded);
+            match session {
+                Session::PortForward(request) => {
+                    forward_spdy::serve(&engine, &request.pod_sandbox_id, io).await
+                }
+                session => remote_spdy::serve(&engine, session, io).await,
+            }
         });
         Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
             .header(header::UPGRADE, SPDY)
             .header(header::CONNECTION, "Upgrade")
-            .header(STREAM_PROTOCOL, channels::FORWARD_SPDY)
+            .header(STREAM_PROTOCOL, protocol)
             .body(Full::default())
             .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the answer"))
     }

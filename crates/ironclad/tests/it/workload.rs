@@ -113,6 +113,7 @@ fn lives_its_life(cluster: &Cluster, version: Kubectl) {
     let failed = cluster.try_kubectl(&["-n", "shop", "exec", &pod, "--", "sh", "-c", "exit 3"]);
     assert!(failed.stderr.contains("exit code 3"), "{failed:?}");
     assert_eq!(kubectl(&["exec", &pod, "--", "wget", "-qO-", "http://web"]), "from a config map\n");
+    executes_as_older_clients_do(cluster, version, &pod);
 
     forwards_ports(cluster, version, &pod);
 
@@ -152,6 +153,19 @@ fn follows_logs(cluster: &Cluster, version: Kubectl, pod: &str) {
     assert_eq!(lines.next().unwrap().unwrap(), "later");
     follower.kill().unwrap();
     follower.wait().unwrap();
+}
+
+/// SPDY instead of WebSocket: input to its end, both outputs, and the exit code.
+fn executes_as_older_clients_do(cluster: &Cluster, version: Kubectl, pod: &str) {
+    let script = "echo no >&2; cat; exit 3";
+    let mut command =
+        cluster.kubectl_command(version, &["-n", "shop", "exec", "-i", pod, "--", "sh", "-c", script]);
+    command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+    // Many frames.
+    let input = "0123456789abcdef\n".repeat(1 << 14);
+    let output = testkit::run(command, &input);
+    assert!(!output.success && output.stdout == input, "{} bytes, {}", output.stdout.len(), output.stderr);
+    assert!(output.stderr.contains("no\n") && output.stderr.contains("exit code 3"), "{}", output.stderr);
 }
 
 /// `port-forward` serves one connection after the other, and tells of a port where nobody listens.

@@ -8,6 +8,8 @@ use serde_json::json;
 pub(crate) const REMOTE_PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// For port-forward.
 pub(crate) const FORWARD_PROTOCOLS: [&str; 1] = ["v4.channel.k8s.io"];
+/// For exec and attach over SPDY.
+pub(crate) const REMOTE_SPDY: &str = "v4.channel.k8s.io";
 /// For port-forward over SPDY.
 pub(crate) const FORWARD_SPDY: &str = "portforward.k8s.io";
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::forward::dial;
+use super::spdy::connection::{Incoming, outgoing};
 use super::spdy::{self, Frame};
 use crate::engine::Engine;
 
@@ -47,16 +48,9 @@ pub(super) async fn serve(
 ) {
     let netns = engine.sandbox_facts(sandbox).and_then(|facts| facts.netns);
     let pod = Arc::new(Pod { id: sandbox.to_owned(), netns });
-    let (mut from, mut to) = tokio::io::split(io);
-    let (sender, mut outgoing) = mpsc::channel::<Bytes>(16);
-    let mut writer = JoinSet::new();
-    writer.spawn(async move {
-        while let Some(bytes) = outgoing.recv().await {
-            if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
-                break;
-            }
-        }
-    });
+    let (from, to) = tokio::io::split(io);
+    let mut client = Incoming::new(from);
+    let (sender, _writer) = outgoing(to);
     let mut session = Session {
         pod,
         sender,
@@ -64,28 +58,15 @@ pub(super) async fn serve(
         connections: BTreeMap::new(),
         tasks: JoinSet::new(),
     };
-    let mut reader = spdy::Reader::new();
     loop {
-        reader.buffer().reserve(CHUNK);
-        let read = tokio::select! {
-            read = from.read_buf(reader.buffer()) => read,
+        tokio::select! {
+            frame = client.next() => match frame {
+                Some(frame) => session.take(frame).await,
+                None => break,
+            },
             Some(ended) = session.tasks.join_next() => {
                 if let Ok(request) = ended {
                     session.connections.remove(&request);
-                }
-                continue;
-            }
-        };
-        if !matches!(read, Ok(1..)) {
-            break;
-        }
-        loop {
-            match reader.next() {
-                Ok(Some(frame)) => session.take(frame).await,
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!(%error, "a port-forward session speaks no SPDY");
-                    return;
                 }
             }
         }

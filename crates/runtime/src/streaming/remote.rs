@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cri::v1;
-use futures::{SinkExt, StreamExt, future};
+use futures::{Sink, SinkExt, Stream, StreamExt, future};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
-use super::Socket;
 use super::channels::{self, Outcome};
 use crate::engine::{Engine, ExecRequest};
 
@@ -67,8 +66,14 @@ struct Ends {
     terminal: bool,
 }
 
-/// Runs the command of an exec request over the socket.
-pub(super) async fn exec(engine: &Arc<Engine>, request: v1::ExecRequest, socket: Socket, protocol: &str) {
+/// Runs the command of an exec request over the messages of a socket or of what stands for one.
+pub(super) async fn exec<E>(
+    engine: &Arc<Engine>,
+    request: v1::ExecRequest,
+    sink: impl Sink<Message> + Unpin,
+    source: impl Stream<Item = Result<Message, E>> + Unpin,
+    protocol: &str,
+) {
     let mut ends = Ends { stdin: None, stdout: None, stderr: None, terminal: request.tty };
     let made = (|| {
         let mut theirs = [None, None, None];
@@ -114,7 +119,7 @@ pub(super) async fn exec(engine: &Arc<Engine>, request: v1::ExecRequest, socket:
                 };
                 let _ = done.send(outcome);
             });
-            let pump = pump(socket, ends, ended, protocol);
+            let pump = pump(sink, source, ends, ended, protocol);
             tokio::pin!(pump);
             let gone = tokio::select! {
                 () = &mut code => {
@@ -129,12 +134,18 @@ pub(super) async fn exec(engine: &Arc<Engine>, request: v1::ExecRequest, socket:
                 running.kill().await;
             }
         }
-        Err(reason) => finish(socket, &Outcome::Failed(reason)).await,
+        Err(reason) => finish(sink, &Outcome::Failed(reason)).await,
     }
 }
 
 /// Shows a container's output over the socket, and feeds its input.
-pub(super) async fn attach(engine: &Arc<Engine>, request: v1::AttachRequest, socket: Socket, protocol: &str) {
+pub(super) async fn attach<E>(
+    engine: &Arc<Engine>,
+    request: v1::AttachRequest,
+    sink: impl Sink<Message> + Unpin,
+    source: impl Stream<Item = Result<Message, E>> + Unpin,
+    protocol: &str,
+) {
     let mut ends = Ends { stdin: None, stdout: None, stderr: None, terminal: request.tty };
     let attached = async {
         let (read_out, write_out) = io::pipe().map_err(|e| e.to_string())?;
@@ -152,16 +163,16 @@ pub(super) async fn attach(engine: &Arc<Engine>, request: v1::AttachRequest, soc
             // The end of the container closes its outputs, and that ends the session with success.
             let (done, ended) = oneshot::channel();
             let _ = done.send(Outcome::Exited(0));
-            pump(socket, ends, ended, protocol).await;
+            pump(sink, source, ends, ended, protocol).await;
             engine.detached(&request.container_id).await;
         }
-        Err(reason) => finish(socket, &Outcome::Failed(reason)).await,
+        Err(reason) => finish(sink, &Outcome::Failed(reason)).await,
     }
 }
 
-async fn finish(mut socket: Socket, outcome: &Outcome) {
-    let _ = socket.send(message(channels::ERROR, channels::status(outcome).as_bytes())).await;
-    let _ = socket.send(farewell()).await;
+async fn finish(mut sink: impl Sink<Message> + Unpin, outcome: &Outcome) {
+    let _ = sink.send(message(channels::ERROR, channels::status(outcome).as_bytes())).await;
+    let _ = sink.send(farewell()).await;
 }
 
 /// The end of a session. It must say that all is well: a close frame without a code is an error to kubectl.
@@ -177,8 +188,13 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// Moves bytes both ways until the outputs are at their end and the outcome is there, or the client goes.
-async fn pump(socket: Socket, ends: Ends, ended: oneshot::Receiver<Outcome>, protocol: &str) {
-    let (mut sink, mut source) = socket.split();
+async fn pump<E>(
+    mut sink: impl Sink<Message> + Unpin,
+    mut source: impl Stream<Item = Result<Message, E>> + Unpin,
+    ends: Ends,
+    ended: oneshot::Receiver<Outcome>,
+    protocol: &str,
+) {
     // Only of a terminal: a second descriptor of a pipe would keep it open.
     let resizable = if ends.terminal { ends.stdout.as_ref().or(ends.stdin.as_ref()) } else { None };
     let resizable = resizable.and_then(|fd| fd.try_clone().ok());

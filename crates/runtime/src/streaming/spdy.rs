@@ -1,11 +1,13 @@
 //! SPDY/3.1 frames, as much of them as Kubernetes' streams use: the server's side of streams that the client opens.
-//! Pure: bytes in, frames out, and back.
+//! Pure: bytes in, frames out, and back; `connection` does the reading and writing.
 //!
 //! Header blocks that come in are decompressed with the protocol's dictionary, in one context for the whole connection.
 //! Those that go out are "compressed" into stored blocks, which any inflater reads: they are four bytes long. There is
 //! no flow control, as upstream's library has none: its windows are never looked at.
 //!
 //! Upstream: github.com/moby/spdystream; the protocol is SPDY draft 3.1.
+
+pub(super) mod connection;
 
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::{Decompress, FlushDecompress};
