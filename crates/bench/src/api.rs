@@ -42,8 +42,8 @@ pub async fn run(options: &ApiOptions, program: &Path) -> anyhow::Result<()> {
             .await?;
         let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
         client.request(Method::POST, &accounts, Some(&json!({"metadata": {"name": "default"}}))).await?;
-        leases(&server, &name).await?;
     }
+    let mut leases = Leases::create(&server).await?;
     let empty = idle::proportional(instance.pid())?;
     let mut made = 0;
     let mut sizes = options.pods.clone();
@@ -54,7 +54,7 @@ pub async fn run(options: &ApiOptions, program: &Path) -> anyhow::Result<()> {
         let creates = server.run(size - before, |index| create_pod(before + index)).await?;
         made = size.max(made);
         writes(&format!("{size} pods: creates"), &creates, &echoed, "15,000/s, p99 10 ms").await?;
-        let updates = server.run(SAMPLE, update_lease).await?;
+        let updates = leases.renew(&server).await?;
         writes(&format!("{size} pods: lease updates"), &updates, &echoed, "30,000/s, p99 10 ms").await?;
         lists(size, &server, &echoed).await?;
         let grown = idle::proportional(instance.pid())?.saturating_sub(empty);
@@ -95,29 +95,57 @@ fn create_pod(index: usize) -> (Method, String, Bytes) {
     (Method::POST, format!("/api/v1/namespaces/{namespace}/pods"), Bytes::from(body.to_string()))
 }
 
-/// How many leases there are: as many as nodes in a large cluster.
-const LEASES: usize = 5_000;
-
-async fn leases(server: &Connections, namespace: &str) -> anyhow::Result<()> {
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
-    let make = |index: usize| {
-        let body = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"name": format!("node-{index}")}, "spec": {"leaseDurationSeconds": 40}});
-        (Method::POST, path.clone(), Bytes::from(body.to_string()))
-    };
-    server.run(LEASES / NAMESPACES, make).await?.complete()?;
-    Ok(())
+/// The leases of a large cluster's nodes, as their kubelets renew them: with the version that the last answer named.
+struct Leases {
+    versions: Vec<String>,
+    /// How often they were renewed: a renewal that changes nothing is not written.
+    renewals: u32,
 }
 
-/// A renewal as a kubelet sends it, without a resourceVersion to compare.
-fn update_lease(index: usize) -> (Method, String, Bytes) {
-    let (namespace, name) = (namespace(index % NAMESPACES), index / NAMESPACES % (LEASES / NAMESPACES));
-    let body = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": format!("node-{name}"), "namespace": namespace},
-        "spec": {"holderIdentity": format!("node-{name}"), "leaseDurationSeconds": 40,
-            "renewTime": format!("2026-01-01T00:00:{:02}.{:06}Z", index / 1_000_000 % 60, index % 1_000_000)}});
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/node-{name}");
-    (Method::PUT, path, Bytes::from(body.to_string()))
+impl Leases {
+    /// How many there are.
+    const COUNT: usize = 5_000;
+
+    async fn create(server: &Connections) -> anyhow::Result<Leases> {
+        let mut leases = Leases { versions: vec![String::new(); Leases::COUNT], renewals: 0 };
+        let make = |index| {
+            let (path, _, body) = Leases::object(index, "", 0);
+            (Method::POST, path, body)
+        };
+        server
+            .run_noting(Leases::COUNT, make, |index, answer| leases.note(index, answer))
+            .await?
+            .complete()?;
+        Ok(leases)
+    }
+
+    async fn renew(&mut self, server: &Connections) -> anyhow::Result<Outcome> {
+        self.renewals += 1;
+        let (versions, renewals) = (self.versions.clone(), self.renewals);
+        let make = |index: usize| {
+            let (path, name, body) = Leases::object(index, &versions[index], renewals);
+            (Method::PUT, format!("{path}/{name}"), body)
+        };
+        server.run_noting(Leases::COUNT, make, |index, answer| self.note(index, answer)).await
+    }
+
+    fn object(index: usize, version: &str, renewals: u32) -> (String, String, Bytes) {
+        let (namespace, name) = (namespace(index % NAMESPACES), format!("node-{index}"));
+        let body = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": 40,
+                "renewTime": format!("2026-01-01T00:00:00.{renewals:06}Z")}});
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+        (path, name, Bytes::from(body.to_string()))
+    }
+
+    fn note(&mut self, index: usize, answer: &[u8]) {
+        if let Ok(answer) = serde_json::from_slice::<serde_json::Value>(answer)
+            && let Some(version) = answer["metadata"]["resourceVersion"].as_str()
+        {
+            self.versions[index] = version.to_owned();
+        }
+    }
 }
 
 /// Reports a run of writes, and what the echo needs for the same bytes.

@@ -83,15 +83,15 @@ impl Connections {
         count: usize,
         make: impl Fn(usize) -> (Method, String, Bytes),
     ) -> anyhow::Result<Outcome> {
-        self.run_noting(count, make, || {}).await
+        self.run_noting(count, make, |_, _| {}).await
     }
 
-    /// Like [`run`](Connections::run), and calls `answered` at each answer.
+    /// Like [`run`](Connections::run), and calls `answered` at each answer, with the number and the body.
     pub async fn run_noting(
         &self,
         count: usize,
         make: impl Fn(usize) -> (Method, String, Bytes),
-        mut answered: impl FnMut(),
+        mut answered: impl FnMut(usize, &[u8]),
     ) -> anyhow::Result<Outcome> {
         let from = Instant::now();
         let requests = stream::iter(0..count).map(|index| {
@@ -101,13 +101,13 @@ impl Connections {
                 let sent = body.len();
                 let from = Instant::now();
                 let (status, answer) = exchange(transport, method, &path, body).await?;
-                anyhow::Ok((from.elapsed(), sent, status, answer))
+                anyhow::Ok((index, from.elapsed(), sent, status, answer))
             }
         });
         let mut outcome = Outcome::default();
         let mut answers = requests.buffer_unordered(CONNECTIONS * CONCURRENCY);
-        while let Some((time, sent, status, answer)) = answers.try_next().await? {
-            answered();
+        while let Some((index, time, sent, status, answer)) = answers.try_next().await? {
+            answered(index, &answer);
             outcome.sent += sent;
             outcome.received += answer.len();
             if status.is_success() {

@@ -75,7 +75,9 @@ pub async fn run(watchers: usize, server: &Connections, kubeconfig: &std::path::
     };
     let log = acknowledged.clone();
     server
-        .run_noting(WRITES, make, move || log.lock().unwrap_or_else(|e| e.into_inner()).push(Instant::now()))
+        .run_noting(WRITES, make, move |_, _| {
+            log.lock().unwrap_or_else(|e| e.into_inner()).push(Instant::now())
+        })
         .await?
         .complete()?;
     let mut lags: Vec<Duration> = Vec::with_capacity(watchers * WRITES);
