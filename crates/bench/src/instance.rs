@@ -29,6 +29,8 @@ pub struct Instance {
     program: PathBuf,
     folder: TempDir,
     server: Child,
+    /// Whether it was ended already.
+    ended: bool,
     /// When it was started.
     pub started: Instant,
 }
@@ -65,7 +67,7 @@ impl Instance {
             .stderr(log)
             .spawn()
             .context("cannot start the server")?;
-        Ok(Instance { program: program.to_owned(), folder, server, started })
+        Ok(Instance { program: program.to_owned(), folder, server, ended: false, started })
     }
 
     /// The server's process ID.
@@ -121,6 +123,11 @@ impl Instance {
 
     /// Ends the server with its pods and removes every trace.
     pub fn end(mut self) -> anyhow::Result<()> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> anyhow::Result<()> {
+        self.ended = true;
         let status = Command::new(&self.program)
             .arg("uninstall")
             .arg("--data-dir")
@@ -134,6 +141,17 @@ impl Instance {
             bail!("the measured cluster could not be removed");
         }
         Ok(())
+    }
+}
+
+/// A measurement that failed leaves no cluster behind either.
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Err(error) = self.remove()
+        {
+            eprintln!("{error:#}");
+        }
     }
 }
 
