@@ -40,7 +40,7 @@ use crate::response::Response;
 use crate::server::Server;
 use crate::storage::Stored;
 
-pub use body::{decode_as, json_body};
+pub use body::decode_as;
 pub(crate) use delete::remove;
 pub use update::{Target, change};
 pub use write::WriteOptions;

@@ -17,6 +17,7 @@ pub(crate) use strict::Findings;
 use self::typed::{Abort, Typed};
 use crate::Schema;
 use crate::json::{self, Kind, Reader};
+use crate::yaml::{self, Converted};
 
 /// What happens to fields that the schema does not know, and to fields given twice: `fieldValidation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,14 +72,41 @@ enum Failure {
 
 /// Decodes a JSON body. The errors are 400 `BadRequest` with upstream's messages.
 pub fn decode(body: &[u8], schema: &Schema, mode: FieldValidation) -> Result<Decoded, Status> {
+    decode_as_sent(body, body, &[], schema, mode)
+}
+
+/// As [`decode`], for a YAML body: `sent` as it came, and what [`crate::yaml_to_json`] made of it.
+pub fn decode_yaml(
+    yaml: &Converted,
+    sent: &[u8],
+    schema: &Schema,
+    mode: FieldValidation,
+) -> Result<Decoded, Status> {
+    decode_as_sent(&yaml.json, sent, &yaml.duplicates, schema, mode)
+}
+
+/// The answer to a body that is no YAML.
+pub fn refuse_yaml(error: &yaml::Error, sent: &[u8], schema: &Schema) -> Status {
+    unrecognized(sent, &schema.kind().kind, &error.to_string())
+}
+
+fn decode_as_sent(
+    json: &[u8],
+    sent: &[u8],
+    duplicates: &[String],
+    schema: &Schema,
+    mode: FieldValidation,
+) -> Result<Decoded, Status> {
     let strict = mode != FieldValidation::Ignore;
     let (value, findings) =
-        read_by_schema(body, schema, strict).map_err(|failure| refuse(body, schema, failure))?;
-    if mode == FieldValidation::Strict && !findings.is_empty() {
-        let failure = format!("strict decoding error: {}", findings.join(", "));
-        return Err(refuse(body, schema, Failure::Unhandled(type_meta_of(&value), failure)));
+        read_by_schema(json, schema, strict).map_err(|failure| refuse(sent, schema, failure))?;
+    if mode == FieldValidation::Strict && !(findings.is_empty() && duplicates.is_empty()) {
+        let all: Vec<String> = yaml::strict_error(duplicates).into_iter().chain(findings).collect();
+        let failure = format!("strict decoding error: {}", all.join(", "));
+        return Err(refuse(sent, schema, Failure::Unhandled(type_meta_of(&value), failure)));
     }
-    Ok(Decoded { value, warnings: findings })
+    let duplicates = if strict { duplicates } else { &[] };
+    Ok(Decoded { value, warnings: duplicates.iter().cloned().chain(findings).collect() })
 }
 
 /// As [`decode`], for a value at hand (the outcome of a patch).
@@ -113,7 +141,9 @@ pub(crate) fn read_value(reader: &mut Reader<'_>, findings: &mut Findings) -> Re
 pub fn type_meta(body: &[u8], expected: &str) -> Result<TypeMeta, Status> {
     let mut reader = Reader::new(body);
     let result = read_type_meta(&mut reader);
-    result.map_err(|error| unrecognized(body, expected, &error))
+    result.map_err(|error| {
+        unrecognized(body, expected, &format!("couldn't get version/kind; json parse error: {error}"))
+    })
 }
 
 fn read_type_meta(reader: &mut Reader<'_>) -> Result<TypeMeta, String> {
@@ -210,7 +240,10 @@ fn type_meta_of(value: &Value) -> TypeMeta {
 fn refuse(body: &[u8], schema: &Schema, failure: Failure) -> Status {
     let expected = schema.kind();
     match failure {
-        Failure::Unrecognized(error) => unrecognized(body, &expected.kind, &error),
+        Failure::Unrecognized(error) => {
+            let error = format!("couldn't get version/kind; json parse error: {error}");
+            unrecognized(body, &expected.kind, &error)
+        }
         Failure::Unhandled(meta, error) => {
             let kind = if meta.kind.is_empty() { &expected.kind } else { &meta.kind };
             let version = match meta.api_version.rsplit('/').next() {
@@ -227,8 +260,7 @@ fn refuse(body: &[u8], schema: &Schema, failure: Failure) -> Status {
 
 fn unrecognized(body: &[u8], expected: &str, error: &str) -> Status {
     Status::bad_request(format!(
-        "the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse \
-         error: {error} ({})",
+        "the object provided is unrecognized (must be of type {expected}): {error} ({})",
         summarize(body)
     ))
 }

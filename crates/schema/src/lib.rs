@@ -27,7 +27,7 @@ pub mod structural;
 pub mod table;
 pub mod yaml;
 
-pub use decode::{Decoded, FieldValidation, decode, decode_value};
+pub use decode::{Decoded, FieldValidation, decode, decode_value, decode_yaml};
 pub use schema::Schema;
 pub use structural::Structural;
 pub use table::{Definition, Table, table};

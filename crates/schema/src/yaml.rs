@@ -1,128 +1,66 @@
-//! YAML request bodies to JSON.
-//! Reads the first document of a body. Keys become texts, as JSON demands.
-//! Known difference from upstream: its YAML 1.1 reader takes unquoted `yes`, `no`, `on` and `off` for booleans; here
-//! they are texts, as YAML 1.2 and almost every author means them. kubectl converts to JSON on its own side.
-//! Upstream: sigs.k8s.io/yaml.
+//! YAML request bodies to JSON, as upstream's reader understands them: YAML 1.1 scalars, the last of several equal
+//! keys, merge keys.
+//! Reads the first document of a body; gives JSON and the keys that were given twice, which a strict decoder refuses.
+//! Nesting, the number of nodes and the text that aliases stand for are bounded.
+//! Not here: what the JSON means ([`crate::decode`]), and the files of the configuration of our own components.
+//! Upstream: sigs.k8s.io/yaml, go.yaml.in/yaml/v2 (`decode.go`, `resolve.go`).
 
-use api::Status;
-use serde::Deserialize as _;
-use serde_json::{Map, Number, Value};
-use serde_yaml_ng::Value as Yaml;
+mod convert;
+mod node;
+mod scalar;
 
-use crate::json::MAX_KEPT_DEPTH;
+use serde_json::Value;
 
-/// Converts one YAML document to JSON. Nesting and aliases are bounded by the reader.
-pub fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, Status> {
-    let refuse = |error: &dyn std::fmt::Display| {
-        Status::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
-    };
-    if bracket_depth(body) > MAX_KEPT_DEPTH {
-        return Err(refuse(&"exceeded max depth"));
-    }
-    let document = serde_yaml_ng::Deserializer::from_slice(body).next();
-    let yaml = document.map_or(Ok(Yaml::Null), Yaml::deserialize).map_err(|error| refuse(&error))?;
-    let value = convert(yaml).map_err(|error| refuse(&error))?;
-    serde_json::to_vec(&value).map_err(Status::internal)
+/// Why a body is no YAML that JSON can hold. Worded as upstream; the texts of syntax errors are the parser's own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The text is no YAML; the line counts from one.
+    #[error("yaml: {}{problem}", .line.map(|line| format!("line {line}: ")).unwrap_or_default())]
+    Syntax {
+        /// Where, if it is not in the first line.
+        line: Option<usize>,
+        /// What.
+        problem: String,
+    },
+    /// YAML, but of no value that JSON has.
+    #[error("{0}")]
+    Unsupported(String),
 }
 
-/// How deeply brackets nest, quoted or not. The reader's time is the product of length and nesting, and it looks at
-/// nesting only afterwards; text that opens this many brackets and leaves them open is no manifest.
-fn bracket_depth(body: &[u8]) -> usize {
-    let mut depth: usize = 0;
-    let mut deepest = 0;
-    for byte in body {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
+impl Error {
+    fn syntax(problem: impl Into<String>) -> Self {
+        Self::Syntax { line: None, problem: problem.into() }
     }
-    deepest
 }
 
-/// Recursion is bounded: the reader refuses nesting deeper than 128.
-fn convert(yaml: Yaml) -> Result<Value, String> {
-    Ok(match yaml {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(flag) => Value::Bool(flag),
-        Yaml::Number(number) => Value::Number(convert_number(&number)?),
-        Yaml::String(text) => Value::String(text),
-        Yaml::Sequence(list) => Value::Array(list.into_iter().map(convert).collect::<Result<_, _>>()?),
-        Yaml::Mapping(mapping) => {
-            let mut object = Map::new();
-            for (key, value) in mapping {
-                object.insert(convert_key(key)?, convert(value)?);
-            }
-            Value::Object(object)
-        }
-        Yaml::Tagged(tagged) => convert(tagged.value)?,
-    })
+/// A document as JSON.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Converted {
+    /// The document, with the keys of objects in order.
+    pub json: Vec<u8>,
+    /// One finding, `line 9: key "foo" already set in map`, for each key that was given before in the same map.
+    /// The line, from one, is that of the value.
+    pub duplicates: Vec<String>,
 }
 
-fn convert_number(number: &serde_yaml_ng::Number) -> Result<Number, String> {
-    if let Some(whole) = number.as_i64() {
-        return Ok(whole.into());
-    }
-    if let Some(whole) = number.as_u64() {
-        return Ok(whole.into());
-    }
-    number.as_f64().and_then(Number::from_f64).ok_or_else(|| format!("json: unsupported value: {number}"))
+/// The one error that upstream's strict reader makes of keys given twice.
+pub fn strict_error(duplicates: &[String]) -> Option<String> {
+    (!duplicates.is_empty()).then(|| format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  ")))
 }
 
-fn convert_key(key: Yaml) -> Result<String, String> {
-    match key {
-        Yaml::String(text) => Ok(text),
-        Yaml::Number(number) => Ok(number.to_string()),
-        Yaml::Bool(flag) => Ok(flag.to_string()),
-        Yaml::Null => Ok("null".into()),
-        _ => Err("a key that is neither text, number nor boolean".into()),
+/// Converts the first document of a body to JSON; a body without one is `null`.
+pub fn yaml_to_json(body: &[u8]) -> Result<Converted, Error> {
+    let (value, duplicates) = read(body)?;
+    let json = serde_json::to_vec(&value).map_err(|error| Error::Unsupported(error.to_string()))?;
+    Ok(Converted { json, duplicates })
+}
+
+fn read(body: &[u8]) -> Result<(Value, Vec<String>), Error> {
+    match node::Document::parse(body)? {
+        Some(document) => convert::convert(&document),
+        None => Ok((Value::Null, Vec::new())),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(yaml: &str) -> Result<Value, String> {
-        let json = yaml_to_json(yaml.as_bytes()).map_err(|status| {
-            assert_eq!(status.code, 400);
-            status.message
-        })?;
-        Ok(serde_json::from_slice(&json).unwrap())
-    }
-
-    #[test]
-    fn documents() {
-        let cases = [
-            ("a: 1\nb: [x, \"2\", 3.5, true, null]\n", json!({"a": 1, "b": ["x", "2", 3.5, true, null]})),
-            ("1: a\ntrue: b\n", json!({"1": "a", "true": "b"})),
-            ("a: &x {b: 1}\nc: *x\n", json!({"a": {"b": 1}, "c": {"b": 1}})),
-            ("a: |\n  two\n  lines\n", json!({"a": "two\nlines\n"})),
-            ("---\na: 1\n---\nb: 2\n", json!({"a": 1})),
-            ("{\"json\": [1]}", json!({"json": [1]})),
-            ("", json!(null)),
-        ];
-        for (yaml, expected) in cases {
-            assert_eq!(read(yaml), Ok(expected), "{yaml}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_json_is_refused() {
-        for yaml in ["a: [", "a: b: c", "a: .inf", "{[1]: 2}", "a: 1\na: 2\n"] {
-            let message = read(yaml).unwrap_err();
-            assert!(message.starts_with("error converting YAML to JSON: yaml: "), "{yaml}: {message}");
-        }
-        let deep = format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(read(&deep).is_err());
-        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
-        for level in 1..12 {
-            let before = format!("*a{}, ", level - 1).repeat(10);
-            bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
-        }
-        assert!(read(&bomb).is_err());
-    }
-}
+mod tests;

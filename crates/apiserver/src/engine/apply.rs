@@ -6,7 +6,7 @@
 use api::{GroupVersionKind, Object, Reason, Status};
 use http::header;
 use schema::patch::{self as patches, apply};
-use schema::{FieldValidation, yaml_to_json};
+use schema::{FieldValidation, yaml, yaml_to_json};
 use serde_json::{Value, json};
 
 use super::update::{self, Target};
@@ -20,32 +20,77 @@ pub(super) const CBOR: &str = "application/apply-patch+cbor";
 /// How often an object may come and go between our look at it and our write.
 const ATTEMPTS: usize = 5;
 
+/// The configuration of an apply request.
+struct Configuration {
+    value: Value,
+    /// What a strict reader says of the body. It is said after the merge: conflicts come before it.
+    strict: Option<Status>,
+}
+
+impl Configuration {
+    fn new(value: Value) -> Self {
+        Self { value, strict: None }
+    }
+
+    /// Lets the outcome of the merge pass unless a strict reader refuses the body.
+    fn accept(&self, merged: Object) -> Result<Object, Status> {
+        self.strict.clone().map_or(Ok(merged), Err)
+    }
+}
+
 /// The configuration in the body, which is of this kind and about the object in the path.
-fn configuration(call: &Call, options: &WriteOptions, kind: &GroupVersionKind) -> Result<Value, Status> {
+fn configuration(
+    call: &Call,
+    options: &WriteOptions,
+    kind: &GroupVersionKind,
+) -> Result<Configuration, Status> {
+    let configuration = read(call, options)?;
+    check(call, &configuration.value, kind)?;
+    Ok(configuration)
+}
+
+fn read(call: &Call, options: &WriteOptions) -> Result<Configuration, Status> {
     let content_type = call.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    let json = if content_type.is_some_and(|kind| kind.starts_with(CBOR.as_bytes())) {
-        schema::cbor::to_json(&call.body)
-            .map_err(|status| Status::bad_request(format!("error decoding CBOR: {}", status.message)))?
-    } else {
-        yaml_to_json(&call.body)
-            .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?
-    };
-    let (config, duplicates) = patches::parse(&json, FieldValidation::Warn)
-        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
+    if content_type.is_some_and(|kind| kind.starts_with(CBOR.as_bytes())) {
+        let refuse = |error| Status::bad_request(format!("error decoding CBOR: {error}"));
+        let json = schema::cbor::to_json(&call.body).map_err(|status| refuse(status.message))?;
+        let value = serde_json::from_slice(&json).map_err(|error| refuse(error.to_string()))?;
+        return object(value, "CBOR").map(Configuration::new);
+    }
+    let refuse = |error: String| Status::bad_request(format!("error decoding YAML: {error}"));
+    let yaml = yaml_to_json(&call.body)
+        .map_err(|error| refuse(format!("error converting YAML to JSON: {error}")))?;
+    let (value, _) = patches::parse(&yaml.json, FieldValidation::Ignore).map_err(|status| refuse(status.message))?;
+    let mut configuration = object(value, "YAML").map(Configuration::new)?;
     match options.field_validation {
-        FieldValidation::Strict if !duplicates.is_empty() => {
-            let found = duplicates.join(", ");
-            return Err(Status::bad_request(format!("error strict decoding YAML: {found}")));
+        FieldValidation::Strict => {
+            configuration.strict = yaml::strict_error(&yaml.duplicates).map(|error| {
+                Status::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {error}"))
+            });
         }
-        FieldValidation::Warn => call.warn(duplicates),
-        _ => {}
+        FieldValidation::Warn => call.warn(yaml.duplicates),
+        FieldValidation::Ignore => {}
     }
-    if !config.is_object() {
-        return Err(Status::bad_request(
-            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal into Go value of \
-             type map[string]interface {}",
-        ));
-    }
+    Ok(configuration)
+}
+
+/// The value, which is to be an object; nothing at all is an empty one.
+fn object(value: Value, format: &str) -> Result<Value, Status> {
+    let found = match value {
+        Value::Object(_) => return Ok(value),
+        Value::Null => return Ok(json!({})),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    Err(Status::bad_request(format!(
+        "error decoding {format}: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go \
+         value of type map[string]interface {{}}"
+    )))
+}
+
+fn check(call: &Call, config: &Value, kind: &GroupVersionKind) -> Result<(), Status> {
     let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (version, name) = (text("/apiVersion"), text("/kind"));
     if version != kind.api_version() || name != kind.kind {
@@ -69,7 +114,7 @@ fn configuration(call: &Call, options: &WriteOptions, kind: &GroupVersionKind) -
             "the namespace of the object ({namespace}) does not match the namespace on the request ({wanted})"
         )));
     }
-    Ok(config)
+    Ok(())
 }
 
 fn merge(
@@ -90,8 +135,10 @@ pub(super) async fn serve(call: &Call, target: Target) -> Result<Response, Statu
     let config = configuration(call, &options, &call.resource.descriptor.group_version_kind())?;
     for _ in 0..ATTEMPTS {
         let outcome =
-            update::change(call, target, &options, |live| merge(call, target, &options, &live.0, &config))
-                .await;
+            update::change(call, target, &options, |live| {
+                config.accept(merge(call, target, &options, &live.0, &config.value)?)
+            })
+            .await;
         match outcome {
             Ok(stored) => return Ok(call.respond(200, &stored.bytes)),
             Err(status) if target == Target::Main && status.is_not_found() => {}
@@ -108,8 +155,9 @@ pub(super) async fn serve(call: &Call, target: Target) -> Result<Response, Statu
     Err(Status::conflict(&call.resource.group_resource, &call.info.name, update::MODIFIED))
 }
 
-async fn new(call: &Call, options: &WriteOptions, config: &Value) -> Result<Response, Status> {
-    if let Some(uid) = config.pointer("/metadata/uid").and_then(Value::as_str).filter(|uid| !uid.is_empty()) {
+async fn new(call: &Call, options: &WriteOptions, config: &Configuration) -> Result<Response, Status> {
+    let value = &config.value;
+    if let Some(uid) = value.pointer("/metadata/uid").and_then(Value::as_str).filter(|uid| !uid.is_empty()) {
         return Err(Status::conflict(
             &call.resource.group_resource,
             &call.info.name,
@@ -123,8 +171,8 @@ async fn new(call: &Call, options: &WriteOptions, config: &Value) -> Result<Resp
     if call.resource.descriptor.is_namespaced() {
         metadata["namespace"] = call.info.namespace.clone().into();
     }
-    let empty = json!({"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": metadata});
-    let object = merge(call, Target::Main, options, &empty, config)?;
+    let empty = json!({"apiVersion": value["apiVersion"], "kind": value["kind"], "metadata": metadata});
+    let object = config.accept(merge(call, Target::Main, options, &empty, value)?)?;
     let stored = create::create(call, object, options).await?;
     Ok(call.respond(201, &stored.bytes))
 }
@@ -133,7 +181,7 @@ async fn new(call: &Call, options: &WriteOptions, config: &Value) -> Result<Resp
 pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
     let options = WriteOptions { applied: true, ..WriteOptions::parse_patch(&call.query, true)? };
     let config = configuration(call, &options, &scale::kind())?;
-    let replicas = config.pointer("/spec/replicas").filter(|replicas| !replicas.is_null());
+    let replicas = config.value.pointer("/spec/replicas").filter(|replicas| !replicas.is_null());
     if let Some(other) = replicas.filter(|replicas| !replicas.is_i64()) {
         return Err(Status::new(
             500,
@@ -145,8 +193,8 @@ pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
             ),
         ));
     }
-    scale::apply(call, &options, replicas.and_then(Value::as_i64), |live, config| {
-        merge(call, Target::Other("scale"), &options, live, config)
+    scale::apply(call, &options, replicas.and_then(Value::as_i64), |live, scaled| {
+        config.accept(merge(call, Target::Other("scale"), &options, live, scaled)?)
     })
     .await
 }

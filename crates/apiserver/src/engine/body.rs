@@ -7,19 +7,41 @@ use std::borrow::Cow;
 
 use api::{GroupVersion, GroupVersionKind, Object, Status};
 use http::{HeaderMap, header};
+use schema::yaml::Converted;
 use schema::{FieldValidation, Schema, cbor, protobuf};
 use serde_json::Value;
 
 use super::Call;
 
-/// The body as JSON bytes, whatever of the known encodings it came in.
-pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8], schema: &Schema) -> Result<Cow<'a, [u8]>, Status> {
+/// A body as JSON.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// JSON, or converted from a form in which nothing can be said twice.
+    Json(Cow<'a, [u8]>),
+    /// Converted from YAML.
+    Yaml(Converted),
+}
+
+impl Body<'_> {
+    /// The JSON.
+    pub fn json(&self) -> &[u8] {
+        match self {
+            Self::Json(json) => json,
+            Self::Yaml(converted) => &converted.json,
+        }
+    }
+}
+
+/// Reads a body in whichever of the known encodings it came.
+pub fn read<'a>(headers: &HeaderMap, body: &'a [u8], schema: &Schema) -> Result<Body<'a>, Status> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match media_type.split(';').next().unwrap_or_default().trim() {
-        "" | "application/json" => Ok(Cow::Borrowed(body)),
-        "application/yaml" => Ok(Cow::Owned(schema::yaml_to_json(body)?)),
-        protobuf::MEDIA_TYPE => Ok(Cow::Owned(protobuf::to_json(body, schema)?)),
-        cbor::MEDIA_TYPE => Ok(Cow::Owned(cbor::to_json(body)?)),
+        "" | "application/json" => Ok(Body::Json(Cow::Borrowed(body))),
+        "application/yaml" => schema::yaml_to_json(body)
+            .map(Body::Yaml)
+            .map_err(|error| schema::decode::refuse_yaml(&error, body, schema)),
+        protobuf::MEDIA_TYPE => Ok(Body::Json(Cow::Owned(protobuf::to_json(body, schema)?))),
+        cbor::MEDIA_TYPE => Ok(Body::Json(Cow::Owned(cbor::to_json(body)?))),
         _ => Err(Status::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: \
              application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor",
@@ -40,9 +62,12 @@ pub fn decode_as(
     schema: &Schema,
     mode: FieldValidation,
 ) -> Result<Object, Status> {
-    let body = json_body(&call.headers, &call.body, schema)?;
-    check_kind(&body, wanted)?;
-    let decoded = schema::decode(&body, schema, mode)?;
+    let body = read(&call.headers, &call.body, schema)?;
+    check_kind(body.json(), wanted)?;
+    let decoded = match &body {
+        Body::Json(json) => schema::decode(json, schema, mode)?,
+        Body::Yaml(converted) => schema::decode_yaml(converted, &call.body, schema, mode)?,
+    };
     call.warn(decoded.warnings);
     let mut object = Object(decoded.value);
     if object.0.is_object() {

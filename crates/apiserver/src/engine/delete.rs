@@ -54,8 +54,8 @@ impl Options {
         }
         let schema = Schema::built_in("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
             .ok_or_else(|| Status::internal("no definition of DeleteOptions"))?;
-        let body = body::json_body(&call.headers, &call.body, &schema)?;
-        let options: Value = serde_json::from_slice(&body).map_err(|error| {
+        let body = body::read(&call.headers, &call.body, &schema)?;
+        let options: Value = serde_json::from_slice(body.json()).map_err(|error| {
             Status::bad_request(format!(
                 "the object provided is unrecognized (must be of type DeleteOptions): {error}"
             ))

@@ -205,11 +205,11 @@ async fn a_bound_pod_gets_its_grace_period_and_an_unbound_one_none() {
 #[tokio::test]
 async fn yaml_goes_in_and_comes_out() {
     let world = World::new().await;
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  k: v\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: written\ndata:\n  k: v\n";
     let headers = [("content-type", "application/yaml"), ("accept", "application/yaml")];
     let created = world.admin.ask(Method::POST, MAPS, &headers, yaml).await.is(201);
     assert_eq!(created.headers["content-type"], "application/yaml");
-    assert!(String::from_utf8_lossy(&created.bytes).contains("\n  name: y\n"));
+    assert!(String::from_utf8_lossy(&created.bytes).contains("\n  name: written\n"));
 }
 
 #[tokio::test]

@@ -231,6 +231,15 @@ impl Answer {
         self.text("/message")
     }
 
+    /// The texts of the `Warning` headers.
+    pub fn warnings(&self) -> Vec<String> {
+        let unquoted = |value: &http::HeaderValue| {
+            let quoted = value.to_str().unwrap().strip_prefix("299 - ").expect("a warning is of code 299");
+            serde_json::from_str(quoted).expect("a warning's text is quoted")
+        };
+        self.headers.get_all("warning").iter().map(unquoted).collect()
+    }
+
     pub fn names(&self) -> Vec<&str> {
         let items = self.at("/items").as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().filter_map(|item| item.pointer("/metadata/name")?.as_str()).collect()

@@ -57,7 +57,7 @@ fn json_and_yaml_are_read_whole() {
         let json = std::fs::read(with_ending(&stem, "json")).unwrap();
         let wanted: Value = serde_json::from_slice(&json).unwrap();
         let yaml = std::fs::read(with_ending(&stem, "yaml")).unwrap();
-        let converted = schema::yaml_to_json(&yaml).unwrap();
+        let converted = schema::yaml_to_json(&yaml).unwrap().json;
         for (form, text) in [("json", json), ("yaml", converted)] {
             match schema::decode(&text, &schema, schema::FieldValidation::Strict) {
                 Ok(decoded) if decoded.value == wanted => {}

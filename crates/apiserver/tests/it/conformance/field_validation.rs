@@ -181,4 +181,55 @@ async fn should_detect_duplicates_in_a_cr_when_preserving_unknown_fields() {
     }}"#;
     let answer = create(&world, THINGS, "Strict", body).await;
     says(&answer, 400, &["duplicate field \"spec.unknown\"", "duplicate field \"spec.ports[0].hostIP\""]);
+
+    let body = "
+apiVersion: things.example.com/v1
+kind: Thing
+metadata:
+  name: a
+  labels: {}
+spec:
+  foo: a
+  foo: b
+  ports: []
+";
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let path = |mode: &str| format!("{THINGS}/a?fieldManager=test&fieldValidation={mode}");
+    let apply = async |mode: &str| world.admin.ask(Method::PATCH, &path(mode), &headers, body.to_owned()).await;
+    let found = "line 9: key \"foo\" already set in map";
+    let answer = apply("Strict").await;
+    let whole = format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {found}");
+    says(&answer, 400, &[&whole]);
+    let warned = apply("Warn").await.is(201);
+    assert_eq!(warned.warnings(), [found]);
+    assert_eq!(warned.at("/spec/foo"), "b", "the last one counts");
+    assert!(apply("Ignore").await.is(200).warnings().is_empty());
+}
+
+/// A body in YAML is read as upstream's YAML 1.1 reader does, and what it says twice is found.
+#[tokio::test]
+async fn yaml_bodies_are_validated_as_json_is() {
+    let world = World::new().await;
+    let post = async |mode: &str, name: &str, more: &str| {
+        let body = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\nimmutable: no\ndata:\n  a: one\n  a: two\n{more}"
+        );
+        let path = format!("/api/v1/namespaces/default/configmaps?fieldValidation={mode}");
+        world.admin.ask(Method::POST, &path, &[("content-type", "application/yaml")], body).await
+    };
+    let found = "line 7: key \"a\" already set in map";
+    let strict = format!(
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: yaml: unmarshal errors:\n  \
+         {found}, unknown field \"x\""
+    );
+    says(&post("Strict", "a", "x: 1\n").await, 400, &[&strict]);
+    let warned = post("Warn", "b", "x: 1\n").await.is(201);
+    assert_eq!(warned.warnings(), [found, "unknown field \"x\""]);
+    assert_eq!((warned.at("/immutable"), warned.at("/data/a")), (&json!(false), &json!("two")));
+    assert!(post("Ignore", "c", "x: 1\n").await.is(201).warnings().is_empty());
+    let unreadable = [
+        "the object provided is unrecognized (must be of type ConfigMap): yaml: line 8: ",
+        "(61706956657273696f6e3a2076310a6b696e643a20436f6e6669674d6170 ...)",
+    ];
+    says(&post("Strict", "d", "x: y: z\n").await, 400, &unreadable);
 }
