@@ -60,12 +60,15 @@ fn read(call: &Call, options: &WriteOptions) -> Result<Configuration, Status> {
     let refuse = |error: String| Status::bad_request(format!("error decoding YAML: {error}"));
     let yaml = yaml_to_json(&call.body)
         .map_err(|error| refuse(format!("error converting YAML to JSON: {error}")))?;
-    let (value, _) = patches::parse(&yaml.json, FieldValidation::Ignore).map_err(|status| refuse(status.message))?;
+    let (value, _) =
+        patches::parse(&yaml.json, FieldValidation::Ignore).map_err(|status| refuse(status.message))?;
     let mut configuration = object(value, "YAML").map(Configuration::new)?;
     match options.field_validation {
         FieldValidation::Strict => {
             configuration.strict = yaml::strict_error(&yaml.duplicates).map(|error| {
-                Status::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {error}"))
+                Status::bad_request(format!(
+                    "error strict decoding YAML: error converting YAML to JSON: {error}"
+                ))
             });
         }
         FieldValidation::Warn => call.warn(yaml.duplicates),
@@ -134,11 +137,10 @@ pub(super) async fn serve(call: &Call, target: Target) -> Result<Response, Statu
     let options = WriteOptions { applied: true, ..WriteOptions::parse_patch(&call.query, true)? };
     let config = configuration(call, &options, &call.resource.descriptor.group_version_kind())?;
     for _ in 0..ATTEMPTS {
-        let outcome =
-            update::change(call, target, &options, |live| {
-                config.accept(merge(call, target, &options, &live.0, &config.value)?)
-            })
-            .await;
+        let outcome = update::change(call, target, &options, |live| {
+            config.accept(merge(call, target, &options, &live.0, &config.value)?)
+        })
+        .await;
         match outcome {
             Ok(stored) => return Ok(call.respond(200, &stored.bytes)),
             Err(status) if target == Target::Main && status.is_not_found() => {}

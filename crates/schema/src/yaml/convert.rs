@@ -18,8 +18,14 @@ const MAX_ALIASED_TEXT: usize = 16 << 20;
 
 /// The document as JSON, and the keys that were given twice.
 pub(super) fn convert(document: &Document<'_>) -> Result<(Value, Vec<String>), Error> {
-    let mut converter =
-        Converter { document, expanding: Vec::new(), nodes: 0, aliased: 0, aliased_text: 0, duplicates: Vec::new() };
+    let mut converter = Converter {
+        document,
+        expanding: Vec::new(),
+        nodes: 0,
+        aliased: 0,
+        aliased_text: 0,
+        duplicates: Vec::new(),
+    };
     let value = converter.value(Document::ROOT, 0)?;
     Ok((value, converter.duplicates))
 }
@@ -66,9 +72,11 @@ impl<'d, 'a> Converter<'d, 'a> {
             Kind::Alias(target) => self.expand(id, *target, |converter| converter.value(*target, depth)),
             Kind::Scalar { .. } => json(self.scalar(node)?),
             _ if depth >= MAX_KEPT_DEPTH => Err(too_deep()),
-            Kind::Sequence(items) => {
-                items.iter().map(|&item| self.value(item, depth + 1)).collect::<Result<_, _>>().map(Value::Array)
-            }
+            Kind::Sequence(items) => items
+                .iter()
+                .map(|&item| self.value(item, depth + 1))
+                .collect::<Result<_, _>>()
+                .map(Value::Array),
             Kind::Mapping(entries) => {
                 let mut growing = Growing::default();
                 self.entries(entries, &mut growing, depth + 1)?;
@@ -155,7 +163,9 @@ impl<'d, 'a> Converter<'d, 'a> {
     fn merge(&mut self, id: Id, growing: &mut Growing, depth: usize) -> Result<(), Error> {
         let document = self.document;
         match &document.node(id).kind {
-            Kind::Sequence(items) => items.iter().rev().try_for_each(|&item| self.merge_one(item, growing, depth)),
+            Kind::Sequence(items) => {
+                items.iter().rev().try_for_each(|&item| self.merge_one(item, growing, depth))
+            }
             _ => self.merge_one(id, growing, depth),
         }
     }
@@ -188,9 +198,17 @@ fn json(scalar: Scalar) -> Result<Value, Error> {
         Scalar::Int(whole) => whole.into(),
         Scalar::Uint(whole) => whole.into(),
         // Upstream writes floats without a point where there is nothing behind it, and reads integers then.
-        Scalar::Float(number) if number.fract() == 0.0 && number.abs() < i64::MAX as f64 => (number as i64).into(),
+        Scalar::Float(number) if number.fract() == 0.0 && number.abs() < i64::MAX as f64 => {
+            (number as i64).into()
+        }
         Scalar::Float(number) => Number::from_f64(number).map(Value::Number).ok_or_else(|| {
-            let name = if number.is_nan() { "NaN" } else if number > 0.0 { "+Inf" } else { "-Inf" };
+            let name = if number.is_nan() {
+                "NaN"
+            } else if number > 0.0 {
+                "+Inf"
+            } else {
+                "-Inf"
+            };
             Error::Unsupported(format!("json: unsupported value: {name}"))
         })?,
         Scalar::Text(text) => text.into(),

@@ -89,7 +89,8 @@ impl<'a> Builder<'a> {
                 self.open.pop();
             }
             Event::Alias(anchor) => {
-                let target = *self.anchors.get(&anchor).ok_or_else(|| Error::syntax("unknown anchor referenced"))?;
+                let target =
+                    *self.anchors.get(&anchor).ok_or_else(|| Error::syntax("unknown anchor referenced"))?;
                 self.push(line, 0, None, Kind::Alias(target));
             }
             Event::Scalar(text, style, anchor, tag) => {
@@ -102,8 +103,12 @@ impl<'a> Builder<'a> {
                 };
                 self.push(line, anchor, tag, Kind::Scalar { text, plain });
             }
-            Event::SequenceStart(anchor, tag) => self.begin(line, anchor, tag.as_deref(), Kind::Sequence(Vec::new()))?,
-            Event::MappingStart(anchor, tag) => self.begin(line, anchor, tag.as_deref(), Kind::Mapping(Vec::new()))?,
+            Event::SequenceStart(anchor, tag) => {
+                self.begin(line, anchor, tag.as_deref(), Kind::Sequence(Vec::new()))?
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.begin(line, anchor, tag.as_deref(), Kind::Mapping(Vec::new()))?
+            }
         }
         Ok(false)
     }

@@ -45,7 +45,9 @@ pub(super) fn resolve(text: &str, plain: bool, tag: Option<&str>) -> Result<Scal
         Some(wanted @ ("bool" | "int" | "float" | "null")) => match (by_text(text), wanted) {
             (Scalar::Int(whole), "float") => Ok(Scalar::Float(whole as f64)),
             (value, wanted) if value.tag() == wanted => Ok(value),
-            (value, _) => Err(Error::syntax(format!("cannot decode !!{} `{text}` as a !!{wanted}", value.tag()))),
+            (value, _) => {
+                Err(Error::syntax(format!("cannot decode !!{} `{text}` as a !!{wanted}", value.tag())))
+            }
         },
         _ => Ok(Scalar::Text(text.to_owned())),
     }
@@ -53,8 +55,12 @@ pub(super) fn resolve(text: &str, plain: bool, tag: Option<&str>) -> Result<Scal
 
 fn by_text(text: &str) -> Scalar {
     match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Scalar::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Scalar::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            Scalar::Bool(true)
+        }
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            Scalar::Bool(false)
+        }
         "" | "~" | "null" | "Null" | "NULL" => Scalar::Null,
         ".nan" | ".NaN" | ".NAN" => Scalar::Float(f64::NAN),
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Scalar::Float(f64::INFINITY),
@@ -104,7 +110,9 @@ fn whole(text: &str) -> Option<Scalar> {
 fn float(text: &str) -> Option<Scalar> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     let shaped = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
     let number: f64 = shaped.then(|| text.parse().ok()).flatten()?;
     number.is_finite().then_some(Scalar::Float(number))
 }

@@ -106,12 +106,18 @@ fn keys_given_twice_are_named_with_their_lines() {
         ("a: 1\na:\n  b: 2\n", &["line 3: key \"a\" already set in map"]),
         ("a: 1\na:\n- b\n", &["line 3: key \"a\" already set in map"]),
         ("{a: 1,\n\"a\": 2}", &["line 2: key \"a\" already set in map"]),
-        ("yes: 1\ntrue: 2\n1: a\n0x1: b\n1: c\n", &[
-            "line 2: key true already set in map",
-            "line 4: key 1 already set in map",
-            "line 5: key 1 already set in map",
-        ]),
-        ("a: {b: 1, b: 2}\na: 3\n", &["line 1: key \"b\" already set in map", "line 2: key \"a\" already set in map"]),
+        (
+            "yes: 1\ntrue: 2\n1: a\n0x1: b\n1: c\n",
+            &[
+                "line 2: key true already set in map",
+                "line 4: key 1 already set in map",
+                "line 5: key 1 already set in map",
+            ],
+        ),
+        (
+            "a: {b: 1, b: 2}\na: 3\n",
+            &["line 1: key \"b\" already set in map", "line 2: key \"a\" already set in map"],
+        ),
         ("1: a\n\"1\": b\n", &[]),
     ];
     for (yaml, expected) in cases {

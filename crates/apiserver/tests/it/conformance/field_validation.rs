@@ -195,10 +195,13 @@ spec:
 ";
     let headers = [("content-type", "application/apply-patch+yaml")];
     let path = |mode: &str| format!("{THINGS}/a?fieldManager=test&fieldValidation={mode}");
-    let apply = async |mode: &str| world.admin.ask(Method::PATCH, &path(mode), &headers, body.to_owned()).await;
+    let apply =
+        async |mode: &str| world.admin.ask(Method::PATCH, &path(mode), &headers, body.to_owned()).await;
     let found = "line 9: key \"foo\" already set in map";
     let answer = apply("Strict").await;
-    let whole = format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {found}");
+    let whole = format!(
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {found}"
+    );
     says(&answer, 400, &[&whole]);
     let warned = apply("Warn").await.is(201);
     assert_eq!(warned.warnings(), [found]);
