@@ -3,6 +3,7 @@
 //! - [`codegen`]: generated files from their published sources;
 //! - [`conformance`]: which of upstream's conformance tests have one of ours of the same name;
 //! - [`protobuf`]: field numbers, generated likewise;
+//! - [`score`]: objects that come out as they went in, and manifests answered as a real server did;
 //! - [`verify`]: the rules of the house that no compiler checks.
 //!
 //! To add a chore: a module here, a match arm in `main.rs`. Chores never run as part of the product.
@@ -10,4 +11,5 @@
 pub mod codegen;
 pub mod conformance;
 pub mod protobuf;
+pub mod score;
 pub mod verify;

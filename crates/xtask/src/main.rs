@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE
        cargo xtask codegen protobuf --source FOLDER
        cargo xtask conformance --names FILE
+       cargo xtask score --testdata FOLDER
        cargo xtask verify";
 
 fn main() -> ExitCode {
@@ -42,6 +43,14 @@ fn run(arguments: &[&str]) -> Result<()> {
             eprint!("{report}");
             if !report.unknown.is_empty() {
                 bail!("{} tests have names that upstream does not have", report.unknown.len());
+            }
+            Ok(())
+        }
+        ["score", "--testdata", folder] => {
+            let report = xtask::score::report(&root, Path::new(folder))?;
+            eprint!("{report}");
+            if !report.is_clean() {
+                bail!("what is read or answered differs from upstream");
             }
             Ok(())
         }

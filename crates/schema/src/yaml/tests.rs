@@ -1,3 +1,5 @@
+//! What YAML becomes, what is found in it, and what is refused.
+
 use serde_json::{Value, json};
 
 use super::*;
