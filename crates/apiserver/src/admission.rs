@@ -83,8 +83,6 @@ pub struct Request<'a> {
     pub warnings: Vec<String>,
     /// What mutating plugins have told each other of their rounds.
     pub reinvocation: dynamic::reinvocation::Reinvocation,
-    /// Annotations for the audit log: keys and values.
-    pub audit: Vec<(String, String)>,
 }
 
 impl Request<'_> {

@@ -152,6 +152,13 @@ pub fn annotate(key: &str, value: &str) {
     let _ = CURRENT.try_with(|record| record.annotate(key, value));
 }
 
+/// Adds annotations, keys and values, to the record of the request that is being served.
+pub fn annotate_all(annotations: &[(String, String)]) {
+    for (key, value) in annotations {
+        annotate(key, value);
+    }
+}
+
 /// Records the object that was sent, as the server read it.
 pub(crate) fn request_object(object: &serde_json::Value) {
     let _ = CURRENT.try_with(|record| record.request_object(object));

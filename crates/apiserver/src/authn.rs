@@ -201,7 +201,8 @@ pub fn build(
         tokens.push(for_us(Arc::new(bootstrap)));
     }
     if !options.issuers.is_empty() {
-        tokens.push(Arc::new(oidc::Tokens { issuers: options.issuers.clone(), clock: clock.clone() }));
+        tokens
+            .push(for_us(Arc::new(oidc::Tokens { issuers: options.issuers.clone(), clock: clock.clone() })));
     }
     if let Some(webhook) = &options.webhook {
         tokens.push(Arc::new(webhook::TokenWebhook::new(webhook.clone(), clock.clone())));

@@ -143,7 +143,6 @@ impl Call {
             options: options.to_json(operation),
             warnings: Vec::new(),
             reinvocation: Default::default(),
-            audit: Vec::new(),
         }
     }
 }

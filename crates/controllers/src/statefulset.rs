@@ -20,6 +20,9 @@ use reconcile::{Action, Controller, EventSpec, Key, Plan, View, Watches};
 use crate::claim::{self, claim};
 use crate::{history, numbers, object, pods};
 
+/// Pods made at once under the policy Parallel: users may ask for any number of replicas.
+const BURST: usize = 500;
+
 /// The controller.
 pub struct StatefulSets;
 
@@ -174,12 +177,15 @@ impl Run<'_> {
     /// Parallel.
     fn step(&self, plan: &mut Plan) {
         let first = start(self.set);
-        let last = first + replicas(self.set);
+        let last = first.saturating_add(replicas(self.set));
+        let mut created = 0;
         for ordinal in first..last {
             match self.pod(ordinal) {
                 None => {
                     self.create(plan, ordinal);
-                    if !is_parallel(self.set) {
+                    created += 1;
+                    // The pods that appear bring the next plan.
+                    if !is_parallel(self.set) || created == BURST {
                         return;
                     }
                 }

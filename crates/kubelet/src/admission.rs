@@ -62,9 +62,10 @@ pub fn check(pod: &Pod, others: &[Arc<Pod>], limits: Limits<'_>) -> Result<(), R
         return refuse("OutOfpods".to_owned(), message);
     }
     for resource in ["cpu", "memory", "ephemeral-storage"] {
-        let capacity = amount(Some(allocatable), resource).unwrap_or(0);
-        let requested = pod_request(pod, resource);
-        let used: i64 = others.iter().map(|other| pod_request(other, resource)).sum();
+        // Wide enough for any number of pods that each ask for the largest number.
+        let capacity = i128::from(amount(Some(allocatable), resource).unwrap_or(0));
+        let requested = i128::from(pod_request(pod, resource));
+        let used: i128 = others.iter().map(|other| i128::from(pod_request(other, resource))).sum();
         if requested > 0 && used + requested > capacity {
             let message = format!(
                 "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"

@@ -129,7 +129,6 @@ async fn pods_get_what_a_real_server_gives_them() {
                 options: Value::Null,
                 warnings: Vec::new(),
                 reinvocation: Default::default(),
-                audit: Vec::new(),
             };
             let outcome = chain.admit(&mut request).await;
             if outcome

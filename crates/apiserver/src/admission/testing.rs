@@ -75,7 +75,6 @@ pub(super) async fn run(
         options: Value::Null,
         warnings: Vec::new(),
         reinvocation: Default::default(),
-        audit: Vec::new(),
     };
     if plugin.handles(write.operation) {
         plugin.admit(&mut request, &state).await?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use client::Body;
 use foundation::SharedClock;
 use foundation::metrics::Counter;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use super::policy::{Level, Stage, Verdict};
 use super::{Seen, Sink};
 use crate::request::{Attributes, User};
 use crate::response::Response;
+
+/// Answers up to this size are shown in events: more than any object may have.
+const LARGEST_RECORDED: u64 = 4 << 20;
 
 /// The record of one request.
 pub struct Record {
@@ -158,7 +162,9 @@ impl Record {
             });
             return Response::from_parts(head, body.boxed_unsync());
         }
-        let whole = code >= 400 || self.rule.level == Level::RequestResponse;
+        // What somebody else answers through a proxy has no end that is known, and is passed on as it comes.
+        let known = response.body().size_hint().upper().is_some_and(|size| size <= LARGEST_RECORDED);
+        let whole = known && (code >= 400 || self.rule.level == Level::RequestResponse);
         let mut status = json!({"metadata": {}, "code": code});
         let (head, body) = response.into_parts();
         let mut body: Body = body;

@@ -114,10 +114,15 @@ impl TokenWebhook {
         let ReviewUser { username: name, uid, groups, extra } = status.user;
         let extra = extra.into_iter().map(|(key, values)| (key.to_ascii_lowercase(), values)).collect();
         // A server that says nothing of audiences does not know them: the token is this server's.
+        let wanted = audiences;
         let audiences = match status.audiences.is_empty() {
-            true => self.options.audiences.iter().filter(|a| audiences.contains(a)).cloned().collect(),
-            false => status.audiences.into_iter().filter(|a| audiences.contains(a)).collect::<Vec<_>>(),
+            true => self.options.audiences.iter().filter(|a| wanted.contains(a)).cloned().collect(),
+            false => status.audiences.into_iter().filter(|a| wanted.contains(a)).collect::<Vec<_>>(),
         };
+        // A token for somebody else proves nothing here.
+        if audiences.is_empty() && !wanted.is_empty() {
+            return Ok(Ok(None));
+        }
         Ok(Ok(Some(Authenticated { user: User { name, uid, groups, extra }, audiences })))
     }
 }

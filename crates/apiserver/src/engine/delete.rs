@@ -66,6 +66,7 @@ impl Options {
                 "decoded object cannot be converted to DeleteOptions: {kind}"
             )));
         }
+        let options = schema::decode(body.json(), &schema, schema::FieldValidation::Ignore)?.value;
         let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
         Self::checked(&options, grace)
     }
@@ -107,7 +108,8 @@ impl Options {
         }
         Ok(Self {
             dry_run: !dry_run.is_empty(),
-            grace,
+            // As soon as possible, which is not at once: at once is 0.
+            grace: grace.map(|seconds| if seconds < 0 { 1 } else { seconds }),
             uid: text(options.pointer("/preconditions/uid")),
             revision: text(options.pointer("/preconditions/resourceVersion")),
             orphan,

@@ -91,12 +91,15 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
     let patch = Patch::read(call, &call.resource.schema, options.field_validation)?;
     let stored = update::change(call, target, &options, |current| {
         let mut patched = patch.apply(&current.0)?;
+        // A patch may leave something else than an object, which decoding then refuses.
+        let is_object = patched.is_object();
         for member in ["apiVersion", "kind"] {
-            if patched.get(member).is_none_or(Value::is_null) {
+            if is_object && patched.get(member).is_none_or(Value::is_null) {
                 patched[member] = current.0[member].clone();
             }
         }
-        if patched["kind"] != current.0["kind"] || patched["apiVersion"] != current.0["apiVersion"] {
+        let same = |member: &str| patched[member] == current.0[member];
+        if is_object && !(same("kind") && same("apiVersion")) {
             return Err(Status::bad_request(format!(
                 "{} in version {} cannot be handled as a {}",
                 patched["kind"], patched["apiVersion"], call.resource.descriptor.kind

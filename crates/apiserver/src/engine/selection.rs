@@ -35,6 +35,10 @@ impl Selection {
             .map_err(|error| Status::bad_request(error.to_string()))?;
         let resource = &call.resource;
         let mut fields = Vec::new();
+        // A watch by path may name an object, and the caller is then authorized for no other.
+        if !call.info.name.is_empty() {
+            fields.push((Field::Name, true, call.info.name.clone()));
+        }
         for requirement in selector.requirements() {
             let field = match requirement.field.as_str() {
                 "metadata.name" => Field::Name,

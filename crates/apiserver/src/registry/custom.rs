@@ -197,9 +197,15 @@ impl Hooks for Custom {
     }
 
     fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
-        let revision = new["metadata"]["resourceVersion"].clone();
-        new["metadata"] = old["metadata"].clone();
-        new["metadata"]["resourceVersion"] = revision;
+        // What the server itself keeps of this write stays.
+        let mut metadata = old["metadata"].clone();
+        for member in ["resourceVersion", "managedFields"] {
+            metadata[member] = new["metadata"][member].take();
+        }
+        if let Some(members) = metadata.as_object_mut() {
+            members.retain(|_, value| !value.is_null());
+        }
+        new["metadata"] = metadata;
     }
 
     fn validate(&self, object: &Value) -> ErrorList {

@@ -133,3 +133,50 @@ async fn a_path_cannot_leave_its_place() {
         assert_ne!(answer.text("/kind"), "SecretList");
     }
 }
+
+#[tokio::test]
+async fn a_patch_that_leaves_no_object_is_refused() {
+    let world = World::new().await;
+    world.admin.post(MAPS, &config_map("a")).await.is(201);
+    for value in [json!([]), json!("x"), json!(7), json!(null)] {
+        let patch = json!([{"op": "replace", "path": "", "value": value}]);
+        let refused = world.admin.patch(&format!("{MAPS}/a"), "json-patch+json", &patch).await;
+        assert!((400..500).contains(&refused.code), "{value}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn options_of_a_deletion_that_are_none_delete_nothing() {
+    let world = World::new().await;
+    world.admin.post(MAPS, &config_map("a")).await.is(201);
+    let path = format!("{MAPS}/a");
+    for options in [
+        json!({"dryRun": "All"}),
+        json!({"preconditions": {"uid": 7}}),
+        json!({"preconditions": "x"}),
+        json!({"gracePeriodSeconds": "0"}),
+    ] {
+        world.admin.delete(&path, Some(&options)).await.is(400);
+    }
+    world.admin.get(&path).await.is(200);
+    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+    world.admin.delete(&path, Some(&options)).await.is(200);
+}
+
+#[tokio::test]
+async fn long_sets_and_many_managers_are_merged_in_one_go() {
+    let world = World::new().await;
+    let finalizers: Vec<String> = (0..60_000).map(|index| format!("a/{index}")).collect();
+    let mut object = config_map("a");
+    object["metadata"]["finalizers"] = json!(finalizers);
+    let apply = world.admin.patch(&format!("{MAPS}/a?fieldManager=m"), "apply-patch+yaml", &object).await;
+    assert!(apply.code < 500, "{}", apply.code);
+    let entry = |index: usize| {
+        json!({"manager": format!("m{index}"), "operation": "Update", "apiVersion": "x/v1",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {".": {}}}})
+    };
+    let mut object = config_map("b");
+    object["metadata"]["managedFields"] = (0..15_000).map(entry).collect();
+    let made = world.admin.post(MAPS, &object).await.is(201);
+    assert!(made.at("/metadata/managedFields").as_array().unwrap().len() < 20);
+}

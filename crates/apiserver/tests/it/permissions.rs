@@ -144,3 +144,37 @@ async fn nobody_has_the_server_call_itself() {
     let refused = admin.get("/api/v1/namespaces/default/services/s/proxy/").await.is(503);
     assert_eq!(refused.message(), "no endpoints available for service \"s\"");
 }
+
+#[tokio::test]
+async fn a_watch_of_one_object_by_path_sees_no_other() {
+    let world = World::new().await;
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["pods"], "resourceNames": ["mine"], "verbs": ["watch"]}]);
+    let reader = world.granted("reader", rules).await;
+    for name in ["another", "mine"] {
+        world.admin.post(PODS, &pod(name)).await.is(201);
+    }
+    reader.get("/api/v1/watch/namespaces/default/pods").await.is(403);
+    let mut watch = reader.watch("/api/v1/watch/namespaces/default/pods/mine").await;
+    assert_eq!(watch.event().await, ("ADDED".to_owned(), "mine".to_owned()));
+    world.admin.post(PODS, &pod("later")).await.is(201);
+    let path = format!("{PODS}/mine?gracePeriodSeconds=0");
+    world.admin.delete(&path, None).await.is(200);
+    assert_eq!(watch.event().await, ("DELETED".to_owned(), "mine".to_owned()));
+}
+
+#[tokio::test]
+async fn a_label_makes_no_role_part_of_another_for_who_does_not_hold_it() {
+    let world = World::new().await;
+    let rules = json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["get", "patch"]}]);
+    let eve = world.granted("eve", rules).await;
+    let strong = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin";
+    let label = json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    let refused = eve.patch(strong, "merge-patch+json", &label).await.is(403);
+    assert!(refused.message().contains("attempting to grant RBAC permissions not currently held"));
+    // What she holds herself she may label, and what collectors keep is nobody's grant.
+    let own = "/apis/rbac.authorization.k8s.io/v1/clusterroles/eve";
+    eve.patch(own, "merge-patch+json", &label).await.is(200);
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/f"]}});
+    eve.patch(strong, "merge-patch+json", &finalizer).await.is(200);
+}

@@ -130,6 +130,10 @@ fn classify(graph: &Graph, owner: &OwnerReference, namespace: Option<&str>, answ
     if let Some(node) = graph.nodes.get(&owner.uid)
         && let Some((_, seen)) = &node.seen
     {
+        // A cluster-scoped object cannot be owned from within a namespace; upstream leaves such objects alone.
+        if namespace.is_none() && !object::namespace(&**seen).is_empty() {
+            return Owner::Solid;
+        }
         // An owner in another namespace is none (upstream: OwnerRefInvalidNamespace).
         let elsewhere =
             !object::namespace(&**seen).is_empty() && namespace != Some(object::namespace(&**seen));

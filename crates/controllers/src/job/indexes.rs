@@ -17,6 +17,32 @@ pub(super) fn parse(text: &str, bound: i32) -> BTreeSet<i32> {
     indexes
 }
 
+/// How many indexes below `bound` the `text` lists, and how many of these are `among` some. Without listing them: a
+/// user may name all there can be.
+pub(super) fn count(text: &str, bound: i32, among: &BTreeSet<i32>) -> (usize, usize) {
+    let mut ranges: Vec<(i32, i32)> = text
+        .split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse::<i32>().ok()?.max(0), last.parse::<i32>().ok()?);
+            let end = last.saturating_add(1).min(bound);
+            (first < end).then_some((first, end))
+        })
+        .collect();
+    ranges.sort_unstable();
+    let (mut all, mut present, mut counted) = (0, 0, 0);
+    for (first, end) in ranges {
+        // Ranges may overlap.
+        let first = first.max(counted);
+        if first < end {
+            all += usize::try_from(end - first).unwrap_or(0);
+            present += among.range(first..end).count();
+            counted = end;
+        }
+    }
+    (all, present)
+}
+
 /// The wire's form of a set: runs of three or more as a range, two as a pair.
 pub(super) fn format(indexes: &BTreeSet<i32>) -> String {
     let mut text = String::new();
@@ -42,6 +68,19 @@ pub(super) fn format(indexes: &BTreeSet<i32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indexes_are_counted_without_being_listed() {
+        let among = BTreeSet::from([0, 2, 7, 9]);
+        for (text, bound, expected) in [
+            ("", 9, (0, 0)),
+            ("0-9", 9, (9, 3)),
+            ("0-2147483647", i32::MAX, (i32::MAX as usize, 4)),
+            ("2-4,3-7,7,x,5-1", 100, (6, 2)),
+        ] {
+            assert_eq!(count(text, bound, &among), expected, "{text}");
+        }
+    }
 
     #[test]
     fn sets_and_their_text() {

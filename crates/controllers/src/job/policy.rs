@@ -75,14 +75,11 @@ pub(super) fn is_enough(spec: &JobSpec, succeeded: &BTreeSet<i32>) -> Option<Str
     let policy = spec.success_policy.as_ref()?;
     let completions = spec.completions.unwrap_or(0);
     for (index, rule) in policy.rules.iter().enumerate() {
-        let wanted = rule.succeeded_indexes.as_ref().map(|text| indexes::parse(text, completions));
-        let have = match &wanted {
-            Some(wanted) => succeeded.intersection(wanted).count(),
-            None => succeeded.len(),
-        };
-        let needed = match (rule.succeeded_count, &wanted) {
+        let wanted = rule.succeeded_indexes.as_ref().map(|text| indexes::count(text, completions, succeeded));
+        let have = wanted.map_or(succeeded.len(), |(_, have)| have);
+        let needed = match (rule.succeeded_count, wanted) {
             (Some(count), _) => count as usize,
-            (None, Some(wanted)) => wanted.len(),
+            (None, Some((all, _))) => all,
             (None, None) => continue,
         };
         if have >= needed {

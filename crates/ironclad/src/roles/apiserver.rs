@@ -128,7 +128,7 @@ fn kubelet_access() -> api::Object {
 fn aggregation(context: &Context) -> aggregation::Options {
     let pem = |authority: &pki::Authority| authority.certificate().pem();
     aggregation::Options {
-        identity: Some(Arc::new(FrontProxy(context.clone()))),
+        identity: Some(Arc::new(Current(context.clone(), Leaf::FrontProxyClient))),
         announcement: Some(aggregation::Announcement {
             client_authorities: pem(context.pki.cluster_authority()),
             front_proxy_authorities: pem(context.pki.front_proxy_authority()),
@@ -137,20 +137,20 @@ fn aggregation(context: &Context) -> aggregation::Options {
     }
 }
 
-/// The aggregator's client certificate, as it is when a connection is made: it is renewed meanwhile.
-struct FrontProxy(Context);
+/// A client certificate of the server's, as it is when a connection is made: it is renewed meanwhile.
+struct Current(Context, Leaf);
 
-impl std::fmt::Debug for FrontProxy {
+impl std::fmt::Debug for Current {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FrontProxy")
+        f.debug_tuple("Current").field(&self.1).finish_non_exhaustive()
     }
 }
 
-impl rustls::client::ResolvesClientCert for FrontProxy {
+impl rustls::client::ResolvesClientCert for Current {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        let credential = self.0.pki.credential(Leaf::FrontProxyClient, self.0.clock.now());
+        let credential = self.0.pki.credential(self.1, self.0.clock.now());
         let credential =
-            credential.inspect_err(|error| tracing::error!(%error, "no front-proxy certificate")).ok()?;
+            credential.inspect_err(|error| tracing::error!(%error, "no client certificate")).ok()?;
         let key = rustls::crypto::ring::sign::any_supported_type(&credential.key()).ok()?;
         Some(Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key)))
     }
@@ -162,14 +162,14 @@ impl rustls::client::ResolvesClientCert for FrontProxy {
 
 /// How the server reaches kubelets: by its client certificate, trusting the cluster's authority.
 fn kubelet_client(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-    let credential = context.pki.credential(Leaf::ApiserverKubeletClient, now)?;
+    // Made now, so that a fault in it is told at the start.
+    context.pki.credential(Leaf::ApiserverKubeletClient, now)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS 1.3 is not available")?
         .with_root_certificates(authorities(context)?)
-        .with_client_auth_cert(credential.chain(), credential.key())
-        .context("the API server's kubelet client certificate cannot be used")?;
+        .with_client_cert_resolver(Arc::new(Current(context.clone(), Leaf::ApiserverKubeletClient)));
     Ok(Arc::new(config))
 }
 

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use volumes::{MountedVolume, ObjectKey, PodVolumes};
 
-use super::decide::{Cause, Command, Decision, Desired, View, backoff_key, decide, grace};
+use super::decide::{Cause, Command, Decision, Desired, View, after, backoff_key, decide, grace};
 use super::execute::{self, StartFailure};
 use super::state::{ContainerRecord, Failure, Memory, Phase, RuntimeState, SandboxRecord, Volumes};
 use crate::node::Node;
@@ -247,7 +247,7 @@ impl Actor {
 
     fn end(&mut self, cause: Cause) {
         let now = self.node.clock.now();
-        let new = now + SignedDuration::from_secs(grace(&self.pod).max(0));
+        let new = after(now, grace(&self.pod));
         // An earlier end is kept unless the new one is sooner; what was a failure stays one.
         let (cause, deadline) = match &self.desired {
             Desired::Run => (cause, new),

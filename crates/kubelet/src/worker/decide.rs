@@ -353,8 +353,13 @@ fn kill(
         id: record.id.clone(),
         name: container.name.clone(),
         message,
-        deadline: view.now + SignedDuration::from_secs(seconds.max(0)),
+        deadline: after(view.now, seconds),
     });
+}
+
+/// So many seconds after a time, at most the end of time: users may ask for any number.
+pub(crate) fn after(time: Timestamp, seconds: i64) -> Timestamp {
+    time.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
 }
 
 /// Starts a container again, after its back-off.

@@ -122,10 +122,12 @@ fn inside(directory: &Path, path: &Path) -> io::Result<PathBuf> {
 }
 
 fn whiteout(directory: &Path, parent: &Path, name: &str) -> io::Result<()> {
-    let parent = inside(directory, parent)?;
-    fs::create_dir_all(&parent)?;
+    // With a name in it, so that the parent itself is looked at too: it may be a link to anywhere on the host.
+    let within = inside(directory, &parent.join("x"))?;
+    let parent = within.parent().unwrap_or(directory);
+    fs::create_dir_all(parent)?;
     if name == ".wh..opq" {
-        return set_opaque(&parent);
+        return set_opaque(parent);
     }
     if name.starts_with(".wh.") {
         return Ok(()); // other names of AUFS carry nothing
@@ -214,11 +216,16 @@ mod tests {
             let mut link = tar::Header::new_gnu();
             link.set_entry_type(EntryType::Symlink);
             link.set_size(0);
+            link.set_mode(0o777);
+            link.set_uid(0);
+            link.set_gid(0);
+            link.set_mtime(0);
             b.append_link(&mut link, "out", outside.path()).unwrap();
             file(b, "out/.wh.x", "", 0);
         });
         let directory = tempfile::tempdir().unwrap();
-        unpack(&bytes[..], directory.path()).unwrap_err();
+        let refused = unpack(&bytes[..], directory.path()).unwrap_err();
+        assert!(refused.to_string().contains("symbolic link"), "{refused}");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

@@ -3,9 +3,10 @@
 //! Not here: what functions do (`functions`), what calls cost (`cost`).
 //! Upstream: cel-go `interpreter`.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use super::ast::{Comprehension, Expr, ExprKind, Literal};
+use super::ast::{Comprehension, Expr, ExprKind, Literal, MAX_DEPTH};
 use super::cost;
 use super::functions::{self, Call};
 use super::parser::macros::{ACCUMULATOR, UNUSED};
@@ -27,6 +28,35 @@ struct Evaluator<'a, 'e> {
     locals: Vec<(&'e str, Local<'a, 'e>)>,
     cost: u64,
     limit: u64,
+}
+
+thread_local! {
+    /// How deeply evaluations nest on this thread's stack. Not a field: a policy's variables are evaluated by others,
+    /// while the expression that asks for them waits on the same stack.
+    static NESTED: Cell<u16> = const { Cell::new(0) };
+}
+
+/// How deep names that stand for expressions may lead: a tree of its own ends at [`MAX_DEPTH`].
+const MAX_NESTED: u16 = MAX_DEPTH + MAX_DEPTH / 2;
+
+/// Stands for one level of the stack.
+struct Level;
+
+impl Level {
+    fn enter() -> Result<Self> {
+        let depth = NESTED.get();
+        if depth >= MAX_NESTED {
+            return Err(Error::failed("expression recursion limit exceeded"));
+        }
+        NESTED.set(depth + 1);
+        Ok(Self)
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        NESTED.set(NESTED.get() - 1);
+    }
 }
 
 enum Local<'a, 'e> {
@@ -84,6 +114,7 @@ impl<'a, 'e> Evaluator<'a, 'e> {
     }
 
     fn eval(&mut self, expr: &'e Expr) -> Result<Value<'a>> {
+        let _level = Level::enter()?;
         match &expr.kind {
             ExprKind::Literal(constant) => Ok(literal(constant)),
             ExprKind::Ident(name) => self.ident(expr, name),

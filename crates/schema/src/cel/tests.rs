@@ -357,6 +357,15 @@ fn depth_is_bounded() {
     let deep = |open: &str, inner: &str, close: &str, times: usize| {
         format!("{}{inner}{}", open.repeat(times), close.repeat(times))
     };
+    // Names that stand for sums of which each begins with the name before it.
+    let binds = |names: usize, terms: usize| {
+        let sum = |name: usize| match name {
+            0 => "1".to_owned(),
+            name => format!("v{}{}", name - 1, " + 1".repeat(terms)),
+        };
+        let open: String = (0..names).map(|name| format!("cel.bind(v{name}, {}, ", sum(name))).collect();
+        format!("{open}v{} > 0{}", names - 1, ")".repeat(names))
+    };
     let check = move || {
         for source in [
             deep("(", "1", ")", 5_000),
@@ -369,6 +378,7 @@ fn depth_is_bounded() {
             deep("[", "1", "]", 110) + " == d",
             format!("d.i{} == 1", " + 1".repeat(200)),
             format!("true{}", " && true".repeat(9_000)),
+            binds(100, 100),
         ] {
             // Either is right; not coming back is not.
             let _ = run(&source, |outcome| outcome.cost);

@@ -5,7 +5,7 @@
 
 mod checks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use api::field::{self, ErrorList, Path};
 use serde_json::{Map, Value as Json};
@@ -192,14 +192,19 @@ impl Evaluation {
             Json::Array(list) => {
                 let Some(items) = &node.items else { return };
                 let keys = node.map_keys();
-                let past = old.and_then(Json::as_array);
+                // The former elements by the text of their keys, the first of each.
+                let identity = |element: &Json| -> String {
+                    let values: Vec<_> = keys.iter().flatten().map(|key| element.get(key)).collect();
+                    serde_json::json!(values).to_string()
+                };
+                let mut past = HashMap::new();
+                if keys.is_some() {
+                    for element in old.and_then(Json::as_array).into_iter().flatten() {
+                        past.entry(identity(element)).or_insert(element);
+                    }
+                }
                 for (index, element) in list.iter().enumerate() {
-                    let same =
-                        |other: &&Json| keys.iter().flatten().all(|key| other.get(key) == element.get(key));
-                    let past = match (&keys, past) {
-                        (Some(_), Some(past)) => past.iter().find(same),
-                        _ => None,
-                    };
+                    let past = past.get(&identity(element)).copied();
                     self.walk(items, &path.index(index), false, element, past, unchanged);
                 }
             }

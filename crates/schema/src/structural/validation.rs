@@ -1,6 +1,8 @@
 //! Validation of custom resources by their schema, with upstream's wording.
 //! Upstream: kube-openapi `pkg/validation`, apiextensions-apiserver `ValidateCustomResource` and `listtype`.
 
+use std::collections::HashSet;
+
 use api::field::{self, ErrorList};
 use serde_json::{Map, Value};
 
@@ -179,8 +181,8 @@ fn check_list(schema: &Node, list: &[Value], path: &str, errors: &mut ErrorList)
     if let Some(max) = limits.max_items.filter(|max| count > *max) {
         errors.push(field::too_many(&at(path), list.len(), usize::try_from(max).unwrap_or(usize::MAX)));
     }
-    if limits.unique_items && list.iter().enumerate().any(|(index, element)| list[..index].contains(element))
-    {
+    let mut seen = HashSet::new();
+    if limits.unique_items && !list.iter().all(|element| seen.insert(element.to_string())) {
         errors.push(invalid(
             path,
             &Value::String(String::new()),
@@ -277,8 +279,10 @@ fn lists(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
         Value::Array(list) => {
             let identities: Vec<Value> = list.iter().map(|element| identity(schema, element)).collect();
             if schema.list.is_some() {
+                // By text, which is one for equal values: members are sorted.
+                let mut seen = HashSet::new();
                 for (index, identity) in identities.iter().enumerate() {
-                    if identities[..index].contains(identity) {
+                    if !seen.insert(identity.to_string()) {
                         let path = at(&format!("{path}[{index}]"));
                         errors.push(field::duplicate(&path, identity.clone()));
                     }

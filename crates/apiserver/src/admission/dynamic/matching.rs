@@ -230,7 +230,6 @@ mod tests {
             options: Value::Null,
             warnings: Vec::new(),
             reinvocation: Default::default(),
-            audit: Vec::new(),
         };
         for (resource, subresource, namespace, (wanted, operations, scope), expected) in [
             ("pods", "", "a", ("pods", "CREATE", "*"), true),

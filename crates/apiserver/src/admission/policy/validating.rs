@@ -134,7 +134,7 @@ impl Plugin for ValidatingAdmissionPolicy {
             for params in params {
                 data.params = params.clone();
                 let judged = self.judge(matching.policy, &data, request).await?;
-                request.audit.extend(judged.annotations);
+                crate::audit::annotate_all(&judged.annotations);
                 for (index, judgement) in judged.judgements.into_iter().enumerate() {
                     let Judgement::Refuses { message, reason } = judgement else { continue };
                     let (policy, binding) = (&matching.policy.name, &matching.binding.name);
@@ -156,7 +156,7 @@ impl Plugin for ValidatingAdmissionPolicy {
             }
         }
         if !failures.is_empty() {
-            request.audit.push((FAILURES.to_owned(), json!(failures).to_string()));
+            crate::audit::annotate(FAILURES, &json!(failures).to_string());
         }
         refused.map_or(Ok(()), Err)
     }

@@ -44,7 +44,7 @@ impl MutatingAdmissionWebhook {
         let body = caller.post(&webhook.client, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
         let answer = review::answer(webhook, &sent, &body, true)?;
         request.warnings.extend(answer.warnings);
-        request.audit.extend(answer.annotations);
+        crate::audit::annotate_all(&answer.annotations);
         let Some(patch) = answer.patch.filter(|patch| patch.as_array().is_none_or(|list| !list.is_empty()))
         else {
             return Ok(None);

@@ -105,7 +105,7 @@ impl Plugin for ValidatingAdmissionWebhook {
             match outcome {
                 Ok(answer) => {
                     request.warnings.extend(answer.warnings);
-                    request.audit.extend(answer.annotations);
+                    crate::audit::annotate_all(&answer.annotations);
                 }
                 Err(error) => {
                     if let Err(status) = failed(webhook, error) {

@@ -1,6 +1,8 @@
 //! `metadata.managedFields`: who owns which fields, by manager, operation, version and subresource.
 //! Upstream: apimachinery `pkg/util/managedfields/internal`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Writer;
@@ -126,11 +128,9 @@ impl Managers {
 
     fn sort(&mut self) {
         self.0.retain(|entry| !entry.fields.is_empty());
-        self.0.sort_by(|a, b| {
-            let key = |entry: &Entry| {
-                (entry.operation, entry.time.clone(), entry.manager.clone(), entry.api_version.clone())
-            };
-            (key(a), &a.subresource).cmp(&(key(b), &b.subresource))
+        self.0.sort_by_cached_key(|entry| {
+            let Entry { operation, time, manager, api_version, subresource, .. } = entry;
+            (*operation, time.clone(), manager.clone(), api_version.clone(), subresource.clone())
         });
     }
 
@@ -139,7 +139,10 @@ impl Managers {
         self.0
             .iter()
             .filter(|entry| entry.operation == Operation::Apply && entry.api_version == version)
-            .fold(Set::default(), |all, entry| all.union(&entry.fields))
+            .fold(Set::default(), |mut all, entry| {
+                all.extend(&entry.fields);
+                all
+            })
     }
 
     fn others<'a>(
@@ -209,33 +212,42 @@ impl Managers {
         }
     }
 
-    /// Merges the oldest updating managers until there are few enough.
+    /// Merges the oldest updating managers until there are few enough. In one pass: a client may send any number.
     fn cap(&mut self) {
-        loop {
-            let mut updates = self.0.iter().filter(|entry| entry.operation == Operation::Update);
-            if updates.clone().count() <= MAX_UPDATE_MANAGERS {
-                return;
-            }
-            // Entries are sorted by time, but for the one into which others were merged before.
-            let Some(oldest) = updates.find(|entry| entry.manager != ANCIENT_CHANGES).cloned() else {
-                return;
-            };
-            self.0.retain(|entry| *entry != oldest);
-            let ancient = |entry: &&mut Entry| {
-                entry.manager == ANCIENT_CHANGES && entry.api_version == oldest.api_version
-            };
-            match self.0.iter_mut().find(ancient) {
-                Some(entry) => {
-                    entry.fields = entry.fields.union(&oldest.fields);
-                    entry.time = oldest.time;
-                }
-                None => self.0.push(Entry {
-                    manager: ANCIENT_CHANGES.into(),
-                    subresource: String::new(),
-                    ..oldest
-                }),
-            }
-            self.sort();
+        let is_update = |entry: &Entry| entry.operation == Operation::Update;
+        let mut updates = self.0.iter().filter(|entry| is_update(entry)).count();
+        if updates <= MAX_UPDATE_MANAGERS {
+            return;
         }
+        let mut ancient: BTreeMap<String, Entry> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for entry in std::mem::take(&mut self.0) {
+            if entry.manager == ANCIENT_CHANGES && !ancient.contains_key(&entry.api_version) {
+                ancient.insert(entry.api_version.clone(), entry);
+            } else {
+                kept.push(entry);
+            }
+        }
+        // Sorted by time: the oldest come first.
+        for entry in kept {
+            if updates <= MAX_UPDATE_MANAGERS || !is_update(&entry) || entry.manager == ANCIENT_CHANGES {
+                self.0.push(entry);
+                continue;
+            }
+            match ancient.get_mut(&entry.api_version) {
+                Some(merged) => {
+                    merged.fields.extend(&entry.fields);
+                    merged.time = entry.time;
+                    updates -= 1;
+                }
+                None => {
+                    let merged =
+                        Entry { manager: ANCIENT_CHANGES.into(), subresource: String::new(), ..entry };
+                    ancient.insert(merged.api_version.clone(), merged);
+                }
+            }
+        }
+        self.0.extend(ancient.into_values());
+        self.sort();
     }
 }

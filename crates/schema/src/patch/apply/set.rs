@@ -95,12 +95,17 @@ impl Set {
 
     pub(super) fn union(&self, other: &Self) -> Self {
         let mut union = self.clone();
-        for (element, entry) in &other.0 {
-            let own = union.0.entry(element.clone()).or_default();
-            own.member |= entry.member;
-            own.below = own.below.union(&entry.below);
-        }
+        union.extend(other);
         union
+    }
+
+    /// Takes up all of another set.
+    pub(super) fn extend(&mut self, other: &Self) {
+        for (element, entry) in &other.0 {
+            let own = self.0.entry(element.clone()).or_default();
+            own.member |= entry.member;
+            own.below.extend(&entry.below);
+        }
     }
 
     fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool + Copy) -> Self {

@@ -2,6 +2,8 @@
 //! Structs and maps merge by member, lists of type map by key and of type set by value; everything else is one value.
 //! Upstream: structured-merge-diff `typed`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value};
 
 use super::set::{Element, Set};
@@ -153,6 +155,15 @@ impl<'a> Shape<'a> {
     }
 }
 
+/// Where each element stands first: lists of a request may be long, and are not searched again and again.
+fn places<'a>(list: &'a [(Element, &Value)]) -> BTreeMap<&'a Element, usize> {
+    let mut places = BTreeMap::new();
+    for (index, (identity, _)) in list.iter().enumerate() {
+        places.entry(identity).or_insert(index);
+    }
+    places
+}
+
 /// Every field a value sets.
 pub(super) fn fields(value: &Value, shape: Shape<'_>) -> Result<Set, Error> {
     let mut set = Set::default();
@@ -172,14 +183,13 @@ fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>, set: &mut S
             path.pop();
         }
     } else if let Some(list) = shape.list(Some(value)) {
-        let mut seen = Vec::with_capacity(list.len());
+        let mut seen = BTreeSet::new();
         for (index, element) in list.iter().enumerate() {
             let at = || path.iter().map(ToString::to_string).collect::<String>();
             let identity = shape.identity(element).ok_or_else(|| Error::NoKey { path: at(), index })?;
-            if seen.contains(&identity) {
+            if !seen.insert(identity.clone()) {
                 return Err(Error::Duplicate { path: at(), key: identity.to_string() });
             }
-            seen.push(identity.clone());
             path.push(identity);
             set.insert(path);
             // The identity of a scalar is all there is to it.
@@ -246,16 +256,14 @@ impl Difference {
         } else if of_kind(Value::is_array) && lists() {
             let left = shape.identified(shape.list(old).unwrap_or_default());
             let right = shape.identified(shape.list(new).unwrap_or_default());
-            let find = |side: &[(Element, &Value)], wanted: &Element| -> Option<usize> {
-                side.iter().position(|(identity, _)| identity == wanted)
-            };
+            let (in_left, in_right) = (places(&left), places(&right));
             for (identity, element) in &left {
-                let other = find(&right, identity).map(|at| right[at].1);
+                let other = in_right.get(identity).map(|at| right[*at].1);
                 path.push(identity.clone());
                 self.walk(Some(element), other, shape.element(), path);
                 path.pop();
             }
-            for (identity, element) in right.iter().filter(|(identity, _)| find(&left, identity).is_none()) {
+            for (identity, element) in right.iter().filter(|(identity, _)| !in_left.contains_key(identity)) {
                 path.push(identity.clone());
                 self.walk(None, Some(element), shape.element(), path);
                 path.pop();
@@ -291,23 +299,25 @@ pub(super) fn merge(live: &Value, applied: &Value, shape: Shape<'_>) -> Value {
     };
     // The applied order leads; elements that only the live list has stay before the next one that both have.
     let (left, right) = (shape.identified(left), shape.identified(right));
-    let has =
-        |side: &[(Element, &Value)], wanted: &Element| side.iter().any(|(identity, _)| identity == wanted);
+    let (in_left, in_right) = (places(&left), places(&right));
     let mut merged = Vec::with_capacity(left.len() + right.len());
     let (mut next_live, mut next_applied) = (0, 0);
     loop {
-        if let Some((_, element)) = left.get(next_live).filter(|(own, _)| !has(&right, own)) {
+        if let Some((_, element)) = left.get(next_live).filter(|(own, _)| !in_right.contains_key(own)) {
             merged.push((*element).clone());
             next_live += 1;
             continue;
         }
         let Some((identity, element)) = right.get(next_applied) else { break };
-        merged.push(match left.iter().find(|(own, _)| own == identity) {
-            Some((_, live)) => merge(live, element, shape.element()),
+        merged.push(match in_left.get(identity).map(|at| left[*at].1) {
+            Some(live) => merge(live, element, shape.element()),
             None => (*element).clone(),
         });
         next_applied += 1;
-        while left.get(next_live).is_some_and(|(own, _)| has(&right[..next_applied], own)) {
+        while left
+            .get(next_live)
+            .is_some_and(|(own, _)| in_right.get(own).is_some_and(|at| *at < next_applied))
+        {
             next_live += 1;
         }
     }

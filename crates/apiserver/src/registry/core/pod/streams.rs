@@ -151,7 +151,16 @@ pub(in crate::registry::core) async fn connect(call: &Call, kind: &str) -> Resul
             ("command", Value::Array(list)) => list.push(value.into()),
             ("command", slot) => *slot = json!([value]),
             ("stdin" | "stdout" | "stderr" | "tty", slot) => *slot = call.query.flag(name).into(),
-            (_, slot) => *slot = value.into(),
+            ("ports", slot) => {
+                let port = value.parse::<i64>().map_or_else(|_| value.into(), serde_json::Value::from);
+                match slot {
+                    Value::Array(list) => list.push(port),
+                    slot => *slot = json!([port]),
+                }
+            }
+            // The first value, as what serves the connection takes it; and nobody says what kind this is.
+            (_, slot @ Value::Null) => *slot = value.into(),
+            _ => {}
         }
     }
     let mut object = Object(options.clone());
