@@ -96,7 +96,6 @@ async fn watches_are_framed_by_length() {
     let mut watches = [admin.watch_as(&path, PROTOBUF).await, admin.watch_as(&path, PROTOBUF).await];
     let mut sequence = admin.watch_as(&path, "application/cbor-seq").await;
     let made = admin.post(MAPS, &config_map("w")).await.is(201).body;
-    let event = kind("io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent");
     for watch in &mut watches {
         let length = watch.bytes(4).await;
         let length = u32::from_be_bytes(length[..].try_into().unwrap());
@@ -106,7 +105,6 @@ async fn watches_are_framed_by_length() {
         let object = protobuf::decode(&frame[at..], &kind("io.k8s.api.core.v1.ConfigMap")).unwrap();
         assert_eq!(object, made);
     }
-    let _ = event;
     let item = cbor::decode(&sequence.frame().await).unwrap();
     assert_eq!(item, json!({"type": "ADDED", "object": made}));
     let yaml = get(admin, &path, "application/yaml").await.is(406);
