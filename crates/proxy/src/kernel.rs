@@ -1,12 +1,9 @@
 //! Brings the kernel from one set of plans to the next, by differences.
 //!
-//! Reads plans; writes nftables transactions and deletes stale UDP connections. Elements that several Services
-//! need are counted. Not here: what a Service needs (`plan`), when to look (`executor`).
+//! Reads plans; writes nftables transactions and deletes stale UDP connections. Not here: what a Service needs (`plan`),
+//! which of several Services has what they all ask for (`wanted`), when to look (`executor`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sys::{
     conntrack::{Connection, Conntrack},
@@ -17,26 +14,20 @@ use sys::{
 use crate::{
     plan::ServicePlan,
     ruleset::{self, Balance, SetName, Settings, TABLE},
+    wanted::{Change, Targets, UDP, Wanted},
 };
-
-/// Transport protocol number of UDP: the one whose stale connections live on without either side noticing.
-const UDP: u8 = 17;
 
 /// What the kernel was last told.
 #[derive(Debug)]
 pub struct Kernel {
     nftables: Nftables,
     settings: Settings,
-    plans: HashMap<String, ServicePlan>,
-    counts: HashMap<(SetName, Element), u32>,
+    wanted: Wanted,
     chains: BTreeSet<Balance>,
     built: bool,
     /// UDP targets whose connections are still to be forgotten, with the endpoints that connections may lead to.
     stale: Targets,
 }
-
-/// Addresses that are translated, with where to.
-type Targets = BTreeMap<(Ipv4Addr, u16), BTreeSet<(Ipv4Addr, u16)>>;
 
 impl Kernel {
     /// Opens the kernel's tables in the calling thread's network namespace. Changes nothing yet.
@@ -44,8 +35,7 @@ impl Kernel {
         Ok(Self {
             nftables: Nftables::open()?,
             settings,
-            plans: HashMap::new(),
-            counts: HashMap::new(),
+            wanted: Wanted::default(),
             chains: BTreeSet::new(),
             built: false,
             stale: Targets::new(),
@@ -55,38 +45,10 @@ impl Kernel {
     /// Puts new plans in the place of those of the same Services, in one transaction. The first call replaces the
     /// whole table. After an error the next call rebuilds everything from what is known.
     pub fn apply(&mut self, changes: Vec<(String, ServicePlan)>) -> Result<(), netlink::Error> {
-        let mut touched: BTreeMap<(SetName, Element), u32> = BTreeMap::new();
-        for (service, plan) in changes {
-            let old = self.plans.remove(&service).unwrap_or_default();
-            for (target, _) in
-                old.udp.iter().filter(|(target, backends)| plan.udp.get(target) != Some(backends))
-            {
-                self.stale.insert(*target, plan.udp.get(target).cloned().unwrap_or_default());
-            }
-            for (target, backends) in plan.udp.iter().filter(|(target, _)| !old.udp.contains_key(target)) {
-                self.stale.insert(*target, backends.clone());
-            }
-            for entry in &old.elements {
-                let count = self.counts.entry(entry.clone()).or_default();
-                touched.entry(entry.clone()).or_insert(*count);
-                *count = count.saturating_sub(1);
-            }
-            for entry in &plan.elements {
-                let count = self.counts.entry(entry.clone()).or_default();
-                touched.entry(entry.clone()).or_insert(*count);
-                *count += 1;
-            }
-            if !plan.elements.is_empty() {
-                self.plans.insert(service, plan);
-            }
-        }
-        let batch = if self.built { self.difference(&touched) } else { Ok(self.everything()) };
-        for (entry, _) in touched {
-            if self.counts.get(&entry) == Some(&0) {
-                self.counts.remove(&entry);
-            }
-        }
-        // What is counted now is what is wanted: whatever kept it from the kernel, the next call writes all of it.
+        let change = self.wanted.replace(changes);
+        self.stale.extend(change.stale.clone());
+        let batch = if self.built { self.difference(&change) } else { Ok(self.everything()) };
+        // `wanted` has the change: whatever kept it from the kernel, the next call writes all of it.
         let outcome = batch.and_then(|batch| self.nftables.commit(&batch));
         self.built = outcome.is_ok();
         outcome?;
@@ -99,33 +61,29 @@ impl Kernel {
 
     fn everything(&mut self) -> Batch {
         let mut batch = ruleset::build(&self.settings);
-        self.chains = self.plans.values().flat_map(|plan| plan.chains.iter().copied()).collect();
+        self.chains = self.wanted.chains().collect();
         for chain in &self.chains {
             ruleset::add_balance(&mut batch, chain, &self.settings);
         }
         for set in SetName::ALL {
-            let wanted = self.counts.iter().filter(|((name, _), count)| *name == set && **count > 0);
-            batch.add_elements(set.as_str(), wanted.map(|((_, element), _)| element));
+            batch.add_elements(set.as_str(), self.wanted.elements_of(set));
         }
         batch
     }
 
-    fn difference(&mut self, touched: &BTreeMap<(SetName, Element), u32>) -> Result<Batch, netlink::Error> {
+    fn difference(&mut self, change: &Change) -> Result<Batch, netlink::Error> {
         let mut batch = Batch::new(Family::Ip, TABLE);
-        let now = |entry| self.counts.get(entry).copied().unwrap_or_default();
         let mut gone: BTreeMap<SetName, Vec<&Element>> = BTreeMap::new();
         let mut fresh: BTreeMap<SetName, Vec<&Element>> = BTreeMap::new();
-        for (entry, before) in touched {
-            match (*before, now(entry)) {
-                (0, 1..) => fresh.entry(entry.0).or_default().push(&entry.1),
-                (1.., 0) => gone.entry(entry.0).or_default().push(&entry.1),
-                _ => {}
-            }
+        for (set, element) in &change.gone {
+            gone.entry(*set).or_default().push(element);
+        }
+        for (set, element) in &change.fresh {
+            fresh.entry(*set).or_default().push(element);
         }
         // A chain stays once it is made: there are as many as different numbers of endpoints, and the next
         // scaling needs it again.
-        let wanted = self.plans.values().flat_map(|plan| plan.chains.iter().copied());
-        let new: BTreeSet<Balance> = wanted.filter(|chain| !self.chains.contains(chain)).collect();
+        let new: BTreeSet<Balance> = change.chains.difference(&self.chains).copied().collect();
         for chain in &new {
             ruleset::add_balance(&mut batch, chain, &self.settings);
         }

@@ -2,7 +2,7 @@
 //!
 //! Read first: [`plan`] (which endpoints a Service has, as map elements), [`ruleset`] (the fixed shape of the
 //! rules), `executor` (the one place that talks to the kernel). A change of one Service or EndpointSlice is planned
-//! alone and becomes one small transaction.
+//! alone and becomes one small transaction; `wanted` keeps what several Services need or ask for.
 //!
 //! Not here: pods' own addresses (`network`), names (`dns`).
 //!
@@ -13,5 +13,6 @@ pub mod ruleset;
 
 mod executor;
 pub mod kernel;
+mod wanted;
 
 pub use executor::{Handle, Options, start, uninstall};

@@ -12,6 +12,7 @@ use std::{
 };
 
 use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
+use jiff::Timestamp;
 use sys::nftables::{Data, Element, Verdict};
 
 use crate::ruleset::{Balance, Entry, Policy, SetName};
@@ -22,12 +23,34 @@ pub type Elements = BTreeSet<(SetName, Element)>;
 /// What the kernel must know for one Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// Elements of sets and maps.
+    /// When the Service was made: of two that ask for one entry the older has it.
+    pub created: Option<Timestamp>,
+    /// Elements that several Services may need, none of which carries data.
+    pub shared: Elements,
+    /// What clients connect to. Several Services may ask for one entry, and one of them can have it.
+    pub entries: BTreeMap<Entry, EntryPlan>,
+}
+
+/// What the kernel must know for one entry of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPlan {
+    /// What kind of entry it is to the Service.
+    pub claim: Claim,
+    /// Elements of sets and maps: keyed by the entry, so there can be no others for it.
     pub elements: Elements,
-    /// Chains the elements lead to.
-    pub chains: BTreeSet<Balance>,
-    /// For each UDP address and port of the Service, the endpoints that serve it now.
-    pub udp: BTreeMap<(Ipv4Addr, u16), BTreeSet<(Ipv4Addr, u16)>>,
+    /// The chain the elements lead to.
+    pub chain: Option<Balance>,
+    /// The endpoints that serve it now.
+    pub backends: BTreeSet<Backend>,
+}
+
+/// How an entry has come to a Service; what is less goes before the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Claim {
+    /// The server has given it to this Service alone: its cluster address, a node port.
+    Allocated,
+    /// Anybody may ask for it: an external address, one that a load balancer has.
+    Requested,
 }
 
 /// Where this proxy runs.
@@ -37,7 +60,8 @@ pub struct Here {
     pub node_name: String,
 }
 
-type Backend = (Ipv4Addr, u16);
+/// Address and port of an endpoint.
+pub type Backend = (Ipv4Addr, u16);
 
 struct Candidate {
     backend: Backend,
@@ -49,7 +73,8 @@ struct Candidate {
 
 /// Plans one Service with the slices that carry its name.
 pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> ServicePlan {
-    let mut plan = ServicePlan::default();
+    let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let mut plan = ServicePlan { created, ..ServicePlan::default() };
     let Some(spec) = &service.spec else { return plan };
     let cluster_ips: Vec<Ipv4Addr> = spec
         .cluster_ips
@@ -71,7 +96,7 @@ pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> Se
     let external_ips: Vec<Ipv4Addr> = external_addresses(service);
 
     for ip in &cluster_ips {
-        plan.elements.insert((SetName::ClusterIps, element(address(*ip), None)));
+        plan.shared.insert((SetName::ClusterIps, element(address(*ip), None)));
     }
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = protocol_number(port.protocol.as_deref()) else { continue };
@@ -80,53 +105,63 @@ pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> Se
         let all = eligible(&candidates, false);
         let local = eligible(&candidates, true);
         for (ip, _) in &all {
-            plan.elements.insert((SetName::Hairpin, element([address(*ip), address(*ip)].concat(), None)));
+            plan.shared.insert((SetName::Hairpin, element([address(*ip), address(*ip)].concat(), None)));
         }
         let inside = if internal_local { &local } else { &all };
         for ip in &cluster_ips {
             let entry = Entry::Address(*ip, protocol, number);
             // Traffic from outside the pods' network to a cluster address must come back through this node.
-            plan.balance(entry, Policy::Internal, affinity, inside);
+            plan.balance(entry, Claim::Allocated, Policy::Internal, affinity, inside);
         }
         let (outside, policy) =
             if external_local { (&local, Policy::Local) } else { (&all, Policy::External) };
         for ip in &external_ips {
             let entry = Entry::Address(*ip, protocol, number);
-            plan.balance(entry, policy, affinity, outside);
-            if outside.is_empty() {
-                plan.elements.insert((SetName::NoEndpoints, element(entry.key(), None)));
-            }
+            plan.balance(entry, Claim::Requested, policy, affinity, outside);
         }
         if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|p| *p > 0) {
             let entry = Entry::NodePort(protocol, node_port);
-            plan.balance(entry, policy, affinity, outside);
-            if outside.is_empty() {
-                plan.elements.insert((SetName::NoEndpointNodePorts, element(entry.key(), None)));
-            }
+            plan.balance(entry, Claim::Allocated, policy, affinity, outside);
         }
     }
     plan
 }
 
 impl ServicePlan {
-    fn balance(&mut self, entry: Entry, policy: Policy, affinity: Option<u32>, backends: &BTreeSet<Backend>) {
-        if let Entry::Address(ip, 17, port) = entry {
-            self.udp.insert((ip, port), backends.clone());
-        }
+    /// Adds an entry, unless the Service has it already: its own cluster address may also be an external one.
+    fn balance(
+        &mut self,
+        entry: Entry,
+        claim: Claim,
+        policy: Policy,
+        affinity: Option<u32>,
+        backends: &BTreeSet<Backend>,
+    ) {
         let Ok(count) = u32::try_from(backends.len()) else { return };
-        if count == 0 {
-            return;
+        let mut elements = Elements::new();
+        let mut chain = None;
+        if count > 0 {
+            let balance =
+                Balance { node_port: matches!(entry, Entry::NodePort(..)), policy, count, affinity };
+            let (entries, endpoints) = entry.sets();
+            let verdict = Data::Verdict(Verdict::Goto(balance.name()));
+            elements.insert((entries, element(entry.key(), Some(verdict))));
+            for (index, (ip, port)) in (0_u32..).zip(backends) {
+                let key = [entry.key(), index.to_ne_bytes().to_vec()].concat();
+                let target = [address(*ip), port_bytes(*port)].concat();
+                elements.insert((endpoints, element(key, Some(Data::Value(target)))));
+            }
+            chain = Some(balance);
+        } else if policy != Policy::Internal {
+            // Cluster addresses have a set of their own, for all their ports.
+            let unserved = match entry {
+                Entry::Address(..) => SetName::NoEndpoints,
+                Entry::NodePort(..) => SetName::NoEndpointNodePorts,
+            };
+            elements.insert((unserved, element(entry.key(), None)));
         }
-        let chain = Balance { node_port: matches!(entry, Entry::NodePort(..)), policy, count, affinity };
-        let (entries, endpoints) = entry.sets();
-        let verdict = Data::Verdict(Verdict::Goto(chain.name()));
-        self.elements.insert((entries, element(entry.key(), Some(verdict))));
-        for (index, (ip, port)) in (0_u32..).zip(backends) {
-            let key = [entry.key(), index.to_ne_bytes().to_vec()].concat();
-            let target = [address(*ip), port_bytes(*port)].concat();
-            self.elements.insert((endpoints, element(key, Some(Data::Value(target)))));
-        }
-        self.chains.insert(chain);
+        let backends = backends.clone();
+        self.entries.entry(entry).or_insert(EntryPlan { claim, elements, chain, backends });
     }
 }
 
@@ -232,12 +267,18 @@ mod tests {
             "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
     }
 
+    fn elements(plan: &ServicePlan) -> Elements {
+        let entries = plan.entries.values().flat_map(|entry| &entry.elements);
+        plan.shared.iter().chain(entries).cloned().collect()
+    }
+
     fn count(plan: &ServicePlan, set: SetName) -> usize {
-        plan.elements.iter().filter(|(name, _)| *name == set).count()
+        elements(plan).iter().filter(|(name, _)| *name == set).count()
     }
 
     fn chains(plan: &ServicePlan) -> Vec<String> {
-        plan.chains.iter().map(Balance::name).collect()
+        let chains: BTreeSet<Balance> = plan.entries.values().filter_map(|entry| entry.chain).collect();
+        chains.iter().map(Balance::name).collect()
     }
 
     #[test]
@@ -253,9 +294,10 @@ mod tests {
         assert_eq!(count(&plan, SetName::ServiceEndpoints), 2);
         assert_eq!(count(&plan, SetName::ClusterIps), 1);
         assert_eq!(count(&plan, SetName::Hairpin), 2);
-        let (_, entry) = plan.elements.iter().find(|(set, _)| *set == SetName::Services).unwrap();
+        let elements = elements(&plan);
+        let (_, entry) = elements.iter().find(|(set, _)| *set == SetName::Services).unwrap();
         assert_eq!(entry.key, [10, 43, 0, 7, 6, 0, 0, 0, 0, 80, 0, 0]);
-        let (_, first) = plan.elements.iter().find(|(set, _)| *set == SetName::ServiceEndpoints).unwrap();
+        let (_, first) = elements.iter().find(|(set, _)| *set == SetName::ServiceEndpoints).unwrap();
         assert_eq!(first.data, Some(Data::Value(vec![10, 42, 0, 2, 0x1f, 0x90, 0, 0])));
     }
 

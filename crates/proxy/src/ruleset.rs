@@ -101,7 +101,7 @@ impl SetName {
 }
 
 /// What a client connects to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entry {
     /// An address of a Service: address, protocol number, port.
     Address(Ipv4Addr, u8, u16),
