@@ -148,7 +148,8 @@ impl Run<'_> {
                     self.say(EventType::Normal, "MissingJob", format!("Active job went missing: {name}"));
                     self.forget(&uid);
                 }
-                Some(_) => {}
+                Some(Err(_)) => self.plan.retry = true,
+                Some(Ok(_)) => {}
             }
         }
     }

@@ -67,7 +67,9 @@ impl Controller for Disruption {
                 plan.questions = paths;
                 return plan;
             }
-            Err(scale::Unknown::Never(why)) => {
+            Err(unknown @ (scale::Unknown::Never(_) | scale::Unknown::Failed(_))) => {
+                plan.retry = matches!(unknown, scale::Unknown::Failed(_));
+                let (scale::Unknown::Never(why) | scale::Unknown::Failed(why)) = unknown else { return plan };
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 plan.event(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", message);
                 if let Some(updated) = failed(&budget, why, now) {

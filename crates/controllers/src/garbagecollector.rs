@@ -9,7 +9,6 @@
 //! at the server before anything is deleted for its absence.
 
 mod decide;
-mod discovery;
 mod graph;
 
 use std::collections::BTreeMap;
@@ -18,12 +17,20 @@ use std::sync::{Arc, OnceLock};
 use api::types::apiextensions::v1::CustomResourceDefinition;
 use api::types::apiregistration::v1::APIService;
 use client::{Endpoint, Informer, Informers, PartialMetadata};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use reconcile::{Controller, Key, Plan, Trigger, View, Watches};
 
-use self::discovery::{Kind, Next};
-use self::graph::Graph;
+use self::graph::{Graph, Kind};
+use crate::discovery::{self, Discovery};
+use crate::object;
+
+/// How long a cache is waited for. A kind that cannot be listed (an aggregated server that is down, or refuses us) must not
+/// stop the collection of all others: an owner that is not seen is asked for before anything is deleted for its absence.
+/// Upstream's `initialSyncTimeout`.
+const CACHE_SECONDS: i64 = 30;
+/// When discovery is tried again that could not tell of all. Upstream's period.
+const DISCOVERY_SECONDS: i64 = 30;
 
 /// The key of the work of finding out which kinds there are. No UID looks so.
 const DISCOVERY: &str = "#discovery";
@@ -32,8 +39,14 @@ const DISCOVERY: &str = "#discovery";
 #[derive(Default)]
 pub struct GarbageCollector {
     graph: Arc<Mutex<Graph>>,
-    monitors: Mutex<BTreeMap<Endpoint, Informer<PartialMetadata>>>,
+    monitors: Mutex<BTreeMap<Endpoint, Monitor>>,
     outside: OnceLock<(Informers, Trigger)>,
+}
+
+/// The cache of a kind.
+struct Monitor {
+    informer: Informer<PartialMetadata>,
+    since: Timestamp,
 }
 
 impl Controller for GarbageCollector {
@@ -53,14 +66,14 @@ impl Controller for GarbageCollector {
         let _ = self.outside.set((watches.informers().clone(), trigger));
     }
 
-    fn plan(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Plan {
+    fn plan(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Plan {
         if key.as_str() == DISCOVERY {
-            return self.discover(view);
+            return self.discover(view, now);
         }
-        let mut plan = Plan::nothing();
-        if !self.knows_everything() {
-            // What is not seen yet may be a dependent.
-            plan.retry = true;
+        // What is not seen yet may be a dependent.
+        if let Some(later) = self.waits_until(now) {
+            let mut plan = Plan::nothing();
+            plan.requeue_at(later);
             return plan;
         }
         let mut graph = self.graph.lock();
@@ -76,25 +89,35 @@ impl Controller for GarbageCollector {
 }
 
 impl GarbageCollector {
-    fn knows_everything(&self) -> bool {
+    /// When to look again whether the caches are filled; `None` if they are, or will not be.
+    fn waits_until(&self, now: Timestamp) -> Option<Timestamp> {
         let monitors = self.monitors.lock();
-        !monitors.is_empty() && monitors.values().all(Informer::has_synced)
+        if monitors.is_empty() {
+            return Some(object::after(now, 1));
+        }
+        let filling = monitors.values().filter(|monitor| !monitor.informer.has_synced());
+        let since = filling.map(|monitor| monitor.since).max()?;
+        look_again(since, now)
     }
 
-    fn discover(&self, view: &View<'_>) -> Plan {
+    fn discover(&self, view: &View<'_>, now: Timestamp) -> Plan {
         let mut plan = Plan::nothing();
-        match discovery::next(view.answers()) {
-            Next::Ask(paths) => plan.questions = paths,
-            Next::Kinds { kinds, complete } => {
-                self.monitor(kinds, complete);
-                plan.retry = !complete;
+        match discovery::preferred(view.answers()) {
+            Err(paths) => plan.questions = paths,
+            Ok(found) => {
+                let complete = found.failed.is_empty();
+                if !complete {
+                    tracing::debug!(failed = ?found.failed, "not all kinds are known");
+                    plan.requeue_at(object::after(now, DISCOVERY_SECONDS));
+                }
+                self.monitor(collectable(&found), complete, now);
             }
         }
         plan
     }
 
     /// Watches the metadata of these kinds; of others no longer, unless discovery could not tell of all.
-    fn monitor(&self, kinds: Vec<Kind>, complete: bool) {
+    fn monitor(&self, kinds: Vec<Kind>, complete: bool, now: Timestamp) {
         let Some((informers, trigger)) = self.outside.get() else { return };
         let mut monitors = self.monitors.lock();
         if complete {
@@ -102,16 +125,23 @@ impl GarbageCollector {
                 let served = kinds.iter().any(|kind| kind.endpoint == *endpoint);
                 if !served {
                     informers.stop_metadata(endpoint);
-                    self.graph.lock().forget_kind(endpoint);
+                    let woken = self.graph.lock().forget_kind(endpoint);
+                    for uid in woken {
+                        trigger.wake(Key::cluster(&uid));
+                    }
                 }
                 served
             });
         }
         for kind in kinds {
-            self.graph.lock().learn(&kind);
-            if monitors.contains_key(&kind.endpoint) {
+            // The version that is watched may be one that discovery just failed to tell of.
+            let watched = |endpoint: &Endpoint| {
+                endpoint.group == kind.endpoint.group && endpoint.plural == kind.endpoint.plural
+            };
+            if monitors.keys().any(watched) {
                 continue;
             }
+            self.graph.lock().learn(&kind);
             let informer = informers.metadata(kind.endpoint.clone());
             informer.set_transform(|object| {
                 // Only identities and owners matter here; labels and annotations are most of the bytes.
@@ -125,9 +155,32 @@ impl GarbageCollector {
                     trigger.wake(Key::cluster(&uid));
                 }
             });
-            monitors.insert(kind.endpoint, informer);
+            monitors.insert(kind.endpoint, Monitor { informer, since: now });
         }
     }
+}
+
+/// Looks again after half the time that has been waited, and not after [`CACHE_SECONDS`].
+fn look_again(since: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let until = object::after(since, CACHE_SECONDS);
+    let waited = now.duration_since(since).max(SignedDuration::ZERO);
+    let later = now.checked_add(waited / 2 + SignedDuration::from_millis(10)).unwrap_or(until);
+    (now < until).then_some(later.min(until))
+}
+
+/// Kinds that can be listed, watched and deleted. Events are left out as upstream leaves them out: there are many, and they
+/// go by themselves.
+fn collectable(found: &Discovery) -> Vec<Kind> {
+    let wanted = found
+        .kinds
+        .iter()
+        .filter(|served| served.endpoint.plural != "events" && served.can(&["delete", "list", "watch"]));
+    let kind = |served: &discovery::Served| Kind {
+        endpoint: served.endpoint.clone(),
+        kind: served.kind.clone(),
+        namespaced: served.namespaced,
+    };
+    wanted.map(kind).collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod cronjob;
 pub mod csr_cleaner;
 pub mod daemonset;
 pub mod deployment;
+mod discovery;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;

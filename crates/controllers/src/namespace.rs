@@ -13,7 +13,8 @@ use client::{DeleteOptions, Propagation};
 use jiff::Timestamp;
 use reconcile::{Action, Controller, Key, Plan, Verb, View, Watches};
 
-use self::contents::{Contents, Kind, Next};
+use self::contents::{Contents, Next};
+use crate::discovery::Served;
 use crate::object;
 
 /// Without this finalizer in its spec a namespace is not ours to empty.
@@ -54,8 +55,9 @@ impl Controller for Namespaces {
             Next::Ask(paths) => plan.questions = paths,
             Next::Empty(kinds) => {
                 for kind in kinds {
-                    plan.questions.push(kind.path(key.name()));
-                    plan.act(delete_all(&kind, key.name()));
+                    plan.questions.push(contents::list_path(&kind, key.name()));
+                    // One kind that cannot be deleted must keep neither the others nor what is said of it.
+                    plan.attempts.push(delete_all(&kind, key.name()));
                 }
             }
             Next::Remains(contents) => {
@@ -75,7 +77,7 @@ impl Controller for Namespaces {
 }
 
 /// Everything of one kind goes, its dependents after it.
-fn delete_all(kind: &Kind, namespace: &str) -> Action {
+fn delete_all(kind: &Served, namespace: &str) -> Action {
     let options = DeleteOptions::default().with_propagation(Propagation::Background);
     Action::dynamic(kind.endpoint.clone(), Some(namespace), "", Verb::DeleteCollection(options))
 }

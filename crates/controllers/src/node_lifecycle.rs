@@ -7,6 +7,7 @@
 //! at which a node will have been silent for too long.
 
 mod taints;
+mod zones;
 
 use std::collections::HashMap;
 
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use reconcile::{Action, Controller, EventSpec, Key, Plan, View, Watches};
 use serde_json::json;
 
+use self::zones::{Evictions, Verdict};
 use crate::networking::{self, is_node_ready, node_condition};
 use crate::{object, pods};
 
@@ -36,6 +38,7 @@ pub struct NodeLifecycle {
     /// When each node's heartbeat was last seen to change. By our own clock: a node whose clock is wrong is not a dead one.
     /// A restart may lose it; every node then has its grace once more.
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
+    evictions: Mutex<Evictions>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -72,6 +75,7 @@ impl Controller for NodeLifecycle {
         let mut plan = Plan::nothing();
         let Some(node) = view.get_key::<Node>(key) else {
             self.heartbeats.lock().remove(key.name());
+            self.evictions.lock().forget(key.name());
             return plan;
         };
         let (heartbeat, new) = self.heartbeat(view, &node, now);
@@ -95,15 +99,15 @@ impl Controller for NodeLifecycle {
         } else {
             plan.requeue_at(deadline);
         }
-        if let Some(wanted) = taints::wanted(&node, !everything_is_down(view, &node), now) {
-            plan.act(Action::patch(
-                &node,
-                // The whole list is replaced: only as it was read.
-                Patch::Merge(json!({
-                    "metadata": taints::precondition(&node, plan.steps.is_empty()),
-                    "spec": {"taints": wanted},
-                })),
-            ));
+        // After a write of the status the node is another one: the change wakes us, and the taints come then. Somebody else's
+        // taint, set meanwhile, would be lost otherwise.
+        if plan.steps.is_empty() {
+            let evict = self.may_evict(&mut plan, view, &node, now);
+            if let Some(wanted) = taints::wanted(&node, evict, now) {
+                let metadata = taints::precondition(&node);
+                let patch = json!({"metadata": metadata, "spec": {"taints": wanted}});
+                plan.act(Action::patch(&node, Patch::Merge(patch)));
+            }
         }
         if node_condition(&node, "Ready").is_some_and(|condition| condition.status != "True") {
             mark_pods(&mut plan, view, &node, now);
@@ -117,17 +121,36 @@ fn grace(node: &Node) -> i64 {
     if node_condition(node, "Ready").is_none() { STARTUP_GRACE_SECONDS } else { GRACE_SECONDS }
 }
 
-/// No node is ready: then it is more likely that we are cut off than that all of them died at once, and nothing is
-/// evicted (upstream's full disruption).
-fn everything_is_down(view: &View<'_>, node: &Node) -> bool {
-    !is_node_ready(node)
-        && view
-            .list::<Node>()
-            .iter()
-            .all(|other| object::name(&**other) == object::name(node) || !is_node_ready(other))
-}
-
 impl NodeLifecycle {
+    /// Whether the node may have taints that evict its pods.
+    fn may_evict(&self, plan: &mut Plan, view: &View<'_>, node: &Node, now: Timestamp) -> bool {
+        let mut evictions = self.evictions.lock();
+        if is_node_ready(node) {
+            evictions.forget(object::name(node));
+            return true;
+        }
+        // A node that has said nothing yet gets none: it has not used a turn either.
+        if node_condition(node, "Ready").is_none() {
+            return true;
+        }
+        let all = view.list::<Node>();
+        let is_evicting = taints::evicts(node);
+        match evictions.ask(node, all.iter().map(|other| &**other), now) {
+            Verdict::Evict => true,
+            Verdict::Never => {
+                // Another node that comes back does not wake this one.
+                plan.requeue_at(object::after(now, zones::LOOK_AGAIN_SECONDS));
+                false
+            }
+            // One taint takes another's place: the pods are going already.
+            Verdict::Wait(_) if is_evicting => true,
+            Verdict::Wait(until) => {
+                plan.requeue_at(until);
+                false
+            }
+        }
+    }
+
     /// The node's heartbeat as last seen to change, and whether the node is new to us.
     fn heartbeat(&self, view: &View<'_>, node: &Node, now: Timestamp) -> (Heartbeat, bool) {
         let name = object::name(node);
@@ -242,11 +265,22 @@ mod tests {
         assert_eq!(plan.events[0].message, "Node n event: Registered Node n in Controller");
         let plan = fixture.plan("", "n", at(150));
         let lines: Vec<_> = plan.actions().map(ToString::to_string).collect();
-        assert_eq!(lines, ["update nodes/status n", "patch nodes n", "patch pods/status a/p"]);
+        assert_eq!(
+            lines,
+            ["update nodes/status n", "patch pods/status a/p"],
+            "the taints come with the next plan"
+        );
         let written: Node = plan.actions().next().unwrap().object().unwrap();
         let ready = node_condition(&written, "Ready").unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("Unknown", Some("NodeStatusUnknown")));
         assert_eq!(plan.events[0].message, "Node n status is now: NodeNotReady");
+        let mut written = written;
+        written.metadata.resource_version = Some("2".to_owned());
+        let fixture = fixture.with(vec![written, node("other", "True", json!(null))]);
+        let plan = fixture.plan("", "n", at(151));
+        let patch = plan.actions().next().unwrap().patch_body().unwrap();
+        assert_eq!(patch["metadata"]["resourceVersion"], "2", "no taint that somebody else sets is lost");
+        assert_eq!(patch["spec"]["taints"].as_array().map(Vec::len), Some(2));
     }
 
     #[test]

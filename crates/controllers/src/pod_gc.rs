@@ -42,6 +42,13 @@ impl Missing {
         *self.0.lock().entry(node.to_owned()).or_insert(now)
     }
 
+    /// No pod is left on it. Who makes a pod chooses the name of its node, so the names must not stay.
+    fn forget(&self, node: &str, is_needed: impl FnOnce() -> bool) {
+        if self.0.lock().contains_key(node) && !is_needed() {
+            self.0.lock().remove(node);
+        }
+    }
+
     /// A node is there: should it go again, its quarantine begins anew.
     fn is_back(&self, node: &str) {
         self.0.lock().remove(node);
@@ -60,9 +67,12 @@ impl Controller for PodGc {
                 if pods::is_terminal(pod) { vec![String::new()] } else { Vec::new() }
             },
         );
-        watches.map::<Pod>(|caches, change, wake| {
+        let missing = self.missing.clone();
+        watches.map::<Pod>(move |caches, change, wake| {
             let pod = &**change.object();
             if change.is_deleted() {
+                let node = pods::node(pod);
+                missing.forget(node, || caches.informer::<Pod>().index_len(networking::BY_NODE, node) > 0);
                 return;
             }
             if pods::is_terminal(pod) && caches.informer::<Pod>().index_len(BY_PHASE, "") > TERMINATED {
@@ -126,7 +136,8 @@ impl Controller for PodGc {
             Some(Err(status)) if status.is_not_found() => {
                 end(&mut plan, &pod, "PodGC: node no longer exists", now);
             }
-            Some(_) => self.missing.is_back(node),
+            Some(Ok(_)) => self.missing.is_back(node),
+            Some(Err(_)) => plan.retry = true,
         }
         plan
     }
@@ -216,6 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_never_was_is_forgotten_with_its_last_pod() {
+        let pods = |names: &[&str]| -> Vec<Pod> {
+            names.iter().map(|name| pod(json!({"name": name, "uid": name}), "invented", "Running")).collect()
+        };
+        let known = |fixture: &Fixture<PodGc>| fixture.controller().missing.0.lock().len();
+        let fixture = Fixture::new(PodGc::default()).with(pods(&["p", "q"]));
+        fixture.plan("a", "p", Timestamp::UNIX_EPOCH);
+        let fixture = fixture.with(pods(&["q"]));
+        assert_eq!(known(&fixture), 1, "one is left");
+        let fixture = fixture.with(pods(&[]));
+        assert_eq!(known(&fixture), 0);
+    }
+
+    #[test]
     fn a_missing_node_is_asked_for_after_the_quarantine() {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let fixture = Fixture::new(PodGc::default()).with(vec![pod(json!({"name": "p"}), "n", "Running")]);
@@ -223,6 +248,12 @@ mod tests {
         assert_eq!((plan.actions().count(), plan.requeue_at), (0, Some(at(140))));
         let plan = fixture.plan("a", "p", at(140));
         assert_eq!((plan.actions().count(), plan.questions), (0, vec!["/api/v1/nodes/n".to_owned()]));
+        let fixture = fixture.with_answer(
+            "/api/v1/nodes/n",
+            Err(api::Status::service_unavailable("the server is overloaded")),
+        );
+        let plan = fixture.plan("a", "p", at(140));
+        assert_eq!((plan.actions().count(), plan.retry), (0, true), "that is no answer");
         let missing = api::Status::not_found(&api::GroupResource::new("", "nodes"), "n");
         let fixture = fixture.with_answer("/api/v1/nodes/n", Err(missing));
         assert_eq!(fixture.lines("a", "p", at(140)), ["patch pods/status a/p", "delete pods a/p"]);

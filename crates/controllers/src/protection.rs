@@ -6,7 +6,7 @@
 //! Upstream: `pkg/controller/volume/pvcprotection`, `pkg/controller/volume/pvprotection`.
 
 use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use client::Resource;
+use client::{Endpoint, Resource};
 use jiff::Timestamp;
 use reconcile::{Action, Controller, Key, Plan, View, Watches};
 
@@ -22,6 +22,12 @@ pub struct ClaimProtection;
 
 /// The controller of volumes.
 pub struct VolumeProtection;
+
+/// Pods as the server lists them.
+#[derive(serde::Deserialize)]
+struct List {
+    items: Vec<Pod>,
+}
 
 /// The keys of the claims that a pod uses.
 fn claims_of(pod: &Pod) -> Vec<String> {
@@ -53,8 +59,33 @@ impl Controller for ClaimProtection {
     fn plan(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Plan {
         let Some(claim) = view.get_key::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
         // A pod without a node holds nothing yet, and its kubelet will refuse a claim that is going.
+        let uses = |pod: &Pod| !pods::node(pod).is_empty();
         let users = view.by_index::<Pod>(USERS, key.as_str());
-        let is_used = users.iter().any(|pod| !pods::node(pod).is_empty());
+        let mut is_used = users.iter().any(|pod| uses(pod));
+        if !is_used && object::deleting(&*claim) && object::has_finalizer(&*claim, CLAIM_FINALIZER) {
+            // The caches of claims and pods run apart: a pod may have got its node before the claim was deleted, and not be
+            // seen yet. What this finalizer keeps is data, so the server is asked.
+            let mut plan = Plan::nothing();
+            let path = Endpoint::of::<Pod>().path(Some(key.namespace()), None, None);
+            match view.answers().get(&path).cloned().map(|answer| answer.map(serde_json::from_value::<List>))
+            {
+                None => {
+                    plan.ask(path);
+                    return plan;
+                }
+                Some(Ok(Ok(List { items }))) => {
+                    let used =
+                        |pod: &Pod| uses(pod) && claims_of(pod).iter().any(|claim| claim == key.as_str());
+                    is_used = items.iter().any(used);
+                    // It is seen by and by.
+                    plan.retry = is_used;
+                }
+                Some(_) => plan.retry = true,
+            }
+            if plan.retry {
+                return plan;
+            }
+        }
         protect(&*claim, CLAIM_FINALIZER, is_used)
     }
 }
@@ -138,13 +169,40 @@ mod tests {
             let mut metadata = metadata("p-v", finalizer, deleting);
             metadata["namespace"] = "a".into();
             let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": metadata})).unwrap();
-            let fixture = Fixture::new(ClaimProtection).with(vec![claim]).with(pods);
+            let fixture = Fixture::new(ClaimProtection).with(vec![claim]).with(pods.clone());
+            let fixture = fixture.with_answer("/api/v1/namespaces/a/pods", Ok(json!({"items": pods})));
             let plan = fixture.plan("a", "p-v", Timestamp::UNIX_EPOCH);
             let written = plan.actions().next().map(|action| {
                 let claim: PersistentVolumeClaim = action.object().unwrap();
                 claim.metadata.finalizers.unwrap_or_default().len()
             });
             assert_eq!(written, left, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_server_is_asked_before_a_claim_is_let_go() {
+        const PODS: &str = "/api/v1/namespaces/a/pods";
+        let uses = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+        let mut metadata = metadata("c", Some(CLAIM_FINALIZER), true);
+        metadata["namespace"] = "a".into();
+        let down = api::Status::service_unavailable("down");
+        for (what, answer, writes, retry) in [
+            ("not asked", None, 0, false),
+            ("a pod that the cache has not", Some(Ok(json!({"items": [pod("n", uses.clone())]}))), 0, true),
+            ("one without a node", Some(Ok(json!({"items": [pod("", uses)]}))), 1, false),
+            ("none", Some(Ok(json!({"items": []}))), 1, false),
+            ("no answer", Some(Err(down)), 0, true),
+        ] {
+            let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+            let mut fixture = Fixture::new(ClaimProtection).with(vec![claim]).with::<Pod>(vec![]);
+            let asks = answer.is_none();
+            if let Some(answer) = answer {
+                fixture = fixture.with_answer(PODS, answer);
+            }
+            let plan = fixture.plan("a", "c", Timestamp::UNIX_EPOCH);
+            assert_eq!((plan.actions().count(), plan.retry), (writes, retry), "{what}");
+            assert_eq!(plan.questions == [PODS], asks, "{what}");
         }
     }
 

@@ -6,12 +6,14 @@
 //! Upstream: `pkg/controller/resourcequota`.
 //!
 //! Admission charges a quota *before* the object is stored. A count that lowers the quota between the two would give the same
-//! room away twice, so a quota that was written a moment ago is lowered only when it has been left alone for [`SETTLE`]; the
-//! same wait gives back what was charged for a write that then failed, which upstream finds out after five minutes.
+//! room away twice, so while a quota is being written it is lowered only by what was seen to go (`resourcequota/releases.rs`),
+//! and by the whole difference when it has been left alone for [`SETTLE`]; the same wait gives back what was charged for a
+//! write that then failed, which upstream finds out after five minutes.
 
+mod releases;
 mod sources;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use api::quantity::Quantity;
 use api::quota::{self, Usage};
@@ -19,21 +21,23 @@ use api::types::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQu
 use api::{GroupResource, Object};
 use client::{Change, Resource};
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 use reconcile::{Action, Caches, Controller, Key, Plan, View, Watches};
 
+use self::releases::{Releases, revision};
 use self::sources::{Sources, State};
 use crate::{object, pods};
 
 /// How long after the last write of a quota nothing that was charged can still be on its way. Writes take milliseconds.
 const SETTLE: SignedDuration = SignedDuration::from_secs(1);
 
-/// The controller. What it remembers is lost with a restart: since when it knows each quota's state, at the cost of waiting
-/// [`SETTLE`] again.
+/// When a resource is looked for again that the server could not tell of.
+const DOWN_SECONDS: i64 = 30;
+
+/// The controller.
 #[derive(Default)]
 pub struct ResourceQuotas {
     sources: Sources,
-    seen: Mutex<HashMap<Key, (String, Timestamp)>>,
+    releases: Releases,
 }
 
 impl Controller for ResourceQuotas {
@@ -41,11 +45,21 @@ impl Controller for ResourceQuotas {
 
     fn watch(&self, watches: &mut Watches<'_>) {
         watches.primary::<ResourceQuota>();
-        watches.map::<Pod>(|caches, change, wake| {
+        let releases = self.releases.clone();
+        watches.map::<Pod>(move |caches, change, wake| {
             let released = match change {
                 Change::Added(_) => false,
-                Change::Deleted(_) => true,
+                Change::Deleted(pod) => {
+                    if !pods::is_terminal(pod) {
+                        release_pod(&releases, caches, pod, revision(&**pod));
+                    }
+                    true
+                }
                 Change::Updated { old, new } => {
+                    let ended = !pods::is_terminal(old) && pods::is_terminal(new);
+                    if ended {
+                        release_pod(&releases, caches, old, revision(&**new));
+                    }
                     pods::is_terminal(old) != pods::is_terminal(new)
                         || object::deleting(&**old) != object::deleting(&**new)
                         || old.spec != new.spec
@@ -55,49 +69,57 @@ impl Controller for ResourceQuotas {
                 wake_namespace(caches, &**change.object(), wake);
             }
         });
-        watches.map::<Service>(|caches, change, wake| {
-            if !matches!(change, Change::Added(_)) {
-                wake_namespace(caches, &**change.object(), wake);
-            }
-        });
-        watches.map::<PersistentVolumeClaim>(|caches, change, wake| {
-            if !matches!(change, Change::Added(_)) {
-                wake_namespace(caches, &**change.object(), wake);
-            }
-        });
-        self.sources.start(watches);
+        watch_typed::<Service>(watches, "services", &self.releases);
+        watch_typed::<PersistentVolumeClaim>(watches, "persistentvolumeclaims", &self.releases);
+        self.sources.start(watches, self.releases.clone());
     }
 
     fn plan(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Plan {
         let mut plan = Plan::nothing();
         let Some(found) = view.get_key::<ResourceQuota>(key) else {
-            self.seen.lock().remove(key);
+            self.releases.forget(key);
             return plan;
         };
         let hard = quota::hard(&found);
         let status = found.status.clone().unwrap_or_default();
         let used = status.used.as_ref().map(quota::parse);
-        let settled_at = self.settled_at(key, &found, now);
+        let version = found.metadata.resource_version.clone().unwrap_or_default();
+        let written = view.failure().is_none();
+        let since = self.releases.since(key, &version, reached(view), written, now);
+        let settled_at = since.checked_add(SETTLE).unwrap_or(Timestamp::MAX);
         let counted_before = status.hard.as_ref().map(quota::parse).as_ref() == Some(&hard) && used.is_some();
         if counted_before && now < settled_at {
             plan.requeue_at(settled_at);
+            let mut next = used.clone().unwrap_or_default();
+            for (name, amount) in self.releases.take(key) {
+                if let Some(held) = next.get_mut(&name) {
+                    *held = (*held - amount).max(Quantity::ZERO);
+                }
+            }
+            if used.as_ref() != Some(&next) {
+                plan.act(with_used(&found, next));
+            }
             return plan;
         }
         let count = match self.count(view, &found, &hard, now) {
             Ok(count) => count,
-            Err(Wait::Ask(paths)) => {
+            Err(paths) => {
                 plan.questions = paths;
                 return plan;
             }
-            Err(Wait::Retry) => {
-                plan.retry = true;
-                return plan;
-            }
         };
+        plan.retry = count.waits;
         if let Some(at) = count.changes_at {
             plan.requeue_at(at);
         }
         let mut next = count.used;
+        for name in &count.unknown {
+            // What it was is the best that is known of it.
+            match used.as_ref().and_then(|used| used.get(name)) {
+                Some(held) => drop(next.insert(name.clone(), *held)),
+                None => drop(next.remove(name)),
+            }
+        }
         if now < settled_at {
             for (name, held) in used.iter().flatten() {
                 if let Some(amount) = next.get_mut(name) {
@@ -106,56 +128,55 @@ impl Controller for ResourceQuotas {
             }
             plan.requeue_at(settled_at);
         }
-        if !counted_before || used.as_ref() != Some(&next) {
-            let mut updated = (*found).clone();
-            updated.status = Some(ResourceQuotaStatus {
-                hard: updated.spec.as_ref().and_then(|spec| spec.hard.clone()),
-                used: Some(next.into_iter().map(|(name, amount)| (name, amount.to_wire())).collect()),
-            });
-            plan.act(Action::update_status(&updated));
+        let right = counted_before && used.as_ref() == Some(&next);
+        self.releases.counted(key, reached(view), now, right);
+        if !right {
+            plan.act(with_used(&found, next));
         }
         plan
     }
 }
 
-/// Why there is no count yet.
-enum Wait {
-    Ask(Vec<String>),
-    /// A cache is being filled.
-    Retry,
+/// The revision that the caches have reached of what is counted.
+fn reached(view: &View<'_>) -> u64 {
+    let pods = view.informer::<Pod>().resource_version();
+    let services = view.informer::<Service>().resource_version();
+    let claims = view.informer::<PersistentVolumeClaim>().resource_version();
+    [pods, services, claims].iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0)
+}
+
+fn with_used(quota: &ResourceQuota, used: Usage) -> Action {
+    let mut updated = quota.clone();
+    updated.status = Some(ResourceQuotaStatus {
+        hard: updated.spec.as_ref().and_then(|spec| spec.hard.clone()),
+        used: Some(used.into_iter().map(|(name, amount)| (name, amount.to_wire())).collect()),
+    });
+    Action::update_status(&updated)
 }
 
 /// What is used, and when that changes though nothing happens.
 struct Count {
     used: Usage,
     changes_at: Option<Timestamp>,
+    /// What could not be counted: its resource is not known now.
+    unknown: BTreeSet<String>,
+    /// A cache is being filled.
+    waits: bool,
 }
 
 impl ResourceQuotas {
-    /// When the quota will have been as it is for long enough.
-    fn settled_at(&self, key: &Key, quota: &ResourceQuota, now: Timestamp) -> Timestamp {
-        let version = quota.metadata.resource_version.clone().unwrap_or_default();
-        let mut seen = self.seen.lock();
-        let since = match seen.get(key) {
-            Some((known, since)) if *known == version => *since,
-            _ => {
-                seen.insert(key.clone(), (version, now));
-                now
-            }
-        };
-        since.checked_add(SETTLE).unwrap_or(Timestamp::MAX)
-    }
-
+    /// Counts anew; `Err` says what to ask first.
     fn count(
         &self,
         view: &View<'_>,
         quota: &ResourceQuota,
         hard: &Usage,
         now: Timestamp,
-    ) -> Result<Count, Wait> {
-        let mut count = Count { used: Usage::new(), changes_at: None };
+    ) -> Result<Count, Vec<String>> {
+        let mut count =
+            Count { used: Usage::new(), changes_at: None, unknown: BTreeSet::new(), waits: false };
         let resources = quota::resources_behind(hard.keys().map(String::as_str));
-        let (mut questions, mut waits) = (Vec::new(), false);
+        let mut questions = Vec::new();
         for resource in &resources {
             let known = if !resource.group.is_empty() {
                 false
@@ -177,8 +198,14 @@ impl ResourceQuotas {
                         questions.extend(paths);
                         continue;
                     }
-                    State::Filling => {
-                        waits = true;
+                    // The others are counted nevertheless.
+                    state @ (State::Filling | State::Down) => {
+                        count.unknown.extend(quota::counted(resource).into_keys());
+                        if matches!(state, State::Filling) {
+                            count.waits = true;
+                        } else {
+                            count.changes_at(object::after(now, DOWN_SECONDS));
+                        }
                         continue;
                     }
                     // Nothing is said of a resource that is not served.
@@ -194,10 +221,7 @@ impl ResourceQuotas {
             }
         }
         if !questions.is_empty() {
-            return Err(Wait::Ask(questions));
-        }
-        if waits {
-            return Err(Wait::Retry);
+            return Err(questions);
         }
         for name in hard.keys() {
             let resource = quota::resources_behind([name.as_str()].into_iter()).pop_first();
@@ -208,6 +232,12 @@ impl ResourceQuotas {
         }
         count.used.retain(|name, _| hard.contains_key(name));
         Ok(count)
+    }
+}
+
+impl Count {
+    fn changes_at(&mut self, at: Timestamp) {
+        self.changes_at = Some(self.changes_at.map_or(at, |earlier| earlier.min(at)));
     }
 }
 
@@ -241,8 +271,7 @@ fn count_pods(count: &mut Count, view: &View<'_>, quota: &ResourceQuota, now: Ti
             if end < now {
                 continue;
             }
-            let after = object::after(end, 1);
-            count.changes_at = Some(count.changes_at.map_or(after, |at| at.min(after)));
+            count.changes_at(object::after(end, 1));
         }
         if has_scopes(quota) && !quota::matches(quota, &resource, &untyped(&*pod)) {
             continue;
@@ -267,6 +296,37 @@ fn count_typed<K: Resource>(
         }
     }
     true
+}
+
+fn release_pod(releases: &Releases, caches: &Caches, pod: &Pod, revision: u64) {
+    let resource = GroupResource::new("", "pods");
+    // One whose grace period is over is counted no longer.
+    let until = if object::deleting(pod) { quota::ends_at(&untyped(pod)) } else { None };
+    for quota in caches.list_namespace::<ResourceQuota>(object::namespace(pod)) {
+        if !has_scopes(&quota) || quota::matches(&quota, &resource, &untyped(pod)) {
+            releases.add(&Key::of(&*quota), revision, until, &quota::of_pod_object(pod));
+        }
+    }
+}
+
+fn watch_typed<K: Resource>(watches: &mut Watches<'_>, plural: &'static str, releases: &Releases) {
+    let releases = releases.clone();
+    watches.map::<K>(move |caches, change, wake| {
+        let (object, resource) = (&**change.object(), GroupResource::new("", plural));
+        if matches!(change, Change::Added(_)) {
+            return;
+        }
+        if change.is_deleted() {
+            let untyped = untyped(object);
+            let usage = quota::of(&resource, &untyped).unwrap_or_default();
+            for quota in caches.list_namespace::<ResourceQuota>(object::namespace(object)) {
+                if quota::matches(&quota, &resource, &untyped) {
+                    releases.add(&Key::of(&*quota), revision(object), None, &usage);
+                }
+            }
+        }
+        wake_namespace(caches, object, wake);
+    });
 }
 
 fn wake_namespace<K: Resource>(caches: &Caches, object: &K, wake: &mut dyn FnMut(Key)) {

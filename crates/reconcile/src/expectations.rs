@@ -46,6 +46,23 @@ struct Held {
     since: Duration,
 }
 
+impl Held {
+    /// Of the revisions of one kind only the highest is waited for: whoever has it has the others.
+    fn add(&mut self, expectation: Expectation) {
+        if let Expectation::Revision(endpoint, revision) = &expectation {
+            let known = self.unmet.iter_mut().find_map(|known| match known {
+                Expectation::Revision(of, highest) if of == endpoint => Some(highest),
+                _ => None,
+            });
+            if let Some(highest) = known {
+                *highest = (*highest).max(*revision);
+                return;
+            }
+        }
+        self.unmet.push(expectation);
+    }
+}
+
 impl Expectations {
     /// Notes what a key's writes will lead to; replaces nothing.
     pub(crate) fn expect(&self, key: &Key, expected: Vec<Expectation>, caches: &Caches, now: Duration) {
@@ -56,7 +73,9 @@ impl Expectations {
         let mut held = self.0.lock();
         let held = held.entry(key.clone()).or_insert(Held { unmet: Vec::new(), since: now });
         held.since = now;
-        held.unmet.extend(unmet);
+        for expectation in unmet {
+            held.add(expectation);
+        }
     }
 
     /// Whether a key may be planned.
@@ -86,5 +105,32 @@ impl Expectations {
             !held.unmet.is_empty()
         });
         released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_writes_of_one_kind_are_one_thing_to_wait_for() {
+        let (pods, maps) = (Endpoint::new("", "v1", "pods"), Endpoint::new("", "v1", "configmaps"));
+        let mut held = Held { unmet: Vec::new(), since: Duration::ZERO };
+        for revision in [3, 500, 7] {
+            held.add(Expectation::Revision(pods.clone(), revision));
+        }
+        held.add(Expectation::Revision(maps.clone(), 4));
+        for name in ["a/x", "a/y"] {
+            held.add(Expectation::Gone(pods.clone(), name.to_owned(), "u".to_owned()));
+        }
+        assert_eq!(
+            held.unmet,
+            [
+                Expectation::Revision(pods.clone(), 500),
+                Expectation::Revision(maps, 4),
+                Expectation::Gone(pods.clone(), "a/x".to_owned(), "u".to_owned()),
+                Expectation::Gone(pods, "a/y".to_owned(), "u".to_owned()),
+            ]
+        );
     }
 }

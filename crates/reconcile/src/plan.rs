@@ -17,6 +17,9 @@ use serde_json::Value;
 pub struct Plan {
     /// In this order; a step that fails ends the run, except for the steps marked [`Step::Always`].
     pub steps: Vec<Step>,
+    /// Tried at once when the steps have succeeded, before the questions are asked. What the server refuses of them does not
+    /// end the run: the next plan of the run finds it in its [`Answers`].
+    pub attempts: Vec<Action>,
     /// Said once the steps have succeeded.
     pub events: Vec<EventSpec>,
     /// Paths to GET before this key can be planned: they are asked, and the plan is made again at once with their
@@ -216,6 +219,12 @@ impl Action {
         serde_json::from_value(self.body.clone()).ok()
     }
 
+    /// The path of what it is done to, without a subresource.
+    pub fn path(&self) -> String {
+        let name = Some(self.name.as_str()).filter(|name| !name.is_empty());
+        self.endpoint.path(self.namespace.as_deref(), name, None)
+    }
+
     /// The patch an action sends.
     pub fn patch_body(&self) -> Option<&Value> {
         match &self.verb {
@@ -310,30 +319,44 @@ impl Plan {
 
     /// Every action, in order.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
-        self.steps.iter().flat_map(|step| match step {
+        let steps = self.steps.iter().flat_map(|step| match step {
             Step::One(action) | Step::Always(action) => std::slice::from_ref(action),
             Step::SlowStart(actions) | Step::Parallel(actions) => actions.as_slice(),
-        })
+        });
+        steps.chain(&self.attempts)
     }
 }
 
 /// What the server answered to the questions of the plan before.
 #[derive(Debug, Default)]
-pub struct Answers(pub(crate) BTreeMap<String, Result<Value, api::Status>>);
+pub struct Answers {
+    pub(crate) said: BTreeMap<String, Result<Value, api::Status>>,
+    pub(crate) refused: BTreeMap<String, api::Status>,
+}
 
 impl Answers {
     /// The answer to a path: `None` if it was not asked.
     pub fn get(&self, path: &str) -> Option<&Result<Value, api::Status>> {
-        self.0.get(path)
+        self.said.get(path)
+    }
+
+    /// Why an attempt at what has this path (see [`Action::path`]) was refused.
+    pub fn refusal(&self, path: &str) -> Option<&api::Status> {
+        self.refused.get(path)
+    }
+
+    /// Adds the refusal of an attempt by hand, for tests.
+    pub fn refuse(&mut self, path: &str, why: api::Status) {
+        self.refused.insert(path.to_owned(), why);
     }
 
     /// Whether nothing was asked yet.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.said.is_empty() && self.refused.is_empty()
     }
 
     /// Adds an answer by hand, for tests.
     pub fn insert(&mut self, path: &str, answer: Result<Value, api::Status>) {
-        self.0.insert(path.to_owned(), answer);
+        self.said.insert(path.to_owned(), answer);
     }
 }

@@ -195,6 +195,13 @@ impl<C: Controller> Loop<C> {
             for event in plan.events {
                 self.executor.say(event);
             }
+            match self.executor.attempt(&plan.attempts).await {
+                Ok(refused) => answers.refused.extend(refused),
+                Err(error) => {
+                    tracing::debug!(controller = C::NAME, %key, %error, "an attempt failed");
+                    return Outcome::Failed;
+                }
+            }
             if plan.questions.is_empty() {
                 if plan.retry {
                     return Outcome::Failed;
@@ -203,7 +210,7 @@ impl<C: Controller> Loop<C> {
             }
             for path in plan.questions {
                 match self.executor.ask(&path).await {
-                    Ok(answer) => drop(answers.0.insert(path, answer)),
+                    Ok(answer) => drop(answers.said.insert(path, answer)),
                     Err(error) => {
                         tracing::debug!(controller = C::NAME, %key, path, %error, "no answer");
                         return Outcome::Failed;

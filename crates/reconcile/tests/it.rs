@@ -7,10 +7,12 @@ use std::time::Duration;
 use api::meta::{ObjectMeta, OwnerReference};
 use api::types::core::v1::{ConfigMap, Event, Pod};
 use client::fake::FakeApi;
-use client::{EventRecorder, EventType, Informers, RecorderOptions};
+use client::{DeleteOptions, Endpoint, EventRecorder, EventType, Informers, RecorderOptions};
 use foundation::{ManualClock, SharedClock, SystemClock, Tasks};
 use jiff::Timestamp;
-use reconcile::{Action, Controller, EventSpec, Key, Plan, Runner, RunnerOptions, Trigger, View, Watches};
+use reconcile::{
+    Action, Controller, EventSpec, Key, Plan, Runner, RunnerOptions, Trigger, Verb, View, Watches,
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -191,6 +193,55 @@ async fn a_plan_that_panics_costs_nobody_else_anything() {
     world.api.insert(map("good", 1));
     let pods = world.api.wait_for::<Pod>(|pods| !pods.is_empty()).await;
     assert!(pods[0].metadata.name.as_deref().unwrap().starts_with("good-"));
+}
+
+/// Tries to empty two kinds, and asks for two paths; says what came of it.
+struct Asker(mpsc::UnboundedSender<Vec<String>>);
+
+impl Controller for Asker {
+    const NAME: &'static str = "asker";
+
+    fn watch(&self, watches: &mut Watches<'_>) {
+        watches.primary::<ConfigMap>();
+    }
+
+    fn plan(&self, view: &View<'_>, _: &Key, _: Timestamp) -> Plan {
+        const PATHS: [&str; 2] = ["/api/v1/namespaces/a/pods", "/api/v1/namespaces/a/secrets"];
+        let mut plan = Plan::nothing();
+        if view.answers().is_empty() {
+            for (path, plural) in PATHS.iter().zip(["pods", "secrets"]) {
+                let all = Verb::DeleteCollection(DeleteOptions::default());
+                plan.attempts.push(Action::dynamic(Endpoint::new("", "v1", plural), Some("a"), "", all));
+                plan.ask(*path);
+            }
+        } else {
+            let code = |path: &&str| match view.answers().get(path) {
+                None => "not asked".to_owned(),
+                Some(Ok(_)) => "ok".to_owned(),
+                Some(Err(status)) => status.code.to_string(),
+            };
+            let refused = |path: &&str| view.answers().refusal(path).map(|status| status.code.to_string());
+            let refused = PATHS.iter().map(|path| refused(path).unwrap_or_default());
+            self.0.send(PATHS.iter().map(code).chain(refused).collect()).unwrap();
+        }
+        plan
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_server_is_an_answer_and_keeps_nothing_else() {
+    let api = FakeApi::new();
+    api.react(|call| call.path.ends_with("/pods").then(|| api::Status::service_unavailable("down")));
+    let tasks = Tasks::new("test");
+    let informers = Informers::new(api.client(), &tasks, SystemClock::shared());
+    let recorder =
+        EventRecorder::new(api.client(), &tasks, SystemClock::shared(), RecorderOptions::component("asker"));
+    let clock = SystemClock::shared();
+    let runner = Runner::new(RunnerOptions { informers, tasks: tasks.clone(), clock, recorder });
+    let (sender, mut said) = mpsc::unbounded_channel();
+    runner.start(Asker(sender), api.client());
+    api.insert(map("x", 0));
+    assert_eq!(said.recv().await.unwrap(), ["503", "ok", "503", ""]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //!
 //! Upstream: k8s.io/kubelet/pkg/cri/streaming, k8s.io/apimachinery remotecommand (channels).
 
+mod backlog;
 mod channels;
 mod forward;
 mod forward_spdy;
@@ -31,7 +32,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::engine::{Engine, Error};
 
@@ -41,6 +42,9 @@ const TOKEN_LIFE: Duration = Duration::from_secs(60);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// URLs that wait at the same time: upstream's limit.
 const MAX_WAITING: usize = 1000;
+
+/// The most that one message of input may carry. kubectl sends 32 KiB; scripts send files whole.
+const MOST_INPUT: usize = 16 << 20;
 
 /// The protocol that an upgrade asks for instead of WebSocket.
 const SPDY: &str = "SPDY/3.1";
@@ -180,7 +184,12 @@ impl Streaming {
         let engine = self.engine.clone();
         engine.tasks.clone().spawn_until_cancelled("stream", async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-            let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+            let limits = match session {
+                Session::PortForward(_) => limits(backlog::MOST_MESSAGE),
+                _ => limits(MOST_INPUT),
+            };
+            let io = TokioIo::new(upgraded);
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
             match session {
                 Session::Exec(request) => {
                     let (sink, source) = socket.split();
@@ -246,6 +255,11 @@ impl Streaming {
             .body(Full::default())
             .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the answer"))
     }
+}
+
+/// What a client may send at once: a message is held whole. One byte more is the channel.
+fn limits(most: usize) -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(most + 1)).max_frame_size(Some(most + 1))
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

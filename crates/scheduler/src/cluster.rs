@@ -25,6 +25,9 @@ use crate::{
     volumes::{ClaimKey, Volumes, wanted},
 };
 
+/// Budgets by key (`namespace/name`).
+pub type Budgets = BTreeMap<String, Arc<PodDisruptionBudget>>;
+
 /// An amount of a resource, or a sum of amounts. One amount is at most what a quantity holds (an `i64`); sums of as
 /// many as there can be pods fit here, so no pod can wrap what a node is counted with.
 pub type Amount = i128;
@@ -262,7 +265,7 @@ pub struct Cluster {
     image_nodes: HashMap<String, usize>,
     index: Index,
     namespaces: Namespaces,
-    budgets: Vec<Arc<PodDisruptionBudget>>,
+    budgets: Budgets,
     volumes: Volumes,
     /// How many pods on nodes use a claim.
     claim_uses: HashMap<ClaimKey, usize>,
@@ -290,20 +293,30 @@ impl Cluster {
         &self.namespaces
     }
 
-    /// The namespaces have changed.
-    pub fn set_namespaces(&mut self, namespaces: Namespaces) {
-        self.namespaces = namespaces;
+    /// A namespace has these labels, or is gone; `true` if that is new.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) -> bool {
+        if self.namespaces.get(name) == labels.as_ref() {
+            return false;
+        }
+        match labels {
+            Some(labels) => drop(self.namespaces.insert(name.to_owned(), labels)),
+            None => drop(self.namespaces.remove(name)),
+        }
         self.index.namespaces_changed();
+        true
     }
 
     /// The budgets that preemption spares.
-    pub fn budgets(&self) -> &[Arc<PodDisruptionBudget>] {
+    pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
 
-    /// The budgets have changed.
-    pub fn set_budgets(&mut self, budgets: Vec<Arc<PodDisruptionBudget>>) {
-        self.budgets = budgets;
+    /// The budget of a key (`namespace/name`) is this one, or gone.
+    pub fn set_budget(&mut self, key: &str, budget: Option<Arc<PodDisruptionBudget>>) {
+        match budget {
+            Some(budget) => drop(self.budgets.insert(key.to_owned(), budget)),
+            None => drop(self.budgets.remove(key)),
+        }
     }
 
     /// Claims, volumes and classes.

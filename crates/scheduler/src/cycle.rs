@@ -129,8 +129,9 @@ fn passes(
     profile: &[Weighted],
     node: &NodeInfo,
 ) -> Result<(), Rejection> {
-    let all =
-        |node: &NodeInfo| profile.iter().try_for_each(|weighted| weighted.plugin.filter(state, pod, node));
+    let all = |node: &NodeInfo| {
+        profile.iter().try_for_each(|weighted| weighted.plugin.filter(state, pod, node, cluster))
+    };
     all(node)?;
     let nominated = cluster.nominated_before(node.name(), pod);
     if nominated.is_empty() { Ok(()) } else { all(&node.with(nominated)) }

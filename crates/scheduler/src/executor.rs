@@ -16,7 +16,7 @@ use api::types::core::v1::{Node, PersistentVolumeClaim, Pod};
 use client::{Change, Client, EventRecorder, EventType, Informer, Informers, Patch, RecorderOptions};
 use foundation::{SharedClock, SharedRandomness, Tasks, metrics};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     cluster::{Cluster, PodInfo},
@@ -32,7 +32,8 @@ use self::{
     surroundings::{Surrounding, Surroundings},
 };
 
-/// Bindings under way at the same time, at most.
+/// Bindings that ask the server at the same time, at most. Those that wait for volumes ask nothing, and are not counted: a
+/// provisioner that does not answer must not keep others' pods from being scheduled, its own above all.
 const BINDINGS: usize = 256;
 
 /// What the scheduler needs to know.
@@ -86,7 +87,7 @@ struct Scheduler {
     queue: Queue,
     start: usize,
     results: mpsc::Sender<Bound>,
-    binding: usize,
+    slots: Arc<Semaphore>,
     scheduled: metrics::Counter,
     unschedulable: metrics::Counter,
     failed: metrics::Counter,
@@ -128,7 +129,7 @@ impl Scheduler {
             queue: Queue::default(),
             start: 0,
             results,
-            binding: 0,
+            slots: Arc::new(Semaphore::new(BINDINGS)),
         };
         (scheduler, bound)
     }
@@ -139,7 +140,7 @@ impl Scheduler {
         tokio::join!(self.pods.synced(), self.nodes.synced(), surroundings.synced());
         loop {
             while let Some(change) = surroundings.try_recv() {
-                self.surroundings_changed(&change, &surroundings);
+                self.surroundings_changed(&change);
             }
             // Nodes first: a pod that is told of together with its node must find it.
             while let Some(change) = nodes.try_recv() {
@@ -151,20 +152,23 @@ impl Scheduler {
             while let Ok(result) = bound.try_recv() {
                 self.bound(result);
             }
-            if self.binding < BINDINGS
-                && let Some(pod) = self.queue.pop(self.clock.monotonic())
-            {
+            let is_full = self.slots.available_permits() == 0;
+            if !is_full && let Some(pod) = self.queue.pop(self.clock.monotonic()) {
                 self.schedule_contained(pod);
                 // Long queues must not keep the process's other tasks from running.
                 tokio::task::yield_now().await;
                 continue;
             }
-            let wait = self.queue.next_deadline().map(|until| until.saturating_sub(self.clock.monotonic()));
+            // When all slots are taken there is no use in what becomes due, but in the next one that gets free.
+            let due = self.queue.next_deadline().filter(|_| !is_full);
+            let wait = due.map(|until| until.saturating_sub(self.clock.monotonic()));
+            let slots = self.slots.clone();
             tokio::select! {
                 change = nodes.recv() => self.node_changed(&change),
                 change = pods.recv() => self.pod_changed(change),
-                change = surroundings.recv() => self.surroundings_changed(&change, &surroundings),
+                change = surroundings.recv() => self.surroundings_changed(&change),
                 Some(result) = bound.recv() => self.bound(result),
+                _ = slots.acquire(), if is_full => {}
                 () = sleep(&self.clock, wait) => {}
             }
         }
@@ -174,8 +178,8 @@ impl Scheduler {
         self.queue.happened(event, &self.profile, self.clock.monotonic());
     }
 
-    fn surroundings_changed(&mut self, change: &Surrounding, surroundings: &Surroundings) {
-        if let Some(event) = surroundings.count(change, &mut self.cluster) {
+    fn surroundings_changed(&mut self, change: &Surrounding) {
+        if let Some(event) = Surroundings::count(change, &mut self.cluster) {
             self.happened(&event);
         }
     }
@@ -326,18 +330,20 @@ impl Scheduler {
         }
         self.cluster.forget_nomination(pod.uid());
         self.cluster.set_pod(pod.clone(), &node);
-        self.binding += 1;
+        // None only if a binding that waited has just taken the last one: then this one waits in its stead.
+        let mut slot = self.slots.clone().try_acquire_owned().ok();
+        let slots = self.slots.clone();
         let (client, results) = (self.client.clone(), self.results.clone());
         let (claims, clock) = (self.claims.clone(), self.clock.clone());
         self.tasks.spawn_until_cancelled("scheduler", async move {
-            let outcome = bind::bind(&client, &claims, &clock, &preparations, &pod.pod, &node).await;
+            let work = bind::Work { preparations: &preparations, pod: &pod.pod, node: &node };
+            let outcome = bind::bind(&client, &claims, &clock, &slots, &mut slot, work).await;
             // The receiver ends with the scheduler itself.
             let _ = results.send(Bound { pod, node, outcome, state }).await;
         });
     }
 
     fn bound(&mut self, result: Bound) {
-        self.binding -= 1;
         let Bound { pod, node, outcome, state } = result;
         match outcome {
             Ok(()) => {

@@ -142,7 +142,8 @@ pub trait Plugin: Send + Sync {
     fn rank(&self, _pod: &Pod) -> Option<i64> {
         None
     }
-    /// PreFilter: notes what filtering needs; may name the only nodes worth looking at.
+    /// PreFilter: notes what filtering needs; may name the only nodes worth looking at. What there is to know of each node
+    /// belongs into [`Plugin::filter`]: of many nodes only some are looked at, and of one when room is made.
     fn pre_filter(
         &self,
         _state: &mut CycleState,
@@ -152,7 +153,13 @@ pub trait Plugin: Send + Sync {
         Ok(None)
     }
     /// Filter: whether the pod fits on the node.
-    fn filter(&self, _state: &CycleState, _pod: &PodInfo, _node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(
+        &self,
+        _state: &CycleState,
+        _pod: &PodInfo,
+        _node: &NodeInfo,
+        _cluster: &Cluster,
+    ) -> Result<(), Rejection> {
         Ok(())
     }
     /// PostFilter: when the pod fits nowhere, may make room and name the node where. It may try things out on the
@@ -316,7 +323,7 @@ pub(crate) mod testing {
     ) -> Result<(), Vec<String>> {
         let mut state = CycleState::default();
         plugin.pre_filter(&mut state, pod, cluster).map_err(|rejection| rejection.reasons)?;
-        plugin.filter(&state, pod, &cluster.nodes()[node]).map_err(|rejection| rejection.reasons)
+        plugin.filter(&state, pod, &cluster.nodes()[node], cluster).map_err(|rejection| rejection.reasons)
     }
     /// The normalized scores that one plugin gives to all nodes, in the order of their names.
     pub fn scores(plugin: &dyn Plugin, pod: &PodInfo, cluster: &Cluster) -> Vec<i64> {

@@ -78,8 +78,8 @@ impl Times<'_> {
         }
         let elapsed = now.as_second() - first.as_second();
         let number = elapsed / interval + 1;
-        // One interval and a second earlier than the estimate, for schedules that are not quite regular.
-        let jump = SignedDuration::from_secs((number - 1) * interval - 1);
+        // One interval earlier than a regular schedule needs: the first interval of others may be longer than the rest.
+        let jump = SignedDuration::from_secs((number - 2).max(0) * interval);
         let mut time = None;
         let mut candidate = first.checked_add(jump).ok().and_then(|start| schedule.next(start));
         while let Some(found) = candidate.filter(|found| *found <= now) {
@@ -135,6 +135,15 @@ mod tests {
                 "T14:10:30Z",
                 Some(("T14:10:00Z", Missed::None)),
                 "T14:11:00Z",
+            ),
+            (
+                "of an irregular schedule too",
+                "0 11,13,16,23 * * *",
+                None,
+                None,
+                "T18:30:00Z",
+                Some(("T16:00:00Z", Missed::Few)),
+                "T23:00:00Z",
             ),
             ("nothing within the deadline", "0 * * * *", None, Some(60), "T14:10:00Z", None, "T15:00:00Z"),
         ] {

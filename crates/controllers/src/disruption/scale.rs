@@ -31,6 +31,19 @@ pub(super) enum Unknown {
     Ask(Vec<String>),
     /// There cannot be one, for this reason.
     Never(String),
+    /// The server does not say now, for this reason.
+    Failed(String),
+}
+
+impl From<&api::Status> for Unknown {
+    fn from(status: &api::Status) -> Unknown {
+        let message = status.message.clone();
+        if status.code >= 500 || status.code == 429 {
+            Unknown::Failed(message)
+        } else {
+            Unknown::Never(message)
+        }
+    }
 }
 
 pub(super) fn watch(watches: &mut Watches<'_>) {
@@ -75,7 +88,8 @@ pub(super) fn of(view: &View<'_>, pods: &[Arc<Pod>]) -> Result<Scale, Unknown> {
         return Err(Unknown::Ask(questions));
     }
     let by_scaled: BTreeMap<String, i32> = found.into_values().collect();
-    scale.replicas = by_scaled.into_values().sum();
+    // Their users choose the numbers: the sum may be more than there can be.
+    scale.replicas = by_scaled.into_values().fold(0, i32::saturating_add);
     Ok(scale)
 }
 
@@ -116,7 +130,7 @@ fn asked(view: &View<'_>, namespace: &str, owner: &OwnerReference) -> Result<Opt
     let list = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let served = match view.answers().get(&list) {
         None => return Err(Unknown::Ask(vec![list])),
-        Some(Err(status)) => return Err(Unknown::Never(status.message.clone())),
+        Some(Err(status)) => return Err(status.into()),
         Some(Ok(served)) => served["resources"].as_array().cloned().unwrap_or_default(),
     };
     let name_of = |resource: &Value| resource["name"].as_str().unwrap_or_default().to_owned();
@@ -137,7 +151,7 @@ fn asked(view: &View<'_>, namespace: &str, owner: &OwnerReference) -> Result<Opt
     match view.answers().get(&path) {
         None => Err(Unknown::Ask(vec![path])),
         Some(Err(status)) if status.is_not_found() => Ok(None),
-        Some(Err(status)) => Err(Unknown::Never(status.message.clone())),
+        Some(Err(status)) => Err(status.into()),
         Some(Ok(scale)) => {
             let uid = scale["metadata"]["uid"].as_str().unwrap_or_default();
             let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);

@@ -28,6 +28,8 @@ enum Owner {
     Waiting,
     /// The server must be asked.
     Unknown(String),
+    /// The server was asked, and does not say.
+    Untold,
 }
 
 pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decision {
@@ -70,7 +72,12 @@ pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decisio
             Owner::Unknown(path) => {
                 decision.plan.ask(path);
             }
+            Owner::Untold => decision.plan.retry = true,
         }
+    }
+    if decision.plan.retry {
+        decision.plan.questions.clear();
+        return decision;
     }
     if !decision.plan.questions.is_empty() || (dangling.is_empty() && waiting.is_empty()) {
         return decision;
@@ -153,7 +160,7 @@ fn classify(graph: &Graph, owner: &OwnerReference, namespace: Option<&str>, answ
     match answers.get(&path) {
         None => Owner::Unknown(path),
         Some(Err(status)) if status.is_not_found() => Owner::Dangling,
-        Some(Err(_)) => Owner::Solid,
+        Some(Err(_)) => Owner::Untold,
         Some(Ok(found)) if found["metadata"]["uid"] != owner.uid.as_str() => Owner::Dangling,
         Some(Ok(found)) => {
             let finalizers = found["metadata"]["finalizers"].as_array();
@@ -194,7 +201,10 @@ fn release(plan: &mut Plan, node: &Node, own_path: &str, finalizer: &str, answer
             return;
         }
         Some(Ok(live)) => live,
-        Some(Err(_)) => return,
+        Some(Err(status)) => {
+            plan.retry = !status.is_not_found();
+            return;
+        }
     };
     if live["metadata"]["uid"] != object_uid(node) {
         return;

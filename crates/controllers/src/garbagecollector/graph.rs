@@ -9,11 +9,18 @@ use std::sync::Arc;
 use api::meta::OwnerReference;
 use client::{Change, Endpoint, PartialMetadata};
 
-use super::discovery::Kind;
 use crate::object;
 
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) const ORPHAN: &str = "orphan";
+
+/// A kind that is watched.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    pub(super) endpoint: Endpoint,
+    pub(super) kind: String,
+    pub(super) namespaced: bool,
+}
 
 /// One object, or an owner that was not seen.
 #[derive(Default)]
@@ -59,15 +66,13 @@ impl Graph {
         }
     }
 
-    /// A kind exists no longer, nor do its objects.
-    pub(super) fn forget_kind(&mut self, endpoint: &Endpoint) {
+    /// A kind exists no longer, nor do its objects; returns the UIDs that this concerns.
+    pub(super) fn forget_kind(&mut self, endpoint: &Endpoint) -> Vec<String> {
         self.kinds.retain(|kind| kind.endpoint != *endpoint);
         let gone = |node: &Node| node.seen.as_ref().is_some_and(|(of, _)| of == endpoint);
         let uids: Vec<String> =
             self.nodes.iter().filter(|(_, node)| gone(node)).map(|(uid, _)| uid.clone()).collect();
-        for uid in uids {
-            self.remove(&uid);
-        }
+        uids.iter().flat_map(|uid| self.remove(uid)).collect()
     }
 
     /// The kind that an owner reference names, of whatever version is watched.

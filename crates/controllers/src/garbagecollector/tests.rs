@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use client::{Change, Endpoint, PartialMetadata};
-use reconcile::Answers;
+use jiff::Timestamp;
+use reconcile::{Answers, Fixture};
 use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
-use super::discovery::Kind;
-use super::graph::Graph;
+use super::graph::{Graph, Kind};
+use super::{DISCOVERY, GarbageCollector};
 
 fn endpoint(plural: &'static str) -> Endpoint {
     Endpoint::new("", "v1", plural)
@@ -75,9 +76,53 @@ fn an_owner_that_was_not_seen_is_asked_for_before_anything_is_deleted() {
     let mut same = Answers::default();
     same.insert(path, Ok(json!({"metadata": {"uid": "owner"}})));
     assert!(lines(&decide(&mut graph, "child", &same)).is_empty());
-    let mut forbidden = Answers::default();
-    forbidden.insert(path, Err(api::Status::forbidden(&api::GroupResource::new("", "pods"), "owner", "no")));
-    assert!(lines(&decide(&mut graph, "child", &forbidden)).is_empty(), "not knowing is no reason to delete");
+    for why in [
+        api::Status::forbidden(&api::GroupResource::new("", "pods"), "owner", "no"),
+        api::Status::service_unavailable("down"),
+    ] {
+        let mut untold = Answers::default();
+        untold.insert(path, Err(why));
+        let decision = decide(&mut graph, "child", &untold);
+        assert!(lines(&decision).is_empty(), "not knowing is no reason to delete");
+        assert!(decision.plan.retry, "nor to forget it");
+    }
+}
+
+#[test]
+fn a_broken_group_and_a_kind_that_cannot_be_listed_do_not_stop_the_rest() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let pods = json!({"groupVersion": "v1", "resources": [
+        {"name": "pods", "kind": "Pod", "namespaced": true, "verbs": ["delete", "list", "watch"]},
+    ]});
+    let group = json!({"groups": [{"preferredVersion": {"groupVersion": "down.io/v1"}}]});
+    let fixture = Fixture::new(GarbageCollector::default())
+        .with_answer("/api/v1", Ok(pods))
+        .with_answer("/apis", Ok(group))
+        .with_answer("/apis/down.io/v1", Err(api::Status::service_unavailable("down")));
+    let plan = fixture.plan("", DISCOVERY, at(100));
+    assert_eq!((plan.retry, plan.requeue_at), (false, Some(at(130))), "the group is tried again");
+    let collector = fixture.controller();
+    assert_eq!(collector.monitors.lock().len(), 1, "pods are watched");
+    add(&mut collector.graph.lock(), object("child", json!([owner("owner", true)]), json!({})));
+    // The server never lists the pods: for a while the list may come yet.
+    for now in [100, 105, 129] {
+        let plan = fixture.plan("", "child", at(now));
+        assert!(
+            plan.questions.is_empty()
+                && plan.requeue_at.is_some_and(|later| later > at(now) && later <= at(130))
+        );
+    }
+    assert_eq!(fixture.plan("", "child", at(130)).questions, ["/api/v1/namespaces/a/pods/owner"]);
+}
+
+#[test]
+fn what_a_kind_that_goes_has_owned_is_looked_at() {
+    let mut graph = graph();
+    let cranes = endpoint("cranes");
+    graph.learn(&Kind { endpoint: cranes.clone(), kind: "Crane".to_owned(), namespaced: true });
+    graph.apply(&cranes, &Change::Added(object("crane", json!([]), json!({}))));
+    assert!(add(&mut graph, object("child", json!([owner("crane", true)]), json!({}))).is_empty());
+    assert_eq!(graph.forget_kind(&cranes), ["child"]);
 }
 
 #[test]

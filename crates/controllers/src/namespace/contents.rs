@@ -7,33 +7,23 @@ use std::collections::BTreeMap;
 
 use api::meta::Time;
 use api::types::core::v1::{Namespace, NamespaceCondition};
-use client::Endpoint;
 use jiff::Timestamp;
 use reconcile::Answers;
 use serde_json::Value;
 
+use crate::discovery::{self, Discovery, Served};
 use crate::object;
 
-const CORE: &str = "/api/v1";
-const GROUPS: &str = "/apis";
 /// Objects of one kind looked at in one go.
 const PIECE: usize = 500;
 
-/// A kind that can be deleted from a namespace.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Kind {
-    pub(super) endpoint: Endpoint,
+/// What to ask to know what is left of a kind. A part of a large namespace says enough: its rest is counted.
+pub(super) fn list_path(kind: &Served, namespace: &str) -> String {
+    format!("{}?limit={PIECE}", kind.endpoint.path(Some(namespace), None, None))
 }
 
-impl Kind {
-    /// What to ask to know what is left. A part of a large namespace says enough: its rest is counted.
-    pub(super) fn path(&self, namespace: &str) -> String {
-        format!("{}?limit={PIECE}", self.endpoint.path(Some(namespace), None, None))
-    }
-
-    fn is_pods(&self) -> bool {
-        self.endpoint.group.is_empty() && self.endpoint.plural == "pods"
-    }
+fn is_pods(kind: &Served) -> bool {
+    kind.endpoint.group.is_empty() && kind.endpoint.plural == "pods"
 }
 
 /// What was found.
@@ -45,7 +35,7 @@ pub(super) struct Contents {
     finalizers: BTreeMap<String, usize>,
     /// Discovery that failed.
     undiscovered: Vec<String>,
-    /// Kinds that could not be listed.
+    /// Kinds that could not be deleted or listed.
     unlisted: Vec<String>,
 }
 
@@ -68,7 +58,7 @@ pub(super) enum Next {
     /// Ask this.
     Ask(Vec<String>),
     /// Delete these and ask what is left of them.
-    Empty(Vec<Kind>),
+    Empty(Vec<Served>),
     /// Something is left.
     Remains(Contents),
     /// Nothing is left.
@@ -77,83 +67,51 @@ pub(super) enum Next {
 
 /// The next step towards an empty namespace.
 pub(super) fn next(answers: &Answers, namespace: &str) -> Next {
-    let (Some(core), Some(groups)) = (answers.get(CORE), answers.get(GROUPS)) else {
-        return Next::Ask(vec![CORE.to_owned(), GROUPS.to_owned()]);
+    let Discovery { kinds, failed } = match discovery::preferred(answers) {
+        Ok(found) => found,
+        Err(paths) => return Next::Ask(paths),
     };
-    let mut contents = Contents::default();
-    let mut versions = vec![(CORE.to_owned(), Some(core))];
-    match groups {
-        Ok(groups) => {
-            for group in groups["groups"].as_array().into_iter().flatten() {
-                if let Some(version) = group["preferredVersion"]["groupVersion"].as_str() {
-                    let path = format!("{GROUPS}/{version}");
-                    let answer = answers.get(&path);
-                    versions.push((path, answer));
-                }
-            }
-        }
-        Err(status) => contents.undiscovered.push(status.message.clone()),
-    }
-    let unasked: Vec<_> =
-        versions.iter().filter(|(_, answer)| answer.is_none()).map(|(path, _)| path.clone()).collect();
-    if !unasked.is_empty() {
-        return Next::Ask(unasked);
-    }
-    let mut kinds = Vec::new();
-    for (path, answer) in versions {
-        match answer {
-            Some(Ok(list)) => kinds.extend(deletable(list)),
-            // A group that went away between the questions holds nothing.
-            Some(Err(status)) if status.is_not_found() => {}
-            Some(Err(status)) => contents.undiscovered.push(format!("{path}: {}", status.message)),
-            None => {}
-        }
-    }
-    let (pods, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(Kind::is_pods);
+    let mut contents = Contents { undiscovered: failed, ..Contents::default() };
+    let deletable = |kind: &Served| kind.namespaced && kind.can(&["deletecollection", "list"]);
+    let (pods, others): (Vec<_>, Vec<_>) = kinds.into_iter().filter(deletable).partition(is_pods);
     for stage in [pods, others] {
         let unasked: Vec<_> =
-            stage.iter().filter(|kind| answers.get(&kind.path(namespace)).is_none()).cloned().collect();
+            stage.iter().filter(|kind| answers.get(&list_path(kind, namespace)).is_none()).cloned().collect();
         if !unasked.is_empty() {
             return Next::Empty(unasked);
         }
         for kind in &stage {
-            if let Some(answer) = answers.get(&kind.path(namespace)) {
-                count(&mut contents, kind, answer);
+            let refused = answers.refusal(&kind.endpoint.path(Some(namespace), None, None));
+            if let Some(answer) = answers.get(&list_path(kind, namespace)) {
+                count(&mut contents, kind, refused, answer);
             }
         }
         // Pods go first: what they use (their ServiceAccount, their secrets) must outlive them.
-        if !contents.remaining.is_empty() && stage.iter().any(Kind::is_pods) {
+        if !contents.remaining.is_empty() && stage.iter().any(is_pods) {
             return Next::Remains(contents);
         }
     }
     if contents.is_empty() { Next::Gone(contents) } else { Next::Remains(contents) }
 }
 
-/// The namespaced kinds of one version that can be listed and deleted.
-fn deletable(list: &Value) -> Vec<Kind> {
-    let version = list["groupVersion"].as_str().unwrap_or_default();
-    let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let resources = list["resources"].as_array().into_iter().flatten();
-    resources
-        .filter(|resource| {
-            let can =
-                |verb: &str| resource["verbs"].as_array().is_some_and(|all| all.iter().any(|v| v == verb));
-            let name = resource["name"].as_str().unwrap_or_default();
-            resource["namespaced"] == true && !name.contains('/') && can("deletecollection") && can("list")
-        })
-        .filter_map(|resource| resource["name"].as_str())
-        .map(|name| Kind { endpoint: Endpoint::new(group.to_owned(), version.to_owned(), name.to_owned()) })
-        .collect()
-}
-
-fn count(contents: &mut Contents, kind: &Kind, answer: &Result<Value, api::Status>) {
+fn count(
+    contents: &mut Contents,
+    kind: &Served,
+    refused: Option<&api::Status>,
+    answer: &Result<Value, api::Status>,
+) {
     let name = format!("{}.{}", kind.endpoint.plural, kind.endpoint.group);
+    // 405: a kind that has no such verb after all.
+    if let Some(status) = refused.filter(|status| status.code != 405) {
+        contents.unlisted.push(format!("{name}: {}", status.message));
+    }
     let (items, rest) = match answer {
         Ok(list) => {
             let rest = list["metadata"]["remainingItemCount"].as_u64().unwrap_or_default();
             (list["items"].as_array().map(Vec::as_slice).unwrap_or_default(), rest as usize)
         }
         Err(status) if status.is_not_found() || status.code == 405 => return,
+        Err(_) if refused.is_some() => return, // said already
         Err(status) => {
             contents.unlisted.push(format!("{name}: {}", status.message));
             return;
@@ -360,7 +318,28 @@ mod tests {
     fn a_group_that_cannot_be_discovered_keeps_the_namespace() {
         let mut known = answers(&discovery()[..2]);
         known.insert("/apis/apps/v1", Err(api::Status::service_unavailable("down")));
+        assert_eq!(plurals(next(&known, "x")), ["pods"], "what is known is deleted nevertheless");
         known.insert(PODS, Ok(json!({"items": []})));
         assert!(matches!(next(&known, "x"), Next::Remains(contents) if contents.undiscovered.len() == 1));
+    }
+
+    #[test]
+    fn a_kind_that_cannot_be_deleted_is_said_and_keeps_no_other() {
+        let mut known = answers(&discovery());
+        let path = "/api/v1/namespaces/x/pods";
+        known.refuse(path, api::Status::service_unavailable("down"));
+        known.insert(PODS, Err(api::Status::service_unavailable("down")));
+        assert_eq!(plurals(next(&known, "x")), ["deployments"]);
+        known.insert(DEPLOYMENTS, Ok(json!({"items": []})));
+        let Next::Remains(contents) = next(&known, "x") else { panic!("who knows what is left?") };
+        assert_eq!(contents.unlisted, ["pods.: down"]);
+        let namespace = with_conditions(&Namespace::default(), &contents, Timestamp::UNIX_EPOCH).unwrap();
+        let conditions = namespace.status.unwrap().conditions.unwrap();
+        let failure =
+            conditions.iter().find(|condition| condition.type_ == "NamespaceDeletionContentFailure");
+        assert_eq!(
+            failure.map(|condition| (condition.status.as_str(), condition.message.as_deref().unwrap())),
+            Some(("True", "Failed to delete all resource types, 1 remaining: pods.: down"))
+        );
     }
 }

@@ -79,12 +79,13 @@ pub(super) fn wanted(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Tai
     (taints != have).then_some(taints)
 }
 
-/// What the patch of the taints must find: the object as it was read, or, after a write of ours in the same plan, the same
-/// object.
-pub(super) fn precondition(node: &Node, unchanged: bool) -> Value {
-    if unchanged {
-        json!({"uid": object::uid(node), "resourceVersion": node.metadata.resource_version})
-    } else {
-        json!({"uid": object::uid(node)})
-    }
+/// Whether pods are being evicted from the node already.
+pub(super) fn evicts(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().any(|taint| taint.effect == "NoExecute" && is_ours(taint))
+}
+
+/// What the patch of the taints must find: the list is replaced as a whole, so the object must be as it was read.
+pub(super) fn precondition(node: &Node) -> Value {
+    json!({"uid": object::uid(node), "resourceVersion": node.metadata.resource_version})
 }

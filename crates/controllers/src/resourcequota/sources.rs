@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use api::GroupResource;
 use api::types::apiextensions::v1::CustomResourceDefinition;
 use api::types::core::v1::ResourceQuota;
+use api::{GroupResource, quota};
 use client::{Change, Endpoint, Informer, Informers, PartialMetadata};
 use parking_lot::Mutex;
 use reconcile::{Answers, Key, Trigger, Watches};
 
-use crate::object;
+use super::releases::{Releases, revision};
+use crate::{discovery, object};
 
 /// What is known of a resource.
 pub(super) enum State {
@@ -23,6 +24,8 @@ pub(super) enum State {
     Unknown,
     /// Its objects are being listed.
     Filling,
+    /// The server cannot tell of it now.
+    Down,
     /// Its objects.
     Ready(Informer<PartialMetadata>),
 }
@@ -37,6 +40,7 @@ struct Outside {
     informers: Informers,
     quotas: Informer<ResourceQuota>,
     trigger: Trigger,
+    releases: Releases,
 }
 
 /// The caches by resource.
@@ -48,12 +52,13 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Looks out for resources that come and go.
-    pub(super) fn start(&self, watches: &Watches<'_>) {
+    pub(super) fn start(&self, watches: &Watches<'_>, releases: Releases) {
         let informers = watches.informers().clone();
         let outside = Outside {
             quotas: informers.informer::<ResourceQuota>(),
             informers: informers.clone(),
             trigger: watches.trigger(),
+            releases,
         };
         let (known, to_wake) = (self.known.clone(), outside.clone());
         informers.metadata(Endpoint::of::<CustomResourceDefinition>()).listen(move |change| {
@@ -82,7 +87,7 @@ impl Sources {
         let mut known = self.known.lock();
         if !known.contains_key(resource) {
             match locate(resource, answers) {
-                Err(paths) => return State::Ask(paths),
+                Err(unknown) => return unknown,
                 Ok(None) => drop(known.insert(resource.clone(), Source::Unknown)),
                 Ok(Some(endpoint)) => {
                     known.insert(resource.clone(), Source::Watched { endpoint, informer: None });
@@ -101,7 +106,12 @@ impl Sources {
             let (outside, resource) = (outside.clone(), resource.clone());
             current.listen(move |change| {
                 if change.is_deleted() {
-                    outside.wake(&resource, Some(object::namespace(&**change.object())));
+                    let object = &**change.object();
+                    let one = quota::counted(&resource);
+                    let revision = revision(object);
+                    for quota in outside.wake(&resource, Some(object::namespace(object))) {
+                        outside.releases.add(&Key::of(&*quota), revision, None, &one);
+                    }
                 }
             });
         }
@@ -110,48 +120,31 @@ impl Sources {
 }
 
 impl Outside {
-    /// Wakes the quotas that count a resource.
-    fn wake(&self, resource: &GroupResource, namespace: Option<&str>) {
-        let quotas = match namespace {
+    /// Wakes the quotas that count a resource; returns them.
+    fn wake(&self, resource: &GroupResource, namespace: Option<&str>) -> Vec<Arc<ResourceQuota>> {
+        let mut quotas = match namespace {
             Some(namespace) => self.quotas.list_namespace(namespace),
             None => self.quotas.list(),
         };
-        for quota in quotas {
+        quotas.retain(|quota| {
             let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
             let names = hard.into_iter().flat_map(|hard| hard.keys().map(String::as_str));
-            if api::quota::resources_behind(names).contains(resource) {
-                self.trigger.wake(Key::of(&*quota));
-            }
+            quota::resources_behind(names).contains(resource)
+        });
+        for quota in &quotas {
+            self.trigger.wake(Key::of(&**quota));
         }
+        quotas
     }
 }
 
-/// Where a resource is served: the group's preferred version, if that has it. `Err` says what to ask.
-fn locate(resource: &GroupResource, answers: &Answers) -> Result<Option<Endpoint>, Vec<String>> {
-    let (version, list) = if resource.group.is_empty() {
-        ("v1".to_owned(), "/api/v1".to_owned())
-    } else {
-        let path = format!("/apis/{}", resource.group);
-        match answers.get(&path) {
-            None => return Err(vec![path]),
-            Some(Err(_)) => return Ok(None),
-            Some(Ok(group)) => {
-                let version = group["preferredVersion"]["version"].as_str().unwrap_or_default();
-                (version.to_owned(), format!("{path}/{version}"))
-            }
-        }
-    };
-    match answers.get(&list) {
-        None => Err(vec![list]),
-        Some(Err(_)) => Ok(None),
-        Some(Ok(found)) => {
-            let served = found["resources"].as_array().into_iter().flatten();
-            let can = |resource: &serde_json::Value, wanted: &str| {
-                resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|verb| verb == wanted))
-            };
-            let mut served = served.filter(|served| can(served, "list") && can(served, "watch"));
-            let is_served = served.any(|served| served["name"] == *resource.resource);
-            Ok(is_served.then(|| Endpoint::new(resource.group.clone(), version, resource.resource.clone())))
-        }
+/// Where a resource is served. `Err` says why that is not known.
+fn locate(resource: &GroupResource, answers: &Answers) -> Result<Option<Endpoint>, State> {
+    let found = discovery::of_group(&resource.group, answers).map_err(State::Ask)?;
+    let mut served = found.kinds.iter().filter(|served| served.can(&["list", "watch"]));
+    match served.find(|served| served.endpoint.plural == resource.resource) {
+        Some(served) => Ok(Some(served.endpoint.clone())),
+        None if found.failed.is_empty() => Ok(None),
+        None => Err(State::Down),
     }
 }

@@ -163,10 +163,12 @@ fn a_resource_is_looked_up_before_it_is_counted() {
     let fixture = Fixture::new(ResourceQuotas::default()).with(vec![fresh]);
     let plan = fixture.plan("a", "q", at(0));
     assert_eq!(plan.questions, ["/apis/example.com"]);
-    let group = json!({"preferredVersion": {"version": "v1"}});
+    let version = json!({"groupVersion": "example.com/v1", "version": "v1"});
+    let group = json!({"preferredVersion": version, "versions": [version]});
     let fixture = fixture.with_answer("/apis/example.com", Ok(group));
     assert_eq!(fixture.plan("a", "q", at(0)).questions, ["/apis/example.com/v1"]);
-    let list = json!({"resources": [{"name": "widgets", "verbs": ["list", "watch"]}]});
+    let list = json!({"groupVersion": "example.com/v1",
+        "resources": [{"name": "widgets", "verbs": ["list", "watch"]}]});
     let fixture = fixture.with_answer("/apis/example.com/v1", Ok(list));
     assert!(fixture.plan("a", "q", at(0)).retry, "its objects are being listed");
 }
@@ -185,4 +187,71 @@ fn deletions_wake_the_quotas_of_their_namespace_and_creations_do_not() {
     assert_eq!(fixture.woken(), ["a/q"]);
     let fixture = fixture.with::<Pod>(vec![]);
     assert_eq!(fixture.woken(), ["a/q"]);
+}
+
+#[test]
+fn a_group_that_is_down_keeps_no_other_resource_from_being_counted() {
+    let hard = json!({"pods": "9", "count/widgets.example.com": "2"});
+    let known = || {
+        let used = json!({"pods": "3", "count/widgets.example.com": "1"});
+        quota("1", json!({"hard": hard}), json!({"hard": hard, "used": used}))
+    };
+    let down = || Err(api::Status::service_unavailable("down"));
+    let fixture =
+        Fixture::new(ResourceQuotas::default()).with(vec![known()]).with_answer("/apis/example.com", down());
+    fixture.plan("a", "q", at(0));
+    let plan = fixture.plan("a", "q", at(1_000));
+    assert_eq!(used(&plan), Some(json!({"pods": "0", "count/widgets.example.com": "1"})));
+    assert_eq!((plan.retry, plan.requeue_at), (false, Some(at(31_000))));
+}
+
+#[test]
+fn what_was_seen_to_go_is_given_back_while_the_quota_is_written() {
+    let hard = json!({"pods": "9"});
+    let known = |version: &str, used: &str| {
+        quota(version, json!({"hard": hard}), json!({"hard": hard, "used": {"pods": used}}))
+    };
+    let pod = |name: &str, phase: &str, version: &str| {
+        let mut pod = pod(name, asks("1"), phase, None);
+        pod.metadata.resource_version = Some(version.to_owned());
+        pod
+    };
+    let three = vec![pod("a", "Running", "1"), pod("b", "Running", "2"), pod("c", "Running", "3")];
+    // Four are charged: one is on its way.
+    let fixture = Fixture::new(ResourceQuotas::default()).with(vec![known("10", "4")]).with(three);
+    assert_eq!(fixture.plan("a", "q", at(0)).actions().count(), 0, "charges may be on their way");
+    let fixture = fixture.with(vec![pod("b", "Succeeded", "11"), pod("c", "Running", "3")]);
+    let plan = fixture.plan("a", "q", at(100));
+    assert_eq!((used(&plan), plan.requeue_at), (Some(json!({"pods": "2"})), Some(at(1_000))));
+    // The write was refused, because another pod was charged meanwhile.
+    let failure = reconcile::Failure {
+        action: std::sync::Arc::new(plan.actions().next().unwrap().clone()),
+        status: None,
+        message: String::new(),
+    };
+    let fixture = fixture.with_failure(failure).with(vec![known("12", "5")]);
+    assert_eq!(used(&fixture.plan("a", "q", at(200))), Some(json!({"pods": "3"})), "it is not forgotten");
+}
+
+#[test]
+fn what_was_given_back_is_not_given_back_again() {
+    let releases = Releases::default();
+    let key = Key::new("a", "q");
+    let one: Usage = [("pods".to_owned(), Quantity::new(1, api::quantity::Format::DecimalSi))].into();
+    releases.since(&key, "1", 100, true, at(0));
+    releases.add(&key, 100, None, &one);
+    assert!(releases.take(&key).is_empty(), "the count has seen it");
+    releases.add(&key, 101, None, &one);
+    assert_eq!(releases.take(&key), one);
+    releases.add(&key, 102, None, &one);
+    releases.since(&key, "2", 102, true, at(1));
+    assert_eq!(releases.take(&key), one, "the first is taken off, the second is left");
+    releases.counted(&key, 103, at(5), true);
+    assert!(releases.take(&key).is_empty());
+    releases.add(&key, 103, None, &one);
+    assert!(releases.take(&key).is_empty(), "told of late");
+    releases.add(&key, 104, Some(at(4)), &one);
+    assert!(releases.take(&key).is_empty(), "its grace period was over when the count was made");
+    releases.add(&key, 105, Some(at(6)), &one);
+    assert_eq!(releases.take(&key), one);
 }

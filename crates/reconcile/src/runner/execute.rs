@@ -157,13 +157,30 @@ impl Executor {
         self.client.patch_dynamic(&action.endpoint, namespace, &action.name, subresource, patch).await
     }
 
-    /// A question: the server's refusal is an answer, its silence is not.
+    /// A question: whatever the server says is an answer, also that it (or the server behind it) cannot say now; only
+    /// silence is none. So a plan that gets an error must decide whether it is one to try again on.
     pub(super) async fn ask(&self, path: &str) -> Result<Result<Value, api::Status>, Error> {
         match self.client.request(Method::GET, path, None).await {
             Ok(value) => Ok(Ok(value)),
-            Err(Error::Status(status)) if status.code < 500 && status.code != 429 => Ok(Err(*status)),
+            Err(Error::Status(status)) => Ok(Err(*status)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Actions whose failure does not end the run: what the server refused, by the path of what it was to be done to.
+    pub(super) async fn attempt(&self, actions: &[Action]) -> Result<Vec<(String, api::Status)>, Error> {
+        let mut refused = Vec::new();
+        for batch in actions.chunks(AT_ONCE) {
+            let results = futures::future::join_all(batch.iter().map(|action| self.act(action))).await;
+            for (action, result) in batch.iter().zip(results) {
+                match result {
+                    Ok(_) => {}
+                    Err(Error::Status(status)) => refused.push((action.path(), *status)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(refused)
     }
 
     pub(super) fn say(&self, event: EventSpec) {

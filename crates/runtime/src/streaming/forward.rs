@@ -3,41 +3,47 @@
 //!
 //! Upstream: k8s.io/kubelet/pkg/cri/streaming/portforward/websocket.go.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cri::v1;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Socket;
-use crate::engine::{Engine, Error, blocking};
+use super::backlog::{Asked, Backlog, ask, unless_gone};
+use crate::engine::{Engine, Error};
 
-/// Connects to a port on the loopback device of a pod: from a thread that enters its network namespace
-/// and ends with the call.
+/// How long a port may take to answer on each family. It is in the same machine: what does not answer has a full queue.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// Connects to a port on the loopback device of a pod: from a thread that enters its network namespace and ends with the
+/// call. The thread is the call's own: those that the whole process shares are few, and a port can make it wait.
 pub(crate) async fn dial(netns: Option<PathBuf>, port: u16) -> Result<TcpStream, Error> {
-    let stream = blocking(move || {
-        let connect = move || {
-            if let Some(path) = &netns {
-                sys::namespace::join(path).map_err(std::io::Error::other)?;
-            }
-            // As upstream: a server may listen on either family.
-            std::net::TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-                .or_else(|_| std::net::TcpStream::connect(SocketAddr::from((Ipv6Addr::LOCALHOST, port))))
-        };
-        let thread = std::thread::Builder::new().name("port-forward".into()).spawn(connect);
-        let result =
-            thread.and_then(|t| t.join().unwrap_or_else(|_| Err(std::io::Error::other("thread died"))));
-        result.map_err(|e| {
-            Error::Failed(format!("failed to connect to localhost:{port} inside the pod's namespace: {e}"))
-        })
-    })
-    .await?;
+    let failed = |error: std::io::Error| {
+        Error::Failed(format!("failed to connect to localhost:{port} inside the pod's namespace: {error}"))
+    };
+    let connect = move || {
+        if let Some(path) = &netns {
+            sys::namespace::join(path).map_err(std::io::Error::other)?;
+        }
+        // As upstream: a server may listen on either family.
+        let to =
+            |address: IpAddr| std::net::TcpStream::connect_timeout(&SocketAddr::from((address, port)), DIAL);
+        to(Ipv4Addr::LOCALHOST.into()).or_else(|_| to(Ipv6Addr::LOCALHOST.into()))
+    };
+    let (answer, answered) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("port-forward".into());
+    // Whoever waits for the answer may have gone: the connection ends then.
+    thread.spawn(move || drop(answer.send(connect()))).map_err(failed)?;
+    let stream =
+        answered.await.unwrap_or_else(|_| Err(std::io::Error::other("thread died"))).map_err(failed)?;
     let convert = || {
         stream.set_nonblocking(true)?;
         TcpStream::from_std(stream)
@@ -68,7 +74,8 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
         }
         let _ = sink.close().await;
     });
-    let mut inputs: Vec<Option<mpsc::Sender<Bytes>>> = Vec::new();
+    let backlog = Backlog::new();
+    let mut inputs = Vec::new();
     let mut tasks = tokio::task::JoinSet::new();
     for (at, port) in (0..MOST_PORTS).zip(&request.port) {
         let (data, error) = (2 * at, 2 * at + 1);
@@ -79,11 +86,11 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
             Ok(stream) => {
                 let (mut read, mut write) = stream.into_split();
                 // A queue of its own, so that a port that reads slowly holds up no other until it is full.
-                let (input, mut queue) = mpsc::channel::<Bytes>(16);
+                let (input, mut queue) = Backlog::connection();
                 inputs.push(Some(input));
                 tasks.spawn(async move {
-                    while let Some(bytes) = queue.recv().await {
-                        if write.write_all(&bytes).await.is_err() {
+                    while let Some(portion) = queue.recv().await {
+                        if write.write_all(&portion.bytes).await.is_err() {
                             break;
                         }
                     }
@@ -106,7 +113,10 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
             }
         }
     }
+    // The writer ends when the ports have: this one does not count.
+    let client = sender.downgrade();
     drop(sender);
+    let ask = || client.upgrade().map_or(Asked::Gone, |sender| ask(&sender, Message::Ping(Bytes::new())));
     while let Some(Ok(message)) = source.next().await {
         let bytes = match message {
             Message::Binary(bytes) => bytes,
@@ -117,11 +127,33 @@ pub(super) async fn serve(engine: &Arc<Engine>, request: v1::PortForwardRequest,
         let Some(channel) = bytes.first().copied() else { continue };
         if let Some(Some(input)) = inputs.get(usize::from(channel / 2))
             && channel % 2 == 0
+            && unless_gone(backlog.leave(input.clone(), bytes.slice(1..)), ask).await.is_none()
         {
-            // A port that takes no more says so by its end.
-            let _ = input.send(bytes.slice(1..)).await;
+            break;
         }
     }
     tasks.shutdown().await;
     while writer.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn dialing_takes_no_thread_that_others_need() {
+        // One thread for all that blocks, and that is taken.
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(1).max_blocking_threads(1).enable_all().build().unwrap();
+        let taken = runtime.spawn_blocking(move || wait.recv());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialed = runtime.spawn(async move { dial(None, port).await.is_ok() });
+        let dialed = tokio::time::timeout(Duration::from_secs(30), dialed).await;
+        drop(release);
+        taken.await.unwrap().unwrap_err();
+        runtime.shutdown_background();
+        assert!(dialed.expect("it waits for the thread").unwrap());
+    }
 }

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::backlog::{Backlog, Input, Portion, ask, unless_gone};
 use super::forward::dial;
 use super::spdy::connection::{Incoming, outgoing};
 use super::spdy::{self, Frame};
@@ -21,6 +22,10 @@ use crate::engine::Engine;
 
 /// Connections of one session at a time; more are refused.
 const MOST_CONNECTIONS: usize = 1024;
+/// Connections of one session that are being made at a time: each takes a thread meanwhile.
+const MOST_DIALS: usize = 16;
+/// Our question whether the client is there.
+const QUESTION: u32 = 2;
 /// Bytes of one read of a connection.
 const CHUNK: usize = 16 * 1024;
 
@@ -30,7 +35,7 @@ struct Connection {
     error: Option<u32>,
     data: Option<u32>,
     /// What the client sent and the port has not taken. It closes with the client's half.
-    input: Option<mpsc::Sender<Bytes>>,
+    input: Option<Input>,
     task: Option<AbortHandle>,
 }
 
@@ -38,6 +43,7 @@ struct Connection {
 struct Pod {
     id: String,
     netns: Option<PathBuf>,
+    dials: Semaphore,
 }
 
 /// Forwards until the client goes.
@@ -47,7 +53,7 @@ pub(super) async fn serve(
     io: impl AsyncRead + AsyncWrite + Send + 'static,
 ) {
     let netns = engine.sandbox_facts(sandbox).and_then(|facts| facts.netns);
-    let pod = Arc::new(Pod { id: sandbox.to_owned(), netns });
+    let pod = Arc::new(Pod { id: sandbox.to_owned(), netns, dials: Semaphore::new(MOST_DIALS) });
     let (from, to) = tokio::io::split(io);
     let mut client = Incoming::new(from);
     let (sender, _writer) = outgoing(to);
@@ -56,12 +62,17 @@ pub(super) async fn serve(
         sender,
         writer: spdy::Writer::default(),
         connections: BTreeMap::new(),
+        backlog: Backlog::new(),
         tasks: JoinSet::new(),
     };
     loop {
         tokio::select! {
             frame = client.next() => match frame {
-                Some(frame) => session.take(frame).await,
+                Some(frame) => {
+                    if session.take(frame).await.is_none() {
+                        break;
+                    }
+                }
                 None => break,
             },
             Some(ended) = session.tasks.join_next() => {
@@ -79,11 +90,13 @@ struct Session {
     writer: spdy::Writer,
     /// By the request ID that both streams of a connection carry.
     connections: BTreeMap<String, Connection>,
+    backlog: Backlog,
     tasks: JoinSet<String>,
 }
 
 impl Session {
-    async fn take(&mut self, frame: Frame) {
+    /// `None` when the client has gone.
+    async fn take(&mut self, frame: Frame) -> Option<()> {
         match frame {
             Frame::Open { stream, headers, fin } => {
                 let reply = match self.open(stream, &headers, fin) {
@@ -96,12 +109,12 @@ impl Session {
             }
             Frame::Data { stream, bytes, fin } => {
                 let of = |connection: &&mut Connection| connection.data == Some(stream);
-                let Some(connection) = self.connections.values_mut().find(of) else { return };
+                let Some(connection) = self.connections.values_mut().find(of) else { return Some(()) };
                 if let Some(input) = &connection.input
                     && !bytes.is_empty()
                 {
-                    // A port that takes no more says so by its end.
-                    let _ = input.send(bytes).await;
+                    let left = self.backlog.leave(input.clone(), bytes);
+                    unless_gone(left, || ask(&self.sender, spdy::ping(QUESTION))).await?;
                 }
                 if fin {
                     connection.input = None;
@@ -124,6 +137,7 @@ impl Session {
             }
             Frame::GoAway | Frame::Ignored => {}
         }
+        Some(())
     }
 
     /// Enters a stream; `None` when it makes no sense.
@@ -156,7 +170,7 @@ impl Session {
         let (None, Some(error), Some(data)) = (&connection.task, connection.error, connection.data) else {
             return;
         };
-        let (input, queue) = mpsc::channel(16);
+        let (input, queue) = Backlog::connection();
         connection.input = Some(input);
         let (pod, sender) = (self.pod.clone(), self.sender.clone());
         let task = self.tasks.spawn(async move {
@@ -175,17 +189,22 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 async fn forward(
     pod: &Pod,
     port: u16,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: mpsc::Receiver<Portion>,
     data: u32,
     error: u32,
     sender: &mpsc::Sender<Bytes>,
 ) {
-    let text = match dial(pod.netns.clone(), port).await {
+    let dialed = {
+        // Never closed: without a permit there is no session.
+        let _turn = pod.dials.acquire().await;
+        dial(pod.netns.clone(), port).await
+    };
+    let text = match dialed {
         Ok(stream) => {
             let (mut read, mut write) = stream.into_split();
             let up = async {
-                while let Some(bytes) = queue.recv().await {
-                    if write.write_all(&bytes).await.is_err() {
+                while let Some(portion) = queue.recv().await {
+                    if write.write_all(&portion.bytes).await.is_err() {
                         break;
                     }
                 }

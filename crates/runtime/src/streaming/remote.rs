@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
+use super::backlog::{Asked, ask, unless_gone};
 use super::channels::{self, Outcome};
 use crate::engine::{Engine, ExecRequest};
 
@@ -226,17 +227,19 @@ async fn pump<E>(
             let _ = sender.send(message(channels::ERROR, channels::status(&outcome).as_bytes())).await;
         }
     };
+    // The writer ends when the outputs have: this one does not count.
+    let client = sender.downgrade();
     drop(sender);
     let writing = async {
         while let Some(message) = outgoing.recv().await {
-            if sink.send(message).await.is_err() {
-                break;
-            }
+            sink.send(message).await.map_err(drop)?;
         }
-        let _ = sink.send(farewell()).await;
+        sink.send(farewell()).await.map_err(drop)
     };
     let can_close = protocol == channels::REMOTE_PROTOCOLS[0];
     let stdin = ends.stdin;
+    let question =
+        || client.upgrade().map_or(Asked::Gone, |sender| ask(&sender, Message::Ping(Bytes::new())));
     let incoming = async {
         let mut input = stdin.and_then(|fd| Pump::new(fd).ok());
         while let Some(Ok(message)) = source.next().await {
@@ -249,10 +252,11 @@ async fn pump<E>(
             };
             match bytes.split_first() {
                 Some((&channels::STDIN, bytes)) => {
-                    if let Some(pump) = &input
-                        && pump.write_all(bytes).await.is_err()
-                    {
-                        input = None; // the process reads no more
+                    let Some(pump) = &input else { continue };
+                    match unless_gone(pump.write_all(bytes), question).await {
+                        Some(Ok(())) => {}
+                        Some(Err(_)) => input = None, // the process reads no more
+                        None => break,
                     }
                 }
                 Some((&channels::RESIZE, bytes)) => {
@@ -267,10 +271,38 @@ async fn pump<E>(
         // Our end of its input closes with this task.
     };
     tokio::pin!(incoming);
-    let work = future::join(finished, writing);
+    // When nothing can be written any more the client has gone, whatever there is still to be said.
+    let finished = async {
+        finished.await;
+        Ok::<(), ()>(())
+    };
+    let work = future::try_join(finished, writing);
     tokio::pin!(work);
     tokio::select! {
         _ = &mut work => {}
         () = &mut incoming => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_goes_while_nobody_reads_its_input_is_noticed() {
+        let (_unread, stdin) = io::pipe().unwrap();
+        let ends = Ends { stdin: Some(stdin.into()), stdout: None, stderr: None, terminal: false };
+        // It sends without end, and has gone by the first question.
+        let source = futures::stream::repeat_with(|| Ok::<_, ()>(message(channels::STDIN, &[0; CHUNK])));
+        let sink = futures::sink::unfold((), |(), message: Message| {
+            std::future::ready(if message.is_ping() { Err(()) } else { Ok(()) })
+        });
+        let (running, ended) = oneshot::channel();
+        let mut session = Box::pin(pump(Box::pin(sink), source, ends, ended, channels::REMOTE_PROTOCOLS[0]));
+        assert_eq!(futures::poll!(&mut session), Poll::Pending, "the pipe is full");
+        session.await;
+        drop(running);
     }
 }

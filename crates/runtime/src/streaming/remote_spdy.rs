@@ -24,6 +24,9 @@ use crate::engine::Engine;
 /// How long a client may take to open its streams: upstream's default.
 const OPENING: Duration = Duration::from_secs(30);
 
+/// Our question whether the client is there.
+const QUESTION: u32 = 2;
+
 /// The streams of a session: their numbers by channel.
 #[derive(Default)]
 struct Streams([Option<u32>; 5]);
@@ -156,7 +159,12 @@ async fn take(
 /// From the process to the client; then all streams end.
 async fn give(streams: &Streams, mut process: messages::Receiver<Message>, sender: &mpsc::Sender<Bytes>) {
     while let Some(message) = process.next().await {
-        let Message::Binary(bytes) = message else { continue };
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            // Whether the client is there: when it is not, what asks is told by the end of this.
+            Message::Ping(_) if sender.send(spdy::ping(QUESTION)).await.is_err() => return,
+            _ => continue,
+        };
         if let Some((channel, bytes)) = bytes.split_first()
             && !bytes.is_empty()
             && let Some(Some(stream)) = streams.0.get(usize::from(*channel))

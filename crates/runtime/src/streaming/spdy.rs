@@ -19,7 +19,7 @@ const MAX_CONTROL: usize = 64 * 1024;
 /// Headers after decompression.
 const MAX_HEADERS: usize = 64 * 1024;
 /// The most data that a client of Kubernetes puts into one frame is 32 KiB; this bounds the memory of a hostile one.
-const MAX_DATA: usize = 1 << 20;
+const MAX_DATA: usize = super::backlog::MOST_MESSAGE;
 const VERSION: u16 = 3;
 const FIN: u8 = 1;
 const STREAM: u32 = 0x7fff_ffff;
@@ -203,7 +203,7 @@ pub(super) fn refuse(stream: u32) -> Bytes {
     control(3, &[stream.to_be_bytes(), REFUSED_STREAM.to_be_bytes()].concat())
 }
 
-/// Answers a ping.
+/// Answers a ping, or asks with one of our own: those have even numbers.
 pub(super) fn ping(id: u32) -> Bytes {
     control(6, &id.to_be_bytes())
 }

@@ -4,7 +4,7 @@
 //!
 //! Upstream: plugins/volumebinding/binder.go (`BindPodVolumes`), plugins/defaultbinder.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::{
     meta::ObjectMeta,
@@ -14,6 +14,7 @@ use api::{
 use client::{Client, Informer, Patch};
 use foundation::SharedClock;
 use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::framework::Preparation;
 
@@ -43,26 +44,46 @@ impl Error {
     }
 }
 
-/// Binds a pod to a node.
+/// What is to be done.
+pub(super) struct Work<'a> {
+    /// First this.
+    pub(super) preparations: &'a [Preparation],
+    /// Then this pod is bound …
+    pub(super) pod: &'a Pod,
+    /// … to this node.
+    pub(super) node: &'a str,
+}
+
+/// Binds a pod to a node. It holds a slot while it asks the server, and none while it waits for volumes.
 pub(super) async fn bind(
     client: &Client,
     claims: &Informer<PersistentVolumeClaim>,
     clock: &SharedClock,
-    preparations: &[Preparation],
-    pod: &Pod,
-    node: &str,
+    slots: &Arc<Semaphore>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+    Work { preparations, pod, node }: Work<'_>,
 ) -> Result<(), Error> {
+    take(slots, slot).await;
     for preparation in preparations {
         prepare(client, preparation).await?;
     }
     if !preparations.is_empty() {
+        *slot = None;
         tokio::select! {
             bound = all_bound(claims, preparations) => bound?,
             () = clock.sleep(BIND_TIMEOUT) => return Err(Error::TimedOut),
         }
+        take(slots, slot).await;
     }
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     Ok(client.bind(&namespace, &binding_of(pod, node)).await?)
+}
+
+async fn take(slots: &Arc<Semaphore>, slot: &mut Option<OwnedSemaphorePermit>) {
+    if slot.is_none() {
+        // The semaphore is never closed.
+        *slot = slots.clone().acquire_owned().await.ok();
+    }
 }
 
 async fn prepare(client: &Client, preparation: &Preparation) -> Result<(), Error> {
@@ -135,5 +156,51 @@ fn binding_of(pod: &Pod, node: &str) -> Binding {
             name: Some(node.into()),
             ..ObjectReference::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use client::{Informers, fake::FakeApi};
+    use foundation::ManualClock;
+
+    use super::*;
+
+    fn claim(bound: bool) -> PersistentVolumeClaim {
+        let annotations = if bound { json!({api::volumes::BIND_COMPLETED: "yes"}) } else { json!({}) };
+        let volume = if bound { json!("v") } else { json!(null) };
+        serde_json::from_value(json!({
+            "metadata": {"name": "c", "namespace": "a", "uid": "c", "annotations": annotations},
+            "spec": {"volumeName": volume},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_volumes_holds_no_slot() {
+        let api = FakeApi::new();
+        let client = api.client();
+        let metadata = json!({"name": "p", "namespace": "a", "uid": "p"});
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": []}})).unwrap();
+        let (stored, pod) = (api.insert(claim(false)), api.insert(pod));
+        let claims = Informers::unfed().informer::<PersistentVolumeClaim>();
+        claims.feed(vec![stored.clone()]);
+        let clock: SharedClock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+        let slots = Arc::new(Semaphore::new(1));
+        let mut slot = slots.clone().try_acquire_owned().ok();
+        let preparations = [Preparation::SelectNode { claim: Arc::new(stored), node: "n".into() }];
+        let work = Work { preparations: &preparations, pod: &pod, node: "n" };
+        let binding = bind(&client, &claims, &clock, &slots, &mut slot, work);
+        let other = async {
+            // Another pod has its turn while the provisioner is waited for.
+            drop(slots.acquire().await.unwrap());
+            let bound = || api.writes().iter().any(|call| call.path.ends_with("/binding"));
+            assert!(!bound(), "not before its claim");
+            claims.feed(vec![claim(true)]);
+        };
+        let both = async { tokio::join!(binding, other).0 };
+        tokio::time::timeout(Duration::from_secs(30), both).await.expect("the slot was never free").unwrap();
+        assert!(api.writes().iter().any(|call| call.path.ends_with("/binding")));
     }
 }

@@ -23,8 +23,8 @@ pub(super) struct Surroundings {
 
 /// One change.
 pub(super) enum Surrounding {
-    Namespace,
-    Budget,
+    Namespace(Change<Namespace>),
+    Budget(Change<PodDisruptionBudget>),
     Claim(Change<PersistentVolumeClaim>),
     Volume(Change<PersistentVolume>),
     Class(Change<StorageClass>),
@@ -72,8 +72,8 @@ impl Surroundings {
     /// The next change.
     pub(super) async fn recv(&mut self) -> Surrounding {
         tokio::select! {
-            _ = self.namespaces.1.recv() => Surrounding::Namespace,
-            _ = self.budgets.1.recv() => Surrounding::Budget,
+            change = self.namespaces.1.recv() => Surrounding::Namespace(change),
+            change = self.budgets.1.recv() => Surrounding::Budget(change),
             change = self.claims.1.recv() => Surrounding::Claim(change),
             change = self.volumes.1.recv() => Surrounding::Volume(change),
             change = self.classes.1.recv() => Surrounding::Class(change),
@@ -83,31 +83,24 @@ impl Surroundings {
 
     /// The next change, if there is one already.
     pub(super) fn try_recv(&mut self) -> Option<Surrounding> {
-        if self.namespaces.1.try_recv().is_some() {
-            return Some(Surrounding::Namespace);
-        }
-        if self.budgets.1.try_recv().is_some() {
-            return Some(Surrounding::Budget);
-        }
-        let claim = self.claims.1.try_recv().map(Surrounding::Claim);
-        claim
+        let namespace = self.namespaces.1.try_recv().map(Surrounding::Namespace);
+        namespace
+            .or_else(|| self.budgets.1.try_recv().map(Surrounding::Budget))
+            .or_else(|| self.claims.1.try_recv().map(Surrounding::Claim))
             .or_else(|| self.volumes.1.try_recv().map(Surrounding::Volume))
             .or_else(|| self.classes.1.try_recv().map(Surrounding::Class))
             .or_else(|| self.drivers.1.try_recv().map(Surrounding::Drivers))
     }
 
     /// Takes a change over into the count; says what happened.
-    pub(super) fn count<'a>(&self, change: &'a Surrounding, cluster: &mut Cluster) -> Option<Event<'a>> {
+    pub(super) fn count<'a>(change: &'a Surrounding, cluster: &mut Cluster) -> Option<Event<'a>> {
         match change {
-            Surrounding::Namespace => {
-                let labels = |namespace: &Namespace| namespace.metadata.labels.clone().unwrap_or_default();
-                let all = self.namespaces.0.list();
-                cluster
-                    .set_namespaces(all.iter().map(|one| (name(&**one).to_owned(), labels(one))).collect());
-                Some(Event::NamespacesChanged)
+            Surrounding::Namespace(change) => {
+                let labels = present(change).map(|found| found.metadata.labels.clone().unwrap_or_default());
+                cluster.set_namespace(name(&**change.object()), labels).then_some(Event::NamespacesChanged)
             }
-            Surrounding::Budget => {
-                cluster.set_budgets(self.budgets.0.list());
+            Surrounding::Budget(change) => {
+                cluster.set_budget(&client::key_of(&**change.object()), present(change));
                 None
             }
             Surrounding::Claim(change) => {
@@ -128,6 +121,39 @@ impl Surroundings {
                 cluster.volumes_mut().set_drivers(name(&**change.object()), present(change));
                 Some(Event::VolumesChanged(None))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_namespace_changes_one() {
+        let namespace = |name: &str, team: &str| -> Arc<Namespace> {
+            let metadata = json!({"name": name, "labels": {"team": team}});
+            Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+        };
+        let mut cluster = Cluster::default();
+        let (a, b) = (namespace("a", "x"), namespace("b", "y"));
+        for (what, change, is_event, expected) in [
+            ("new", Change::Added(a.clone()), true, vec!["a x"]),
+            ("another", Change::Added(b), true, vec!["a x", "b y"]),
+            ("its labels", Change::Updated { old: a, new: namespace("a", "z") }, true, vec!["a z", "b y"]),
+            ("nothing", Change::Added(namespace("a", "z")), false, vec!["a z", "b y"]),
+            ("gone", Change::Deleted(namespace("a", "z")), true, vec!["b y"]),
+        ] {
+            let change = Surrounding::Namespace(change);
+            assert_eq!(Surroundings::count(&change, &mut cluster).is_some(), is_event, "{what}");
+            let found = cluster.namespaces().iter();
+            let found: Vec<String> =
+                found.map(|(name, labels)| format!("{name} {}", labels["team"])).collect();
+            assert_eq!(found, expected, "{what}");
         }
     }
 }

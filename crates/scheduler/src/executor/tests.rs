@@ -18,7 +18,7 @@ impl Plugin for Tripping {
         "Tripping"
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, _: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, _: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         match pod.uid() {
             "bad" => panic!("a plugin trips over an object"),
             "waiting" => Err(Rejection::new(self.name(), "not now")),

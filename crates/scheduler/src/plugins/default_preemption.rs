@@ -16,7 +16,7 @@ use foundation::Randomness;
 use jiff::Timestamp;
 
 use crate::{
-    cluster::{Cluster, PodInfo},
+    cluster::{Budgets, Cluster, PodInfo},
     cycle,
     framework::{Plugin, PostFiltered, Refused, Weighted},
     terms::labels_of,
@@ -85,14 +85,14 @@ fn not_eligible(pod: &PodInfo, cluster: &Cluster, refused: &Refused) -> Option<&
 }
 
 /// Divides pods by whether their budgets would give them, one after the other.
-fn by_budget(pods: Vec<PodInfo>, budgets: &[Arc<PodDisruptionBudget>]) -> (Vec<PodInfo>, Vec<PodInfo>) {
+fn by_budget(pods: Vec<PodInfo>, budgets: &Budgets) -> (Vec<PodInfo>, Vec<PodInfo>) {
     let mut left: Vec<i32> = budgets
-        .iter()
+        .values()
         .map(|budget| budget.status.as_ref().and_then(|status| status.disruptions_allowed).unwrap_or(0))
         .collect();
     pods.into_iter().partition(|info| {
         let mut violates = false;
-        for (budget, left) in budgets.iter().zip(&mut left) {
+        for (budget, left) in budgets.values().zip(&mut left) {
             if !covers(budget, &info.pod) {
                 continue;
             }
@@ -269,8 +269,9 @@ mod tests {
             cluster.set_pod(pod(name, *priority, cpu), node);
         }
         let budgets = budgets.as_object().unwrap();
-        let budgets = budgets.iter().map(|(app, allowed)| budget(app, allowed.as_i64().unwrap() as i32));
-        cluster.set_budgets(budgets.collect());
+        for (app, allowed) in budgets {
+            cluster.set_budget(app, Some(budget(app, allowed.as_i64().unwrap() as i32)));
+        }
         let profile = default_profile();
         let outcome = cycle::schedule(&preemptor, &mut cluster, &profile, &mut 0, &SeededRandomness::new(1));
         for (name, _, _, node) in placed {

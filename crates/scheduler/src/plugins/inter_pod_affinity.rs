@@ -89,7 +89,7 @@ impl Plugin for InterPodAffinity {
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         let Some(filtering) = state.get::<Filtering>() else { return Ok(()) };
         let in_domains = filtering.affinity.iter().map(|counts| counts.on(node));
         let is_with = in_domains.clone().all(|count| count.is_some_and(|count| count > 0));
@@ -238,7 +238,7 @@ mod tests {
         let mut far = named_pod("far", json!({"app": "cache"}), json!({}));
         std::sync::Arc::make_mut(&mut far.pod).metadata.namespace = Some("other".into());
         cluster.set_pod(far, "b");
-        cluster.set_namespaces([("other".to_owned(), [("team".to_owned(), "x".to_owned())].into())].into());
+        cluster.set_namespace("other", Some([("team".to_owned(), "x".to_owned())].into()));
         let no = || Err(AFFINITY.to_owned());
         for (what, extra, expected) in [
             ("its own", json!({}), [no(), no(), no()]),

@@ -66,7 +66,7 @@ impl Plugin for NodeAffinity {
         Ok((!names.is_empty()).then_some(names))
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         if allows(pod.spec(), &node.node) {
             Ok(())
         } else {

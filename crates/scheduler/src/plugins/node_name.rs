@@ -3,7 +3,7 @@
 //! Upstream: pkg/scheduler/framework/plugins/nodename.
 
 use crate::{
-    cluster::{NodeInfo, PodInfo},
+    cluster::{Cluster, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection},
 };
 
@@ -15,7 +15,7 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         match pod.spec().node_name.as_deref() {
             Some(name) if !name.is_empty() && name != node.name() => {
                 Err(Rejection::unresolvable(self.name(), "node(s) didn't match the requested node name"))

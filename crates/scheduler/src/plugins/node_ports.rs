@@ -3,7 +3,7 @@
 //! Upstream: pkg/scheduler/framework/plugins/nodeports.
 
 use crate::{
-    cluster::{HostPort, NodeInfo, PodInfo},
+    cluster::{Cluster, HostPort, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection},
 };
 
@@ -21,7 +21,7 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         let taken = |port: &HostPort| node.host_ports.iter().any(|used| conflict(port, used));
         if pod.host_ports.iter().any(taken) {
             return Err(Rejection::new(

@@ -6,7 +6,7 @@ use api::types::core::v1::{Node, Taint};
 
 use super::taint_toleration::tolerates;
 use crate::{
-    cluster::{NodeInfo, PodInfo},
+    cluster::{Cluster, NodeInfo, PodInfo},
     framework::{CycleState, Event, Hint, Plugin, Rejection},
 };
 
@@ -22,7 +22,7 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         if !cordoned(&node.node) {
             return Ok(());
         }

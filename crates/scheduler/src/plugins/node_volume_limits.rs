@@ -2,7 +2,7 @@
 //!
 //! Upstream: pkg/scheduler/framework/plugins/nodevolumelimits (csi.go).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     cluster::{Cluster, NodeInfo, PodInfo},
@@ -17,12 +17,8 @@ const REASON: &str = "node(s) exceed max volume count";
 
 type Handles = BTreeMap<String, BTreeSet<String>>;
 
-/// What the pod adds, what nodes have, and what they can have.
-struct Attached {
-    more: Handles,
-    /// By node, of those that have limits.
-    nodes: HashMap<String, Vec<(i64, BTreeSet<String>, String)>>,
-}
+/// What the pod adds.
+struct Attached(Handles);
 
 impl Plugin for NodeVolumeLimits {
     fn name(&self) -> &'static str {
@@ -38,38 +34,35 @@ impl Plugin for NodeVolumeLimits {
         if wanted(&pod.pod).is_empty() {
             return Ok(None);
         }
-        let volumes = cluster.volumes();
-        let more = volumes.attached(&pod.pod);
-        let mut nodes = HashMap::new();
-        for node in cluster.nodes().values() {
-            let limits: Vec<_> = more
-                .keys()
-                .filter_map(|driver| Some((volumes.limit(node.name(), driver)?, driver)))
-                .collect();
-            if limits.is_empty() {
-                continue;
-            }
-            let mut there = Handles::new();
-            for other in node.pods.values().filter(|other| !wanted(&other.pod).is_empty()) {
-                for (driver, handles) in volumes.attached(&other.pod) {
-                    there.entry(driver).or_default().extend(handles);
-                }
-            }
-            let rows = limits.into_iter().map(|(limit, driver)| {
-                (limit, there.get(driver).cloned().unwrap_or_default(), driver.clone())
-            });
-            nodes.insert(node.name().to_owned(), rows.collect());
-        }
-        state.put_for_cycle(Attached { more, nodes });
+        state.put_for_cycle(Attached(cluster.volumes().attached(&pod.pod)));
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
-        let Some(attached) = state.get::<Attached>() else { return Ok(()) };
-        for (limit, there, driver) in attached.nodes.get(node.name()).into_iter().flatten() {
-            let more = attached.more.get(driver).into_iter().flatten();
-            let more = more.filter(|handle| !there.contains(*handle)).count();
-            if more > 0 && (there.len() + more) as i64 > *limit {
+    fn filter(
+        &self,
+        state: &CycleState,
+        _: &PodInfo,
+        node: &NodeInfo,
+        cluster: &Cluster,
+    ) -> Result<(), Rejection> {
+        let Some(Attached(more)) = state.get::<Attached>() else { return Ok(()) };
+        let volumes = cluster.volumes();
+        let limits: Vec<_> =
+            more.iter().filter_map(|row| Some((volumes.limit(node.name(), row.0)?, row))).collect();
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let mut there = Handles::new();
+        for other in node.pods.values().filter(|other| !wanted(&other.pod).is_empty()) {
+            for (driver, handles) in volumes.attached(&other.pod) {
+                there.entry(driver).or_default().extend(handles);
+            }
+        }
+        let none = BTreeSet::new();
+        for (limit, (driver, more)) in limits {
+            let there = there.get(driver).unwrap_or(&none);
+            let more = more.difference(there).count();
+            if more > 0 && (there.len() + more) as i64 > limit {
                 return Err(Rejection::new(self.name(), REASON));
             }
         }

@@ -132,7 +132,7 @@ impl Plugin for PodTopologySpread {
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         for counted in state.get::<Filtering>().into_iter().flat_map(|filtering| &filtering.0) {
             let Some(domain) = node.labels().get(&counted.constraint.term.topology_key) else {
                 return Err(Rejection::unresolvable(self.name(), MISSING_LABEL));

@@ -51,7 +51,7 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         match kept_away(pod.spec(), &node.node) {
             Some(_) => Err(Rejection::unresolvable(self.name(), "node(s) had untolerated taint(s)")),
             None => Ok(()),

@@ -33,8 +33,6 @@ type Claim = Arc<PersistentVolumeClaim>;
 struct Claims {
     bound: Vec<Claim>,
     waiting: Vec<Claim>,
-    /// What filtering asks of volumes, as it was when the cycle began.
-    verdicts: std::collections::HashMap<String, Result<(), &'static str>>,
 }
 
 /// The claims of a pod, or why it cannot be scheduled with them.
@@ -121,20 +119,21 @@ impl Plugin for VolumeBinding {
         cluster: &Cluster,
     ) -> Result<Option<BTreeSet<String>>, Rejection> {
         let found = claims(pod, cluster).map_err(|why| Rejection::unresolvable(self.name(), why))?;
-        if let Some(mut claims) = found {
-            let nodes = cluster.nodes().values();
-            claims.verdicts =
-                nodes.map(|node| (node.name().to_owned(), verdict(&claims, cluster, node))).collect();
+        if let Some(claims) = found {
             state.put_for_cycle(claims);
         }
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
-        match state.get::<Claims>().and_then(|claims| claims.verdicts.get(node.name())) {
-            Some(Err(why)) => Err(Rejection::unresolvable(self.name(), *why)),
-            _ => Ok(()),
-        }
+    fn filter(
+        &self,
+        state: &CycleState,
+        _: &PodInfo,
+        node: &NodeInfo,
+        cluster: &Cluster,
+    ) -> Result<(), Rejection> {
+        let Some(claims) = state.get::<Claims>() else { return Ok(()) };
+        verdict(claims, cluster, node).map_err(|why| Rejection::unresolvable(self.name(), why))
     }
 
     fn prepare(&self, pod: &PodInfo, node: &NodeInfo, cluster: &Cluster) -> Vec<Preparation> {

@@ -46,7 +46,7 @@ impl Plugin for VolumeRestrictions {
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, _: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, state: &CycleState, _: &PodInfo, _: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         match state.get::<Taken>() {
             Some(Taken) => Err(Rejection::new(self.name(), REASON)),
             None => Ok(()),

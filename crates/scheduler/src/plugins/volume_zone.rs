@@ -58,7 +58,7 @@ impl Plugin for VolumeZone {
         Ok(None)
     }
 
-    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo, _: &Cluster) -> Result<(), Rejection> {
         let Some(Zones(zones)) = state.get::<Zones>() else { return Ok(()) };
         let labels = node.labels();
         let is_anywhere =
