@@ -11,23 +11,27 @@
 //! Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher.
 
 mod change;
+mod conversion;
 mod history;
 mod hub;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use api::Status;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use change::{Change, EventType, frame as change_frame};
+pub use conversion::{Ask, Conversion};
 pub use hub::{Hub, View};
 pub use watchers::{Interest, Subscription};
 
 use crate::encoding::{Extractor, Facts};
+use conversion::Progress;
 use watchers::Watchers;
 
 /// Changes kept for watches that resume. Beyond it a client lists anew, as with upstream (whose ring
@@ -104,6 +108,8 @@ pub struct Cache {
     state: RwLock<State>,
     /// Gone once the cache is closed, so that whoever derives something from it notices.
     changed: Mutex<Option<watch::Sender<u64>>>,
+    /// How far the conversion of its changes is, where somebody has to be asked for it.
+    progress: OnceLock<Arc<Progress>>,
 }
 
 #[derive(Debug, Default)]
@@ -122,12 +128,15 @@ struct State {
     /// Changes up to this revision were part of what the cache was filled with.
     filled_at: u64,
     watchers: Watchers,
+    /// Why the present watches end, if it is because of a failure.
+    failure: Arc<OnceLock<Status>>,
     closed: bool,
 }
 
 impl Cache {
     fn new(extractor: Arc<Extractor>) -> Self {
-        Self { extractor, state: RwLock::default(), changed: Mutex::new(Some(watch::Sender::new(0))) }
+        let changed = Mutex::new(Some(watch::Sender::new(0)));
+        Self { extractor, state: RwLock::default(), changed, progress: OnceLock::new() }
     }
 
     /// Fills an empty cache with what was read at `revision`.
@@ -176,6 +185,31 @@ impl Cache {
         state.watchers = Watchers::default();
         drop(state);
         self.changed.lock().take();
+    }
+
+    /// Ends every watch with an error; new ones may begin.
+    fn interrupt(&self, failure: &Status) {
+        let mut state = self.state.write();
+        // Set before the senders go, so that whoever sees the end sees the reason.
+        let _ = std::mem::take(&mut state.failure).set(failure.clone());
+        state.watchers = Watchers::default();
+    }
+
+    /// Forgets every change up to `revision`: some were never seen.
+    fn forget_history(&self, revision: u64) {
+        let mut state = self.state.write();
+        state.ring.clear();
+        state.ring_bytes = 0;
+        state.ring_after = state.ring_after.max(revision);
+        state.forgot = true;
+    }
+
+    /// Waits until every change that the hub had told it of is in it.
+    async fn settled(&self) -> Result<(), Status> {
+        match self.progress.get() {
+            Some(progress) => progress.settle().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether the cache hears of no more changes.
@@ -297,7 +331,9 @@ impl Cache {
             let first = state.ring.partition_point(|change| change.revision <= after);
             state.ring.range(first..).filter(|change| interest.concerns(change)).cloned().collect()
         };
-        let subscription = state.watchers.add(interest, after, missed);
+        let source =
+            watchers::Source { failure: state.failure.clone(), progress: self.progress.get().cloned() };
+        let subscription = state.watchers.add(interest, after, missed, source);
         Ok((initial.unwrap_or_default(), subscription))
     }
 

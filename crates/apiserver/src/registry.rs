@@ -28,9 +28,10 @@ use bytes::Bytes;
 use schema::Schema;
 use serde_json::Value;
 
-use crate::cache::View;
+use crate::cache::{Conversion, View};
 use crate::encoding::{self, Extractor};
 
+pub(crate) use conversion::Asking;
 pub use rest::{Deletion, Plain, Rest, Subresource, Undo};
 
 /// Tells the definitions of one resource apart by age.
@@ -50,6 +51,8 @@ pub struct Resource {
     pub view: View,
     converts: bool,
     stored_version: String,
+    /// Who converts its objects, if it is not this server.
+    webhook: Option<Arc<conversion::Webhook>>,
 }
 
 impl std::fmt::Debug for Resource {
@@ -61,6 +64,16 @@ impl std::fmt::Debug for Resource {
 impl Resource {
     /// A resource of `descriptor` with the shape `schema`.
     pub fn new(descriptor: Arc<Descriptor>, schema: Arc<Schema>, rest: Arc<dyn Rest>) -> Arc<Self> {
+        Self::converted(descriptor, schema, rest, None)
+    }
+
+    /// A resource whose objects are converted by `webhook`, if there is one.
+    fn converted(
+        descriptor: Arc<Descriptor>,
+        schema: Arc<Schema>,
+        rest: Arc<dyn Rest>,
+        webhook: Option<Arc<conversion::Webhook>>,
+    ) -> Arc<Self> {
         let stored = descriptor.storage();
         let group = if stored.group.is_empty() { "core" } else { &stored.group };
         let prefix = Bytes::from(format!("/registry/{group}/{}/", stored.resource));
@@ -69,15 +82,20 @@ impl Resource {
         // Defaults that came into the schema after an object was stored are filled in when it is read.
         let defaults = matches!(&*schema, Schema::Structural(structural) if structural.has_defaults());
         let converts = defaults || stored != descriptor.group_version_resource();
-        let convert = converts.then(|| {
-            let descriptor = descriptor.clone();
-            let convert: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync> =
-                Arc::new(move |bytes| match served(&descriptor, bytes) {
+        let convert = match &webhook {
+            Some(webhook) => {
+                let version = descriptor.group_version().to_string();
+                Conversion::Asked(Arc::new(conversion::Version { webhook: webhook.clone(), version }))
+            }
+            None if converts => {
+                let descriptor = descriptor.clone();
+                Conversion::Here(Arc::new(move |bytes| match served(&descriptor, bytes) {
                     Some(value) => encoding::to_json(&value),
                     None => bytes.clone(),
-                });
-            convert
-        });
+                }))
+            }
+            None => Conversion::Same,
+        };
         // Two resources can share a prefix (Events): the cache is told apart by group and version.
         let version = descriptor.group_version().to_string();
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
@@ -90,6 +108,7 @@ impl Resource {
             rest,
             view,
             converts,
+            webhook,
         })
     }
 
@@ -105,7 +124,13 @@ impl Resource {
         key.into()
     }
 
-    /// The served object out of stored bytes.
+    /// The object out of bytes of the served version.
+    pub fn read(&self, served: &[u8]) -> Result<Object, Status> {
+        let value = serde_json::from_slice(served);
+        value.map(Object).map_err(|_| Status::internal(format!("an object of {self:?} is not readable")))
+    }
+
+    /// The served object out of stored bytes, for resources that no webhook converts.
     pub fn decode(&self, stored: &[u8]) -> Result<Object, Status> {
         let value = if self.converts {
             served(&self.descriptor, stored)
@@ -117,7 +142,7 @@ impl Resource {
             .ok_or_else(|| Status::internal(format!("a stored object of {self:?} is not readable")))
     }
 
-    /// The form in which an object is stored.
+    /// The form in which an object is stored, for resources that no webhook converts.
     pub fn encode(&self, object: &Object) -> encoding::Encoded {
         if !self.converts {
             return encoding::Encoded::new(&object.0);

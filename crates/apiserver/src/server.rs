@@ -18,7 +18,7 @@ use crate::fairness::Fairness;
 use crate::handlers::openapi::Documents;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::registry::{Registry, apiextensions};
+use crate::registry::{Asking, Registry, apiextensions};
 use crate::storage::{self, Storage};
 
 /// The shared state of a running server.
@@ -43,6 +43,8 @@ pub struct Server {
     pub fairness: Fairness,
     /// What is served of the custom resource definitions.
     pub(crate) definitions: apiextensions::Serving,
+    /// Calls webhooks.
+    pub(crate) webhooks: Arc<admission::webhook::Caller>,
     /// What is changed or refused.
     pub admission: admission::Chain,
     /// The present.
@@ -64,6 +66,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// What custom resources need to ask their conversion webhooks.
+    pub(crate) fn asking(&self) -> Asking {
+        Asking { caller: Arc::downgrade(&self.webhooks), randomness: self.randomness.clone() }
+    }
+
     /// Puts the parts together and starts the watch on the store. Nothing is served yet.
     pub async fn new(
         store: Arc<dyn Store>,
@@ -109,6 +116,7 @@ impl Server {
             cluster,
             authentication,
             authorization,
+            webhooks: caller,
             admission,
             clock,
             randomness,

@@ -41,7 +41,7 @@ impl Storage {
     /// The newest state of an object; 404 if there is none.
     pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Stored, Status> {
         match self.read(resource, namespace, name).await? {
-            Some(kv) => stored(resource, &kv),
+            Some(kv) => stored(resource, &kv).await,
             None => Err(Status::not_found(&resource.group_resource, name)),
         }
     }
@@ -80,7 +80,7 @@ impl Storage {
         object: &Object,
         compare: Compare,
     ) -> Result<Option<Stored>, Status> {
-        let value = resource.encode(object).into_put();
+        let value = resource.to_storage(object).await?.into_put();
         let put = Op::Put { key, value, lease: 0 };
         let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
@@ -90,9 +90,13 @@ impl Storage {
         let Some(OpResult::Put { kv, .. }) = answer.results.into_iter().next() else {
             return Err(Status::internal("the store answered a put with something else"));
         };
+        if resource.is_converted_by_webhook() {
+            // As upstream: what was stored is read back, and so converted back.
+            return stored(resource, &kv).await.map(Some);
+        }
         let mut object = object.clone();
         object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
-        Ok(Some(Stored { object, revision: kv.mod_revision, bytes: resource.view.served(&kv.value) }))
+        Ok(Some(Stored { object, revision: kv.mod_revision, bytes: resource.view.served(&kv.value).await? }))
     }
 
     /// Deletes an object last written at `revision`; returns the revision of the deletion, `None` if it was
@@ -113,12 +117,13 @@ impl Storage {
 }
 
 /// Decodes what the store returned.
-pub fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status> {
-    Ok(Stored {
-        object: resource.decode(&kv.value)?,
-        revision: kv.mod_revision,
-        bytes: resource.view.served(&kv.value),
-    })
+pub async fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status> {
+    let bytes = resource.view.served(&kv.value).await?;
+    let object = match resource.is_converted_by_webhook() {
+        true => resource.read(&bytes)?,
+        false => resource.decode(&kv.value)?,
+    };
+    Ok(Stored { object, revision: kv.mod_revision, bytes })
 }
 
 /// What a client is told of a store's error.

@@ -2,7 +2,7 @@
 
 use crate::kind::Descriptor;
 
-mod matching;
+pub(super) mod matching;
 mod mutating_admission_policy;
 mod mutating_admission_policy_binding;
 mod mutating_webhook_configuration;

@@ -81,12 +81,10 @@ async fn data(
     let mut data = Data::of(request, matched);
     let registry = &surroundings.registry;
     if let Some(object) = request.object.as_deref() {
-        let converted = versions::convert(registry, &object.0, &request.resource, &matched.resource).await;
-        data.object = converted.unwrap_or_else(|| object.0.clone());
+        data.object = versions::convert(registry, &object.0, &request.resource, &matched.resource).await?;
     }
     if let Some(old) = request.old {
-        let converted = versions::convert(registry, &old.0, &request.resource, &matched.resource).await;
-        data.old = converted.unwrap_or_else(|| old.0.clone());
+        data.old = versions::convert(registry, &old.0, &request.resource, &matched.resource).await?;
     }
     let own = request.resource.group.is_empty() && request.resource.resource == "namespaces";
     if !request.namespace.is_empty() && !own {

@@ -102,7 +102,7 @@ impl Webhook {
         if self.conditions.is_empty() {
             return Ok(Some(matched));
         }
-        let data = data(request, &matched, surroundings).await;
+        let data = data(request, &matched, surroundings).await?;
         let authorizer = &surroundings.authorization.authorizer;
         let mut known = Decided::default();
         let verdict = loop {
@@ -121,18 +121,16 @@ impl Webhook {
 }
 
 /// The request with its objects, in the version in which it is wanted.
-async fn data(request: &Request<'_>, matched: &Matched, surroundings: &Surroundings) -> Data {
+async fn data(request: &Request<'_>, matched: &Matched, surroundings: &Surroundings) -> Result<Data, Status> {
     let mut data = Data::of(request, matched);
     let registry = &surroundings.registry;
     if let Some(object) = request.object.as_deref() {
-        let converted = versions::convert(registry, &object.0, &request.resource, &matched.resource).await;
-        data.object = converted.unwrap_or_else(|| object.0.clone());
+        data.object = versions::convert(registry, &object.0, &request.resource, &matched.resource).await?;
     }
     if let Some(old) = request.old {
-        let converted = versions::convert(registry, &old.0, &request.resource, &matched.resource).await;
-        data.old = converted.unwrap_or_else(|| old.0.clone());
+        data.old = versions::convert(registry, &old.0, &request.resource, &matched.resource).await?;
     }
-    data
+    Ok(data)
 }
 
 /// What remains of a webhook's failure: nothing if it is to be ignored.

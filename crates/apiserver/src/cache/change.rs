@@ -8,6 +8,9 @@ use super::Cached;
 use crate::encoding;
 use crate::negotiation::Encoding;
 
+/// About what a change takes beside its object, in bytes.
+pub(super) const OVERHEAD: usize = 256;
+
 /// The `type` of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
@@ -60,7 +63,6 @@ impl Change {
     /// About how many bytes are kept alive by it: the object and its copy in the frame that most watchers get.
     /// The object before it is that of an earlier change.
     pub(super) fn weight(&self) -> usize {
-        const OVERHEAD: usize = 256;
         let object = self.current.as_ref().or(self.previous.as_ref());
         OVERHEAD + 2 * object.map_or(0, |object| object.value.len())
     }

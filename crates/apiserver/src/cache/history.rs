@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use store::{EventKind, WatchRequest};
 
+use super::change::OVERHEAD;
 use super::{Cache, Change, Hub, RING, RING_BYTES, View};
 
 impl Hub {
@@ -32,36 +33,41 @@ impl Hub {
             ..WatchRequest::prefix(view.prefix.clone(), from + 1)
         };
         let mut stream = self.store.watch(request).await.ok()?;
-        let (mut changes, mut weight) = (Vec::new(), 0);
-        loop {
+        let (mut changes, mut values, mut weight) = (Vec::new(), Vec::new(), 0);
+        'reading: loop {
             let batch = stream.next().await?.ok()?;
             for event in batch.events {
                 if event.kv.mod_revision > until {
-                    return Some(changes);
+                    break 'reading;
                 }
-                let cached = |value: &Bytes, revision| {
-                    let key = event.kv.key.slice(view.prefix.len()..);
-                    cache.object(key, view.served(value), revision)
-                };
-                let current = matches!(event.kind, EventKind::Put)
-                    .then(|| cached(&event.kv.value, event.kv.mod_revision));
-                let previous = event.prev.as_ref().map(|prev| cached(&prev.value, prev.mod_revision));
+                let current = matches!(event.kind, EventKind::Put).then_some(&event.kv);
+                let previous = event.prev.as_ref();
                 // What was before is compacted: nobody can say what the change means to a selector.
                 let first = current.is_some() && event.kv.version == 1;
                 if previous.is_none() && !first {
                     return None;
                 }
-                let change = Arc::new(Change::new(event.kv.mod_revision, current, previous));
-                weight += change.weight();
-                changes.push(change);
+                weight += current.or(previous).map_or(0, |kv| OVERHEAD + 2 * kv.value.len());
+                values.extend(current.into_iter().chain(previous).map(|kv| kv.value.clone()));
+                let at = |kv: &store::KeyValue| kv.mod_revision;
+                let key = event.kv.key.slice(view.prefix.len()..);
+                changes.push((event.kv.mod_revision, key, current.map(at), previous.map(at)));
             }
             if changes.len() > RING || weight > RING_BYTES {
                 return None;
             }
             if batch.revision >= until {
-                return Some(changes);
+                break;
             }
         }
+        let mut served = view.all_served(values).await.ok()?.into_iter();
+        let mut cached = |key: &Bytes, revision| Some(cache.object(key.clone(), served.next()?, revision));
+        let changes = changes.into_iter().map(|(revision, key, current, previous)| {
+            let current = current.and_then(|revision| cached(&key, revision));
+            let previous = previous.and_then(|revision| cached(&key, revision));
+            Arc::new(Change::new(revision, current, previous))
+        });
+        Some(changes.collect())
     }
 }
 

@@ -5,11 +5,13 @@
 //! When the store ends the watch (compacted, restarted) a new one is opened, as often as it takes, and then
 //! every cache is dropped with its watchers, and made anew at its next use: clients then list again, as they
 //! must after a 410. Opened first, so that no cache can be filled between the old watch and the new one.
+//! Not here: caches whose objects a webhook converts, beyond handing them their changes (`conversion`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Status;
 use bytes::Bytes;
 use foundation::{SharedClock, Tasks};
 use futures::StreamExt;
@@ -18,10 +20,9 @@ use store::{EventKind, Range, Store, WatchRequest};
 use tokio::sync::{OnceCell, watch};
 
 use super::Cache;
+use super::conversion::{Conversion, Converter, Inlet};
 use crate::encoding::Extractor;
-
-/// Turns stored bytes into those of the version that is served; `None` where they are the same.
-pub type Convert = Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync>;
+use crate::storage;
 
 /// What a cache holds: the objects under a prefix, in one version.
 #[derive(Clone)]
@@ -33,7 +34,7 @@ pub struct View {
     /// What to read out of each object.
     pub extractor: Arc<Extractor>,
     /// From the stored version to the served one.
-    pub convert: Option<Convert>,
+    pub convert: Conversion,
     /// Later definitions of the same resource have higher ones: their view wins.
     pub generation: u64,
 }
@@ -46,6 +47,8 @@ struct Slot {
     cache: Arc<Cache>,
     /// Changes that came while the list was read; `None` once it is filled.
     pending: Option<Vec<(u64, Bytes, Option<Bytes>)>>,
+    /// Where its changes go once it is filled, if they are to be converted first.
+    inlet: Option<Inlet>,
 }
 
 type Filling = Arc<OnceCell<Arc<Cache>>>;
@@ -65,6 +68,7 @@ struct State {
 /// The caches of a server.
 pub struct Hub {
     pub(super) store: Arc<dyn Store>,
+    tasks: Tasks,
     clock: SharedClock,
     state: Mutex<State>,
     cells: Mutex<HashMap<(Bytes, String), Cell>>,
@@ -82,6 +86,7 @@ impl Hub {
     ) -> Result<Arc<Self>, store::Error> {
         let hub = Arc::new(Self {
             store: store.clone(),
+            tasks: tasks.clone(),
             clock,
             state: Mutex::default(),
             cells: Mutex::default(),
@@ -136,11 +141,13 @@ impl Hub {
 
     /// The cache of `view`, filled at first use.
     ///
-    /// It holds every change up to the revision that [`Hub::revision`] had before the call.
-    pub async fn cache(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
+    /// It holds every change up to the revision that [`Hub::revision`] had before the call. Fails where the store
+    /// cannot be read, or an object not be converted.
+    pub async fn cache(&self, view: &View) -> Result<Arc<Cache>, Status> {
         loop {
             let filling = self.filling(view);
             let cache = filling.get_or_try_init(|| self.fill(view)).await?.clone();
+            cache.settled().await?;
             if !cache.is_closed() {
                 return Ok(cache);
             }
@@ -169,7 +176,7 @@ impl Hub {
     }
 
     /// A new cache with what the store holds. Closed if it was dropped meanwhile.
-    async fn fill(&self, view: &View) -> Result<Arc<Cache>, store::Error> {
+    async fn fill(&self, view: &View) -> Result<Arc<Cache>, Status> {
         let cache = Arc::new(Cache::new(view.extractor.clone()));
         {
             let mut state = self.state.lock();
@@ -181,23 +188,41 @@ impl Hub {
                 }
                 of_another_version
             });
-            slots.push(Slot { view: view.clone(), cache: cache.clone(), pending: Some(Vec::new()) });
+            let pending = Some(Vec::new());
+            slots.push(Slot { view: view.clone(), cache: cache.clone(), pending, inlet: None });
         }
         let _unfinished = Unfinished { hub: self, prefix: &view.prefix, cache: &cache };
-        let listed = self.store.range(Range::prefix(view.prefix.clone())).await?;
+        let listed = self.store.range(Range::prefix(view.prefix.clone())).await.map_err(storage::status)?;
+        let served = match &view.convert {
+            Conversion::Asked(_) => {
+                let stored = listed.kvs.iter().map(|kv| kv.value.clone()).collect();
+                Some(view.all_served(stored).await?)
+            }
+            _ => None,
+        };
+        let mut served = served.map(Vec::into_iter);
         let mut state = self.state.lock();
         let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(cache.clone()) };
-        cache.fill(
-            listed.revision,
-            listed
-                .kvs
-                .into_iter()
-                .map(|kv| (kv.key.slice(view.prefix.len()..), view.served(&kv.value), kv.mod_revision)),
-        );
+        let objects = listed.kvs.into_iter().map(|kv| {
+            let value = match &mut served {
+                Some(served) => served.next().unwrap_or_default(),
+                None => view.at_once(&kv.value),
+            };
+            (kv.key.slice(view.prefix.len()..), value, kv.mod_revision)
+        });
+        cache.fill(listed.revision, objects);
+        if let Conversion::Asked(ask) = &view.convert {
+            let (converter, inlet) = Converter::new(cache.clone(), ask.clone());
+            self.tasks.spawn_until_cancelled("conversion", converter.run());
+            slot.inlet = Some(inlet);
+        }
         let pending = slot.pending.take().unwrap_or_default();
         for revision in pending.chunk_by(|a, b| a.0 == b.0) {
             let changes = revision.iter().map(|(_, key, value)| (key.clone(), value.clone()));
-            cache.apply(revision[0].0, changes);
+            // What the list has already is not to be converted again.
+            if revision[0].0 > listed.revision {
+                slot.tell(revision[0].0, changes);
+            }
         }
         Ok(cache.clone())
     }
@@ -340,12 +365,26 @@ impl State {
             let view = &slot.view;
             let changes = events.clone().map(|event| {
                 let key = event.kv.key.slice(view.prefix.len()..);
-                let value = matches!(event.kind, EventKind::Put).then(|| view.served(&event.kv.value));
+                let value = matches!(event.kind, EventKind::Put).then(|| view.at_once(&event.kv.value));
                 (key, value)
             });
             match &mut slot.pending {
                 Some(pending) => pending.extend(changes.map(|(key, value)| (revision, key, value))),
-                None => slot.cache.apply(revision, changes),
+                None => slot.tell(revision, changes),
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Tells the filled cache of the changes of one revision.
+    fn tell(&self, revision: u64, changes: impl Iterator<Item = (Bytes, Option<Bytes>)>) {
+        match &self.inlet {
+            None => self.cache.apply(revision, changes),
+            Some(inlet) => {
+                if !inlet.offer(revision, changes.collect()) {
+                    self.cache.close();
+                }
             }
         }
     }
@@ -353,8 +392,37 @@ impl State {
 
 impl View {
     /// Stored bytes as the served version has them.
-    pub fn served(&self, value: &Bytes) -> Bytes {
-        self.convert.as_ref().map_or_else(|| value.clone(), |convert| convert(value))
+    ///
+    /// # Errors
+    /// A conversion that failed.
+    pub async fn served(&self, value: &Bytes) -> Result<Bytes, Status> {
+        match &self.convert {
+            Conversion::Asked(ask) => {
+                let served = ask.served(vec![value.clone()]).await?;
+                served.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
+            }
+            _ => Ok(self.at_once(value)),
+        }
+    }
+
+    /// Many of them, in their order.
+    ///
+    /// # Errors
+    /// A conversion that failed.
+    pub async fn all_served(&self, values: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
+        match &self.convert {
+            Conversion::Same => Ok(values),
+            Conversion::Here(convert) => Ok(values.iter().map(|value| convert(value)).collect()),
+            Conversion::Asked(ask) => ask.served(values).await,
+        }
+    }
+
+    /// What there is without asking: for conversions that are asked for, the bytes as they are stored.
+    fn at_once(&self, value: &Bytes) -> Bytes {
+        match &self.convert {
+            Conversion::Here(convert) => convert(value),
+            Conversion::Same | Conversion::Asked(_) => value.clone(),
+        }
     }
 }
 

@@ -4,10 +4,12 @@
 //! namespace, an object or a field's value are kept under it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use api::Status;
 use tokio::sync::mpsc;
 
+use super::conversion::Progress;
 use super::{Cached, Change};
 
 /// Changes a watcher may be behind before it is cut off. The queue allocates as it fills.
@@ -57,6 +59,27 @@ pub struct Subscription {
     pub receiver: mpsc::Receiver<Arc<Change>>,
     /// Changes up to this revision are not part of the stream.
     pub after: u64,
+    source: Source,
+}
+
+impl Subscription {
+    /// Why the stream ended, if it was because of a failure that the client is to be told.
+    pub fn failure(&self) -> Option<&Status> {
+        self.source.failure.get()
+    }
+
+    /// Whether there are changes that the hub has told of and the stream has not got yet.
+    pub fn is_behind(&self) -> bool {
+        !self.receiver.is_empty()
+            || self.source.progress.as_ref().is_some_and(|progress| progress.is_behind())
+    }
+}
+
+/// What a subscription shares with its cache.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub failure: Arc<OnceLock<Status>>,
+    pub progress: Option<Arc<Progress>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +100,13 @@ struct Watcher {
 }
 
 impl Watchers {
-    pub(super) fn add(&mut self, interest: Interest, after: u64, missed: Vec<Arc<Change>>) -> Subscription {
+    pub(super) fn add(
+        &mut self,
+        interest: Interest,
+        after: u64,
+        missed: Vec<Arc<Change>>,
+        source: Source,
+    ) -> Subscription {
         self.added += 1;
         if self.added > self.sweep_at {
             self.sweep();
@@ -93,7 +122,7 @@ impl Watchers {
                 self.fields.entry(field).or_default().entry(value).or_default().push(watcher);
             }
         }
-        Subscription { missed: missed.into_iter(), receiver, after }
+        Subscription { missed: missed.into_iter(), receiver, after, source }
     }
 
     /// Forgets watchers that have left. `notify` does so too, but only where something changes.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{ClusterState, Listing};
 use crate::cache::{Cache, Hub, Interest, Limit};
 use crate::registry::{Registry, Resource};
-use crate::storage::{self, Storage};
+use crate::storage::Storage;
 
 /// The state of the cluster that this server serves.
 pub struct Local {
@@ -35,7 +35,7 @@ impl Local {
 
     async fn cache(&self, resource: &GroupResource) -> Result<(Arc<Resource>, Arc<Cache>), Status> {
         let resource = self.resource(resource)?;
-        let cache = self.hub.cache(&resource.view).await.map_err(storage::status)?;
+        let cache = self.hub.cache(&resource.view).await?;
         Ok((resource, cache))
     }
 }

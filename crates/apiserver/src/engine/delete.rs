@@ -208,7 +208,7 @@ async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Res
         let Some(kv) = server.storage.read(resource, namespace, name).await? else {
             return Err(Status::not_found(&resource.group_resource, name));
         };
-        let old = storage::stored(resource, &kv)?;
+        let old = storage::stored(resource, &kv).await?;
         check_preconditions(call, name, options, &old.object)?;
         {
             let mut request = call.admission(Operation::Delete, &write_options, None, Some(&old.object));

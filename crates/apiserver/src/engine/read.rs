@@ -34,7 +34,7 @@ pub(super) async fn get(call: &Call) -> Result<Response, Status> {
     }
     let kv = call.server.storage.read(&call.resource, &call.info.namespace, &call.info.name).await?;
     match kv {
-        Some(kv) => Ok(call.respond(200, &call.resource.view.served(&kv.value))),
+        Some(kv) => Ok(call.respond(200, &call.resource.view.served(&kv.value).await?)),
         None => Err(Status::not_found(&call.resource.group_resource, &call.info.name)),
     }
 }
@@ -94,7 +94,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
 
 /// The cache of the call's resource.
 pub(super) async fn cache(call: &Call) -> Result<Arc<Cache>, Status> {
-    call.server.hub.cache(&call.resource.view).await.map_err(storage::status)
+    call.server.hub.cache(&call.resource.view).await
 }
 
 /// Waits until the caches are as new as `when` wants them.
@@ -166,10 +166,11 @@ async fn past(
         }
         let mut last = Bytes::new();
         let (mut seen, returned) = (0, found.kvs.len() as u64);
-        for kv in found.kvs {
+        let stored = found.kvs.iter().map(|kv| kv.value.clone()).collect();
+        let served = view.all_served(stored).await?;
+        for (kv, value) in found.kvs.into_iter().zip(served) {
             seen += 1;
             last = kv.key.slice(view.prefix.len()..);
-            let value = view.served(&kv.value);
             let facts = view.extractor.extract(&value);
             let object = Cached { key: last.clone(), value, revision: kv.mod_revision, facts };
             if selection.matches(&object) {

@@ -70,7 +70,7 @@ pub async fn change(
         let Some(kv) = storage.read(&call.resource, namespace, name).await? else {
             return Err(Status::not_found(&call.resource.group_resource, name));
         };
-        let old = storage::stored(&call.resource, &kv)?;
+        let old = storage::stored(&call.resource, &kv).await?;
         let new = mutate(&old.object)?;
         if let Some(stored) = attempt(call, target, options, &old, new).await? {
             return Ok(stored);

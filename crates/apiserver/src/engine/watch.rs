@@ -180,7 +180,10 @@ impl Watching {
                     }
                 }
                 change = self.subscription.receiver.recv() => {
-                    let change = change?;
+                    let Some(change) = change else {
+                        self.ended = true;
+                        return self.failure_frame();
+                    };
                     if let Some(frame) = self.frame(&change) {
                         return Some(self.with_more(frame));
                     }
@@ -200,10 +203,16 @@ impl Watching {
     fn progress(&mut self) -> Option<Bytes> {
         // Read first: whatever is dispatched up to here is in the queue by now.
         let revision = self.call.server.hub.revision();
-        if revision <= self.sent || !self.subscription.receiver.is_empty() {
+        if revision <= self.sent || self.subscription.is_behind() {
             return None;
         }
         Some(self.bookmark_frame(revision, false))
+    }
+
+    /// What ended the stream, where the client is to be told.
+    fn failure_frame(&self) -> Option<Bytes> {
+        let failure = crate::encoding::to_json(&self.subscription.failure()?.to_json());
+        Some(output::watch_frame(self.call.accepted.encoding, "ERROR", &failure, None))
     }
 
     fn initial_frames(&mut self) -> Option<Bytes> {

@@ -3,7 +3,7 @@
 //! The request that creates or changes a definition decides about its names and sets the conditions
 //! ([`conditions`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
 //! a deleted definition stays, by its finalizer, until its objects are gone in order ([`cleanup`]).
-//! Not here: CEL rules, conversion webhooks; a definition that asks for a webhook is refused.
+//! Not here: CEL rules (`custom::rules`), conversion webhooks (`conversion`).
 //! Upstream: apiextensions-apiserver/pkg/controller/{status,establish,finalizer,nonstructuralschema},
 //! pkg/registry/customresourcedefinition.
 
@@ -86,11 +86,6 @@ fn validate(definition: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
     let spec = &definition.0["spec"];
-    let conversion = spec["conversion"]["strategy"].as_str().unwrap_or_default();
-    if !matches!(conversion, "" | "None") {
-        let path = path.child("conversion").child("strategy");
-        errors.push(field::not_supported(&path, conversion, &["None"]));
-    }
     let path = path.child("versions");
     for (at, version) in spec["versions"].as_array().into_iter().flatten().enumerate() {
         let path = path.index(at).child("schema").child("openAPIV3Schema");
@@ -108,7 +103,7 @@ fn validate(definition: &Object) -> ErrorList {
         }
     }
     if errors.is_empty()
-        && let Err(error) = custom::resources(definition, &custom::Instances::shared())
+        && let Err(error) = custom::resources(definition, &custom::Instances::shared(), None)
     {
         errors.push(field::invalid(&path, "", error.to_string()));
     }

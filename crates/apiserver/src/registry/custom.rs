@@ -7,6 +7,7 @@
 mod json_path;
 pub(super) mod rules;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use schema::{Schema, Structural};
 use serde_json::Value;
 
+use super::conversion::{Asking, Webhook};
 use super::{Resource, Rest, Undo};
 use crate::engine::Call;
 use json_path::JsonPath;
@@ -56,6 +58,7 @@ impl Rest for Instances {
 pub(super) fn resources(
     definition: &Object,
     instances: &Arc<Instances>,
+    asking: Option<&Asking>,
 ) -> Result<Vec<Arc<Resource>>, schema::structural::Error> {
     let spec = &definition.0["spec"];
     let accepted = &definition.0["status"]["acceptedNames"];
@@ -63,8 +66,27 @@ pub(super) fn resources(
     let names = if has_names { accepted } else { &spec["names"] };
     let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let stored = versions.iter().find(|v| v["storage"] == true).map(|v| text(&v["name"])).unwrap_or_default();
+    let mut schemas = HashMap::new();
+    for version in versions {
+        let kind = GroupVersionKind::new(text(&spec["group"]), text(&version["name"]), text(&names["kind"]));
+        let structural = Structural::parse(kind.clone(), &version["schema"]["openAPIV3Schema"])?;
+        schemas.insert(kind.api_version(), Arc::new(Schema::from(structural)));
+    }
+    let webhook = asking.and_then(|asking| Webhook::new(&spec["conversion"], schemas.clone(), asking));
+    let shared = Shared { spec, names, stored: &stored, schemas: &schemas, webhook, instances };
     let served = versions.iter().filter(|version| version["served"] == true);
-    served.map(|version| resource(spec, names, version, &stored, instances)).collect()
+    Ok(served.filter_map(|version| resource(&shared, version)).collect())
+}
+
+/// What the resources of one definition have in common.
+struct Shared<'a> {
+    spec: &'a Value,
+    names: &'a Value,
+    /// The version in which objects are stored.
+    stored: &'a str,
+    schemas: &'a HashMap<String, Arc<Schema>>,
+    webhook: Option<Arc<Webhook>>,
+    instances: &'a Arc<Instances>,
 }
 
 fn text(value: &Value) -> String {
@@ -75,16 +97,12 @@ fn texts(value: &Value) -> Vec<Text> {
     value.as_array().into_iter().flatten().map(|text_| text(text_).into()).collect()
 }
 
-fn resource(
-    spec: &Value,
-    names: &Value,
-    version: &Value,
-    stored: &str,
-    instances: &Arc<Instances>,
-) -> Result<Arc<Resource>, schema::structural::Error> {
+fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
+    let Shared { spec, names, stored, instances, .. } = *shared;
     let (group, name) = (text(&spec["group"]), text(&version["name"]));
     let kind = GroupVersionKind::new(group.as_str(), name.as_str(), text(&names["kind"]));
-    let structural = Arc::new(Structural::parse(kind.clone(), &version["schema"]["openAPIV3Schema"])?);
+    let schema = shared.schemas.get(&kind.api_version())?.clone();
+    let Schema::Structural(structural) = &*schema else { return None };
     let subresources = &version["subresources"];
     let status = subresources["status"].is_object();
     let scale = subresources["scale"].is_object().then(|| {
@@ -128,7 +146,8 @@ fn resource(
         hooks: Arc::new(Custom { structural: structural.clone(), status, printed }),
         ..Descriptor::new("", "", "", "", Scope::Cluster)
     };
-    Ok(Resource::new(Arc::new(descriptor), Arc::new(Schema::Structural(structural)), instances.clone()))
+    let webhook = shared.webhook.clone();
+    Some(Resource::converted(Arc::new(descriptor), schema, instances.clone(), webhook))
 }
 
 /// The group as OpenAPI definitions name it: `com.example`.
@@ -267,7 +286,7 @@ mod tests {
             "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
             "versions": [version("v1", true, true), version("v2", true, false), version("v3", false, false)],
         }}));
-        let resources = resources(&definition, &Instances::shared()).unwrap();
+        let resources = resources(&definition, &Instances::shared(), None).unwrap();
         let versions: Vec<_> = resources.iter().map(|r| &*r.descriptor.version).collect();
         assert_eq!(versions, ["v1", "v2"]);
         let second = &resources[1].descriptor;

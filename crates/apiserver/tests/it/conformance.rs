@@ -11,6 +11,8 @@ mod certificates;
 mod chunking;
 #[path = "conformance/core_events.rs"]
 mod core_events;
+#[path = "conformance/crd_conversion_webhook.rs"]
+mod crd_conversion_webhook;
 #[path = "conformance/crd_publish_openapi.rs"]
 mod crd_publish_openapi;
 #[path = "conformance/custom_resource_definition.rs"]

@@ -105,7 +105,8 @@ impl Webhook<'_> {
     }
 }
 
-fn client(errors: &mut ErrorList, config: &WebhookClientConfig, path: &Path) {
+/// What is wrong with the place of a webhook.
+pub(in crate::kinds) fn client(errors: &mut ErrorList, config: &WebhookClientConfig, path: &Path) {
     match (&config.url, &config.service) {
         (None, None) | (Some(_), Some(_)) => {
             errors.push(field::required(path, "exactly one of url or service is required"));

@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Descriptor, Hooks, NoHooks, Scope, Subresources};
+use crate::kinds::admissionregistration::matching;
 use crate::meta_validation::push_invalid;
 use crate::names::{is_dns1035_label, is_dns1123_subdomain};
+use crate::types::admissionregistration::v1::WebhookClientConfig;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -159,18 +162,7 @@ impl Hooks for DefinitionHooks {
             }
         }
         names(&mut errors, object, &path.child("names"));
-        match text(object, "/spec/conversion/strategy") {
-            "None" | "" => {}
-            "Webhook" if object.pointer("/spec/conversion/webhook/clientConfig").is_none() => {
-                let path = path.child("conversion").child("webhookClientConfig");
-                errors.push(field::required(&path, "required when strategy is set to Webhook"));
-            }
-            "Webhook" => {}
-            other => {
-                let path = path.child("conversion").child("strategy");
-                errors.push(field::not_supported(&path, other, &["None", "Webhook"]));
-            }
-        }
+        conversion(&mut errors, object, &path.child("conversion"));
         errors
     }
 
@@ -207,6 +199,62 @@ impl Hooks for DefinitionHooks {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         NoHooks.cells(object, now)
+    }
+}
+
+/// How objects of one version become those of another. The paths in errors are those of upstream's internal version.
+fn conversion(errors: &mut ErrorList, object: &Value, path: &Path) {
+    let strategy = text(object, "/spec/conversion/strategy");
+    let part = |name: &str| {
+        object.pointer(&format!("/spec/conversion/webhook/{name}")).filter(|value| !value.is_null())
+    };
+    let (client, reviews) = (part("clientConfig"), part("conversionReviewVersions"));
+    let reviews = reviews.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let (client_path, reviews_path) =
+        (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
+    if !matches!(strategy, "" | "None")
+        && object.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true))
+    {
+        let message = "must be None if spec.preserveUnknownFields is true";
+        errors.push(field::invalid(&path.child("strategy"), strategy, message));
+    }
+    match strategy {
+        "Webhook" => {}
+        "None" | "" => {
+            let message = "should not be set when strategy is not set to Webhook";
+            if client.is_some() {
+                errors.push(field::forbidden(&client_path, message));
+            }
+            if !reviews.is_empty() {
+                errors.push(field::forbidden(&reviews_path, message));
+            }
+            return;
+        }
+        other => {
+            errors.push(field::not_supported(&path.child("strategy"), other, &["None", "Webhook"]));
+            return;
+        }
+    }
+    match client.map(WebhookClientConfig::deserialize) {
+        None => errors.push(field::required(&client_path, "required when strategy is set to Webhook")),
+        Some(Ok(client)) => matching::client(errors, &client, &client_path),
+        Some(Err(error)) => errors.push(field::invalid(&client_path, "", error.to_string())),
+    }
+    if reviews.is_empty() {
+        errors.push(field::required(&reviews_path, ""));
+        return;
+    }
+    for (index, review) in reviews.iter().enumerate() {
+        let (path, name) = (reviews_path.index(index), review.as_str().unwrap_or_default());
+        if reviews[..index].contains(review) {
+            errors.push(field::invalid(&path, name, "duplicate version"));
+        } else {
+            push_invalid(errors, &path, name, is_dns1035_label(name));
+        }
+    }
+    if !reviews.iter().any(|review| review == "v1" || review == "v1beta1") {
+        let message = "must include at least one of v1, v1beta1";
+        errors.push(field::invalid(&reviews_path, reviews.to_vec(), message));
     }
 }
 
@@ -266,6 +314,42 @@ mod tests {
             let definition = definition(change);
             assert_eq!(DefinitionHooks.validate(&definition).len(), errors, "{definition}");
         }
+    }
+
+    #[test]
+    fn a_conversion_is_none_or_a_webhook_that_can_be_called() {
+        let service = json!({"name": "s", "namespace": "n"});
+        let webhook = |client: Value, reviews: Value| json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": reviews}});
+        let table = [
+            (json!({"strategy": "None"}), ""),
+            (webhook(json!({"service": service}), json!(["v1"])), ""),
+            (webhook(json!({"url": "https://h/p"}), json!(["v7", "v1beta1"])), ""),
+            (json!({"strategy": "Magic"}), "spec.conversion.strategy: Unsupported value: \"Magic\""),
+            (json!({"strategy": "Webhook"}), "spec.conversion.webhookClientConfig: Required value"),
+            (webhook(json!({}), json!(["v1"])), "exactly one of url or service is required"),
+            (webhook(json!({"url": "http://h"}), json!(["v1"])), "spec.conversion.webhookClientConfig.url"),
+            (webhook(json!({"service": service}), json!([])), "conversionReviewVersions: Required value"),
+            (webhook(json!({"service": service}), json!(["v7"])), "must include at least one of v1, v1beta1"),
+            (webhook(json!({"service": service}), json!(["v1", "v1"])), "duplicate version"),
+            (
+                json!({"strategy": "None", "webhook": {"conversionReviewVersions": ["v1"]}}),
+                "should not be set",
+            ),
+        ];
+        for (conversion, wanted) in table {
+            let mut definition = definition(|_| {});
+            definition["spec"]["conversion"] = conversion;
+            DefinitionHooks.default(&mut definition);
+            let errors: Vec<_> =
+                DefinitionHooks.validate(&definition).iter().map(ToString::to_string).collect();
+            assert_eq!(errors.is_empty(), wanted.is_empty(), "{errors:?}");
+            assert!(wanted.is_empty() || errors.iter().any(|error| error.contains(wanted)), "{errors:?}");
+        }
+        let mut keeping = definition(|_| {});
+        keeping["spec"]["preserveUnknownFields"] = json!(true);
+        keeping["spec"]["conversion"] = webhook(json!({"service": service}), json!(["v1"]));
+        let errors = DefinitionHooks.validate(&keeping);
+        assert!(errors.iter().any(|error| error.to_string().contains("must be None if")), "{errors:?}");
     }
 
     #[test]

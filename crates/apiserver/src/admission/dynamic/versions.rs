@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{GroupVersionKind, GroupVersionResource};
+use api::{GroupVersionKind, GroupVersionResource, Status};
 use serde_json::Value;
 
 use crate::registry::{Registry, Resource};
@@ -37,15 +37,21 @@ pub(in crate::admission) fn resource(
 }
 
 /// An object of one version in another.
+///
+/// # Errors
+/// 500 where a conversion webhook failed.
 pub(in crate::admission) async fn convert(
     registry: &Registry,
     object: &Value,
     from: &GroupVersionResource,
     to: &GroupVersionResource,
-) -> Option<Value> {
+) -> Result<Value, Status> {
     if from == to || object.is_null() {
-        return Some(object.clone());
+        return Ok(object.clone());
     }
-    let (source, target) = (resource(registry, from)?, resource(registry, to)?);
-    target.converted_from(&source, object).await.ok()
+    // A version that is served no more since it was matched has nothing to convert it to.
+    let (Some(source), Some(target)) = (resource(registry, from), resource(registry, to)) else {
+        return Ok(object.clone());
+    };
+    target.converted_from(&source, object).await.map_err(|error| Status::internal(error.message))
 }

@@ -130,7 +130,7 @@ impl Plugin for MutatingAdmissionPolicy {
                 };
                 let registry = &self.surroundings.registry;
                 let (from, to) = (&matching.matched.resource, &request.resource);
-                let back = versions::convert(registry, &changed, from, to).await.unwrap_or(changed);
+                let back = versions::convert(registry, &changed, from, to).await?;
                 let typed = self.surroundings.retyped(request, back)?;
                 let Some(object) = request.object.as_deref_mut() else { continue };
                 if object.0 != typed {

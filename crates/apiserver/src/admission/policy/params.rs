@@ -76,7 +76,7 @@ pub(super) async fn find(
     for object in found {
         let from = stored.as_ref().unwrap_or(&wanted);
         let converted = versions::convert(&surroundings.registry, &object.0, from, &wanted).await;
-        params.push(converted.unwrap_or(object.0));
+        params.push(converted.map_err(|error| error.message)?);
     }
     Ok(params)
 }

@@ -88,8 +88,21 @@ impl Caller {
         Self { cluster, clock, transports: Mutex::default() }
     }
 
-    /// Posts `body` and gives the answer's body; errors are worded as upstream's.
+    /// Posts `body` and gives the answer's body; errors are worded as upstream's for admission.
     pub fn post<'a>(
+        &'a self,
+        to: &'a Client,
+        body: &'a Value,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, String>> {
+        Box::pin(async move {
+            let answer = self.answered(to, body, timeout).await;
+            answer.map_err(|why| format!("failed to call webhook: {why}"))
+        })
+    }
+
+    /// The same, with errors that are only the reason.
+    pub fn ask<'a>(
         &'a self,
         to: &'a Client,
         body: &'a Value,
@@ -108,8 +121,8 @@ impl Caller {
         };
         match answer {
             Ok((200..=299, body)) => Ok(body),
-            Ok((code, body)) => Err(format!("failed to call webhook: {}", refused(code, &body))),
-            Err(what) => Err(format!("failed to call webhook: Post {url:?}: {what}")),
+            Ok((code, body)) => Err(refused(code, &body)),
+            Err(what) => Err(format!("Post {url:?}: {what}")),
         }
     }
 

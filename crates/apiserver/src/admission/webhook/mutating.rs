@@ -38,6 +38,7 @@ impl MutatingAdmissionWebhook {
         request: &mut Request<'_>,
     ) -> Result<Option<Value>, Failure> {
         let data = data(request, matched, &self.surroundings).await;
+        let data = data.map_err(|error| Failure::Denied(Box::new(error)))?;
         let uid = self.surroundings.uid();
         let sent = review::review(webhook, request, matched, &data, &uid)?;
         let caller = &self.surroundings.caller;
@@ -59,7 +60,7 @@ impl MutatingAdmissionWebhook {
             .map_err(|error| Failure::Denied(Box::new(Status::internal(error.message))))?;
         let registry = &self.surroundings.registry;
         let back = versions::convert(registry, &patched, &matched.resource, &request.resource).await;
-        Ok(Some(back.unwrap_or(patched)))
+        back.map(Some).map_err(|error| Failure::Denied(Box::new(error)))
     }
 }
 

@@ -94,7 +94,7 @@ impl Plugin for ValidatingAdmissionWebhook {
                     webhook.name
                 )));
             }
-            let data = data(request, &matched, &self.surroundings).await;
+            let data = data(request, &matched, &self.surroundings).await?;
             match review::review(webhook, request, &matched, &data, &self.surroundings.uid()) {
                 Ok(sent) => calls.push(self.calling(webhook, sent)),
                 Err(error) => failed(webhook, error)?,

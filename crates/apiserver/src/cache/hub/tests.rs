@@ -7,7 +7,13 @@ use crate::storage::interposed::{Interposed, put};
 
 fn view(generation: u64) -> View {
     let extractor = Arc::new(Extractor::new([]));
-    View { prefix: "/registry/core/pods/".into(), version: "v1".into(), extractor, convert: None, generation }
+    View {
+        prefix: "/registry/core/pods/".into(),
+        version: "v1".into(),
+        extractor,
+        convert: Conversion::Same,
+        generation,
+    }
 }
 
 fn key(name: &str) -> String {
@@ -48,7 +54,7 @@ async fn a_cache_filled_while_the_watch_is_opened_again_misses_nothing() {
     // Between the end of one watch and the start of the next somebody reads, and then somebody writes.
     let reader = hub.clone();
     world.store.before("status", move |store| async move {
-        reader.cache(&view(1)).await?;
+        reader.cache(&view(1)).await.expect("the cache");
         put(&*store, &key("missed")).await;
         Ok(())
     });

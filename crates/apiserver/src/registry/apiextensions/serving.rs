@@ -93,7 +93,7 @@ impl Serving {
     /// Waits until every definition that is stored by now is served.
     pub(super) async fn catch_up(&self, server: &Server) -> Result<(), Status> {
         server.hub.catch_up().await.map_err(storage::status)?;
-        let cache = server.hub.cache(&definitions(server)?.view).await.map_err(storage::status)?;
+        let cache = server.hub.cache(&definitions(server)?.view).await?;
         let latest = *cache.changes().borrow();
         self.reach(server, latest).await
     }
@@ -137,7 +137,7 @@ pub(crate) async fn start(server: &Arc<Server>) -> Result<(), Status> {
 
 async fn watch_all(server: &Server) -> Result<(Snapshot, Subscription), Status> {
     let now = server.hub.revision();
-    let cache = server.hub.cache(&definitions(server)?.view).await.map_err(storage::status)?;
+    let cache = server.hub.cache(&definitions(server)?.view).await?;
     cache.watch(Interest::All, None, now, |_| true).map_err(|error| Status::expired(error.to_string()))
 }
 
@@ -242,7 +242,8 @@ fn serve(server: &Server, cached: &Cached, outcome: &mut Outcome) {
         Some(before) if same => (before.resources.clone(), before.instances.clone()),
         _ => {
             let instances = Instances::shared();
-            let made = made_of.established.then(|| custom::resources(&object, &instances));
+            let made =
+                made_of.established.then(|| custom::resources(&object, &instances, Some(&server.asking())));
             let (resources, wrong) = match made {
                 Some(Ok(resources)) => (resources, None),
                 // Validation has read the schema before; only a definition stored by someone else comes here.

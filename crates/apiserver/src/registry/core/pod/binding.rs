@@ -60,7 +60,7 @@ pub(in crate::registry::core) async fn bind(
         let Some(kv) = call.server.storage.read(&pods, namespace, name).await? else {
             return Err(Status::not_found(&pods.group_resource, name));
         };
-        let old = storage::stored(&pods, &kv)?;
+        let old = storage::stored(&pods, &kv).await?;
         let mut pod = old.object.clone();
         assign(&mut pod, &binding, &timestamp(call.server.clock.now()))
             .map_err(|why| Status::conflict(&GroupResource::new("", "pods/binding"), name, why))?;
