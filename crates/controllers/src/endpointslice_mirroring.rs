@@ -4,7 +4,7 @@
 //! Not here: Services with a selector ([`crate::endpointslice`] makes their slices, [`crate::endpoints`] their Endpoints).
 //! Upstream: `pkg/controller/endpointslicemirroring`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -88,12 +88,14 @@ type Group = (&'static str, Vec<Port>);
 
 /// The endpoints by family and ports: each group is one slice.
 fn wanted(endpoints: &Endpoints, plan: &mut Plan) -> BTreeMap<Group, Vec<Endpoint>> {
-    let mut groups: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
+    // Subsets are not bounded, only what each of them has: nothing here looks at all of a group for each address.
+    let mut groups: BTreeMap<Group, (HashSet<IpAddr>, Vec<Endpoint>)> = BTreeMap::new();
     let (mut invalid, mut skipped) = (0, 0);
     for subset in endpoints.subsets.iter().flatten() {
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
         let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
         let mut added = 0;
+        let mut by_family = [("IPv4", Vec::new()), ("IPv6", Vec::new())];
         for (address, is_ready) in ready.chain(unready) {
             if added >= MOST {
                 skipped += 1;
@@ -104,12 +106,12 @@ fn wanted(endpoints: &Endpoints, plan: &mut Plan) -> BTreeMap<Group, Vec<Endpoin
                 continue;
             };
             added += 1;
-            let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
-            let group = groups.entry((family, ports(subset))).or_default();
-            let endpoint = endpoint(address, ip, is_ready);
-            if group.iter().all(|other| other.addresses != endpoint.addresses) {
-                group.push(endpoint);
-            }
+            by_family[usize::from(ip.is_ipv6())].1.push((ip, endpoint(address, ip, is_ready)));
+        }
+        let ports = ports(subset);
+        for (family, list) in by_family.into_iter().filter(|(_, list)| !list.is_empty()) {
+            let (seen, group) = groups.entry((family, ports.clone())).or_default();
+            group.extend(list.into_iter().filter(|(ip, _)| seen.insert(*ip)).map(|(_, endpoint)| endpoint));
         }
     }
     if invalid > 0 {
@@ -123,7 +125,7 @@ fn wanted(endpoints: &Endpoints, plan: &mut Plan) -> BTreeMap<Group, Vec<Endpoin
         );
         plan.event(endpoints, EventType::Warning, "TooManyAddressesToMirror", message);
     }
-    groups
+    groups.into_iter().map(|(group, (_, list))| (group, list)).collect()
 }
 
 fn ports(subset: &EndpointSubset) -> Vec<Port> {

@@ -12,6 +12,7 @@ mod volumes;
 use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use api::types::storage::v1::StorageClass;
 use api::volumes::{class_of_claim, class_of_volume, is_bound, volume_name};
+use client::Change;
 use jiff::Timestamp;
 use reconcile::{Caches, Controller, Key, Plan, View, Watches};
 
@@ -56,7 +57,8 @@ impl Controller for VolumeBinder {
                     claim.namespace.as_deref().unwrap_or_default(),
                     claim.name.as_deref().unwrap_or_default(),
                 )),
-                None => wake_class(caches, class_of_volume(volume), wake),
+                None if becomes_free(change) => wake_class(caches, class_of_volume(volume), wake),
+                None => {}
             }
         });
         watches.map::<StorageClass>(|caches, change, wake| {
@@ -74,6 +76,23 @@ impl Controller for VolumeBinder {
             claims::plan(&mut plan, view, &claim);
         }
         plan
+    }
+}
+
+/// Whether a claim may get a volume that it could not get before. Each claim looks at all volumes of its class, so a change
+/// that helps none must wake none.
+fn becomes_free(change: &Change<PersistentVolume>) -> bool {
+    let is_free = |volume: &PersistentVolume| {
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, None | Some("" | "Available")) && !object::deleting(volume)
+    };
+    match change {
+        Change::Added(volume) => is_free(volume),
+        Change::Updated { old, new } => {
+            let same = old.spec == new.spec && object::labels(&**old) == object::labels(&**new);
+            is_free(new) && !(same && is_free(old))
+        }
+        Change::Deleted(_) => false,
     }
 }
 

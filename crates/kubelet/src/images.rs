@@ -1,17 +1,23 @@
 //! Pulling images: policy, pull secrets, and the texts that users see.
 //!
-//! Reads Secrets through [`volumes::Objects`]; talks to the runtime's image service. Not here: when a failed pull is
-//! tried again (the worker).
+//! Reads Secrets through [`volumes::Objects`]; talks to the runtime's image service. Not here: who may use an image that is
+//! there (`images/pulls.rs`), when a failed pull is tried again (the worker).
 //! Upstream: `pkg/kubelet/images`, `pkg/credentialprovider`.
+
+pub mod pulls;
 
 use std::collections::HashMap;
 
 use api::types::core::v1::{Container, Pod, Secret};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use cri::v1::{AuthConfig, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
+use cri::v1::{
+    AuthConfig, ImageSpec, ImageStatusRequest, ListImagesRequest, PodSandboxConfig, PullImageRequest,
+};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
+use self::pulls::{Needs, Source};
 use crate::node::Node;
 use crate::pod;
 
@@ -71,8 +77,15 @@ pub async fn ensure(
     let present = inspect(node, &image)
         .await
         .map_err(|e| Error::Inspect(format!("Failed to inspect image \"{image}\": {e}")))?;
+    let mut offered = None;
+    let present = match present {
+        Some(present) if policy != "Always" => {
+            may_use(node, pod, &image, &present.reference, &mut offered).await.then_some(present)
+        }
+        _ => None,
+    };
     match (present, policy) {
-        (Some(present), "IfNotPresent" | "Never") => {
+        (Some(present), _) => {
             let message = format!(
                 "Container image \"{image}\" already present on machine and can be accessed by the pod"
             );
@@ -94,10 +107,17 @@ pub async fn ensure(
         format!("Pulling image \"{image}\""),
     );
     let begun = node.clock.monotonic();
-    let credentials = credentials(node, pod, &image).await;
+    let credentials = match offered {
+        Some(offered) => offered,
+        None => credentials(node, pod, &image).await,
+    };
     let mut failure = String::new();
+    let unrecorded =
+        |error: std::io::Error| Error::Pull(format!("failed to record image pull intent: {error}"));
+    let pulling = node.pulls.begin(&image).map_err(unrecorded)?;
     let attempts = credentials.into_iter().map(Some).chain([None]);
-    for auth in attempts {
+    for attempt in attempts {
+        let (source, auth) = attempt.map(|offer| (offer.source, offer.auth)).unzip();
         let request = PullImageRequest {
             image: Some(ImageSpec { image: image.clone(), ..ImageSpec::default() }),
             auth,
@@ -108,6 +128,9 @@ pub async fn ensure(
                 let reference = answer.into_inner().image_ref;
                 let took = node.clock.monotonic().saturating_sub(begun);
                 let found = inspect(node, &reference).await.ok().flatten();
+                let image_ref = found.as_ref().map_or(&reference, |found| &found.reference);
+                pulling.done(image_ref, source.as_ref());
+                prune(node).await;
                 let message = format!(
                     "Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting)."
                 );
@@ -118,6 +141,37 @@ pub async fn ensure(
         }
     }
     Err(Error::Pull(failure))
+}
+
+/// Whether the pod may use an image that is there. The credentials that were looked up for it are `offered`.
+async fn may_use(
+    node: &Node,
+    pod: &Pod,
+    image: &str,
+    image_ref: &str,
+    offered: &mut Option<Vec<Offer>>,
+) -> bool {
+    match node.pulls.needs(image, image_ref) {
+        Needs::Nothing => true,
+        Needs::Pull => false,
+        Needs::OneOf(known) => {
+            let found = credentials(node, pod, image).await;
+            let sources: Vec<Source> = found.iter().map(|offer| offer.source.clone()).collect();
+            *offered = Some(found);
+            node.pulls.accepts(image, image_ref, &known, &sources)
+        }
+    }
+}
+
+/// Forgets who may use images that are gone.
+async fn prune(node: &Node) {
+    if !node.pulls.are_many() {
+        return;
+    }
+    if let Ok(answer) = node.runtime.images().list_images(ListImagesRequest::default()).await {
+        let there: Vec<String> = answer.into_inner().images.into_iter().map(|image| image.id).collect();
+        node.pulls.keep(&there);
+    }
 }
 
 async fn inspect(node: &Node, image: &str) -> Result<Option<Image>, crate::runtime::Error> {
@@ -149,12 +203,37 @@ struct DockerAuth {
     identitytoken: String,
 }
 
+/// Credentials, and where they are from.
+struct Offer {
+    source: Source,
+    auth: AuthConfig,
+}
+
+impl Offer {
+    fn new(secret: &Secret, auth: AuthConfig) -> Self {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        // With their lengths, so that no two different ones read the same.
+        let parts = [&auth.username, &auth.password, &auth.server_address, &auth.identity_token];
+        let whole: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
+        let source = Source {
+            uid: text(&secret.metadata.uid),
+            namespace: text(&secret.metadata.namespace),
+            name: text(&secret.metadata.name),
+            hash: format!("{:x}", Sha256::digest(whole)),
+        };
+        Self { source, auth }
+    }
+}
+
 /// What the pod's pull secrets offer for `image`, the most specific first.
-async fn credentials(node: &Node, pod: &Pod, image: &str) -> Vec<AuthConfig> {
+async fn credentials(node: &Node, pod: &Pod, image: &str) -> Vec<Offer> {
     let mut found = Vec::new();
     for reference in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
         match node.objects.secret(pod::namespace(pod), &reference.name).await {
-            Ok(Some(secret)) => found.extend(from_secret(&secret, image)),
+            Ok(Some(secret)) => {
+                let fitting = from_secret(&secret, image).into_iter();
+                found.extend(fitting.map(|(length, auth)| (length, Offer::new(&secret, auth))));
+            }
             Ok(None) => {
                 let message = format!(
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
@@ -173,7 +252,7 @@ async fn credentials(node: &Node, pod: &Pod, image: &str) -> Vec<AuthConfig> {
         }
     }
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.into_iter().map(|(_, offer)| offer).collect()
 }
 
 /// The credentials of one Secret that fit `image`, with the length of what they were stored under.

@@ -18,6 +18,7 @@ use foundation::{SharedClock, SharedRandomness, Tasks};
 use volumes::Objects;
 use volumes::objects::ApiObjects;
 
+use crate::images::pulls::Pulls;
 use crate::pod::network::Resolver;
 use crate::runtime::handlers::Handlers;
 use crate::runtime::{Runtime, Version};
@@ -41,6 +42,8 @@ pub struct Node {
     pub handlers: Handlers,
     /// ConfigMaps, Secrets, claims, tokens.
     pub objects: Arc<dyn Objects>,
+    /// Whose images those are that were pulled.
+    pub pulls: Pulls,
     /// Mounts.
     pub host: Arc<dyn volumes::Host>,
     /// Time.
@@ -76,6 +79,8 @@ impl Node {
             |source| Error::Runtime { endpoint: options.runtime_endpoint.display().to_string(), source };
         let runtime = Runtime::connect(&options.runtime_endpoint).await.map_err(failed)?;
         let version = runtime.version().await.map_err(failed)?;
+        let pulls = Pulls::open(&options.root_dir)
+            .map_err(|source| Error::Host { what: "read the records of pulled images".to_owned(), source })?;
         let machine = info::Machine::inspect(&options.root_dir);
         let allocatable = machine.capacity(options.max_pods);
         let text = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
@@ -93,6 +98,7 @@ impl Node {
         Ok(Arc::new(Node {
             objects: ApiObjects::new(client.clone(), tasks, clock.clone()),
             host: Arc::new(volumes::SystemHost),
+            pulls,
             ips: options.node_ips.iter().map(ToString::to_string).collect(),
             tasks: tasks.child("pods"),
             options,

@@ -5,6 +5,7 @@
 //! Upstream: `pkg/kubelet/server`.
 
 pub mod auth;
+mod idle;
 mod logs;
 mod stats;
 mod streaming;
@@ -33,6 +34,8 @@ use crate::{Error, ServerOptions};
 
 /// Connections at the same time: each is one of the process's descriptors, and nobody has said yet who he is.
 const MOST_CONNECTIONS: usize = 1024;
+/// Streams (exec, attach, port-forward) at the same time: each holds two connections, for as long as its client likes.
+const MOST_STREAMS: usize = 1024;
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take for the head of a request, and be silent between two: upstream's `IdleTimeout`.
@@ -47,6 +50,7 @@ struct Context {
     pods: Pods,
     options: ServerOptions,
     tasks: Tasks,
+    streams: Arc<Semaphore>,
 }
 
 /// Listens and serves. Returns the address that it listens on.
@@ -59,7 +63,8 @@ pub(crate) async fn serve(
     let failed = |source| Error::Host { what: format!("listen on {}", options.address), source };
     let listener = TcpListener::bind(options.address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let context = Context { node, pods, options, tasks: tasks.child("server") };
+    let streams = Arc::new(Semaphore::new(MOST_STREAMS));
+    let context = Context { node, pods, options, tasks: tasks.child("server"), streams };
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     tasks.spawn_until_cancelled("listener", async move {
         loop {

@@ -139,6 +139,8 @@ pub(crate) struct Engine {
     /// Processes beside the containers' own, by name: whose pod they are in, and who waits for their end.
     execs: Mutex<BTreeMap<String, (String, oneshot::Sender<i32>)>>,
     warned: Mutex<BTreeSet<String>>,
+    /// What containers have written.
+    pub(crate) layers: crate::stats::Layers,
     /// The runtime's own tasks.
     pub tasks: Tasks,
 }
@@ -189,6 +191,7 @@ impl Engine {
             news,
             execs: Mutex::default(),
             warned: Mutex::default(),
+            layers: crate::stats::Layers::default(),
             tasks,
             options,
         });

@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use archive::import;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 pub use build::{Build, build};
 use config::ImageConfig;
 use parking_lot::Mutex;
@@ -394,10 +396,14 @@ fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
-/// Short, because all lower directories must fit one page of mount options; 96 bits do not collide.
+/// Short, because all lower directories (127 at most) must fit one page of mount options: 24 letters of six bits. Two layers of
+/// one name would take an author 2⁷² steps; 24 digits, of four bits, would take 2⁴⁸.
 fn layer_name(diff_id: &str) -> String {
     // Digits only, although `parse_config` has seen to it: a name must not lead out of the directory.
-    diff_id.trim_start_matches("sha256:").chars().filter(char::is_ascii_hexdigit).take(24).collect()
+    let digits: Vec<u32> =
+        diff_id.trim_start_matches("sha256:").chars().filter_map(|c| c.to_digit(16)).collect();
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).take(18).collect();
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The largest part of a file of an image that is read.
@@ -408,4 +414,20 @@ fn read_start(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(file)?.take(MOST_TEXT).read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_layers_are_short_and_say_much_of_the_digest() {
+        let name = |digits: &str| layer_name(&format!("sha256:{digits:0<64}"));
+        assert_eq!(name("").len(), 24);
+        // 144 bits: what differs in the 36th digit is another layer.
+        assert_ne!(name(&"f".repeat(36)), name(&format!("{}e", "f".repeat(35))));
+        let odd = name("fbffbf");
+        assert!(odd.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{odd}");
+        assert_eq!(layer_name("sha256:../../etc"), layer_name("sha256:ec"), "digits only");
+    }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use foundation::Tasks;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -27,6 +28,9 @@ pub(crate) enum Error {
     /// Its socket.
     #[error("talk to the pod's supervisor")]
     Io(#[from] io::Error),
+    /// It is there, and says nothing.
+    #[error("the pod's supervisor does not answer")]
+    Silent,
     /// It said so.
     #[error("{0}")]
     Refused(String),
@@ -40,6 +44,10 @@ pub(crate) enum News {
     /// The supervisor is gone.
     Closed,
 }
+
+/// How long a supervisor may take to answer; what starts a program may wait for a disk.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_TO_START: Duration = Duration::from_secs(120);
 
 type Answer = (Reply, Vec<OwnedFd>);
 /// Who waits for which answer; `None` once the supervisor is gone.
@@ -92,19 +100,25 @@ impl Link {
     pub(crate) async fn call(&self, verb: Verb, descriptors: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
+        let starts = matches!(verb, Verb::Start { .. } | Verb::Exec { .. });
+        let patience = if starts { PATIENCE_TO_START } else { PATIENCE };
         self.waiting.lock().as_mut().ok_or(Error::Gone)?.insert(id, sender);
         let message = serde_json::to_vec(&Request { id, verb }).map_err(io::Error::from)?;
-        let sent = self
-            .socket
-            .async_io(Interest::WRITABLE, |fd| sys::process::send(fd.as_fd(), &message, descriptors))
-            .await;
-        if let Err(e) = sent {
-            if let Some(waiting) = self.waiting.lock().as_mut() {
-                waiting.remove(&id);
+        let asked = async {
+            let send = |fd: &OwnedFd| sys::process::send(fd.as_fd(), &message, descriptors);
+            match self.socket.async_io(Interest::WRITABLE, send).await {
+                Ok(_) => receiver.await.map_err(|_| Error::Gone),
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Error::Gone),
+                Err(e) => Err(e.into()),
             }
-            return Err(if e.kind() == io::ErrorKind::BrokenPipe { Error::Gone } else { e.into() });
+        };
+        let answer = tokio::time::timeout(patience, asked).await.unwrap_or(Err(Error::Silent));
+        if answer.is_err()
+            && let Some(waiting) = self.waiting.lock().as_mut()
+        {
+            waiting.remove(&id);
         }
-        match receiver.await.map_err(|_| Error::Gone)? {
+        match answer? {
             (Reply::Failed(reason), _) => Err(Error::Refused(reason)),
             answer => Ok(answer),
         }

@@ -2,11 +2,13 @@
 //!
 //! Upstream: containerd internal/cri/server/container_stats_list.go, sandbox_stats_linux.go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cri::v1;
+use parking_lot::Mutex;
 use sys::cgroup::{Cgroup, Figures};
 
 use crate::engine::{Engine, now};
@@ -17,22 +19,66 @@ fn value(value: u64) -> Option<v1::UInt64Value> {
 
 /// Bytes and inodes below a directory, hard links counted once.
 pub(crate) fn disk_usage(directory: &Path) -> (u64, u64) {
-    fn walk(directory: &Path, seen: &mut BTreeSet<(u64, u64)>, total: &mut (u64, u64)) {
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut seen = BTreeSet::new();
+    // Not by recursion: containers make these trees, and each level would hold a descriptor and a frame.
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
                 continue;
             }
-            total.0 += meta.blocks() * 512;
-            total.1 += 1;
+            bytes += meta.blocks() * 512;
+            inodes += 1;
             if meta.is_dir() {
-                walk(&entry.path(), seen, total);
+                left.push(entry.path());
             }
         }
     }
-    let mut total = (0, 0);
-    walk(directory, &mut BTreeSet::new(), &mut total);
-    total
+    (bytes, inodes)
+}
+
+/// A layer is looked at again after this, at the earliest; containerd's period.
+const LAYER_AGAIN: Duration = Duration::from_secs(10);
+/// And not before so many times what looking took: it shall be a hundredth of the time, however many files there are.
+const LAYER_SHARE: u32 = 100;
+
+/// Sizes of containers' writable layers as they were when last looked at. Whoever asks for figures asks often.
+#[derive(Debug, Default)]
+pub(crate) struct Layers(Mutex<BTreeMap<String, Layer>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    usage: (u64, u64),
+    again: Instant,
+}
+
+impl Layers {
+    /// Bytes and inodes of a container's layer. May look, which blocks; others are given what is known meanwhile.
+    fn usage(&self, container: &str, look: impl FnOnce() -> (u64, u64)) -> (u64, u64) {
+        let begun = Instant::now();
+        let known = self.0.lock().get(container).copied();
+        match known {
+            Some(layer) if begun < layer.again => return layer.usage,
+            Some(layer) => {
+                // For as long as the last look took and more nobody else begins one.
+                let again = begun + Duration::from_secs(3600);
+                self.0.lock().insert(container.to_owned(), Layer { again, ..layer });
+            }
+            None => {}
+        }
+        let usage = look();
+        let took = begun.elapsed();
+        let again = begun + took + LAYER_AGAIN.max(took * LAYER_SHARE);
+        self.0.lock().insert(container.to_owned(), Layer { usage, again });
+        usage
+    }
+
+    /// The container is gone.
+    pub(crate) fn forget(&self, container: &str) {
+        self.0.lock().remove(container);
+    }
 }
 
 fn cpu(figures: &Figures, timestamp: i64) -> v1::CpuUsage {
@@ -59,7 +105,7 @@ impl Engine {
         let facts = self.container_facts(id)?;
         let figures = Cgroup::new(self.layout.clone(), facts.cgroup).figures();
         let timestamp = now();
-        let (bytes, inodes) = disk_usage(&facts.upper);
+        let (bytes, inodes) = self.layers.usage(id, || disk_usage(&facts.upper));
         Some(v1::ContainerStats {
             attributes: Some(facts.attributes),
             cpu: Some(cpu(&figures, timestamp)),
@@ -136,6 +182,32 @@ mod tests {
             (found[0].rx_bytes, found[0].rx_errors, found[0].tx_bytes, found[0].tx_errors),
             (value(10), value(2), value(20), value(3))
         );
+    }
+
+    #[test]
+    fn a_layer_is_not_looked_at_for_each_who_asks() {
+        let layers = Layers::default();
+        assert_eq!(layers.usage("a", || (1, 1)), (1, 1));
+        assert_eq!(layers.usage("a", || panic!("it was just looked at")), (1, 1));
+        assert_eq!(layers.usage("b", || (2, 2)), (2, 2));
+        layers.forget("a");
+        assert_eq!(layers.usage("a", || (3, 3)), (3, 3));
+        // Its time has come: one looks, the others are given what is known.
+        layers.0.lock().get_mut("a").unwrap().again = Instant::now();
+        let looked = layers.usage("a", || {
+            assert_eq!(layers.usage("a", || panic!("somebody is looking")), (3, 3));
+            (4, 4)
+        });
+        assert_eq!(looked, (4, 4));
+    }
+
+    #[test]
+    fn a_deep_tree_is_walked_on_a_small_stack() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("d/".repeat(1500))).unwrap();
+        let path = root.path().to_owned();
+        let walk = std::thread::Builder::new().stack_size(128 * 1024).spawn(move || disk_usage(&path).1);
+        assert_eq!(walk.unwrap().join().unwrap(), 1500);
     }
 
     #[test]

@@ -225,4 +225,16 @@ fn a_new_volume_wakes_the_claims_of_its_class() {
     let mut woken = fixture.woken();
     woken.sort();
     assert_eq!(woken, ["a/p", "v"]);
+    // Each of them looks at all volumes of the class: what helps none of them wakes none.
+    for (what, volume, expected) in [
+        ("its phase", volume(json!({}), "Available"), vec!["v"]),
+        ("its capacity", volume(json!({"capacity": {"storage": "9Gi"}}), "Available"), vec!["a/p", "v"]),
+        ("it failed", volume(json!({"capacity": {"storage": "9Gi"}}), "Failed"), vec!["v"]),
+        ("it is free again", volume(json!({"capacity": {"storage": "9Gi"}}), "Available"), vec!["a/p", "v"]),
+    ] {
+        fixture.caches().informer::<PersistentVolume>().feed(vec![volume]);
+        let mut woken = fixture.woken();
+        woken.sort();
+        assert_eq!(woken, expected, "{what}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,7 +28,7 @@ pub(super) async fn serve(
     };
     let options = match options(context, query) {
         Ok(options) => options,
-        Err(message) => return answer(StatusCode::BAD_REQUEST, message),
+        Err((code, message)) => return answer(code, message),
     };
     let previous = query.set(&["previous"]);
     let record =
@@ -73,16 +73,25 @@ pub(super) async fn serve(
     response
 }
 
-fn options(context: &Context, query: &Query) -> Result<LogOptions, String> {
-    fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Result<Option<T>, String> {
-        match query.get(key).filter(|text| !text.is_empty()) {
-            None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| format!("{key}: {text:?} is not a valid value")),
-        }
+/// What is answered instead of a log.
+type Refusal = (StatusCode, String);
+
+/// So many seconds ago; the beginning of time, if that is later.
+fn since(now: Timestamp, seconds: i64) -> Result<Timestamp, Refusal> {
+    if seconds < 1 {
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#.to_owned()));
     }
-    let seconds: Option<i64> = number(query, "sinceSeconds")?;
-    let since = match seconds {
-        Some(seconds) => Some(context.node.clock.now() - SignedDuration::from_secs(seconds)),
+    Ok(now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN))
+}
+
+fn options(context: &Context, query: &Query) -> Result<LogOptions, Refusal> {
+    fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Result<Option<T>, Refusal> {
+        let Some(text) = query.get(key).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let invalid = |_| (StatusCode::BAD_REQUEST, format!("{key}: {text:?} is not a valid value"));
+        text.parse().map(Some).map_err(invalid)
+    }
+    let since = match number(query, "sinceSeconds")? {
+        Some(seconds) => Some(since(context.node.clock.now(), seconds)?),
         None => number(query, "sinceTime")?,
     };
     let stream = match query.get("stream") {
@@ -97,4 +106,24 @@ fn options(context: &Context, query: &Query) -> Result<LogOptions, String> {
         limit: number(query, "limitBytes")?,
         stream,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_seconds_is_answered() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let code = |seconds| since(now, seconds).map_err(|(code, _)| code.as_u16());
+        for (seconds, expected) in [
+            (60, Ok(Timestamp::from_second(999_940).unwrap())),
+            (i64::MAX, Ok(Timestamp::MIN)),
+            (0, Err(422)),
+            (-1, Err(422)),
+            (i64::MIN, Err(422)),
+        ] {
+            assert_eq!(code(seconds), expected, "{seconds}");
+        }
+    }
 }

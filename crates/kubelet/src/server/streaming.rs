@@ -16,11 +16,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
+use super::idle::{Use, Watched};
 use super::{Body, Context, Query, answer, container_id};
 
 const V4: &str = "v4.channel.k8s.io";
@@ -52,11 +54,14 @@ pub(super) async fn serve(
     if !request.headers().contains_key("upgrade") {
         return answer(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request");
     }
+    let Ok(place) = context.streams.clone().try_acquire_owned() else {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open on this node");
+    };
     let url = match url(context, namespace, name, target, query).await {
         Ok(url) => url,
         Err(response) => return *response,
     };
-    match tunnel(context, request, &url).await {
+    match tunnel(context, request, &url, place).await {
         Ok(response) => response,
         Err(error) => {
             tracing::warn!(url, %error, "the runtime's streaming server was not reached");
@@ -156,6 +161,7 @@ async fn tunnel(
     context: &Context,
     mut request: Request<Incoming>,
     url: &str,
+    place: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| text(&error))?;
@@ -232,6 +238,7 @@ async fn tunnel(
     }
     let caller = hyper::upgrade::on(&mut request);
     let runtime = hyper::upgrade::on(&mut response);
+    let clock = context.node.clock.clone();
     context.tasks.spawn_until_cancelled("stream", async move {
         let how = if wrapped {
             Join::Unwrap
@@ -240,9 +247,16 @@ async fn tunnel(
         } else {
             Join::Copy
         };
-        if let Err(error) = join(caller, runtime, how).await {
-            tracing::debug!(%error, "a stream ended");
+        let used = Use::new(clock);
+        tokio::select! {
+            joined = join(caller, runtime, how, &used) => {
+                if let Err(error) = joined {
+                    tracing::debug!(%error, "a stream ended");
+                }
+            }
+            () = used.ended() => tracing::debug!("a stream was not used and is ended"),
         }
+        drop(place);
     });
     Ok(reply)
 }
@@ -261,9 +275,10 @@ async fn join(
     caller: OnUpgrade,
     runtime: OnUpgrade,
     how: Join,
+    used: &Use,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (caller, runtime) = tokio::try_join!(caller, runtime)?;
-    let (mut caller, mut runtime) = (TokioIo::new(caller), TokioIo::new(runtime));
+    let (mut caller, mut runtime) = (used.of(TokioIo::new(caller)), TokioIo::new(runtime));
     match how {
         Join::Translate => bridge(caller, runtime).await,
         Join::Unwrap => unwrap(caller, runtime).await,
@@ -276,7 +291,7 @@ async fn join(
 
 /// Bytes of the runtime are messages to the caller.
 async fn unwrap(
-    caller: TokioIo<Upgraded>,
+    caller: Watched<TokioIo<Upgraded>>,
     runtime: TokioIo<Upgraded>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let caller = WebSocketStream::from_raw_socket(caller, Role::Server, None).await;
@@ -315,7 +330,7 @@ async fn unwrap(
 
 /// v5 on the caller's side, v4 on the runtime's.
 async fn bridge(
-    caller: TokioIo<Upgraded>,
+    caller: Watched<TokioIo<Upgraded>>,
     runtime: TokioIo<Upgraded>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let caller = WebSocketStream::from_raw_socket(caller, Role::Server, None).await;

@@ -376,6 +376,7 @@ impl Engine {
         })
         .await?;
         self.state.lock().containers.remove(&id);
+        self.layers.forget(&id);
         self.publish(&sandbox, &id, v1::ContainerEventType::ContainerDeletedEvent);
         Ok(())
     }

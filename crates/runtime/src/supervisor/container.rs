@@ -12,6 +12,8 @@ use crate::wire::{ContainerSpec, RunStatus};
 
 /// Bytes a slow viewer may lag behind before it is let go.
 const LAG: usize = 1024 * 1024;
+/// Bytes that are read of an output after the end of its process: as many as a pipe can hold, unless it is root that fills it.
+const LAST_WORDS: usize = 1024 * 1024;
 /// Bytes of one read.
 const CHUNK: usize = 32 * 1024;
 
@@ -72,16 +74,17 @@ impl Container {
         self.viewers_closed_at_end();
     }
 
-    /// Reads everything that is there: at the end of the process, so that its last words are in the log
-    /// before its end is told.
+    /// Reads what is there, and closes the outputs: at the end of the process, so that its last words are in the log before
+    /// its end is told. Who else has come by the other end (it can be passed to another container) is not waited for, nor
+    /// heard: nobody would stop it.
     pub(super) fn drain(&mut self) {
-        let mut at = 0;
-        while at < self.outputs.len() {
-            match self.read_once(at) {
-                Read1::Some => {}
-                Read1::None => at += 1,
-                Read1::End => drop(self.outputs.remove(at)),
+        while !self.outputs.is_empty() {
+            let mut left = LAST_WORDS / CHUNK;
+            while left > 0 && self.read_once(0) == Read1::Some {
+                left -= 1;
             }
+            let mut output = self.outputs.remove(0);
+            self.log.write(output.stream, &mut output.pending, true);
         }
         self.viewers_closed_at_end();
     }
@@ -140,5 +143,48 @@ impl Viewer {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_come_by_a_containers_output_does_not_keep_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (read, write) = io::pipe().unwrap();
+        // Another container that writes without end, faster than anybody reads.
+        let (mut stop, other) = (io::pipe().unwrap(), File::from(OwnedFd::from(write)));
+        nonblocking(&stop.0).unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut other = other;
+            while matches!(stop.0.read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+                if other.write_all(&[b'x'; 4096]).is_err() {
+                    return "told that nobody reads";
+                }
+            }
+            "stopped"
+        });
+        let mut container = Container {
+            directory: directory.path().to_owned(),
+            spec: ContainerSpec {
+                spec: sys::container::Spec::default(),
+                pids: crate::wire::Pids::Own,
+                stdin: false,
+                log: None,
+            },
+            status: RunStatus::default(),
+            log: Log::open(Some(&directory.path().join("log"))).unwrap(),
+            outputs: Vec::new(),
+            viewers: Vec::new(),
+            input: None,
+            oom_kills: 0,
+        };
+        container.read_from(read.into(), Stream::Output).unwrap();
+        container.drain();
+        assert!(container.outputs.is_empty());
+        let _ = stop.1.write_all(b"!");
+        assert_eq!(writer.join().unwrap(), "told that nobody reads");
     }
 }
