@@ -8,6 +8,7 @@
 mod ordinal;
 mod status;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::selector::labels::Selector;
@@ -61,11 +62,13 @@ impl Controller for StatefulSets {
         let current = stored
             .filter(|name| *name == update || history.old.iter().any(|old| object::name(&**old) == name))
             .unwrap_or_else(|| update.clone());
-        let pods = owned.claimed.into_iter().filter(|pod| ordinal::of(&set, object::name(&**pod)).is_some());
+        let mut pods = owned.claimed;
+        pods.retain(|pod| ordinal::of(&set, object::name(&**pod)).is_some());
         let run = Run {
             view,
             set: &set,
-            pods: pods.collect(),
+            by_name: pods.iter().map(|pod| (object::name(&**pod).to_owned(), pod.clone())).collect(),
+            pods,
             revisions: history
                 .old
                 .iter()
@@ -114,13 +117,11 @@ fn start(set: &StatefulSet) -> i32 {
     set.spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0)
 }
 
-/// The first ordinal that is updated.
-fn partition(set: &StatefulSet) -> i32 {
+/// The first ordinal that is updated. Its user chooses the partition, which may be beyond all ordinals.
+fn first_updated(set: &StatefulSet) -> i32 {
     let strategy = set.spec.update_strategy.as_ref();
-    strategy
-        .and_then(|strategy| strategy.rolling_update.as_ref())
-        .and_then(|rolling| rolling.partition)
-        .unwrap_or(0)
+    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+    start(set).saturating_add(rolling.and_then(|rolling| rolling.partition).unwrap_or(0))
 }
 
 fn is_rolling(set: &StatefulSet) -> bool {
@@ -133,6 +134,8 @@ struct Run<'a> {
     view: &'a View<'a>,
     set: &'a StatefulSet,
     pods: Vec<Arc<Pod>>,
+    /// The same, found in one step: a plan asks for each ordinal.
+    by_name: HashMap<String, Arc<Pod>>,
     revisions: Vec<ControllerRevision>,
     /// Names of revisions: of pods that are not updated, and of those that are.
     current: &'a str,
@@ -142,8 +145,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn pod(&self, ordinal: i32) -> Option<&Arc<Pod>> {
-        let name = ordinal::name(self.set, ordinal);
-        self.pods.iter().find(|pod| object::name(&***pod) == name)
+        self.by_name.get(&ordinal::name(self.set, ordinal))
     }
 
     fn is_healthy(&self, pod: &Pod) -> bool {
@@ -157,9 +159,8 @@ impl Run<'_> {
     /// The template that a new pod of this ordinal is of: below the partition (or while the set is first filled at the old
     /// revision) the current one, else the update.
     fn revision_for(&self, ordinal: i32) -> &str {
-        let not_updated = self.current != self.update
-            && is_rolling(self.set)
-            && ordinal < start(self.set) + partition(self.set);
+        let not_updated =
+            self.current != self.update && is_rolling(self.set) && ordinal < first_updated(self.set);
         let filling = self.current != self.update
             && is_rolling(self.set)
             && self
@@ -169,7 +170,8 @@ impl Run<'_> {
                 .as_ref()
                 .is_none_or(|strategy| strategy.rolling_update.is_none())
             && ordinal
-                < start(self.set) + self.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0);
+                < start(self.set)
+                    .saturating_add(self.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0));
         if not_updated || filling { self.current } else { self.update }
     }
 
@@ -244,7 +246,7 @@ impl Run<'_> {
         let mut unavailable = (first..last)
             .filter(|ordinal| self.pod(*ordinal).is_none_or(|pod| !self.is_available(pod)))
             .count() as i32;
-        for ordinal in (first + partition(self.set)..last).rev() {
+        for ordinal in (first_updated(self.set)..last).rev() {
             let Some(pod) = self.pod(ordinal) else { return };
             let old = revision_of(pod) != Some(self.update);
             if old && !object::deleting(&**pod) {

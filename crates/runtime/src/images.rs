@@ -276,7 +276,14 @@ impl Images {
     /// layer (`/etc/passwd`, `/etc/group`): links are not followed.
     pub fn text_of(&self, image: &Image, path: &str) -> String {
         for layer in image.layers.iter().rev() {
-            let file = self.layers_directory().join(layer).join(path);
+            let layer = self.layers_directory().join(layer);
+            let file = layer.join(path);
+            // A link on the way leads to the host's files, and a directory that was removed hides what is below.
+            let on_the_way = file.ancestors().skip(1).take_while(|above| *above != layer);
+            let is_no_directory = |above: &Path| fs::symlink_metadata(above).is_ok_and(|meta| !meta.is_dir());
+            if on_the_way.into_iter().any(is_no_directory) {
+                return String::new();
+            }
             match fs::symlink_metadata(&file) {
                 Ok(meta) if meta.is_file() => return read_start(&file).unwrap_or_default(),
                 Ok(_) => return String::new(), // removed, or no file
@@ -419,6 +426,35 @@ fn read_start(file: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_link_leads_out_of_a_layer() {
+        let (root, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let images = Images::open(root.path()).unwrap();
+        fs::create_dir_all(host.path().join("below")).unwrap();
+        fs::write(host.path().join("below/passwd"), "the host's").unwrap();
+        let lower = images.layers_directory().join("lower");
+        fs::create_dir_all(lower.join("etc/below")).unwrap();
+        fs::write(lower.join("etc/below/passwd"), "its own").unwrap();
+        let image = |layers: &[&str]| Image {
+            id: String::new(),
+            names: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            layers: layers.iter().map(ToString::to_string).collect(),
+            size: 0,
+            pinned: false,
+            config: config::RunConfig::default(),
+        };
+        fs::create_dir_all(images.layers_directory().join("empty")).unwrap();
+        let upper = images.layers_directory().join("upper");
+        fs::create_dir_all(&upper).unwrap();
+        std::os::unix::fs::symlink(host.path(), upper.join("etc")).unwrap();
+        for (layers, expected) in
+            [(&["lower", "empty"][..], "its own"), (&["lower", "upper"], ""), (&["upper"], "")]
+        {
+            assert_eq!(images.text_of(&image(layers), "etc/below/passwd"), expected, "{layers:?}");
+        }
+    }
 
     #[test]
     fn names_of_layers_are_short_and_say_much_of_the_digest() {

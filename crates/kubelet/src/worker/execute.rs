@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::types::core::v1::{Container, Pod};
+use api::types::core::v1::{Container, ImageVolumeSource, Pod};
 use client::EventType;
 use cri::v1;
 use foundation::CancellationToken;
@@ -137,7 +137,13 @@ impl Start {
         let sandbox_config = sandbox::config(&self.pod, self.sandbox.attempt, &self.node.sandbox_node(&root));
         let ensured = images::ensure(&self.node, &self.pod, &self.container, &sandbox_config);
         let image = self.cancel.run_until_cancelled(ensured).await.ok_or_else(cancelled)?;
-        let image = image.map_err(|error| self.image_failure(error))?;
+        let image = image.map_err(|error| self.image_failure(&self.container, error))?;
+        for volume in self.image_volumes() {
+            // The runtime mounts what is there by its name, whoever's it is.
+            let ensured = images::ensure(&self.node, &self.pod, &volume, &sandbox_config);
+            let ensured = self.cancel.run_until_cancelled(ensured).await.ok_or_else(cancelled)?;
+            ensured.map_err(|error| self.image_failure(&volume, error))?;
+        }
         let record = self.create(&image, &root, sandbox_config).await.inspect_err(|failure| {
             let message = format!("Error: {}", failure.waiting.message);
             self.event(EventType::Warning, "Failed", message);
@@ -166,6 +172,21 @@ impl Start {
         }
     }
 
+    /// What is to be pulled for the image volumes that the container mounts: as a container of the same name.
+    fn image_volumes(&self) -> Vec<Container> {
+        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let mounts = self.container.volume_mounts.as_deref().unwrap_or_default();
+        let mounted = volumes.filter(|volume| mounts.iter().any(|mount| mount.name == volume.name));
+        let images = mounted.filter_map(|volume| volume.image.clone());
+        let container = |image: ImageVolumeSource| Container {
+            name: self.container.name.clone(),
+            image: image.reference,
+            image_pull_policy: image.pull_policy,
+            ..Container::default()
+        };
+        images.map(container).collect()
+    }
+
     fn ip(&self) -> String {
         self.sandbox.ips.first().or(self.node.ips.first()).cloned().unwrap_or_default()
     }
@@ -174,8 +195,8 @@ impl Start {
         self.node.container_event(&self.pod, &self.container, kind, reason, message);
     }
 
-    fn image_failure(&self, error: images::Error) -> StartFailure {
-        let image = self.container.image.clone().unwrap_or_default();
+    fn image_failure(&self, of: &Container, error: images::Error) -> StartFailure {
+        let image = of.image.clone().unwrap_or_default();
         let (reason, message, told) = match error {
             images::Error::InvalidName(message) => ("InvalidImageName", message.clone(), message),
             images::Error::NeverPull(message) => ("ErrImageNeverPull", message.clone(), message),

@@ -388,7 +388,18 @@ impl ImageService for FakeCri {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
-        let name = request.into_inner().image.unwrap_or_default().image;
-        Err(Status::not_found(format!("failed to pull {name}")))
+        let request = request.into_inner();
+        let name = request.image.unwrap_or_default().image;
+        // One registry, with one user.
+        let is_let_in =
+            name.starts_with("private.example/") && request.auth.is_some_and(|auth| auth.username == "alice");
+        if !is_let_in {
+            return Err(Status::not_found(format!("failed to pull {name}")));
+        }
+        self.books(|books| {
+            books.calls.push(format!("pull {name}"));
+            books.images.push(name.clone());
+        });
+        Ok(Response::new(PullImageResponse { image_ref: name }))
     }
 }

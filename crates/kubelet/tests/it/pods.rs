@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::types::coordination::v1::Lease;
-use api::types::core::v1::{Event, Node, Pod};
+use api::types::core::v1::{Event, Node, Pod, Secret};
 use api::types::node::v1::RuntimeClass;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use client::fake::FakeApi;
 use foundation::{SystemClock, SystemRandomness, Tasks};
 use kubelet::{Handle, Options};
@@ -227,6 +229,43 @@ async fn what_cannot_start_says_why() {
     cluster.create("volume", volume);
     let message = cluster.event("FailedMount").await;
     assert_eq!(message, "MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_secret_has_brought_is_not_everybodys() {
+    let cluster = Cluster::new(true).await;
+    let config = json!({"auths": {"private.example": {"username": "alice", "password": "a"}}}).to_string();
+    let secret = json!({"metadata": {"name": "alice", "namespace": "default", "uid": "s"},
+        "data": {".dockerconfigjson": BASE64_STANDARD.encode(config)}});
+    cluster.api.insert::<Secret>(serde_json::from_value(secret).unwrap());
+    let pod = |policy: &str, secrets: Value| {
+        let mut pod = one("c");
+        pod["containers"][0]["image"] = json!("private.example/app:1");
+        pod["containers"][0]["imagePullPolicy"] = json!(policy);
+        pod["imagePullSecrets"] = secrets;
+        pod
+    };
+    let waiting = |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    let hers = json!([{"name": "alice"}]);
+    cluster.create("owner", pod("IfNotPresent", hers.clone()));
+    cluster.until("owner", |status| condition(status, "Ready") == "True").await;
+
+    cluster.create("thief", pod("IfNotPresent", json!([])));
+    cluster.until("thief", |status| waiting(status) == "ErrImagePull").await;
+    cluster.create("sly", pod("Never", json!([])));
+    cluster.until("sly", |status| waiting(status) == "ErrImageNeverPull").await;
+
+    let mut reader = one("c");
+    let image = json!({"reference": "private.example/app:1", "pullPolicy": "IfNotPresent"});
+    reader["volumes"] = json!([{"name": "v", "image": image}]);
+    reader["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    cluster.create("reader", reader);
+    cluster.until("reader", |status| waiting(status) == "ErrImagePull").await;
+
+    cluster.create("friend", pod("Never", hers));
+    cluster.until("friend", |status| condition(status, "Ready") == "True").await;
+    let pulls = cluster.cri.books(|books| books.calls.iter().filter(|call| call.starts_with("pull")).count());
+    assert_eq!(pulls, 1, "what is known need not be asked again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

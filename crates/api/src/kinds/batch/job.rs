@@ -2,6 +2,7 @@
 //! Upstream: pkg/registry/batch/job, pkg/apis/batch.
 
 mod failure_policy;
+mod success_policy;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -240,20 +241,7 @@ fn indexed(errors: &mut ErrorList, spec: &JobSpec, path: &Path) {
         errors.push(field::required(&path.child("backoffLimitPerIndex"), message));
     }
     if let Some(policy) = &spec.success_policy {
-        let path = path.child("successPolicy").child("rules");
-        if policy.rules.is_empty() {
-            errors.push(field::required(
-                &path,
-                "at least one rules must be specified when the successPolicy is specified",
-            ));
-        }
-        for (index, rule) in policy.rules.iter().enumerate() {
-            if rule.succeeded_count.is_none() && rule.succeeded_indexes.is_none() {
-                let message = "at least one of succeededCount or succeededIndexes must be specified";
-                errors.push(field::required(&path.index(index), message));
-            }
-            not_negative_if_set(errors, &path.index(index).child("succeededCount"), rule.succeeded_count);
-        }
+        success_policy::validate(errors, policy, spec.completions, &path.child("successPolicy"));
     }
 }
 
