@@ -85,7 +85,7 @@ impl Controller for ResourceQuotas {
         let used = status.used.as_ref().map(quota::parse);
         let version = found.metadata.resource_version.clone().unwrap_or_default();
         let written = view.failure().is_none();
-        let since = self.releases.since(key, &version, reached(view), written, now);
+        let since = self.releases.since(key, &version, self.reached(view), written, now);
         let settled_at = since.checked_add(SETTLE).unwrap_or(Timestamp::MAX);
         let counted_before = status.hard.as_ref().map(quota::parse).as_ref() == Some(&hard) && used.is_some();
         if counted_before && now < settled_at {
@@ -129,20 +129,12 @@ impl Controller for ResourceQuotas {
             plan.requeue_at(settled_at);
         }
         let right = counted_before && used.as_ref() == Some(&next);
-        self.releases.counted(key, reached(view), now, right);
+        self.releases.counted(key, self.reached(view), now, right);
         if !right {
             plan.act(with_used(&found, next));
         }
         plan
     }
-}
-
-/// The revision that the caches have reached of what is counted.
-fn reached(view: &View<'_>) -> u64 {
-    let pods = view.informer::<Pod>().resource_version();
-    let services = view.informer::<Service>().resource_version();
-    let claims = view.informer::<PersistentVolumeClaim>().resource_version();
-    [pods, services, claims].iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0)
 }
 
 fn with_used(quota: &ResourceQuota, used: Usage) -> Action {
@@ -165,6 +157,15 @@ struct Count {
 }
 
 impl ResourceQuotas {
+    /// The revision that the caches have reached of what is counted. Read after a count: what comes later it has not seen.
+    fn reached(&self, view: &View<'_>) -> u64 {
+        let pods = view.informer::<Pod>().resource_version();
+        let services = view.informer::<Service>().resource_version();
+        let claims = view.informer::<PersistentVolumeClaim>().resource_version();
+        let typed = [pods, services, claims].into_iter().filter_map(|version| version.parse().ok());
+        typed.chain([self.sources.reached()]).max().unwrap_or(0)
+    }
+
     /// Counts anew; `Err` says what to ask first.
     fn count(
         &self,

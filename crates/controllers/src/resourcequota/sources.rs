@@ -81,6 +81,16 @@ impl Sources {
         !matches!(self.known.lock().get(resource), Some(Source::Unknown))
     }
 
+    /// The revision that the caches have reached.
+    pub(super) fn reached(&self) -> u64 {
+        let known = self.known.lock();
+        let informers = known.values().filter_map(|source| match source {
+            Source::Watched { informer, .. } => informer.as_ref(),
+            Source::Unknown => None,
+        });
+        informers.filter_map(|informer| informer.resource_version().parse().ok()).max().unwrap_or(0)
+    }
+
     /// The objects of a resource.
     pub(super) fn find(&self, resource: &GroupResource, answers: &Answers) -> State {
         let Some(outside) = self.outside.get() else { return State::Unknown };
