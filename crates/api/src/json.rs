@@ -9,12 +9,22 @@
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
+use crate::kind::plain::Plain;
+
 /// Reads a typed object: as text, which is one format, where bytes would be another.
 ///
 /// # Errors
 /// What is no UTF-8, no JSON, or not of the kind.
 pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_str(std::str::from_utf8(json).map_err(serde_json::Error::custom)?)
+}
+
+/// Reads an untyped object as its type, without `metadata.managedFields`.
+///
+/// # Errors
+/// What is not of the kind.
+pub fn typed<T: DeserializeOwned>(object: &Value) -> Result<T, serde_json::Error> {
+    T::deserialize(Plain(object))
 }
 
 /// What is made of a kind.

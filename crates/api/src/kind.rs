@@ -12,6 +12,7 @@
 //! Hooks check everything but the metadata common to all kinds, which is [`crate::meta_validation`]'s.
 //! Hooks that update also run what `validate` does, as upstream's do. Built-in kinds use [`Typed`].
 
+pub(crate) mod plain;
 mod typed;
 
 use std::borrow::Cow;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::Descriptor;
+use crate::kind::plain::PlainMetadata;
 use crate::meta::{LabelSelector, ObjectMeta, OwnerReference};
 use crate::names;
 
@@ -59,6 +60,7 @@ pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
         errors.push(field::invalid(&path.child("generation"), generation, NOT_NEGATIVE));
     }
     errors.extend(common(&meta, &path));
+    errors.extend(managed_fields_errors(object, &path));
     if descriptor.schema.starts_with(BUILT_IN) {
         for (index, finalizer) in meta.finalizers.iter().flatten().enumerate() {
             if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&&**finalizer) {
@@ -73,6 +75,7 @@ pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
 /// All that is wrong with the metadata of an object to update, `old` being the stored one.
 pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
     let path = Path::new("metadata");
+    let sent = new;
     let (new, old) = match (read(new), read(old)) {
         (Ok(new), Ok(old)) => (new, old),
         (Err(errors), _) | (_, Err(errors)) => return errors,
@@ -125,6 +128,7 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
         &old.deletion_grace_period_seconds,
     );
     errors.extend(common(&new, &path));
+    errors.extend(managed_fields_errors(sent, &path));
     errors
 }
 
@@ -134,7 +138,7 @@ pub const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 fn read(object: &Value) -> Result<ObjectMeta, ErrorList> {
     match object.get("metadata") {
         None => Ok(ObjectMeta::default()),
-        Some(meta) => ObjectMeta::deserialize(meta).map_err(|error| {
+        Some(meta) => ObjectMeta::deserialize(PlainMetadata(meta)).map_err(|error| {
             vec![field::type_invalid(&Path::new("metadata"), Value::Null, error.to_string())]
         }),
     }
@@ -154,20 +158,28 @@ fn common(meta: &ObjectMeta, path: &Path) -> ErrorList {
     ));
     errors
         .extend(finalizer_errors(meta.finalizers.as_deref().unwrap_or_default(), &path.child("finalizers")));
-    for (index, entry) in meta.managed_fields.iter().flatten().enumerate() {
+    errors
+}
+
+/// What is wrong with the entries of an object's `managedFields`; [`read`] leaves them out.
+fn managed_fields_errors(object: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+    for (index, entry) in entries.into_iter().flatten().enumerate() {
         let path = path.child("managedFields").index(index);
-        let operation = entry.operation.as_deref().unwrap_or_default();
+        let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
+        let operation = text("operation");
         if !matches!(operation, "Apply" | "Update") {
             errors.push(field::invalid(&path.child("operation"), operation, "must be `Apply` or `Update`"));
         }
-        let fields_type = entry.fields_type.as_deref().unwrap_or_default();
+        let fields_type = text("fieldsType");
         if !matches!(fields_type, "" | "FieldsV1") {
             errors.push(field::invalid(&path.child("fieldsType"), fields_type, "must be `FieldsV1`"));
         }
-        if entry.manager.as_deref().unwrap_or_default().len() > 128 {
+        if text("manager").len() > 128 {
             errors.push(field::too_long(&path.child("manager"), 128));
         }
-        if entry.subresource.as_deref().unwrap_or_default().len() > 256 {
+        if text("subresource").len() > 256 {
             errors.push(field::too_long(&path.child("subresource"), 256));
         }
     }

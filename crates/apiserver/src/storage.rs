@@ -52,7 +52,7 @@ impl Storage {
         resource: &Resource,
         namespace: &str,
         name: &str,
-        object: &Object,
+        object: Object,
     ) -> Result<Option<Stored>, Status> {
         let key = resource.key(namespace, name);
         let compare = Compare::CreateRevision { key: key.clone(), equals: 0 };
@@ -66,7 +66,7 @@ impl Storage {
         namespace: &str,
         name: &str,
         revision: u64,
-        object: &Object,
+        object: Object,
     ) -> Result<Option<Stored>, Status> {
         let key = resource.key(namespace, name);
         let compare = Compare::ModRevision { key: key.clone(), equals: revision };
@@ -77,10 +77,10 @@ impl Storage {
         &self,
         resource: &Resource,
         key: Bytes,
-        object: &Object,
+        mut object: Object,
         compare: Compare,
     ) -> Result<Option<Stored>, Status> {
-        let value = resource.to_storage(object).await?.into_put();
+        let value = resource.to_storage(&object).await?.into_put();
         let put = Op::Put { key, value, lease: 0 };
         let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
@@ -94,7 +94,6 @@ impl Storage {
             // As upstream: what was stored is read back, and so converted back.
             return stored(resource, &kv).await.map(Some);
         }
-        let mut object = object.clone();
         object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
         Ok(Some(Stored { object, revision: kv.mod_revision, bytes: resource.view.served(&kv.value).await? }))
     }

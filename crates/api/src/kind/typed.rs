@@ -1,5 +1,6 @@
 //! Hooks of built-in kinds: plain functions over the typed struct.
-//! A step without a function costs nothing: the object is then not converted.
+//! A step without a function costs nothing: the object is then not converted. `metadata.managedFields`, which no hook
+//! needs and which is often the largest part of an object, is never converted ([`Plain`]).
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -7,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::Hooks;
+use super::plain::{Plain, take_managed_fields};
 use crate::field::{self, ErrorList, Path};
 
 /// See [`Hooks::deletion_grace_period`].
@@ -17,6 +19,7 @@ type GracePeriod = fn(&Value, Option<i64>) -> Option<i64>;
 pub struct Typed<T> {
     has_status: bool,
     initial_status: fn() -> Option<Value>,
+    status_of_new: Option<fn(&T) -> Value>,
     default: Option<fn(&mut T)>,
     prepare_for_create: Option<fn(&mut T)>,
     prepare_for_update: Option<fn(&mut T, &T)>,
@@ -45,6 +48,7 @@ impl<T> Typed<T> {
         Self {
             has_status: false,
             initial_status: || None,
+            status_of_new: None,
             default: None,
             prepare_for_create: None,
             prepare_for_update: None,
@@ -67,6 +71,12 @@ impl<T> Typed<T> {
     pub const fn status(mut self, initial: fn() -> Option<Value>) -> Self {
         self.has_status = true;
         self.initial_status = initial;
+        self
+    }
+
+    /// As [`Typed::status`], for a status that depends on the rest of the new object.
+    pub const fn status_of_new(mut self, initial: fn(&T) -> Value) -> Self {
+        self.status_of_new = Some(initial);
         self
     }
 
@@ -140,32 +150,40 @@ impl<T> Typed<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Typed<T> {
+    fn read(object: &Value) -> Result<T, serde_json::Error> {
+        T::deserialize(Plain(object))
+    }
+
     /// Runs `change` on the typed form. An object that is not of the type is left alone: decoding against the schema
     /// refuses such objects before, and validation reports them again.
     fn change(object: &mut Value, change: impl FnOnce(&mut T)) {
-        if let Ok(mut typed) = T::deserialize(&*object) {
+        if let Ok(mut typed) = Self::read(object) {
             change(&mut typed);
             if let Ok(changed) = serde_json::to_value(typed) {
+                let managed_fields = take_managed_fields(object);
                 *object = changed;
+                if let (Some(fields), Some(metadata)) = (managed_fields, object.get_mut("metadata")) {
+                    metadata["managedFields"] = fields;
+                }
             }
         }
     }
 
     fn change_from(new: &mut Value, old: &Value, change: impl FnOnce(&mut T, &T)) {
-        if let Ok(old) = T::deserialize(old) {
+        if let Ok(old) = Self::read(old) {
             Self::change(new, |new| change(new, &old));
         }
     }
 
     fn check(object: &Value, check: impl FnOnce(&T) -> ErrorList) -> ErrorList {
-        match T::deserialize(object) {
+        match Self::read(object) {
             Ok(typed) => check(&typed),
             Err(error) => vec![field::internal(&Path::root(), error.to_string())],
         }
     }
 
     fn check_update(new: &Value, old: &Value, check: impl FnOnce(&T, &T) -> ErrorList) -> ErrorList {
-        Self::check(new, |new| match T::deserialize(old) {
+        Self::check(new, |new| match Self::read(old) {
             Ok(old) => check(new, &old),
             Err(error) => vec![field::internal(&Path::root(), format!("stored object: {error}"))],
         })
@@ -194,6 +212,11 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
     fn prepare_for_create(&self, object: &mut Value) {
         if self.has_status {
             set_status(object, (self.initial_status)());
+        }
+        if let Some(initial) = self.status_of_new
+            && let Ok(typed) = Self::read(object)
+        {
+            set_status(object, Some(initial(&typed)));
         }
         if let Some(prepare) = self.prepare_for_create {
             Self::change(object, prepare);
@@ -255,14 +278,14 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        match self.warnings.map(|warnings| (warnings, T::deserialize(object))) {
+        match self.warnings.map(|warnings| (warnings, Self::read(object))) {
             Some((warnings, Ok(typed))) => warnings(&typed),
             _ => Vec::new(),
         }
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        match self.cells.map(|cells| (cells, T::deserialize(object))) {
+        match self.cells.map(|cells| (cells, Self::read(object))) {
             Some((cells, Ok(typed))) => cells(&typed, now),
             _ => super::NoHooks.cells(object, now),
         }

@@ -28,7 +28,7 @@ pub(super) fn array_mut<'a>(value: &'a mut Value, field: &str) -> &'a mut Vec<Va
 
 /// The object as its type. What does not fit the type has been refused by validation before or will be.
 pub(super) fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
-    T::deserialize(&object.0).map_err(|e| Status::bad_request(e.to_string()))
+    api::json::typed(&object.0).map_err(|e| Status::bad_request(e.to_string()))
 }
 
 /// All objects of a resource in a namespace (empty: everywhere).

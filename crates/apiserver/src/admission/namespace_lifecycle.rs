@@ -4,19 +4,22 @@
 //! Not here: emptying a namespace (the namespace controller).
 //! Upstream: apiserver/pkg/admission/plugin/namespace/lifecycle.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::status::Cause;
-use api::{GroupResource, Object, Status};
+use api::{GroupResource, Status};
 use async_trait::async_trait;
 use foundation::SharedClock;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
+use serde::Deserialize;
 
 use super::{Operation, Plugin, Request, json};
 use crate::cluster::ClusterState;
 
+const TERMINATING: &str = "Terminating";
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// How long after the request to delete a namespace the cache is not believed when it calls it active.
 const DISTRUST: SignedDuration = SignedDuration::from_secs(30);
@@ -38,15 +41,30 @@ impl NamespaceLifecycle {
         deleted.contains_key(namespace)
     }
 
-    async fn namespace(&self, cluster: &dyn ClusterState, name: &str) -> Result<Object, Status> {
+    async fn is_terminating(&self, cluster: &dyn ClusterState, name: &str) -> Result<bool, Status> {
         let resource = GroupResource::new("", "namespaces");
         if !self.was_deleted(name)
             && let Some(bytes) = cluster.cached(&resource, "", name).await?
         {
-            return serde_json::from_slice(&bytes).map(Object).map_err(Status::internal);
+            let namespace: Namespace<'_> = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+            return Ok(namespace.status.phase == TERMINATING);
         }
-        cluster.get(&resource, "", name).await
+        let namespace = cluster.get(&resource, "", name).await?;
+        Ok(json::text(&namespace.0, "/status/phase") == TERMINATING)
     }
+}
+
+/// What is read of a namespace at each write into it.
+#[derive(Deserialize)]
+struct Namespace<'a> {
+    #[serde(borrow, default)]
+    status: NamespaceStatus<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct NamespaceStatus<'a> {
+    #[serde(borrow, default)]
+    phase: Cow<'a, str>,
 }
 
 #[async_trait]
@@ -74,10 +92,8 @@ impl Plugin for NamespaceLifecycle {
         if request.namespace.is_empty() || request.operation == Operation::Delete || review {
             return Ok(());
         }
-        let namespace = self.namespace(&**cluster, request.namespace).await?;
-        if request.operation != Operation::Create
-            || json::text(&namespace.0, "/status/phase") != "Terminating"
-        {
+        let terminating = self.is_terminating(&**cluster, request.namespace).await?;
+        if request.operation != Operation::Create || !terminating {
             return Ok(());
         }
         let name = request.namespace;

@@ -84,7 +84,7 @@ impl ClusterState for Local {
             )
         };
         let revision: u64 = object.resource_version().parse().map_err(|_| conflict())?;
-        match self.storage.replace(&resource, &namespace, &name, revision, &object).await? {
+        match self.storage.replace(&resource, &namespace, &name, revision, object).await? {
             Some(stored) => Ok(stored.object),
             None => Err(conflict()),
         }

@@ -127,7 +127,8 @@ fn merge(
     live: &Value,
     config: &Value,
 ) -> Result<Object, Status> {
-    ownership::with_writer(call, target, options, &[live, config], |writer| {
+    let ignored = ownership::ignored(call, target, &[live, config]);
+    ownership::with_writer(call, options, &ignored, |writer| {
         apply::apply(live, config, &call.resource.schema, writer, options.force).map(Object)
     })
 }

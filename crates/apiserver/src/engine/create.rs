@@ -53,27 +53,23 @@ pub(super) async fn create(
         call.server.admission.admit(&mut request).await?;
         call.warn(request.warnings);
     }
+    let name = object.name().to_owned();
     let base = object.generate_name().to_owned();
-    let generated = object.name().is_empty() && !base.is_empty();
-    for _ in 0..NAME_ATTEMPTS {
-        let mut candidate = object.clone();
-        if generated {
-            let name = generate(call, &base);
-            candidate.metadata_mut().insert("name".into(), name.into());
+    if name.is_empty() && !base.is_empty() {
+        for _ in 0..NAME_ATTEMPTS {
+            let mut candidate = object.clone();
+            candidate.metadata_mut().insert("name".into(), generate(call, &base).into());
+            if let Some(stored) = attempt(call, candidate, options).await? {
+                return Ok(stored);
+            }
         }
-        if let Some(stored) = attempt(call, candidate, options).await? {
-            return Ok(stored);
-        }
-        if !generated {
-            break;
-        }
-    }
-    if generated {
         return Err(Status::generate_name_conflict(&call.resource.group_resource, &base, 1));
     }
-    let name = object.name();
-    let mut status = Status::already_exists(&call.resource.group_resource, name);
-    if let Ok(existing) = call.server.storage.get(&call.resource, &call.info.namespace, name).await
+    if let Some(stored) = attempt(call, object, options).await? {
+        return Ok(stored);
+    }
+    let mut status = Status::already_exists(&call.resource.group_resource, &name);
+    if let Ok(existing) = call.server.storage.get(&call.resource, &call.info.namespace, &name).await
         && existing.object.deletion_timestamp().is_some()
     {
         status.message = format!("object is being deleted: {}", status.message);
@@ -115,7 +111,7 @@ async fn attempt(call: &Call, mut object: Object, options: &WriteOptions) -> Res
         let taken = call.server.storage.read(&call.resource, namespace, &name).await?.is_some();
         return Ok((!taken).then(|| unstored(object)));
     }
-    let stored = call.server.storage.create(&call.resource, namespace, &name, &object).await?;
+    let stored = call.server.storage.create(&call.resource, namespace, &name, object).await?;
     if let Some(stored) = &stored {
         if let Some(undo) = undo {
             undo.keep();

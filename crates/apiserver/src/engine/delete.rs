@@ -223,7 +223,7 @@ async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Res
                 Some(Outcome::Waiting(super::create::unstored(object)))
             }
             Step::Update(object) => {
-                let stored = server.storage.replace(resource, namespace, name, old.revision, &object).await?;
+                let stored = server.storage.replace(resource, namespace, name, old.revision, object).await?;
                 if let Some(stored) = &stored {
                     resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
                 }

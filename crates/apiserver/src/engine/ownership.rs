@@ -32,25 +32,29 @@ pub(super) fn manager(call: &Call, options: &WriteOptions) -> String {
     manager
 }
 
-/// Calls `work` with the writer that this request is.
+/// Calls `work` with the writer that this request is; `ignored` are the top-level fields it cannot change.
 pub(super) fn with_writer<R>(
     call: &Call,
-    target: Target,
     options: &WriteOptions,
-    objects: &[&Value],
+    ignored: &[String],
     work: impl FnOnce(&Writer<'_>) -> R,
 ) -> R {
     let manager = manager(call, options);
     let now = write::timestamp(call.server.clock.now());
-    let ignored: Vec<&str> = match target {
-        Target::Main if call.resource.descriptor.subresources.status => vec!["status"],
+    let ignored: Vec<&str> = ignored.iter().map(String::as_str).collect();
+    work(&Writer { manager: &manager, subresource: &call.info.subresource, ignored: &ignored, now: &now })
+}
+
+/// The top-level fields of these objects that a request to this target cannot change.
+pub(super) fn ignored(call: &Call, target: Target, objects: &[&Value]) -> Vec<String> {
+    match target {
+        Target::Main if call.resource.descriptor.subresources.status => vec!["status".to_owned()],
         Target::Main | Target::Other(_) => Vec::new(),
         Target::Status => {
             let members = objects.iter().filter_map(|object| object.as_object()).flat_map(|o| o.keys());
-            members.map(String::as_str).filter(|key| !write::UNCOUNTED.contains(key)).collect()
+            members.filter(|key| !write::UNCOUNTED.contains(&key.as_str())).cloned().collect()
         }
-    };
-    work(&Writer { manager: &manager, subresource: &call.info.subresource, ignored: &ignored, now: &now })
+    }
 }
 
 /// Records who owns the fields of `new`, unless it is the outcome of an apply, which has done so.
@@ -64,10 +68,11 @@ pub(super) fn track(
     if options.applied {
         return;
     }
-    let before = new.0.clone();
-    let objects: Vec<&Value> = old.map(|old| &old.0).into_iter().chain([&before]).collect();
-    with_writer(call, target, options, &objects, |writer| {
-        apply::track(old.map(|old| &old.0), &mut new.0, &call.resource.schema, writer);
+    let old = old.map(|old| &old.0);
+    let objects: Vec<&Value> = old.into_iter().chain([&new.0]).collect();
+    let ignored = ignored(call, target, &objects);
+    with_writer(call, options, &ignored, |writer| {
+        apply::track(old, &mut new.0, &call.resource.schema, writer);
     });
 }
 

@@ -140,7 +140,7 @@ async fn attempt(
     if ownership::same(&new, &old.object) {
         return Ok(Some(old.clone()));
     }
-    let stored = server.storage.replace(resource, namespace, name, old.revision, &new).await?;
+    let stored = server.storage.replace(resource, namespace, name, old.revision, new).await?;
     if let Some(stored) = &stored {
         if let Some(undo) = undo {
             undo.keep();

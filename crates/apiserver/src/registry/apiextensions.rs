@@ -141,7 +141,7 @@ async fn update(
                 return Ok(None);
             }
         } else if let Some(stored) =
-            server.storage.replace(&resource, "", name, kv.mod_revision, &object).await?
+            server.storage.replace(&resource, "", name, kv.mod_revision, object).await?
         {
             return Ok(Some(stored.object));
         }

@@ -12,10 +12,13 @@ mod set;
 mod shape;
 mod typing;
 
+use std::sync::LazyLock;
+
 use api::{Reason, Status};
 use serde_json::{Map, Value};
 
 use self::managers::{Entry, Managers, Operation};
+use self::presence::complete;
 use self::set::Set;
 use self::shape::{Difference, Shape};
 use crate::Schema;
@@ -128,19 +131,18 @@ fn merge(
     let old = without_managed_fields(live);
     let mut managers = Managers::of(live);
     if managers.is_empty() && live.pointer("/metadata/uid").is_some() {
-        let owned =
-            Difference::between(&empty(&old, schema), &typed(&old, schema), shape).added_or_modified();
+        let owned = Difference::between(&typed(&nothing(&old, schema), schema), &typed(&old, schema), shape);
         managers.set(Entry {
             manager: BEFORE_FIRST_APPLY.into(),
             operation: Operation::Update,
             api_version: live.get("apiVersion").and_then(Value::as_str).unwrap_or_default().into(),
             time: Some(writer.now.into()),
             subresource: String::new(),
-            fields: unstripped(&owned, writer.ignored),
+            fields: unstripped(owned.into_parts().0, writer.ignored),
         });
     }
     let before = managers.clone();
-    let fields = unstripped(&shape::fields(config, shape).map_err(Failure::Shape)?, writer.ignored);
+    let fields = unstripped(shape::fields(config, shape).map_err(Failure::Shape)?, writer.ignored);
     let last = managers.find(writer, Operation::Apply, version).cloned();
     managers.set(Entry {
         manager: writer.manager.into(),
@@ -173,34 +175,35 @@ fn merge(
 /// writer of the object itself may also reset or replace the entries by giving others.
 pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
     let main = writer.subresource.is_empty();
+    let sent = take_managed_fields(new);
     let reset = main
-        && new
-            .pointer("/metadata/managedFields")
+        && sent
+            .as_ref()
             .and_then(Value::as_array)
             .is_some_and(|entries| entries.len() == 1 && entries[0].as_object().is_some_and(Map::is_empty));
-    let given = if main { Managers::of(new) } else { Managers::default() };
+    let given = if main { Managers::read(sent.as_ref()) } else { Managers::default() };
     let mut managers = match old {
         Some(old) if given.is_empty() && !reset => Managers::of(old),
         _ => given,
     };
-    let mut plain = without_managed_fields(new);
     // Nobody knows who wrote the fields of an object without entries: only apply begins to ask.
     if managers.is_empty() && old.is_some() {
-        *new = plain;
         return;
     }
-    let shape = Shape::of(schema);
-    let version = plain.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let before = match old {
-        Some(old) => typed(&without_managed_fields(old), schema),
-        None => empty(&plain, schema),
+    let version = new.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (mut before, mut after) = match old {
+        Some(old) => differing(old, new),
+        None => (nothing(new, schema), new.clone()),
     };
-    let mut difference = Difference::between(&before, &typed(&plain, schema), shape);
+    complete(&mut before, schema);
+    complete(&mut after, schema);
+    let mut difference = Difference::between(&before, &after, Shape::of(schema));
     difference.forget(writer.ignored);
     managers.give_up(writer, Operation::Update, &version, &difference);
-    let taken = unstripped(&difference.added_or_modified(), writer.ignored);
+    let (taken, removed) = difference.into_parts();
+    let taken = unstripped(taken, writer.ignored);
     let own = managers.find(writer, Operation::Update, &version);
-    let fields = own.map(|own| own.fields.difference(&difference.removed)).unwrap_or_default();
+    let fields = own.map(|own| own.fields.clone().difference(&removed)).unwrap_or_default();
     let time = match own {
         Some(own) if taken.is_empty() => own.time.clone(),
         _ => Some(writer.now.into()),
@@ -212,28 +215,46 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wri
             api_version: version,
             time,
             subresource: writer.subresource.into(),
-            fields: fields.union(&taken),
+            fields: fields.union(taken),
         });
     }
-    managers.write(&mut plain);
-    *new = plain;
+    managers.write(new);
+}
+
+/// Of two objects of one kind the parts in which they differ, `managedFields` aside: most writes change little.
+fn differing(old: &Value, new: &Value) -> (Value, Value) {
+    let (Value::Object(left), Value::Object(right)) = (old, new) else { return (old.clone(), new.clone()) };
+    let parts = |one: &Map<String, Value>, other: &Map<String, Value>| {
+        let parts = one.iter().filter(|(name, value)| {
+            matches!(name.as_str(), "apiVersion" | "kind" | "metadata") || other.get(*name) != Some(value)
+        });
+        let copy = |(name, value): (&String, &Value)| match value {
+            Value::Object(metadata) if name == "metadata" => {
+                let kept = metadata.iter().filter(|(name, _)| *name != "managedFields");
+                (name.clone(), kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+            }
+            _ => (name.clone(), value.clone()),
+        };
+        parts.map(copy).collect()
+    };
+    (Value::Object(parts(left, right)), Value::Object(parts(right, left)))
 }
 
 /// The value as Go's type of it has it.
 fn typed(object: &Value, schema: &Schema) -> Value {
     let mut object = object.clone();
-    presence::complete(&mut object, schema);
+    complete(&mut object, schema);
     object
 }
 
-/// A new object of the same kind with nothing in it.
-fn empty(object: &Value, schema: &Schema) -> Value {
+/// An object of the same kind with nothing in it.
+fn nothing(object: &Value, schema: &Schema) -> Value {
     let members = ["apiVersion", "kind"].into_iter().filter_map(|name| Some((name, object.get(name)?)));
-    let mut empty: Value = members.map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    let mut nothing: Value = members.map(|(name, value)| (name.to_owned(), value.clone())).collect();
     if matches!(schema, Schema::Structural(_)) {
-        empty["metadata"] = Value::Object(Map::new());
+        nothing["metadata"] = Value::Object(Map::new());
     }
-    typed(&empty, schema)
+    nothing
 }
 
 /// Takes out what this manager applied last time and does not apply now, unless another applier holds it.
@@ -246,7 +267,8 @@ fn prune(merged: &mut Value, last: &Set, managers: &Managers, version: &str, sha
     let held = named(&managers.applied(version));
     // Back comes what appliers hold, the one who applies now among them …
     let mut restored = merged.clone();
-    shape::remove(&mut restored, &present.difference(&named(&all_fields(&pruned)).union(&held)), shape);
+    let kept = named(&all_fields(&pruned)).union(held);
+    shape::remove(&mut restored, &present.clone().difference(&kept), shape);
     // … and what this manager had not applied.
     let dangling = present.difference(&named(&all_fields(&restored))).intersection(&named(last));
     shape::remove(merged, &dangling, shape);
@@ -254,21 +276,27 @@ fn prune(merged: &mut Value, last: &Set, managers: &Managers, version: &str, sha
 
 fn without_managed_fields(object: &Value) -> Value {
     let mut object = object.clone();
-    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("managedFields");
-    }
+    take_managed_fields(&mut object);
     object
 }
 
+fn take_managed_fields(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+}
+
 /// Without what nobody owns and what this request cannot change.
-fn unstripped(set: &Set, ignored: &[&str]) -> Set {
-    let mut unowned = Set::default();
-    let metadata = set::Element::field("metadata");
-    unowned.insert(std::slice::from_ref(&metadata));
-    for name in UNOWNED_METADATA {
-        unowned.insert(&[metadata.clone(), set::Element::field(name)]);
-    }
-    set.difference(&unowned).without(&["apiVersion", "kind"]).without(ignored)
+fn unstripped(set: Set, ignored: &[&str]) -> Set {
+    static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
+        let member = || set::Entry { member: true, ..set::Entry::default() };
+        let mut metadata = member();
+        for name in UNOWNED_METADATA {
+            metadata.below.put(set::Element::field(name), member());
+        }
+        let mut unowned = Set::default();
+        unowned.put(set::Element::field("metadata"), metadata);
+        unowned
+    });
+    set.without(&["apiVersion", "kind"]).without(ignored).difference(&UNOWNED)
 }
 
 /// 409 with one cause for each field.

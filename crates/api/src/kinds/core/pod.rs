@@ -55,7 +55,7 @@ pub fn descriptor() -> Descriptor {
             Typed::<Pod>::new()
                 .status(|| None)
                 .default_with(defaults::pod)
-                .prepare_for_create(update::prepare_for_create)
+                .status_of_new(update::initial_status)
                 .prepare_for_status_update(update::prepare_for_status_update)
                 .prepare_for_subresource_update(update::prepare_for_subresource_update)
                 .validate(validation::create)

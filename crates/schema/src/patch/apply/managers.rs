@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Writer;
 use super::set::Set;
@@ -78,23 +78,22 @@ impl Entry {
         })
     }
 
-    fn write(&self) -> Value {
-        let mut entry = json!({
-            "operation": self.operation.as_str(),
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_json(),
-        });
+    fn write(self) -> Value {
+        let mut entry = Map::new();
+        entry.insert("apiVersion".into(), self.api_version.into());
+        entry.insert("fieldsType".into(), "FieldsV1".into());
+        entry.insert("fieldsV1".into(), self.fields.into_json());
         if !self.manager.is_empty() {
-            entry["manager"] = self.manager.as_str().into();
+            entry.insert("manager".into(), self.manager.into());
         }
-        if let Some(time) = &self.time {
-            entry["time"] = time.as_str().into();
-        }
+        entry.insert("operation".into(), self.operation.as_str().into());
         if !self.subresource.is_empty() {
-            entry["subresource"] = self.subresource.as_str().into();
+            entry.insert("subresource".into(), self.subresource.into());
         }
-        entry
+        if let Some(time) = self.time {
+            entry.insert("time".into(), time.into());
+        }
+        Value::Object(entry)
     }
 }
 
@@ -105,7 +104,12 @@ pub(super) struct Managers(Vec<Entry>);
 impl Managers {
     /// The entries of an object. One that cannot be read makes all of them void, as upstream does.
     pub(super) fn of(object: &Value) -> Self {
-        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+        Self::read(object.pointer("/metadata/managedFields"))
+    }
+
+    /// The entries that a `managedFields` has.
+    pub(super) fn read(managed_fields: Option<&Value>) -> Self {
+        let entries = managed_fields.and_then(Value::as_array);
         Self(entries.and_then(|entries| entries.iter().map(Entry::read).collect()).unwrap_or_default())
     }
 
@@ -140,7 +144,7 @@ impl Managers {
             .iter()
             .filter(|entry| entry.operation == Operation::Apply && entry.api_version == version)
             .fold(Set::default(), |mut all, entry| {
-                all.extend(&entry.fields);
+                all.absorb(entry.fields.clone());
                 all
             })
     }
@@ -169,7 +173,7 @@ impl Managers {
         let mut all = self.clone();
         let mut conflicts: Vec<(String, Set)> = all
             .others(writer, operation, version)
-            .map(|entry| (entry.describe(), entry.fields.intersection(&changed)))
+            .map(|entry| (entry.describe(), std::mem::take(&mut entry.fields).intersection(&changed)))
             .filter(|(_, fields)| !fields.is_empty())
             .collect();
         conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -184,9 +188,10 @@ impl Managers {
         version: &str,
         difference: &Difference,
     ) {
-        let lost = difference.added_or_modified().union(&difference.removed);
         for entry in self.others(writer, operation, version) {
-            entry.fields = entry.fields.difference(&lost);
+            for lost in [&difference.added, &difference.modified, &difference.removed] {
+                entry.fields = std::mem::take(&mut entry.fields).difference(lost);
+            }
         }
         self.sort();
     }
@@ -204,7 +209,7 @@ impl Managers {
     /// Sets the entries of an object.
     pub(super) fn write(mut self, object: &mut Value) {
         self.cap();
-        let entries: Vec<Value> = self.0.iter().map(Entry::write).collect();
+        let entries: Vec<Value> = self.0.into_iter().map(Entry::write).collect();
         if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
             && !entries.is_empty()
         {
@@ -236,7 +241,7 @@ impl Managers {
             }
             match ancient.get_mut(&entry.api_version) {
                 Some(merged) => {
-                    merged.fields.extend(&entry.fields);
+                    merged.fields.absorb(entry.fields);
                     merged.time = entry.time;
                     updates -= 1;
                 }

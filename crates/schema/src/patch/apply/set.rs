@@ -1,8 +1,9 @@
 //! Sets of fields, as `metadata.managedFields` records who owns what.
 //! An element of a path is kept in its wire form: `f:name`, `k:{"name":"a"}`, `v:"x"`; `.` marks the member itself.
+//! A set is made and changed at every write, hence sorted vectors, and operations that reuse what they are given.
 //! Upstream: structured-merge-diff `fieldpath`.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -12,14 +13,21 @@ use serde_json::{Map, Value};
 pub(super) struct Element(String);
 
 impl Element {
+    fn new(prefix: &str, rest: &str) -> Self {
+        let mut text = String::with_capacity(prefix.len() + rest.len());
+        text.push_str(prefix);
+        text.push_str(rest);
+        Self(text)
+    }
+
     /// A field of an object.
     pub(super) fn field(name: &str) -> Self {
-        Self(format!("f:{name}"))
+        Self::new("f:", name)
     }
 
     /// An element of a list of type map. serde_json keeps the keys sorted, as upstream writes them.
     pub(super) fn key(keys: &Map<String, Value>) -> Self {
-        Self(format!("k:{}", Value::Object(keys.clone())))
+        Self::new("k:", &serde_json::to_string(keys).unwrap_or_default())
     }
 
     /// An element of a list of type set.
@@ -50,20 +58,27 @@ impl fmt::Display for Element {
     }
 }
 
-/// A set of paths.
+/// A set of paths: what begins with each element, in the order of the elements, no entry empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Set(BTreeMap<Element, Entry>);
+pub(super) struct Set(Vec<(Element, Entry)>);
 
+/// The paths that begin with one element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     /// Whether the path that ends here is in the set.
-    member: bool,
-    below: Set,
+    pub(super) member: bool,
+    /// The longer ones, without the element.
+    pub(super) below: Set,
 }
 
 impl Entry {
     fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
+    }
+
+    fn absorb(&mut self, other: Self) {
+        self.member |= other.member;
+        self.below.absorb(other.below);
     }
 }
 
@@ -72,70 +87,86 @@ impl Set {
         self.0.is_empty()
     }
 
-    /// Adds a path; the empty path is the object itself, which nobody owns.
-    pub(super) fn insert(&mut self, path: &[Element]) {
-        let Some((first, rest)) = path.split_first() else { return };
-        let entry = self.0.entry(first.clone()).or_default();
-        if rest.is_empty() {
-            entry.member = true;
-        } else {
-            entry.below.insert(rest);
+    fn get(&self, element: &Element) -> Option<&Entry> {
+        let at = self.0.binary_search_by(|(own, _)| own.cmp(element)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// Adds what begins with an element. Cheapest in the order of the elements.
+    pub(super) fn put(&mut self, element: Element, entry: Entry) {
+        if entry.is_empty() {
+            return;
+        }
+        if self.0.last().is_none_or(|(last, _)| *last < element) {
+            self.0.push((element, entry));
+            return;
+        }
+        match self.0.binary_search_by(|(own, _)| own.cmp(&element)) {
+            Ok(at) => self.0[at].1.absorb(entry),
+            Err(at) => self.0.insert(at, (element, entry)),
         }
     }
 
     /// Whether the path of this one element is in the set.
     pub(super) fn has(&self, element: &Element) -> bool {
-        self.0.get(element).is_some_and(|entry| entry.member)
+        self.get(element).is_some_and(|entry| entry.member)
     }
 
     /// The paths that begin with this element, without it.
     pub(super) fn below(&self, element: &Element) -> Option<&Self> {
-        self.0.get(element).map(|entry| &entry.below).filter(|below| !below.is_empty())
+        self.get(element).map(|entry| &entry.below).filter(|below| !below.is_empty())
     }
 
-    pub(super) fn union(&self, other: &Self) -> Self {
-        let mut union = self.clone();
-        union.extend(other);
-        union
+    pub(super) fn union(mut self, other: Self) -> Self {
+        self.absorb(other);
+        self
     }
 
     /// Takes up all of another set.
-    pub(super) fn extend(&mut self, other: &Self) {
-        for (element, entry) in &other.0 {
-            let own = self.0.entry(element.clone()).or_default();
-            own.member |= entry.member;
-            own.below.extend(&entry.below);
+    pub(super) fn absorb(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        for (element, entry) in other.0 {
+            self.put(element, entry);
         }
     }
 
-    fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool + Copy) -> Self {
+    /// Keeps of each path what `keep` says, given whether it is in this and in the other set.
+    fn restrict(&mut self, other: &Self, keep: impl Fn(bool, bool) -> bool + Copy) {
         let none = Entry::default();
-        let combined = self.0.iter().filter_map(|(element, entry)| {
-            let theirs = other.0.get(element).unwrap_or(&none);
-            let entry = Entry {
-                member: keep(entry.member, theirs.member),
-                below: entry.below.combine(&theirs.below, keep),
+        let mut theirs = other.0.iter().peekable();
+        self.0.retain_mut(|(element, entry)| {
+            let found = loop {
+                match theirs.peek().map(|(next, found)| (next.cmp(element), found)) {
+                    Some((Ordering::Less, _)) => drop(theirs.next()),
+                    Some((Ordering::Equal, found)) => break found,
+                    Some((Ordering::Greater, _)) | None => break &none,
+                }
             };
-            (!entry.is_empty()).then(|| (element.clone(), entry))
+            entry.member = keep(entry.member, found.member);
+            entry.below.restrict(&found.below, keep);
+            !entry.is_empty()
         });
-        Self(combined.collect())
     }
 
-    pub(super) fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, |own, theirs| own && theirs)
+    pub(super) fn intersection(mut self, other: &Self) -> Self {
+        self.restrict(other, |own, theirs| own && theirs);
+        self
     }
 
-    pub(super) fn difference(&self, other: &Self) -> Self {
-        self.combine(other, |own, theirs| own && !theirs)
+    pub(super) fn difference(mut self, other: &Self) -> Self {
+        if !other.is_empty() {
+            self.restrict(other, |own, theirs| own && !theirs);
+        }
+        self
     }
 
     /// Without these top-level fields and all below them.
-    pub(super) fn without(&self, fields: &[&str]) -> Self {
-        let kept = self
-            .0
-            .iter()
-            .filter(|(element, _)| !element.field_name().is_some_and(|name| fields.contains(&name)));
-        Self(kept.map(|(element, entry)| (element.clone(), entry.clone())).collect())
+    pub(super) fn without(mut self, fields: &[&str]) -> Self {
+        self.0.retain(|(element, _)| !element.field_name().is_some_and(|name| fields.contains(&name)));
+        self
     }
 
     /// With every path of which `named` says so that it is a member too, if there is anything below it. `context` is
@@ -170,13 +201,14 @@ impl Set {
     }
 
     /// The `fieldsV1` of an entry of `managedFields`.
-    pub(super) fn to_json(&self) -> Value {
-        let entries = self.0.iter().map(|(element, entry)| {
-            let mut below = entry.below.to_json();
-            if entry.member && !entry.below.is_empty() {
+    pub(super) fn into_json(self) -> Value {
+        let entries = self.0.into_iter().map(|(element, entry)| {
+            let marked = entry.member && !entry.below.is_empty();
+            let mut below = entry.below.into_json();
+            if marked {
                 below["."] = Value::Object(Map::new());
             }
-            (element.0.clone(), below)
+            (element.0, below)
         });
         Value::Object(entries.collect())
     }
@@ -199,7 +231,7 @@ impl Set {
                 member: object.is_empty() || object.contains_key("."),
                 below: Self::from_json(below)?,
             };
-            set.0.insert(element, entry);
+            set.put(element, entry);
         }
         Some(set)
     }
@@ -227,7 +259,6 @@ mod tests {
             "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}}}, "f:replicas": {}},
         });
         let read = set(wire.clone());
-        assert_eq!(read.to_json(), wire);
         assert_eq!(
             read.paths(),
             [
@@ -237,6 +268,7 @@ mod tests {
                 ".spec.replicas",
             ]
         );
+        assert_eq!(read.into_json(), wire);
         assert_eq!(Set::from_json(&json!({"x": {}})), None);
         assert_eq!(Set::from_json(&json!({"f:a": 1})), None);
     }
@@ -245,10 +277,12 @@ mod tests {
     fn algebra() {
         let left = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
         let right = set(json!({"f:a": {"f:b": {}}, "f:d": {}}));
-        assert_eq!(left.union(&right).to_json(), json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}}));
-        assert_eq!(left.intersection(&right).to_json(), json!({"f:a": {"f:b": {}}}));
-        assert_eq!(left.difference(&right).to_json(), json!({"f:a": {}, "f:c": {}}));
-        assert_eq!(left.without(&["a"]).to_json(), json!({"f:c": {}}));
-        assert!(left.difference(&left).is_empty());
+        let both = json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}});
+        assert_eq!(left.clone().union(right.clone()).into_json(), both);
+        assert_eq!(right.clone().union(left.clone()).into_json(), both);
+        assert_eq!(left.clone().intersection(&right).into_json(), json!({"f:a": {"f:b": {}}}));
+        assert_eq!(left.clone().difference(&right).into_json(), json!({"f:a": {}, "f:c": {}}));
+        assert_eq!(left.clone().without(&["a"]).into_json(), json!({"f:c": {}}));
+        assert!(left.clone().difference(&left).is_empty());
     }
 }

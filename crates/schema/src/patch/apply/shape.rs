@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::set::{Element, Set};
+use super::set::{Element, Entry, Set};
 use crate::Schema;
 use crate::structural::Node;
 use crate::table::{Definition, ListType, Merge, Type, table};
@@ -166,42 +166,42 @@ fn places<'a>(list: &'a [(Element, &Value)]) -> BTreeMap<&'a Element, usize> {
 
 /// Every field a value sets.
 pub(super) fn fields(value: &Value, shape: Shape<'_>) -> Result<Set, Error> {
-    let mut set = Set::default();
-    collect(value, shape, &mut Vec::new(), &mut set)?;
-    Ok(set)
+    collect(value, shape, &mut Vec::new()).map(|whole| whole.below)
 }
 
-fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>, set: &mut Set) -> Result<(), Error> {
+/// What a value sets, seen from where it stands; `path` is only for errors.
+fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>) -> Result<Entry, Error> {
+    let mut below = Set::default();
     if let Some(object) = shape.object(Some(value)) {
         for (name, member) in object {
             let (named, shape) = shape.member(name);
-            path.push(Element::field(name));
-            if !named || member.is_null() || member.as_object().is_some_and(Map::is_empty) {
-                set.insert(path);
-            }
-            collect(member, shape, path, set)?;
+            let element = Element::field(name);
+            path.push(element.clone());
+            let mut entry = collect(member, shape, path)?;
             path.pop();
+            entry.member |= !named || member.is_null() || member.as_object().is_some_and(Map::is_empty);
+            below.put(element, entry);
         }
-    } else if let Some(list) = shape.list(Some(value)) {
-        let mut seen = BTreeSet::new();
-        for (index, element) in list.iter().enumerate() {
-            let at = || path.iter().map(ToString::to_string).collect::<String>();
-            let identity = shape.identity(element).ok_or_else(|| Error::NoKey { path: at(), index })?;
-            if !seen.insert(identity.clone()) {
-                return Err(Error::Duplicate { path: at(), key: identity.to_string() });
-            }
-            path.push(identity);
-            set.insert(path);
-            // The identity of a scalar is all there is to it.
-            if element.is_object() {
-                collect(element, shape.element(), path, set)?;
-            }
-            path.pop();
-        }
-    } else {
-        set.insert(path);
+        return Ok(Entry { member: false, below });
     }
-    Ok(())
+    let Some(list) = shape.list(Some(value)) else { return Ok(Entry { member: true, below }) };
+    let mut seen = BTreeSet::new();
+    for (index, element) in list.iter().enumerate() {
+        let at = || path.iter().map(ToString::to_string).collect::<String>();
+        let identity = shape.identity(element).ok_or_else(|| Error::NoKey { path: at(), index })?;
+        if !seen.insert(identity.clone()) {
+            return Err(Error::Duplicate { path: at(), key: identity.to_string() });
+        }
+        let mut entry = Entry { member: true, below: Set::default() };
+        // The identity of a scalar is all there is to it.
+        if element.is_object() {
+            path.push(identity.clone());
+            entry.below = collect(element, shape.element(), path)?.below;
+            path.pop();
+        }
+        below.put(identity, entry);
+    }
+    Ok(Entry { member: false, below })
 }
 
 /// How two values differ.
@@ -212,73 +212,104 @@ pub(super) struct Difference {
     pub(super) modified: Set,
 }
 
+/// How two values differ, seen from where they stand.
+#[derive(Default)]
+struct Change {
+    added: Entry,
+    removed: Entry,
+    modified: Entry,
+}
+
+impl Change {
+    /// The same, seen from one step further up.
+    fn put(&mut self, element: Element, below: Self) {
+        let Self { added, removed, modified } = below;
+        let parts = [(&mut self.removed, removed), (&mut self.modified, modified)];
+        for (own, entry) in parts {
+            if entry != Entry::default() {
+                own.below.put(element.clone(), entry);
+            }
+        }
+        self.added.below.put(element, added);
+    }
+
+    /// Puts what became of one member or element, if anything did.
+    fn put_walked<K: ?Sized>(
+        &mut self,
+        element: impl Fn(&K) -> Element,
+        of: &K,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        shape: Shape<'_>,
+    ) {
+        if old != new {
+            self.put(element(of), walk(old, new, shape));
+        }
+    }
+}
+
 impl Difference {
     pub(super) fn between(old: &Value, new: &Value, shape: Shape<'_>) -> Self {
-        let mut difference = Self::default();
-        difference.walk(Some(old), Some(new), shape, &mut Vec::new());
-        difference
+        let Change { added, removed, modified } = walk(Some(old), Some(new), shape);
+        Self { added: added.below, removed: removed.below, modified: modified.below }
     }
 
     /// What the change gives a value to.
     pub(super) fn added_or_modified(&self) -> Set {
-        self.added.union(&self.modified)
+        self.added.clone().union(self.modified.clone())
+    }
+
+    /// What the change gives a value to, and what it takes away.
+    pub(super) fn into_parts(self) -> (Set, Set) {
+        (self.added.union(self.modified), self.removed)
     }
 
     /// Leaves out these top-level fields and all below them.
     pub(super) fn forget(&mut self, fields: &[&str]) {
         if !fields.is_empty() {
             for set in [&mut self.added, &mut self.removed, &mut self.modified] {
-                *set = set.without(fields);
+                *set = std::mem::take(set).without(fields);
             }
         }
     }
+}
 
-    fn walk(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>, path: &mut Vec<Element>) {
-        if old == new {
-            return;
-        }
-        let of_kind = |is: fn(&Value) -> bool| {
-            [old, new].into_iter().flatten().all(|value| value.is_null() || is(value))
-        };
-        // Two that are both empty, or of different kinds, are compared as wholes.
-        let maps = || [old, new].into_iter().filter_map(|side| shape.object(side)).any(|map| !map.is_empty());
-        let lists =
-            || [old, new].into_iter().filter_map(|side| shape.list(side)).any(|list| !list.is_empty());
-        if of_kind(Value::is_object) && maps() {
-            let none = Map::new();
-            let (left, right) = (shape.object(old).unwrap_or(&none), shape.object(new).unwrap_or(&none));
-            let names = left.keys().chain(right.keys().filter(|name| !left.contains_key(*name)));
-            for name in names {
-                path.push(Element::field(name));
-                self.walk(left.get(name), right.get(name), shape.member(name).1, path);
-                path.pop();
-            }
-        } else if of_kind(Value::is_array) && lists() {
-            let left = shape.identified(shape.list(old).unwrap_or_default());
-            let right = shape.identified(shape.list(new).unwrap_or_default());
-            let (in_left, in_right) = (places(&left), places(&right));
-            for (identity, element) in &left {
-                let other = in_right.get(identity).map(|at| right[*at].1);
-                path.push(identity.clone());
-                self.walk(Some(element), other, shape.element(), path);
-                path.pop();
-            }
-            for (identity, element) in right.iter().filter(|(identity, _)| !in_left.contains_key(identity)) {
-                path.push(identity.clone());
-                self.walk(None, Some(element), shape.element(), path);
-                path.pop();
-            }
-        } else if let (Some(old), Some(new)) = (old, new)
-            && old != new
-        {
-            self.modified.insert(path);
-        }
-        match (old, new) {
-            (None, Some(_)) => self.added.insert(path),
-            (Some(_), None) => self.removed.insert(path),
-            _ => {}
-        }
+fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
+    let mut change = Change::default();
+    if old == new {
+        return change;
     }
+    let of_kind =
+        |is: fn(&Value) -> bool| [old, new].into_iter().flatten().all(|value| value.is_null() || is(value));
+    // Two that are both empty, or of different kinds, are compared as wholes.
+    let maps = || [old, new].into_iter().filter_map(|side| shape.object(side)).any(|map| !map.is_empty());
+    let lists = || [old, new].into_iter().filter_map(|side| shape.list(side)).any(|list| !list.is_empty());
+    if of_kind(Value::is_object) && maps() {
+        let none = Map::new();
+        let (left, right) = (shape.object(old).unwrap_or(&none), shape.object(new).unwrap_or(&none));
+        for (name, new) in right {
+            change.put_walked(Element::field, name.as_str(), left.get(name), Some(new), shape.member(name).1);
+        }
+        for (name, old) in left.iter().filter(|(name, _)| !right.contains_key(*name)) {
+            change.put_walked(Element::field, name.as_str(), Some(old), None, shape.member(name).1);
+        }
+    } else if of_kind(Value::is_array) && lists() {
+        let left = shape.identified(shape.list(old).unwrap_or_default());
+        let right = shape.identified(shape.list(new).unwrap_or_default());
+        let (in_left, in_right) = (places(&left), places(&right));
+        for (identity, element) in &left {
+            let other = in_right.get(identity).map(|at| right[*at].1);
+            change.put_walked(Element::clone, identity, Some(element), other, shape.element());
+        }
+        for (identity, element) in right.iter().filter(|(identity, _)| !in_left.contains_key(identity)) {
+            change.put_walked(Element::clone, identity, None, Some(element), shape.element());
+        }
+    } else if old.is_some() && new.is_some() {
+        change.modified.member = true;
+    }
+    change.added.member = old.is_none();
+    change.removed.member = new.is_none();
+    change
 }
 
 /// The live value with the applied one merged into it.

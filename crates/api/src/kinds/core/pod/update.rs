@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use super::qos;
 use super::validation::{MIRROR_ANNOTATION, metadata_and_spec, scheduling};
 use crate::field::{self, ErrorList, Path};
-use crate::kinds::check::{difference, dns_subdomain, ip, json, quantity};
+use crate::kinds::check::{self, difference, dns_subdomain, ip, quantity};
 use crate::kinds::optional::{items, items_mut, text};
 use crate::meta::Quantity;
 use crate::names::range_message;
 use crate::types::core::v1::{
-    Container, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus, ResourceRequirements, Toleration,
+    Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements, Toleration,
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -19,23 +21,19 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
      set to 1 if it was previously negative)";
 
 /// A new pod is pending, and blocked while it has scheduling gates.
-pub(super) fn prepare_for_create(pod: &mut Pod) {
-    let spec = pod.spec.get_or_insert_default();
-    let mut status = PodStatus {
-        phase: Some("Pending".to_owned()),
-        qos_class: Some(qos::of_spec(spec).as_str().to_owned()),
-        ..PodStatus::default()
-    };
+pub(super) fn initial_status(pod: &Pod) -> Value {
+    let none = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&none);
+    let mut status = json!({"phase": "Pending", "qosClass": qos::of_spec(spec).as_str()});
     if !items(&spec.scheduling_gates).is_empty() {
-        status.conditions = Some(vec![PodCondition {
-            type_: "PodScheduled".to_owned(),
-            status: "False".to_owned(),
-            reason: Some("SchedulingGated".to_owned()),
-            message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
-            ..PodCondition::default()
+        status["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
         }]);
     }
-    pod.status = Some(status);
+    status
 }
 
 /// A status update leaves the owners alone and cannot lose the class.
@@ -168,7 +166,7 @@ fn gated(errors: &mut ErrorList, rest: &mut PodSpec, old: &PodSpec, path: &Path)
             let path = path.child("nodeSelector");
             errors.push(field::invalid(
                 &path,
-                json(selector),
+                check::json(selector),
                 "only additions are allowed (no mutations or deletions)",
             ));
             break;
@@ -191,7 +189,7 @@ fn gated(errors: &mut ErrorList, rest: &mut PodSpec, old: &PodSpec, path: &Path)
             let new_terms = terms(&new_node).unwrap_or_default();
             if new_terms.len() != old_terms.len() {
                 let message = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-                errors.push(field::invalid(&path, json(&new_terms), message));
+                errors.push(field::invalid(&path, check::json(&new_terms), message));
             } else {
                 for (index, (new, old)) in new_terms.iter().zip(&old_terms).enumerate() {
                     let keeps = items(&old.match_expressions)
@@ -200,7 +198,7 @@ fn gated(errors: &mut ErrorList, rest: &mut PodSpec, old: &PodSpec, path: &Path)
                         && items(&old.match_fields).iter().all(|f| items(&new.match_fields).contains(f));
                     if !keeps {
                         let message = "only additions are allowed (no mutations or deletions)";
-                        errors.push(field::invalid(&path.index(index), json(new), message));
+                        errors.push(field::invalid(&path.index(index), check::json(new), message));
                     }
                 }
             }
@@ -341,7 +339,7 @@ fn addresses(errors: &mut ErrorList, status: &PodStatus, path: &Path) {
         let v6 = addresses.iter().filter(|address| address.contains(':')).count();
         if v6 > 1 || addresses.len() - v6 > 1 {
             let message = "may specify no more than one IP for each IP family";
-            errors.push(field::invalid(&path, json(&addresses), message));
+            errors.push(field::invalid(&path, check::json(&addresses), message));
         }
     }
 }

@@ -65,7 +65,7 @@ pub(in crate::registry::core) async fn bind(
         assign(&mut pod, &binding, &timestamp(call.server.clock.now()))
             .map_err(|why| Status::conflict(&GroupResource::new("", "pods/binding"), name, why))?;
         if options.dry_run
-            || call.server.storage.replace(&pods, namespace, name, old.revision, &pod).await?.is_some()
+            || call.server.storage.replace(&pods, namespace, name, old.revision, pod).await?.is_some()
         {
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
             return Ok(Object(status));
