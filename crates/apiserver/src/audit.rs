@@ -1,8 +1,9 @@
 //! Audit: who did what, written down as it happens.
 //!
 //! [`policy`] says which requests are recorded, at which level and stages; a [`Record`] is one request on its way;
-//! a [`Sink`] takes finished events: [`log`] (a file of JSON lines) and [`webhook`] (batches to a server). Events are
-//! handed over without waiting: a sink that cannot keep up loses events and counts them.
+//! a sink takes finished events: [`log`] (a file of JSON lines; requests wait for it unless told otherwise) and
+//! [`webhook`] (batches to a server, which loses and counts what it cannot keep up with). Sinks outlive the server's
+//! tasks by what is still being served.
 //!
 //! Whoever decides something worth telling about the request that is being served calls [`annotate`]; outside of a
 //! recorded request it does nothing.
@@ -12,22 +13,20 @@
 pub mod log;
 pub mod policy;
 mod record;
+mod sink;
 pub mod webhook;
 
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foundation::SharedClock;
-use foundation::metrics::{Counter, Family, registry};
-use tokio::sync::mpsc;
+use foundation::metrics::{Counter, registry};
 
 use crate::request::{Attributes, User};
 use policy::{Level, Policy};
 pub use record::Record;
-
-/// Events that wait for a sink (upstream: `--audit-log-batch-buffer-size`).
-const BUFFER: usize = 10_000;
+pub use sink::Mode;
+use sink::{Door, Sink};
 
 tokio::task_local! {
     static CURRENT: Arc<Record>;
@@ -44,63 +43,43 @@ pub struct Options {
     pub webhook: Option<webhook::Options>,
 }
 
-/// Where finished events go: each is one JSON object without a line break.
-#[derive(Clone)]
-pub struct Sink {
-    name: &'static str,
-    queue: mpsc::Sender<Bytes>,
-    dropped: Family<Counter>,
-}
-
-impl Sink {
-    /// A sink and the end its worker reads from.
-    fn new(name: &'static str) -> (Self, mpsc::Receiver<Bytes>) {
-        let (queue, events) = mpsc::channel(BUFFER);
-        let dropped = registry().counter(
-            "apiserver_audit_error_total",
-            "Counter of audit events that failed to be audited properly.",
-            &["plugin"],
-        );
-        (Self { name, queue, dropped }, events)
-    }
-
-    fn send(&self, event: Bytes) {
-        if self.queue.try_send(event).is_err() {
-            self.dropped.with(&[self.name]).inc();
-        }
-    }
-}
-
 /// Records requests.
 pub struct Auditor {
     policy: Option<Arc<Policy>>,
-    sinks: Vec<Sink>,
+    sinks: Vec<Door>,
     clock: SharedClock,
     events: Counter,
+}
+
+/// Keeps the sinks from ending.
+pub struct Hold {
+    #[expect(dead_code, reason = "held, not used")]
+    sinks: Vec<Sink>,
 }
 
 impl Auditor {
     /// Starts the sinks that `options` asks for.
     ///
     /// # Errors
-    /// The log cannot be opened, or the webhook's settings cannot be used.
+    /// The log cannot be opened, the webhook's settings cannot be used, or there is a policy and neither.
     pub fn new(options: &Options, tasks: &foundation::Tasks, clock: SharedClock) -> Result<Self, String> {
         let mut sinks = Vec::new();
         if let Some(log) = &options.log {
-            let (sink, events) = Sink::new("log");
-            let writer = log::Writer::open(log, clock.clone())?;
-            let token = tasks.token();
-            tasks.spawn("audit", log::run(writer, events, token));
-            sinks.push(sink);
+            let (sink, events) = Sink::new("log", log.mode, clock.clone());
+            let writer = log::Writer::open(log, clock.clone(), sink.lost())?;
+            sinks.push(sink.door());
+            tasks.spawn("audit", log::run(writer, events, sink, tasks.token()));
         }
         if let Some(webhook) = &options.webhook {
-            let (sink, events) = Sink::new("webhook");
-            let sender = webhook::Sender::new(webhook, clock.clone(), sink.dropped.with(&["webhook"]))?;
-            let token = tasks.token();
-            tasks.spawn("audit", webhook::run(sender, events, token));
-            sinks.push(sink);
+            let (sink, events) = Sink::new("webhook", Mode::Batch, clock.clone());
+            let sender = webhook::Sender::new(webhook, clock.clone(), sink.lost())?;
+            sinks.push(sink.door());
+            tasks.spawn("audit", webhook::run(sender, events, sink, tasks.token()));
         }
-        let policy = options.policy.clone().filter(|_| !sinks.is_empty());
+        if options.policy.is_some() && sinks.is_empty() {
+            return Err("there is an audit policy, but neither a log nor a webhook for its events".to_owned());
+        }
+        let policy = options.policy.clone();
         let events = registry().counter(
             "apiserver_audit_event_total",
             "Counter of audit events generated and sent to the audit backend.",
@@ -114,15 +93,20 @@ impl Auditor {
         self.policy.is_some()
     }
 
+    /// Lets the sinks go on after the server's tasks were told to end, for what is served until then.
+    pub fn hold(&self) -> Hold {
+        Hold { sinks: self.sinks.iter().filter_map(Door::hold).collect() }
+    }
+
     /// Begins the record of a request, if the policy wants one.
-    pub fn begin(&self, attributes: &Attributes, seen: Seen<'_>) -> Option<Arc<Record>> {
+    pub async fn begin(&self, attributes: &Attributes, seen: Seen<'_>) -> Option<Arc<Record>> {
         let rule = self.policy.as_ref()?.find(attributes);
         if rule.level == Level::None {
             return None;
         }
         let record =
             Record::new(rule, attributes, seen, self.sinks.clone(), self.clock.clone(), self.events.clone());
-        record.received();
+        record.received().await;
         Some(Arc::new(record))
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Guarantees: (1) a cache reflects every change up to `Hub::revision` and none in part; (2) a watcher sees
 //! each change after its start exactly once, in order, or its stream ends; (3) a watcher that does not read
-//! is cut off when its queue is full and never delays another; (4) what a change looks like on the wire is
+//! is cut off when its queue is full, by number or bytes, and never delays another; (4) what a change looks like on the wire is
 //! encoded at most once per event type, whatever the number of watchers.
 //! Not here: selectors' syntax (`api::selector`), responses (`engine`).
 //! Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher.
@@ -14,6 +14,7 @@ mod change;
 mod conversion;
 mod history;
 mod hub;
+mod queue;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub use change::{Change, EventType, frame as change_frame};
 pub use conversion::{Ask, Conversion};
 pub use hub::{Hub, View};
+pub use queue::Receiver;
 pub use watchers::{Interest, Subscription};
 
 use crate::encoding::{Extractor, Facts};
@@ -106,6 +108,8 @@ pub struct TooOld {
 pub struct Cache {
     extractor: Arc<Extractor>,
     state: RwLock<State>,
+    /// Held by the one who reads the store's history for all who want it.
+    recalling: tokio::sync::Mutex<()>,
     /// Gone once the cache is closed, so that whoever derives something from it notices.
     changed: Mutex<Option<watch::Sender<u64>>>,
     /// How far the conversion of its changes is, where somebody has to be asked for it.
@@ -125,6 +129,8 @@ struct State {
     ring_after: u64,
     /// Whether the ring has dropped changes: then there is no going back further.
     forgot: bool,
+    /// Changes from this revision on cannot be had from the store: they are too many, or compacted.
+    out_of_reach: u64,
     /// Changes up to this revision were part of what the cache was filled with.
     filled_at: u64,
     watchers: Watchers,
@@ -136,13 +142,19 @@ struct State {
 impl Cache {
     fn new(extractor: Arc<Extractor>) -> Self {
         let changed = Mutex::new(Some(watch::Sender::new(0)));
-        Self { extractor, state: RwLock::default(), changed, progress: OnceLock::new() }
+        let (recalling, progress) = Default::default();
+        Self { extractor, state: RwLock::default(), recalling, changed, progress }
+    }
+
+    /// Objects as the cache holds them, from keys, values and revisions.
+    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> BTreeMap<Bytes, Arc<Cached>> {
+        objects.map(|(key, value, at)| (key.clone(), self.object(key, value, at))).collect()
     }
 
     /// Fills an empty cache with what was read at `revision`.
-    fn fill(&self, revision: u64, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) {
+    fn fill(&self, revision: u64, objects: BTreeMap<Bytes, Arc<Cached>>) {
         let mut state = self.state.write();
-        state.objects = objects.map(|(key, value, at)| (key.clone(), self.object(key, value, at))).collect();
+        state.objects = objects;
         state.revision = revision;
         state.ring_after = revision;
         state.filled_at = revision;

@@ -41,6 +41,11 @@ pub trait ClusterState: Send + Sync + 'static {
     /// All objects of a namespace (empty: of all namespaces) out of the watch cache.
     async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status>;
 
+    /// The objects of all namespaces whose selectable field (`spec.nodeName`) has a value, out of the watch cache's
+    /// index: as many as there are of them, however many there are besides. Empty where there is no such field.
+    async fn list_where(&self, resource: &GroupResource, field: &str, value: &str)
+    -> Result<Listing, Status>;
+
     /// A value that changes whenever any object of `resource` changes: the revision of the latest change.
     /// Whoever derives something from a list keeps the revision it was derived at and compares.
     async fn changes(&self, resource: &GroupResource) -> Result<tokio::sync::watch::Receiver<u64>, Status>;

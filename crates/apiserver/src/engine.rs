@@ -41,7 +41,7 @@ use crate::server::Server;
 use crate::storage::Stored;
 
 pub use body::decode_as;
-pub(crate) use delete::remove;
+pub(crate) use delete::{check_deletion, remove};
 pub use update::{Target, change};
 pub use write::WriteOptions;
 pub(crate) use write::timestamp;

@@ -8,6 +8,8 @@
 mod compression;
 mod impersonation;
 
+pub(crate) use impersonation::extra_key;
+
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use api::{Reason, Status};
 use bytes::Bytes;
+use foundation::CancellationToken;
 use futures::FutureExt;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
+use tracing::Instrument as _;
 
 use crate::aggregation;
 use crate::audit;
@@ -72,14 +76,34 @@ pub enum Identity {
 }
 
 /// Serves one request, from the first filter to the response's head.
+///
+/// A write is carried through in a task of its own: once it is in the store's queue it will be done, and its outcome
+/// is to be recorded also when the client has gone. One that still waits for its turn ends with its client.
 pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
+    let query = request.head.uri.query();
+    let info = RequestInfo::parse(&request.head.method, request.head.uri.path(), query);
+    let client = CancellationToken::new();
+    if matches!(request.head.method, Method::GET | Method::HEAD | Method::OPTIONS) || info.is_long_running() {
+        return answer(server, request, info, client).await;
+    }
+    let _gone = client.clone().drop_guard();
+    let work = answer(server, request, info, client).in_current_span();
+    // Panics are answered in there; what is left is a runtime that ends.
+    tokio::spawn(work).await.unwrap_or_else(|error| response::failure(&Status::internal(error.to_string())))
+}
+
+async fn answer(
+    server: Arc<Server>,
+    request: Incoming,
+    info: RequestInfo,
+    client: CancellationToken,
+) -> Response {
     let started = server.clock.monotonic();
     let query = request.head.uri.query().map(str::to_owned);
-    let info = RequestInfo::parse(&request.head.method, request.head.uri.path(), query.as_deref());
     let inflight = server.metrics.inflight(&info);
     let accepted = negotiation::of_errors(&request.head.headers);
     let compress = compression::wanted(&request.head.headers, &info);
-    let trail = Trail::new(&server, &request.head.headers);
+    let trail = Trail::new(&server, &request.head.headers, client);
     // Behind a pointer: callers in this process bring stacks that are deep already.
     let work = Box::pin(filtered(&server, request, info.clone(), query, &trail));
     let work = AssertUnwindSafe(work).catch_unwind();
@@ -88,8 +112,9 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
         Ok(Err(status)) => output::failure(accepted, &status),
         Err(panic) => {
             let what = panic_text(&*panic);
-            if let Some(record) = &*trail.record.lock() {
-                record.panicked();
+            let record = trail.record.lock().clone();
+            if let Some(record) = record {
+                record.panicked().await;
             }
             tracing::error!(verb = info.verb, path = info.path, panic = what, "a handler panicked");
             response::failure(&Status::internal(
@@ -135,10 +160,12 @@ struct Trail {
     at: jiff::Timestamp,
     /// Set once it is known who asks. Kept here, so that a request that fails or runs out of time is recorded too.
     record: Mutex<Option<Arc<audit::Record>>>,
+    /// Cancelled when nobody waits for the answer of a write any more.
+    client: CancellationToken,
 }
 
 impl Trail {
-    fn new(server: &Server, headers: &http::HeaderMap) -> Self {
+    fn new(server: &Server, headers: &http::HeaderMap, client: CancellationToken) -> Self {
         let given = headers.get("audit-id").and_then(|id| id.to_str().ok());
         let given = given.filter(|id| (1..=AUDIT_ID).contains(&id.len())).map(str::to_owned);
         let id = given.unwrap_or_else(|| {
@@ -146,7 +173,7 @@ impl Trail {
             server.randomness.fill(&mut random);
             uuid::Builder::from_random_bytes(random).into_uuid().to_string()
         });
-        Self { id, at: server.clock.now(), record: Mutex::default() }
+        Self { id, at: server.clock.now(), record: Mutex::default(), client }
     }
 }
 
@@ -173,12 +200,13 @@ async fn filtered(
     let deadline = server.clock.sleep(timeout);
     tokio::select! {
         response = admitted(server, request, info, query, query_pairs, trail) => response,
-        () = deadline => Err(Status::new(
-            504,
-            Reason::Timeout,
-            "Timeout: request did not complete within the allotted timeout",
-        )),
+        () = deadline => Err(out_of_time()),
     }
+}
+
+fn out_of_time() -> Status {
+    let message = "Timeout: request did not complete within the allotted timeout";
+    Status::new(504, Reason::Timeout, message)
 }
 
 /// The least of what the client allows (`timeout=30s`) and what the server does.
@@ -207,19 +235,23 @@ async fn admitted(
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
     let authenticated = authenticate(server, &head.headers, &info.path, identity).await;
-    let record = server.audit.is_on().then(|| {
+    let mut record = None;
+    if server.audit.is_on() {
         let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
         let seen = audit::Seen { id: &trail.id, head: &head, remote, at: trail.at };
-        server.audit.begin(&Attributes::new(user, info.clone()), seen)
-    });
-    let record = record.flatten();
+        record = server.audit.begin(&Attributes::new(user, info.clone()), seen).await;
+    }
     trail.record.lock().clone_from(&record);
     let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
-    audit::scope(record, Box::pin(controlled(server, call))).await
+    audit::scope(record, Box::pin(controlled(server, call, &trail.client))).await
 }
 
 /// From the impersonation on: under the request's record.
-async fn controlled(server: &Arc<Server>, mut call: Admitted) -> Result<Response, Status> {
+async fn controlled(
+    server: &Arc<Server>,
+    mut call: Admitted,
+    client: &CancellationToken,
+) -> Result<Response, Status> {
     let caller = call.user.clone();
     let authorizer = &*server.authorization.authorizer;
     call.user = impersonation::apply(authorizer, call.user, &mut call.head.headers).await?;
@@ -228,7 +260,12 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted) -> Result<Response
     }
     let Admitted { user, info, query, .. } = &call;
     let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
-    let permit = match server.fairness.admit(user, info, objects(server, info, query), wait).await {
+    let admission = tokio::select! {
+        biased;
+        admission = server.fairness.admit(user, info, objects(server, info, query), wait) => admission,
+        () = client.cancelled() => return Err(Status::new(499, Reason::Unknown, "Connection closed early")),
+    };
+    let permit = match admission {
         fairness::Admission::Run(permit) => permit,
         fairness::Admission::Refuse(classified) => {
             let mut response = response::text(429, "Too many requests, please try again later.\n");
@@ -237,8 +274,25 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted) -> Result<Response
             return Ok(response);
         }
     };
-    let mut response = authorized(server, call).await.unwrap_or_else(|status| response::failure(&status));
-    permit.mark(response.headers_mut());
+    let watches = info.verb == "watch";
+    let mut work = Box::pin(authorized(server, call));
+    let served = if watches {
+        tokio::select! {
+            served = &mut work => Some(served),
+            // A server behind this one that does not answer a watch shall not keep its seats.
+            () = server.clock.sleep(wait) => None,
+        }
+    } else {
+        Some((&mut work).await)
+    };
+    let (classified, served) = match served {
+        Some(served) => (permit.into_classified(), served),
+        None => (permit.into_classified(), work.await),
+    };
+    let mut response = served.unwrap_or_else(|status| response::failure(&status));
+    if let Some(classified) = classified {
+        classified.mark(response.headers_mut());
+    }
     Ok(response)
 }
 
@@ -282,7 +336,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     }
     let Attributes { user, info, .. } = attributes;
     if let Some(remote) = server.aggregator.find(&info) {
-        let body = read(body, server.options.body_limit).await?;
+        let body = body_of(server, &info, body).await?;
         audit::request_body(&body);
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         return Ok(aggregation::proxy::serve(server, &remote, &user, head, body, &path).await);
@@ -298,7 +352,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         }
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
-    let body = read(body, server.options.body_limit).await?;
+    let body = body_of(server, &info, body).await?;
     audit::request_body(&body);
     let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
     let call = Call {
@@ -349,6 +403,24 @@ async fn authenticate(
                 }
             }
         }
+    }
+}
+
+/// The body of a request that has its seats: one that is announced and does not come must not hold them. Where it
+/// means nothing it is not waited for, and elsewhere no longer than a request may take.
+async fn body_of(server: &Server, info: &RequestInfo, body: Body) -> Result<Bytes, Status> {
+    let long = info.is_long_running();
+    if info.verb == "watch" || (!long && matches!(info.verb.as_str(), "get" | "list")) {
+        return Ok(Bytes::new());
+    }
+    let read = read(body, server.options.body_limit);
+    if !long {
+        // Under the request's own deadline.
+        return read.await;
+    }
+    tokio::select! {
+        body = read => body,
+        () = server.clock.sleep(server.options.request_timeout) => Err(out_of_time()),
     }
 }
 

@@ -41,6 +41,7 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod storage;
+pub mod unread;
 
 use std::sync::Arc;
 

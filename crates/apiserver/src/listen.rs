@@ -1,7 +1,10 @@
 //! Connections: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2.
 //!
 //! The TLS configuration is read anew for every connection, so that certificates are replaced while the
-//! server runs. On shutdown nothing new is accepted, watches end, and open requests get a while to finish.
+//! server runs. Connections over which nothing is asked are closed, and those whose peer does not answer pings.
+//! On shutdown nothing new is accepted, watches end, and open requests get a while to finish.
+
+mod quiet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,27 +14,34 @@ use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 
 use crate::filters::{self, Identity, Incoming};
 use crate::response::Response;
 use crate::server::Server;
+use quiet::Requests;
 
 /// A TLS configuration that can be replaced while it is in use.
 pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
 
 /// A handshake that takes longer is no client's.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often an HTTP/2 connection is asked for a sign of life, and how long that may take (Go's ReadIdleTimeout and
+/// PingTimeout have the like): the peer may have gone without a word.
+const PING: (std::time::Duration, std::time::Duration) =
+    (std::time::Duration::from_secs(60), std::time::Duration::from_secs(20));
 /// Upstream's http2-max-streams-per-connection.
 const STREAMS: u32 = 100;
 
 /// Accepts connections until the server is shut down.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Tls) {
     let token = server.tasks.token();
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
+    // Requests that are served during the drain are recorded too.
+    let _recorded = server.audit.hold();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -39,9 +49,9 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Tls) {
         };
         match accepted {
             Ok((stream, remote)) => {
-                let (server, tls, watcher) = (server.clone(), tls.load_full(), graceful.watcher());
+                let (server, tls) = (server.clone(), tls.load_full());
                 // Tasks of the whole tree are cancelled with the token; connections outlive it by the drain.
-                tokio::spawn(async move { connection(server, stream, remote, tls, watcher).await });
+                connections.spawn(async move { connection(server, stream, remote, tls).await });
             }
             Err(error) => {
                 // Out of file descriptors: give back the processor, the next accept may find one.
@@ -51,10 +61,11 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Tls) {
         }
     }
     drop(listener);
+    connections.close();
     server.draining.cancel();
     let drain = server.clock.sleep(server.options.drain);
     tokio::select! {
-        () = graceful.shutdown() => {}
+        () = connections.wait() => {}
         () = drain => tracing::warn!("requests were still open when the server stopped"),
     }
 }
@@ -64,7 +75,6 @@ async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
-    watcher: hyper_util::server::graceful::Watcher,
 ) {
     // Small writes are answers someone waits for. Failing to say so costs only latency.
     let _ = stream.set_nodelay(true);
@@ -88,19 +98,41 @@ async fn connection(
         .cloned()
         .map(CertificateDer::into_owned)
         .collect();
+    let requests = Requests::new(server.clock.clone());
     let service = {
-        let server = server.clone();
+        let (server, requests) = (server.clone(), requests.clone());
         hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let identity = Identity::Peer { certificates: certificates.clone(), remote };
-            let server = server.clone();
-            async move { Ok::<_, std::convert::Infallible>(answer(server, request, identity).await) }
+            let (server, open) = (server.clone(), requests.begin());
+            async move {
+                let response = answer(server, request, identity).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| quiet::Answer { body, open }))
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = async {
+            tokio::select! {
+                () = requests.quiet() => {}
+                () = server.draining.cancelled() => {}
+            }
+        } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, %remote, "connection ended");
     }
 }

@@ -22,6 +22,8 @@ pub struct Options {
     pub body_limit: usize,
     /// How long a request that is neither a watch nor a stream may take.
     pub request_timeout: Duration,
+    /// How long a watch's client may leave what is sent to it unread before the watch is ended.
+    pub reader_patience: Duration,
     /// How long open requests are waited for on shutdown.
     pub drain: Duration,
     /// Who may be believed.
@@ -49,6 +51,7 @@ impl Default for Options {
             kubelet: None,
             body_limit: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
+            reader_patience: Duration::from_secs(30),
             drain: Duration::from_secs(10),
             authn: authn::Options::default(),
             authz: authz::Options::default(),

@@ -106,11 +106,16 @@ async fn send(
         }
         TcpStream::connect(addresses.as_slice()).await.map_err(|e| failed(&e))
     };
-    let stream = tokio::select! {
-        stream = connect => stream?,
+    let opened = async {
+        let stream = connect.await?;
+        open(server, to, stream).await.map_err(dialing)
+    };
+    let mut sender = tokio::select! {
+        sender = opened => sender?,
         () = server.clock.sleep(CONNECT) => return Err(failed(&"i/o timeout")),
     };
-    exchange_over(server, to, stream, request).await.map_err(dialing)
+    // What takes its time to answer (a command, a log that is followed) may: only its client knows how long.
+    sender.send_request(request).await.map_err(|error| dialing(error.into()))
 }
 
 /// Whether an address is a global unicast one, as Go's net package has it: private ranges are.
@@ -129,38 +134,32 @@ fn is_routable(address: IpAddr) -> bool {
     }
 }
 
-async fn exchange_over(
-    server: &Arc<Server>,
-    to: &Destination,
-    stream: TcpStream,
-    request: Request<Full<bytes::Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, BoxError> {
+type Sender = hyper::client::conn::http1::SendRequest<Full<bytes::Bytes>>;
+
+/// A connection that is ready for its request, TLS included.
+async fn open(server: &Arc<Server>, to: &Destination, stream: TcpStream) -> Result<Sender, BoxError> {
     // Only latency is lost where the system refuses.
     let _ = stream.set_nodelay(true);
     match &to.tls {
-        None => exchange(server, TokioIo::new(stream), request).await,
+        None => handshake(server, TokioIo::new(stream)).await,
         Some(tls) => {
             let name = ServerName::try_from(to.server_name.clone().unwrap_or_else(|| to.host.clone()))?;
             let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
-            exchange(server, TokioIo::new(stream), request).await
+            handshake(server, TokioIo::new(stream)).await
         }
     }
 }
 
-async fn exchange<IO>(
-    server: &Arc<Server>,
-    io: IO,
-    request: Request<Full<bytes::Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, BoxError>
+async fn handshake<IO>(server: &Arc<Server>, io: IO) -> Result<Sender, BoxError>
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     server.tasks.spawn_until_cancelled("stream", async move {
         // Its errors reach whoever reads the answer.
         let _ = connection.with_upgrades().await;
     });
-    Ok(sender.send_request(request).await?)
+    Ok(sender)
 }
 
 /// Joins the two upgraded connections once both stand.

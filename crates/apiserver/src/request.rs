@@ -234,11 +234,11 @@ fn decode_form(text: &str) -> String {
     if text.contains('+') { decode(&text.replace('+', " ")).into_owned() } else { decode(text).into_owned() }
 }
 
-mod percent {
+pub(crate) mod percent {
     use super::Cow;
 
     /// Percent-decodes `text`; returns it unchanged where an escape or the result is malformed.
-    pub(super) fn decode(text: &str) -> Cow<'_, str> {
+    pub(crate) fn decode(text: &str) -> Cow<'_, str> {
         if !text.contains('%') {
             return Cow::Borrowed(text);
         }

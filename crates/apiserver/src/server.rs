@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::registry::{Asking, Registry, apiextensions};
 use crate::storage::{self, Storage};
+use crate::unread::Readers;
 
 /// The shared state of a running server.
 pub struct Server {
@@ -51,6 +52,8 @@ pub struct Server {
     pub clock: SharedClock,
     /// UIDs, suffixes, timeouts.
     pub randomness: SharedRandomness,
+    /// Who reads what is streamed.
+    pub readers: Readers,
     /// The settings.
     pub options: Options,
     /// Where the server's own tasks run.
@@ -87,7 +90,8 @@ impl Server {
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;
         let authorization = authz::build(&options.authz, &cluster, &clock)?;
-        let caller = Arc::new(admission::webhook::Caller::new(cluster.clone(), clock.clone()));
+        let caller =
+            Arc::new(admission::webhook::Caller::new(cluster.clone(), clock.clone(), randomness.clone()));
         let surroundings = admission::Surroundings {
             cluster: cluster.clone(),
             clock: clock.clone(),
@@ -104,6 +108,7 @@ impl Server {
         let caches = hub.clone();
         checks.register("watch-cache", move || caches.check());
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
+        let readers = Readers::new(&tasks, clock.clone(), options.reader_patience);
         let audit = Auditor::new(&options.audit, &tasks, clock.clone()).map_err(Status::internal)?;
         Ok(Arc::new(Self {
             definitions: apiextensions::Serving::default(),
@@ -120,6 +125,7 @@ impl Server {
             admission,
             clock,
             randomness,
+            readers,
             options,
             draining: tasks.token().child_token(),
             tasks,

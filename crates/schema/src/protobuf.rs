@@ -57,6 +57,9 @@ pub enum Error {
         "{0} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message"
     )]
     Kind(String),
+    /// What is to be JSON inside of the message is none, or nested too deeply.
+    #[error("proto: a raw value is not JSON")]
+    Raw,
     /// A value does not fit its definition.
     #[error("proto: field {0} cannot be encoded")]
     Value(&'static str),

@@ -44,7 +44,11 @@ fn chain() -> Chain {
         randomness: Arc::new(SeededRandomness::new(1)),
         authorization: authz::build(&authz::Options::default(), &cluster, &clock).unwrap(),
         registry: Arc::new(crate::registry::Registry::builtin().unwrap()),
-        caller: Arc::new(super::webhook::Caller::new(cluster.clone(), clock)),
+        caller: Arc::new(super::webhook::Caller::new(
+            cluster.clone(),
+            clock,
+            Arc::new(SeededRandomness::new(1)),
+        )),
         cluster,
     };
     build(&Options::default(), &surroundings).unwrap()

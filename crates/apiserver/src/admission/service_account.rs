@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::json::{array_mut, find, items, text, typed};
 use super::{Operation, Plugin, Request};
+use crate::authz::node::graph::{Kind, references};
 use crate::cluster::ClusterState;
 
 const DEFAULT: &str = "default";
@@ -126,14 +127,12 @@ fn check_mirror(request: &Request<'_>, pod: &Object) -> Result<(), Status> {
     if !text(&pod.0, "/spec/serviceAccountName").is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }
+    // Wherever a pod may name one: environments and pulling images too.
+    if references(&typed(pod)?).iter().any(|(kind, _)| *kind == Kind::Secret) {
+        return Err(request.forbidden("a mirror pod may not reference secrets"));
+    }
     for volume in items(&pod.0, "/spec/volumes") {
-        if volume["secret"].is_object() {
-            return Err(request.forbidden("a mirror pod may not reference secrets"));
-        }
         for source in items(volume, "/projected/sources") {
-            if source["secret"].is_object() {
-                return Err(request.forbidden("a mirror pod may not reference secrets"));
-            }
             if source["serviceAccountToken"].is_object() {
                 return Err(
                     request.forbidden("a mirror pod may not use ServiceAccountToken volume projections")
@@ -381,5 +380,35 @@ mod tests {
             "volume with secret.secretName=\"theirs\" is not allowed because service account strict does not \
              reference that secret"
         ));
+    }
+
+    #[tokio::test]
+    async fn a_mirror_pod_names_no_secrets_anywhere() {
+        let named = |name: &str| json!({"name": name, "key": "k"});
+        let container = |more: Value| {
+            let mut container = json!({"name": "c", "image": "i"});
+            container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!([container])
+        };
+        let plain = container(json!({}));
+        for (spec, good) in [
+            (json!({"containers": plain}), true),
+            (json!({"containers": plain, "imagePullSecrets": [{"name": "s"}]}), false),
+            (json!({"containers": plain, "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), false),
+            (json!({"containers": plain, "volumes": [{"name": "v", "configMap": {"name": "m"}}]}), true),
+            (json!({"containers": container(json!({"envFrom": [{"secretRef": {"name": "s"}}]}))}), false),
+            (
+                json!({"containers": container(
+                    json!({"env": [{"name": "E", "valueFrom": {"secretKeyRef": named("s")}}]})
+                )}),
+                false,
+            ),
+        ] {
+            let mut mirror = pod(spec.clone());
+            mirror["metadata"]["annotations"] = json!({ MIRROR: "x" });
+            let (plugin, _) = plugin();
+            let outcome = run(&plugin, &FakeCluster::new(), Write::create("pods", "Pod", mirror)).await;
+            assert_eq!(outcome.is_ok(), good, "{spec}: {outcome:?}");
+        }
     }
 }

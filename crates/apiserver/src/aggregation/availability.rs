@@ -262,7 +262,7 @@ async fn get(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Bytes,
         .body(Full::new(Bytes::new()))
         .map_err(|problem| other(&problem))?;
     let checker = User::new("system:kube-aggregator", &[User::MASTERS]);
-    proxy::introduce(request.headers_mut(), &checker);
+    proxy::introduce(request.headers_mut(), &checker).map_err(|problem| other(&problem))?;
     let exchange = async {
         let response =
             transport::pass_on(server, &to, request, None).await.map_err(|status| other(&status.message))?;

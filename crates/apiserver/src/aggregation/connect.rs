@@ -53,7 +53,11 @@ pub(super) async fn place(server: &Server, namespace: &str, name: &str) -> Resul
     let service: Option<Service> = found.and_then(|bytes| api::json::read(&bytes).ok());
     let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
     let listed = server.cluster.list(&slices, namespace).await?;
-    let slices = listed.items.iter().filter_map(|bytes| api::json::read::<EndpointSlice>(bytes).ok());
+    // Most slices of a namespace are others' and need not be parsed.
+    let label = format!("\"kubernetes.io/service-name\":\"{name}\"");
+    let named = |bytes: &&bytes::Bytes| std::str::from_utf8(bytes).is_ok_and(|text| text.contains(&label));
+    let candidates = listed.items.iter().filter(named);
+    let slices = candidates.filter_map(|bytes| api::json::read::<EndpointSlice>(bytes).ok());
     let of_service = |slice: &EndpointSlice| {
         let labels = slice.metadata.labels.as_ref();
         labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_some_and(|owner| owner == name)

@@ -39,7 +39,9 @@ pub(crate) async fn serve(
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let mut headers = proxy::outgoing(&head.headers, upgrade.is_some());
-    introduce(&mut headers, user);
+    if let Err(status) = introduce(&mut headers, user) {
+        return response::failure(&status);
+    }
     let mut request = Request::builder().method(head.method).uri(path);
     if let Some(into) = request.headers_mut() {
         *into = headers;
@@ -67,30 +69,39 @@ pub(super) async fn destination(
 }
 
 /// Says who asks, and nothing that the caller has said about that.
-pub(super) fn introduce(headers: &mut HeaderMap, user: &User) {
+///
+/// # Errors
+/// 500 where a header cannot carry it.
+pub(super) fn introduce(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
     let said: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
     for name in said {
         headers.remove(name);
     }
     let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
-            headers.append(name, value);
+        // Bytes, not visible ASCII only: whoever is left out of them is somebody else over there.
+        match (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
+            (Ok(name), Ok(value)) => {
+                headers.append(name, value);
+                Ok(())
+            }
+            _ => Err(Status::internal(format!("{name} {value:?} cannot be told to another server"))),
         }
     };
-    add("x-remote-user", &user.name);
+    add("x-remote-user", &user.name)?;
     if !user.uid.is_empty() {
-        add("x-remote-uid", &user.uid);
+        add("x-remote-uid", &user.uid)?;
     }
     for group in &user.groups {
-        add("x-remote-group", group);
+        add("x-remote-group", group)?;
     }
     for (key, values) in &user.extra {
         let name = format!("x-remote-extra-{}", escape(key));
         for value in values {
-            add(&name, value);
+            add(&name, value)?;
         }
     }
+    Ok(())
 }
 
 /// A key as a part of a header's name: what cannot be there is percent-encoded.
@@ -131,10 +142,12 @@ mod tests {
         headers.insert("x-remote-extra-scopes", HeaderValue::from_static("all"));
         let mut user = User::new("bob", &["dev", "ops"]);
         user.extra.insert("example.com/Key".into(), vec!["a".into(), "b".into()]);
-        introduce(&mut headers, &user);
-        assert_eq!(headers["x-remote-user"], "bob");
+        user.name = "böb".into();
+        introduce(&mut headers, &user).unwrap();
+        assert_eq!(headers["x-remote-user"].as_bytes(), "böb".as_bytes());
         assert_eq!(headers.get_all("x-remote-group").iter().collect::<Vec<_>>(), ["dev", "ops"]);
         assert_eq!(headers.get_all("x-remote-extra-example.com%2fkey").iter().count(), 2);
         assert!(!headers.contains_key("x-remote-extra-scopes"));
+        assert_eq!(introduce(&mut headers, &User::new("a\nb", &[])).unwrap_err().code, 500);
     }
 }

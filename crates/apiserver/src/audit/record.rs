@@ -3,6 +3,7 @@
 //! Upstream: apiserver/pkg/audit/{request,context}.go, apiserver/pkg/apis/audit/v1/types.go.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use client::Body;
@@ -14,25 +15,29 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::policy::{Level, Stage, Verdict};
-use super::{Seen, Sink};
+use super::{Door, Seen, Sink};
 use crate::request::{Attributes, User};
 use crate::response::Response;
 
 /// Answers up to this size are shown in events: more than any object may have.
 const LARGEST_RECORDED: u64 = 4 << 20;
 
-/// The record of one request.
+/// The record of one request. Dropped without an answer (its client went away) it says so.
 pub struct Record {
     rule: Verdict,
-    sinks: Vec<Sink>,
+    sinks: Vec<Door>,
     clock: SharedClock,
     count: Counter,
     state: Mutex<State>,
+    /// The last event was made.
+    done: AtomicBool,
 }
 
 struct State {
     event: Value,
     annotations: BTreeMap<String, String>,
+    /// Keeps the sinks until the request is answered. What is streamed then does not: a watch may outlast the server.
+    hold: Vec<Sink>,
 }
 
 fn time(at: jiff::Timestamp) -> String {
@@ -75,7 +80,7 @@ impl Record {
         rule: Verdict,
         attributes: &Attributes,
         seen: Seen<'_>,
-        sinks: Vec<Sink>,
+        sinks: Vec<Door>,
         clock: SharedClock,
         count: Counter,
     ) -> Self {
@@ -110,8 +115,9 @@ impl Record {
             event["objectRef"] =
                 fields.map(|(field, value)| (field.to_owned(), Value::from(value.as_str()))).collect();
         }
-        let state = Mutex::new(State { event, annotations: BTreeMap::new() });
-        Self { rule, sinks, clock, count, state }
+        let hold = sinks.iter().filter_map(Door::hold).collect();
+        let state = Mutex::new(State { event, annotations: BTreeMap::new(), hold });
+        Self { rule, sinks, clock, count, state, done: AtomicBool::new(false) }
     }
 
     pub(super) fn annotate(&self, key: &str, value: &str) {
@@ -144,15 +150,16 @@ impl Record {
         }
     }
 
-    pub(super) fn received(&self) {
-        self.emit(Stage::RequestReceived, None);
+    pub(super) async fn received(&self) {
+        self.emit(Stage::RequestReceived, None).await;
     }
 
     /// The request was answered. A long answer is complete when its body has been read or dropped.
     pub(crate) async fn answered(self: std::sync::Arc<Self>, response: Response, long: bool) -> Response {
         let code = response.status().as_u16();
         if long && code < 400 {
-            self.emit(Stage::ResponseStarted, Some(json!({"metadata": {}, "code": code})));
+            self.emit(Stage::ResponseStarted, Some(json!({"metadata": {}, "code": code}))).await;
+            self.state.lock().hold.clear();
             let (head, body) = response.into_parts();
             let end = End { record: self, code };
             let body = body.map_frame(move |frame| {
@@ -188,15 +195,18 @@ impl Record {
             }
             body = client::full_body(bytes);
         }
-        self.emit(Stage::ResponseComplete, Some(status));
+        if !self.done.swap(true, Ordering::Relaxed) {
+            self.emit(Stage::ResponseComplete, Some(status)).await;
+        }
         Response::from_parts(head, body)
     }
 
-    /// The server failed in the request.
-    pub(crate) fn panicked(&self) {
+    /// The server failed in the request: the last that is told of it.
+    pub(crate) async fn panicked(&self) {
+        self.done.store(true, Ordering::Relaxed);
         let message = "APIServer panic'd";
         let status = json!({"metadata": {}, "code": 500, "status": "Failure", "reason": "InternalError", "message": message});
-        self.emit(Stage::Panic, Some(status));
+        self.emit(Stage::Panic, Some(status)).await;
     }
 
     /// An object as events show it.
@@ -216,26 +226,49 @@ impl Record {
         object
     }
 
-    fn emit(&self, stage: Stage, status: Option<Value>) {
+    /// The event of a stage, if the policy wants it.
+    fn event(&self, stage: Stage, status: Option<Value>) -> Option<Bytes> {
         if self.rule.omit.contains(&stage) {
+            return None;
+        }
+        let mut state = self.state.lock();
+        state.event["stage"] = stage.name().into();
+        state.event["stageTimestamp"] = time(self.clock.now()).into();
+        if let Some(status) = status {
+            state.event["responseStatus"] = status;
+        }
+        if !state.annotations.is_empty() {
+            state.event["annotations"] = json!(state.annotations);
+        }
+        self.count.inc();
+        Some(crate::encoding::to_json(&state.event))
+    }
+
+    async fn emit(&self, stage: Stage, status: Option<Value>) {
+        let Some(event) = self.event(stage, status) else { return };
+        for sink in self.sinks.iter().filter_map(Door::open) {
+            sink.send(event.clone()).await;
+        }
+    }
+
+    /// Tells the end where nobody can wait for room: what is not carried through (a read, a stream).
+    fn end(&self, status: Value) {
+        if self.done.swap(true, Ordering::Relaxed) {
             return;
         }
-        let line = {
-            let mut state = self.state.lock();
-            state.event["stage"] = stage.name().into();
-            state.event["stageTimestamp"] = time(self.clock.now()).into();
-            if let Some(status) = status {
-                state.event["responseStatus"] = status;
-            }
-            if !state.annotations.is_empty() {
-                state.event["annotations"] = json!(state.annotations);
-            }
-            crate::encoding::to_json(&state.event)
-        };
-        self.count.inc();
-        for sink in &self.sinks {
-            sink.send(line.clone());
+        let Some(event) = self.event(Stage::ResponseComplete, Some(status)) else { return };
+        for sink in self.sinks.iter().filter_map(Door::open) {
+            sink.offer(event.clone());
         }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // As proxies have it: the client closed its request. Upstream writes the same text, and that it succeeded.
+        self.end(
+            json!({"metadata": {}, "code": 499, "status": "Failure", "message": "Connection closed early"}),
+        );
     }
 }
 
@@ -247,6 +280,6 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.record.emit(Stage::ResponseComplete, Some(json!({"metadata": {}, "code": self.code})));
+        self.record.end(json!({"metadata": {}, "code": self.code}));
     }
 }

@@ -1,7 +1,7 @@
 //! Sends audit events to a server, in batches, as an EventList of audit.k8s.io/v1.
 //!
-//! A batch goes out when it is full or its first event has waited long enough. A failure is tried again a few
-//! times, with growing pauses; then the batch is lost and counted.
+//! A batch goes out when it is full or its first event has waited long enough. A failure (to answer in time is one)
+//! is tried again a few times, with growing pauses; then the batch is lost and counted.
 //! Upstream: apiserver/plugin/pkg/audit/{webhook,buffered}.
 
 use std::sync::Arc;
@@ -13,6 +13,13 @@ use foundation::metrics::Counter;
 use foundation::{CancellationToken, SharedClock};
 use tokio::sync::mpsc;
 
+use super::sink::{Queued, Sink};
+use crate::response;
+
+/// How long a server may take to answer (upstream's limit for webhooks).
+const ANSWER: Duration = Duration::from_secs(30);
+/// What is read of an answer, so that its connection can be used again.
+const READ: usize = 64 * 1024;
 /// How often a batch is tried (upstream: 5 steps of its back-off).
 const TRIES: u32 = 5;
 
@@ -54,7 +61,7 @@ impl Sender {
         Ok(Self { options: options.clone(), clock, lost })
     }
 
-    async fn send(&self, events: &[Bytes]) {
+    async fn send(&self, events: &[Queued]) {
         let mut body = BytesMut::from(
             &br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#[..],
         );
@@ -62,13 +69,17 @@ impl Sender {
             if at > 0 {
                 body.extend_from_slice(b",");
             }
-            body.extend_from_slice(event);
+            body.extend_from_slice(&event.event);
         }
         body.extend_from_slice(b"]}");
         let body = body.freeze();
         let mut pause = self.options.backoff;
         for left in (0..TRIES).rev() {
-            match self.post(body.clone()).await {
+            let posted = tokio::select! {
+                posted = self.post(body.clone()) => posted,
+                () = self.clock.sleep(ANSWER) => Err(format!("no answer within {ANSWER:?}")),
+            };
+            match posted {
                 Ok(()) => return,
                 Err(problem) if left == 0 => {
                     tracing::error!(problem, events = events.len(), "audit events are lost");
@@ -90,21 +101,32 @@ impl Sender {
             .map_err(|error| error.to_string())?;
         let response = self.options.transport.send(request).await.map_err(|error| error.to_string())?;
         let code = response.status();
+        // What it says does not matter.
+        let _ = response::read(response.into_body(), READ).await;
         if code.is_success() { Ok(()) } else { Err(format!("the server answered {code}")) }
     }
 }
 
-/// Sends events until there will be no more.
-pub(super) async fn run(sender: Sender, mut events: mpsc::Receiver<Bytes>, token: CancellationToken) {
+/// Sends events until there will be no more. `open` keeps the queue from ending before the server begins to stop.
+pub(super) async fn run(
+    sender: Sender,
+    mut events: mpsc::UnboundedReceiver<Queued>,
+    open: Sink,
+    token: CancellationToken,
+) {
     let most = sender.options.batch;
+    let mut open = Some(open);
     let mut batch = Vec::new();
     loop {
-        let first = tokio::select! {
+        let count = tokio::select! {
             biased;
-            count = events.recv_many(&mut batch, most) => count > 0,
-            () = token.cancelled() => false,
+            count = events.recv_many(&mut batch, most) => count,
+            () = token.cancelled(), if open.is_some() => {
+                open = None;
+                continue;
+            }
         };
-        if !first {
+        if count == 0 {
             return;
         }
         let full = sender.clock.sleep(sender.options.wait);
@@ -112,6 +134,7 @@ pub(super) async fn run(sender: Sender, mut events: mpsc::Receiver<Bytes>, token
         while batch.len() < most {
             let room = most - batch.len();
             tokio::select! {
+                biased;
                 count = events.recv_many(&mut batch, room) => if count == 0 { break },
                 () = &mut full => break,
                 () = token.cancelled() => break,

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use api::Status;
 use async_trait::async_trait;
 use foundation::SharedClock;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::CertificateDer;
 
 use super::certificate::{self, Roots};
 use super::{Authenticated, Authenticator, Credentials};
+use crate::filters::extra_key;
 use crate::request::User;
 
 /// Which proxy is believed, and in which headers it speaks.
@@ -24,6 +25,8 @@ pub struct RequestHeader {
     pub allowed_names: Vec<String>,
     /// Headers with the user name, the first that is there counts.
     pub username_headers: Vec<String>,
+    /// Headers with the user's UID, the first that is there counts.
+    pub uid_headers: Vec<String>,
     /// Headers with a group each.
     pub group_headers: Vec<String>,
     /// Prefixes of headers with extra values.
@@ -31,12 +34,14 @@ pub struct RequestHeader {
 }
 
 impl RequestHeader {
-    /// The headers of kubeadm's and k3s' set-ups: `X-Remote-User`, `X-Remote-Group`, `X-Remote-Extra-`.
+    /// The headers of kubeadm's and k3s' set-ups: `X-Remote-User`, `X-Remote-Uid`, `X-Remote-Group`,
+    /// `X-Remote-Extra-`.
     pub fn usual(authorities: Vec<CertificateDer<'static>>, allowed_names: Vec<String>) -> Self {
         Self {
             authorities,
             allowed_names,
             username_headers: vec!["x-remote-user".into()],
+            uid_headers: vec!["x-remote-uid".into()],
             group_headers: vec!["x-remote-group".into()],
             extra_prefixes: vec!["x-remote-extra-".into()],
         }
@@ -54,37 +59,44 @@ impl FrontProxy {
         Ok(Self { roots: Roots::new(&settings.authorities)?, settings: settings.clone(), clock })
     }
 
-    fn user(&self, headers: &HeaderMap) -> Option<User> {
-        let values = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+    /// The user in the headers. A value that cannot be read is an error: without it the user would be another.
+    fn user(&self, headers: &HeaderMap) -> Result<Option<User>, Status> {
+        let first = |names: &[String]| -> Result<Option<String>, Status> {
+            names.iter().find_map(|name| headers.get(name)).map(text).transpose()
         };
-        let name = self.settings.username_headers.iter().find_map(|h| values(h).into_iter().next())?;
-        if name.is_empty() {
-            return None;
-        }
-        let groups = self.settings.group_headers.iter().flat_map(|h| values(h)).collect();
+        let Some(name) = first(&self.settings.username_headers)?.filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let uid = first(&self.settings.uid_headers)?.unwrap_or_default();
+        let groups = self.settings.group_headers.iter().flat_map(|name| headers.get_all(name)).map(text);
+        let groups = groups.collect::<Result<_, _>>()?;
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (header, value) in headers {
             for prefix in &self.settings.extra_prefixes {
                 let key = header.as_str().strip_prefix(prefix.to_ascii_lowercase().as_str());
-                if let (Some(key), Ok(value)) = (key, value.to_str()) {
-                    extra.entry(key.to_owned()).or_default().push(value.to_owned());
+                if let Some(key) = key {
+                    extra.entry(extra_key(key)).or_default().push(text(value)?);
                 }
             }
         }
-        Some(User { name, groups, extra, ..User::default() })
+        Ok(Some(User { name, uid, groups, extra }))
     }
+}
+
+fn text(value: &HeaderValue) -> Result<String, Status> {
+    let text = std::str::from_utf8(value.as_bytes());
+    text.map(str::to_owned).map_err(|_| Status::unauthorized("a header of the front proxy is no UTF-8"))
 }
 
 #[async_trait]
 impl Authenticator for FrontProxy {
     async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
         let Some(leaf) = credentials.certificates.first() else { return Ok(None) };
-        let Some(user) = self.user(credentials.headers) else { return Ok(None) };
         // Somebody else's certificate is not wrong, it only does not make them a proxy.
         if self.roots.verify(credentials.certificates, self.clock.now()).is_err() {
             return Ok(None);
         }
+        let Some(user) = self.user(credentials.headers)? else { return Ok(None) };
         let allowed = &self.settings.allowed_names;
         let name = certificate::user(leaf).map(|(user, _)| user.name).unwrap_or_default();
         if !allowed.is_empty() && !allowed.contains(&name) {

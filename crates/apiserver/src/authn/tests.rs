@@ -78,6 +78,11 @@ async fn a_static_token_is_good_for_this_server_only() {
         (vec!["vault"], false),
         (vec!["vault", "https://issuer"], true),
     ] {
+        for other in ["s3cret x", "s3cret ", " s3cret", "s3cret\tx"] {
+            let review = api::Object(serde_json::json!({"spec": {"token": other}}));
+            let answer = review::token(review, &*authentication.tokens).await.unwrap();
+            assert!(answer.0["status"]["authenticated"].is_null(), "{other:?} is another token");
+        }
         let review = api::Object(serde_json::json!({"spec": {"token": "s3cret", "audiences": asked}}));
         let answer = review::token(review, &*authentication.tokens).await.unwrap();
         assert_eq!(answer.0["status"]["authenticated"] == true, good, "{asked:?}: {}", answer.0);

@@ -53,7 +53,8 @@ async fn asks(
     resource: &str,
     name: &str,
 ) -> bool {
-    let namespace = if resource == "roles" { write.namespace } else { "" };
+    // Binding is done where the binding is, whatever the role's scope; escalating where the role is.
+    let namespace = if verb == "bind" || resource == "roles" { write.namespace } else { "" };
     let info = RequestInfo {
         is_resource: true,
         verb: verb.to_owned(),

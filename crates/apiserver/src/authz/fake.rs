@@ -35,7 +35,16 @@ impl FakeCluster {
         *self.revision.lock().borrow()
     }
 
-    /// How often anything was listed.
+    fn all(&self, resource: &GroupResource, namespace: &str) -> Listing {
+        let resource = resource.to_string();
+        let objects = self.objects.lock();
+        let chosen = objects
+            .iter()
+            .filter(|((r, ns, _), _)| *r == resource && (namespace.is_empty() || ns == namespace));
+        Listing { revision: self.now(), items: chosen.map(|(_, b)| b.clone()).collect() }
+    }
+
+    /// How often all of anything was listed.
     pub(crate) fn lists(&self) -> usize {
         self.lists.load(Ordering::Relaxed)
     }
@@ -82,12 +91,22 @@ impl ClusterState for FakeCluster {
 
     async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status> {
         self.lists.fetch_add(1, Ordering::Relaxed);
-        let resource = resource.to_string();
-        let objects = self.objects.lock();
-        let chosen = objects
-            .iter()
-            .filter(|((r, ns, _), _)| *r == resource && (namespace.is_empty() || ns == namespace));
-        Ok(Listing { revision: self.now(), items: chosen.map(|(_, b)| b.clone()).collect() })
+        Ok(self.all(resource, namespace))
+    }
+
+    async fn list_where(
+        &self,
+        resource: &GroupResource,
+        field: &str,
+        value: &str,
+    ) -> Result<Listing, Status> {
+        let pointer = format!("/{}", field.replace('.', "/"));
+        let mut listing = self.all(resource, "");
+        listing.items.retain(|item| {
+            let object: Value = serde_json::from_slice(item).unwrap();
+            object.pointer(&pointer).and_then(Value::as_str) == Some(value)
+        });
+        Ok(listing)
     }
 
     async fn changes(&self, _: &GroupResource) -> Result<watch::Receiver<u64>, Status> {

@@ -9,6 +9,7 @@ pub mod graph;
 
 use std::sync::Arc;
 
+use api::selector::fields;
 use api::types::rbac::v1::PolicyRule;
 use api::{GroupResource, Object};
 use async_trait::async_trait;
@@ -210,11 +211,8 @@ fn only_get(info: &RequestInfo) -> Result<(), String> {
 
 /// Whether the field selector demands `field` to be `value`.
 fn selects(attributes: &Attributes, field: &str, value: &str) -> bool {
-    attributes.field_selector.iter().flat_map(|selector| selector.split(',')).any(|requirement| {
-        requirement
-            .split_once('=')
-            .is_some_and(|(key, wanted)| key == field && wanted.strip_prefix('=').unwrap_or(wanted) == value)
-    })
+    let selector = attributes.field_selector.as_deref().map(fields::Selector::parse);
+    selector.and_then(Result::ok).is_some_and(|selector| selector.exact(field) == Some(value))
 }
 
 fn lease(node: &str, info: &RequestInfo) -> Result<(), String> {

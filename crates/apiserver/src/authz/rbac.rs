@@ -27,9 +27,23 @@ pub const GROUP: &str = "rbac.authorization.k8s.io";
 /// The RBAC authorizer.
 pub struct Rbac {
     cluster: Arc<dyn ClusterState>,
-    current: ArcSwap<Snapshot>,
+    current: ArcSwap<Current>,
     /// What tells of changes, in the order of [`RESOURCES`]; the lock also lets only one task renew the index.
     changes: Mutex<Option<[watch::Receiver<u64>; 4]>>,
+}
+
+/// An index and what tells that it is old.
+#[derive(Default)]
+struct Current {
+    snapshot: Arc<Snapshot>,
+    changes: Option<[watch::Receiver<u64>; 4]>,
+}
+
+impl Current {
+    fn is_new(&self) -> bool {
+        let unchanged = |receiver: &watch::Receiver<u64>| matches!(receiver.has_changed(), Ok(false));
+        self.changes.as_ref().is_some_and(|changes| changes.iter().all(unchanged))
+    }
 }
 
 /// What a user may do, as far as it could be found out.
@@ -52,6 +66,12 @@ impl Rbac {
     /// # Errors
     /// The caches cannot be read (the server is starting or stopping).
     pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
+        {
+            let current = self.current.load();
+            if current.is_new() {
+                return Ok(current.snapshot.clone());
+            }
+        }
         let mut changes = self.changes.lock().await;
         // The watch caches were dropped: their successors tell of changes from now on.
         if changes.as_ref().is_some_and(|all| all.iter().any(|receiver| receiver.has_changed().is_err())) {
@@ -60,7 +80,7 @@ impl Rbac {
         let changes = match changes.as_mut() {
             Some(changes) => {
                 if !changes.iter().any(|c| c.has_changed().unwrap_or(true)) {
-                    return Ok(self.current.load_full());
+                    return Ok(self.current.load().snapshot.clone());
                 }
                 changes
             }
@@ -91,8 +111,10 @@ impl Rbac {
         }
         let revisions = [0, 1, 2, 3].map(|i: usize| listings[i].revision);
         let lists = [0, 1, 2, 3].map(|i: usize| listings[i].items.as_slice());
-        let next = Arc::new(self.current.load().next(revisions, lists));
-        self.current.store(next.clone());
+        let next = Arc::new(self.current.load().snapshot.next(revisions, lists));
+        // As they are now, not as they are by then: a change since is one that this index has not seen.
+        let changes = Some(changes.clone());
+        self.current.store(Arc::new(Current { snapshot: next.clone(), changes }));
         Ok(next)
     }
 

@@ -4,6 +4,7 @@
 //! Upstream: pkg/registry/authorization, pkg/apis/authorization/validation.
 
 use api::field::{self, Path};
+use api::selector::fields;
 use api::{GroupKind, Object, Status};
 use serde_json::{Value, json};
 
@@ -149,7 +150,11 @@ fn selector_text(requirements: &Value) -> Option<String> {
         .filter_map(|requirement| {
             let values = requirement["values"].as_array()?;
             match (requirement["operator"].as_str()?, values.as_slice()) {
-                ("In", [one]) => Some(format!("{}={}", requirement["key"].as_str()?, one.as_str()?)),
+                ("In", [one]) => {
+                    // Escaped: a value must not become a requirement of its own.
+                    let selector = fields::Selector::equals(requirement["key"].as_str()?, one.as_str()?);
+                    Some(selector.to_string())
+                }
                 _ => None,
             }
         })
@@ -234,6 +239,16 @@ mod tests {
             } else {
                 (Decision::NoOpinion, String::new())
             }
+        }
+    }
+
+    #[test]
+    fn a_value_does_not_become_a_requirement() {
+        let one = |value: &str| json!([{"key": "metadata.name", "operator": "In", "values": [value]}]);
+        for value in ["a", "a,spec.nodeName=n1", "a\\,spec.nodeName=n1"] {
+            let text = selector_text(&one(value)).unwrap();
+            let read = fields::Selector::parse(&text).unwrap();
+            assert_eq!(read, fields::Selector::equals("metadata.name", value), "{text}");
         }
     }
 

@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_ends_the_watches_and_is_tried_again_when_somebody_wants_the_cache() {
         let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
-        cache.fill(1, std::iter::empty());
+        cache.fill(1, Default::default());
         let asked = Arc::new(Picky(Mutex::default()));
         let (converter, inlet) = Converter::new(cache.clone(), asked.clone());
         tokio::spawn(converter.run());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use store::{EventKind, WatchRequest};
+use store::{Error, EventKind, WatchRequest};
 
 use super::change::OVERHEAD;
 use super::{Cache, Change, Hub, RING, RING_BYTES, View};
@@ -19,23 +19,36 @@ impl Hub {
     /// Makes `cache` able to serve a watch from `from` on, if the store still has every change since and they are not
     /// too many to keep. If not, the cache stays as it is, and the watch is too old.
     pub async fn recall(&self, view: &View, cache: &Cache, from: u64) {
+        if cache.missing(from).is_none() {
+            return;
+        }
+        // Whoever waited finds what the first has read, or that it is of no use to try.
+        let _alone = cache.recalling.lock().await;
         let Some(until) = cache.missing(from) else { return };
-        if let Some(changes) = self.history(view, cache, from, until).await {
-            cache.prepend(from, until, changes);
+        match self.history(view, cache, from, until).await {
+            Ok(Some(changes)) => cache.prepend(from, until, changes),
+            Ok(None) | Err(Error::Compacted { .. }) => cache.out_of_reach(from),
+            Err(error) => tracing::debug!(%error, "the history of a resource could not be read"),
         }
     }
 
-    /// What changed after `from` up to `until`.
-    async fn history(&self, view: &View, cache: &Cache, from: u64, until: u64) -> Option<Vec<Arc<Change>>> {
+    /// What changed after `from` up to `until`; `None`: too much to keep, or not all of it is known.
+    async fn history(
+        &self,
+        view: &View,
+        cache: &Cache,
+        from: u64,
+        until: u64,
+    ) -> Result<Option<Vec<Arc<Change>>>, Error> {
         let request = WatchRequest {
             prev_kv: true,
             progress: true,
             ..WatchRequest::prefix(view.prefix.clone(), from + 1)
         };
-        let mut stream = self.store.watch(request).await.ok()?;
+        let mut stream = self.store.watch(request).await?;
         let (mut changes, mut values, mut weight) = (Vec::new(), Vec::new(), 0);
         'reading: loop {
-            let batch = stream.next().await?.ok()?;
+            let batch = stream.next().await.ok_or(Error::Unavailable("the watch ended"))??;
             for event in batch.events {
                 if event.kv.mod_revision > until {
                     break 'reading;
@@ -45,7 +58,7 @@ impl Hub {
                 // What was before is compacted: nobody can say what the change means to a selector.
                 let first = current.is_some() && event.kv.version == 1;
                 if previous.is_none() && !first {
-                    return None;
+                    return Ok(None);
                 }
                 weight += current.or(previous).map_or(0, |kv| OVERHEAD + 2 * kv.value.len());
                 values.extend(current.into_iter().chain(previous).map(|kv| kv.value.clone()));
@@ -54,20 +67,22 @@ impl Hub {
                 changes.push((event.kv.mod_revision, key, current.map(at), previous.map(at)));
             }
             if changes.len() > RING || weight > RING_BYTES {
-                return None;
+                return Ok(None);
             }
             if batch.revision >= until {
                 break;
             }
         }
-        let mut served = view.all_served(values).await.ok()?.into_iter();
+        let served = view.all_served(values).await;
+        let mut served =
+            served.map_err(|_| Error::Unavailable("its objects cannot be converted"))?.into_iter();
         let mut cached = |key: &Bytes, revision| Some(cache.object(key.clone(), served.next()?, revision));
         let changes = changes.into_iter().map(|(revision, key, current, previous)| {
             let current = current.and_then(|revision| cached(&key, revision));
             let previous = previous.and_then(|revision| cached(&key, revision));
             Arc::new(Change::new(revision, current, previous))
         });
-        Some(changes.collect())
+        Ok(Some(changes.collect()))
     }
 }
 
@@ -75,7 +90,14 @@ impl Cache {
     /// Where the ring begins, if it is later than `from` only because the cache was filled later.
     fn missing(&self, from: u64) -> Option<u64> {
         let state = self.state.read();
-        (!state.closed && !state.forgot && from < state.ring_after).then_some(state.ring_after)
+        let wanted = !state.closed && !state.forgot && from < state.ring_after && from > state.out_of_reach;
+        wanted.then_some(state.ring_after)
+    }
+
+    /// Notes that what came after `from` cannot be had.
+    fn out_of_reach(&self, from: u64) {
+        let mut state = self.state.write();
+        state.out_of_reach = state.out_of_reach.max(from);
     }
 
     /// Puts the changes after `from` up to `until` before the ring, if it still begins there.

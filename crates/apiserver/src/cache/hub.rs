@@ -201,15 +201,16 @@ impl Hub {
             _ => None,
         };
         let mut served = served.map(Vec::into_iter);
-        let mut state = self.state.lock();
-        let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(cache.clone()) };
-        let objects = listed.kvs.into_iter().map(|kv| {
+        // Before the lock is taken, which every change of every resource needs: this is most of the work.
+        let objects = cache.read(listed.kvs.into_iter().map(|kv| {
             let value = match &mut served {
                 Some(served) => served.next().unwrap_or_default(),
                 None => view.at_once(&kv.value),
             };
             (kv.key.slice(view.prefix.len()..), value, kv.mod_revision)
-        });
+        }));
+        let mut state = self.state.lock();
+        let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(cache.clone()) };
         cache.fill(listed.revision, objects);
         if let Conversion::Asked(ask) = &view.convert {
             let (converter, inlet) = Converter::new(cache.clone(), ask.clone());
@@ -285,6 +286,7 @@ impl Hub {
     }
 
     fn dispatch(&self, batch: store::WatchBatch) {
+        self.drop_unreadable(&batch);
         let mut state = self.state.lock();
         let mut events = batch.events.as_slice();
         while let Some(first) = events.first() {
@@ -313,6 +315,17 @@ impl Hub {
             *now = (*now).max(batch.revision);
             newer
         });
+    }
+
+    /// Drops the caches of resources of which an object came without its value (it cannot be decrypted): they would
+    /// go on without it. Their clients list again, and are told; those of other resources do not notice.
+    fn drop_unreadable(&self, batch: &store::WatchBatch) {
+        let lost = |event: &&store::Event| matches!(event.kind, EventKind::Put) && event.kv.value.is_empty();
+        for event in batch.events.iter().filter(lost) {
+            let prefix = Bytes::copy_from_slice(prefix_of(&event.kv.key));
+            tracing::error!(prefix = %String::from_utf8_lossy(&prefix), "a watch cache is dropped: an object cannot be read");
+            self.forget(&prefix);
+        }
     }
 
     fn reset(&self) {

@@ -4,7 +4,8 @@ use super::*;
 
 fn cache() -> Cache {
     let cache = Cache::new(Arc::new(Extractor::new([("/spec/nodeName", "")])));
-    cache.fill(10, [object("a/x", "n1", 5), object("a/y", "n2", 6), object("b/x", "n1", 7)].into_iter());
+    let objects = [object("a/x", "n1", 5), object("a/y", "n2", 6), object("b/x", "n1", 7)];
+    cache.fill(10, cache.read(objects.into_iter()));
     cache
 }
 
@@ -71,7 +72,7 @@ fn a_watch_sees_what_moves_in_and_out_of_its_selection() {
     put(&cache, "a/x", "n3", 14);
     cache.apply(15, [("b/x".into(), None)].into_iter());
     let mut seen = Vec::new();
-    while let Ok(change) = watch.receiver.try_recv() {
+    while let Some(change) = watch.receiver.take() {
         seen.push((change.revision, change.seen_by(selected).unwrap()));
     }
     use EventType::{Added, Deleted, Modified};
@@ -83,7 +84,7 @@ fn the_deleted_event_carries_the_last_state_at_the_revision_of_the_change() {
     let cache = cache();
     let (_, mut watch) = cache.watch(Interest::All, Some(10), 10, |_| true).unwrap();
     cache.apply(11, [("a/x".into(), None)].into_iter());
-    let frame = watch.receiver.try_recv().unwrap().frame(EventType::Deleted);
+    let frame = watch.receiver.take().unwrap().frame(EventType::Deleted);
     let event: serde_json::Value = serde_json::from_slice(&frame).unwrap();
     assert_eq!(event["type"], "DELETED");
     assert_eq!(event["object"]["metadata"]["resourceVersion"], "11");
@@ -116,15 +117,30 @@ fn a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on() {
     let mut last = 10;
     for revision in 11..=10_010 {
         put(&cache, "a/x", "n1", revision);
-        last = good.receiver.try_recv().unwrap().revision;
+        last = good.receiver.take().unwrap().revision;
     }
     assert_eq!(last, 10_010);
-    let mut read = 0;
-    while slow.receiver.try_recv().is_ok() {
-        read += 1;
+    assert!(slow.receiver.take().is_none() && slow.receiver.has_ended(), "the slow watcher was not cut off");
+    assert!(!good.receiver.has_ended());
+}
+
+#[test]
+fn large_changes_fill_a_queue_before_their_number_does_and_are_let_go() {
+    let cache = cache();
+    let (_, mut slow) = cache.watch(Interest::Key("a/x".into()), Some(10), 10, |_| true).unwrap();
+    let (_, mut good) = cache.watch(Interest::All, Some(10), 10, |_| true).unwrap();
+    let large = "n".repeat(1 << 20);
+    let mut kept = Vec::new();
+    for revision in 11..=50 {
+        put(&cache, "a/x", &large, revision);
+        kept.push(Arc::downgrade(&good.receiver.take().unwrap()));
     }
-    assert!(read < 10_000, "the slow watcher was not cut off");
-    assert!(matches!(slow.receiver.try_recv(), Err(tokio::sync::mpsc::error::TryRecvError::Disconnected)));
+    assert!(slow.receiver.take().is_none() && slow.receiver.has_ended(), "the slow watcher was not cut off");
+    let alive = kept.iter().filter(|change| change.upgrade().is_some()).count();
+    // Those in the ring, which has a bound of its own.
+    assert!(alive * (2 << 20) <= RING_BYTES, "{alive} changes are kept alive");
+    put(&cache, "a/x", "n1", 51);
+    assert_eq!(good.receiver.take().unwrap().revision, 51);
 }
 
 #[test]

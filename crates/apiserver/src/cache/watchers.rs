@@ -7,13 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
-use tokio::sync::mpsc;
 
 use super::conversion::Progress;
+use super::queue::{Receiver, Sender, queue};
 use super::{Cached, Change};
-
-/// Changes a watcher may be behind before it is cut off. The queue allocates as it fills.
-const QUEUE: usize = 8_192;
 
 /// What a list or watch may concern, as far as it can be found without looking at every object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +53,7 @@ pub struct Subscription {
     /// Changes that came between the asked start and now.
     pub missed: std::vec::IntoIter<Arc<Change>>,
     /// Changes to come. Ends when the watcher was too slow, or the cache is closed.
-    pub receiver: mpsc::Receiver<Arc<Change>>,
+    pub receiver: Receiver,
     /// Changes up to this revision are not part of the stream.
     pub after: u64,
     source: Source,
@@ -95,7 +92,7 @@ pub(super) struct Watchers {
 
 #[derive(Debug)]
 struct Watcher {
-    sender: mpsc::Sender<Arc<Change>>,
+    sender: Sender,
     after: u64,
 }
 
@@ -111,7 +108,7 @@ impl Watchers {
         if self.added > self.sweep_at {
             self.sweep();
         }
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = queue();
         let after = missed.last().map_or(after, |change| change.revision.max(after));
         let watcher = Watcher { sender, after };
         match interest {
@@ -178,7 +175,5 @@ fn send_at(table: &mut HashMap<String, Vec<Watcher>>, at: &str, change: &Arc<Cha
 }
 
 fn send(watchers: &mut Vec<Watcher>, change: &Arc<Change>) {
-    watchers.retain(|watcher| {
-        change.revision <= watcher.after || watcher.sender.try_send(change.clone()).is_ok()
-    });
+    watchers.retain(|watcher| change.revision <= watcher.after || watcher.sender.send(change));
 }

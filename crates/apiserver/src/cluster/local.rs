@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{ClusterState, Listing};
-use crate::cache::{Cache, Hub, Interest, Limit};
+use crate::cache::{Cache, Cached, Hub, Interest, Limit};
 use crate::registry::{Registry, Resource};
 use crate::storage::Storage;
 
@@ -65,6 +65,26 @@ impl ClusterState for Local {
             namespace => Interest::Namespace(namespace.to_owned()),
         };
         let found = cache.snapshot(&interest, now, None, Limit::default(), |_| true);
+        let items = found.objects.iter().map(|object| object.value.clone()).collect();
+        Ok(Listing { revision: found.revision, items })
+    }
+
+    async fn list_where(
+        &self,
+        resource: &GroupResource,
+        field: &str,
+        value: &str,
+    ) -> Result<Listing, Status> {
+        let now = self.hub.revision();
+        let (resource, cache) = self.cache(resource).await?;
+        let fields = &resource.descriptor.selectable_fields;
+        let Some(field) = fields.iter().position(|known| known.name == field) else {
+            return Ok(Listing { revision: now, items: Vec::new() });
+        };
+        let interest = Interest::Field { field, value: value.to_owned() };
+        let selected =
+            |object: &Cached| object.facts.fields.get(field).is_some_and(|found| **found == *value);
+        let found = cache.snapshot(&interest, now, None, Limit::default(), selected);
         let items = found.objects.iter().map(|object| object.value.clone()).collect();
         Ok(Listing { revision: found.revision, items })
     }

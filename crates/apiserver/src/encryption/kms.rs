@@ -3,7 +3,8 @@
 //! A random seed is encrypted by the plugin once and then used for many objects: each has a key of its own derived
 //! from the seed and 32 random bytes (HKDF-SHA256), so that no nonce can repeat. What is stored names the plugin's
 //! key and carries the encrypted seed; seeds that were read are kept. The plugin is asked for its key's id at most
-//! once a minute, and only when something is written.
+//! once a minute, and only when something is written. While it does not answer the seed at hand is used for some
+//! minutes more, and the plugin is left alone for some seconds.
 //! Upstream: apiserver/pkg/storage/value/encrypt/envelope/kmsv2, staging/src/k8s.io/kms/apis/v2/api.proto.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use foundation::SharedClock;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -22,6 +24,10 @@ use super::ciphers::{open_gcm, random, seal_gcm};
 
 /// How long the plugin's answer to Status is believed.
 const FRESH: Duration = Duration::from_secs(60);
+/// How long a seed is written with while the plugin does not answer (upstream's MaxTTL of three minutes).
+const USABLE: Duration = Duration::from_secs(3 * 60);
+/// How long a plugin that failed is not asked again (upstream asks an unhealthy one each ten seconds).
+const AGAIN: Duration = Duration::from_secs(10);
 /// Seeds that are kept for reading.
 const SEEDS: usize = 1000;
 const SEED: usize = 32;
@@ -94,7 +100,6 @@ struct EncryptedObject {
 }
 
 /// The seed in use for writing.
-#[derive(Clone)]
 struct Current {
     seed: [u8; SEED],
     sealed: EncryptResponse,
@@ -108,7 +113,9 @@ pub struct Kms {
     timeout: Duration,
     clock: SharedClock,
     channel: tokio::sync::OnceCell<Channel>,
-    current: tokio::sync::Mutex<Option<Current>>,
+    current: ArcSwapOption<Current>,
+    /// When the plugin last failed, and how. Held while it is asked.
+    failed: tokio::sync::Mutex<Option<(Duration, String)>>,
     seeds: Mutex<HashMap<Vec<u8>, Arc<Vec<u8>>>>,
 }
 
@@ -138,7 +145,8 @@ impl Kms {
             timeout,
             clock,
             channel: tokio::sync::OnceCell::new(),
-            current: tokio::sync::Mutex::default(),
+            current: ArcSwapOption::empty(),
+            failed: tokio::sync::Mutex::default(),
             seeds: Mutex::default(),
         }
     }
@@ -148,14 +156,15 @@ impl Kms {
     }
 
     pub(super) async fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
-        let Current { seed, sealed, .. } = self.current().await?;
+        let current = self.current().await?;
         let info: [u8; INFO] = random()?;
-        let data = [info.as_slice(), &seal_gcm(&derive(&seed, &info)?, plain, place)?].concat();
+        let data = [info.as_slice(), &seal_gcm(&derive(&current.seed, &info)?, plain, place)?].concat();
+        let sealed = &current.sealed;
         let object = EncryptedObject {
             encrypted_data: data,
-            key_id: sealed.key_id,
-            encrypted_dek_source: sealed.ciphertext,
-            annotations: sealed.annotations,
+            key_id: sealed.key_id.clone(),
+            encrypted_dek_source: sealed.ciphertext.clone(),
+            annotations: sealed.annotations.clone(),
             encrypted_dek_source_type: FROM_SEED,
         };
         Ok(object.encode_to_vec())
@@ -198,14 +207,46 @@ impl Kms {
     }
 
     /// The seed to write with: a new one if the plugin's key has changed.
-    async fn current(&self) -> Result<Current, String> {
-        let mut slot = self.current.lock().await;
-        let now = self.clock.monotonic();
-        if let Some(current) = &*slot
-            && now.saturating_sub(current.checked) < FRESH
-        {
-            return Ok(current.clone());
+    async fn current(&self) -> Result<Arc<Current>, String> {
+        let younger = |than: Duration| {
+            let now = self.clock.monotonic();
+            let known = self.current.load_full();
+            known.filter(|current| now.saturating_sub(current.checked) < than)
+        };
+        if let Some(current) = younger(FRESH) {
+            return Ok(current);
         }
+        let mut failed = match (self.failed.try_lock(), younger(USABLE)) {
+            (Ok(failed), _) => failed,
+            // Somebody is asking; what there is will do meanwhile.
+            (Err(_), Some(current)) => return Ok(current),
+            (Err(_), None) => self.failed.lock().await,
+        };
+        if let Some(current) = younger(FRESH) {
+            return Ok(current);
+        }
+        let now = self.clock.monotonic();
+        if let Some((at, problem)) = &*failed
+            && now.saturating_sub(*at) < AGAIN
+        {
+            return younger(USABLE).ok_or_else(|| problem.clone());
+        }
+        match self.renew(now).await {
+            Ok(current) => {
+                *failed = None;
+                self.current.store(Some(current.clone()));
+                Ok(current)
+            }
+            Err(problem) => {
+                tracing::warn!(problem, "the key to encrypt with could not be checked");
+                *failed = Some((self.clock.monotonic(), problem.clone()));
+                younger(USABLE).ok_or(problem)
+            }
+        }
+    }
+
+    /// Asks the plugin for its key, and makes a new seed if that is another one.
+    async fn renew(&self, now: Duration) -> Result<Arc<Current>, String> {
         let status: StatusResponse = self.call("Status", StatusRequest {}).await?;
         if status.healthz != "ok" || !matches!(status.version.as_str(), "v2" | "v2beta1") {
             return Err(format!(
@@ -213,11 +254,10 @@ impl Kms {
                 self.name, status.version, status.healthz
             ));
         }
-        if let Some(current) = &mut *slot
-            && current.sealed.key_id == status.key_id
+        if let Some(known) = &*self.current.load()
+            && known.sealed.key_id == status.key_id
         {
-            current.checked = now;
-            return Ok(current.clone());
+            return Ok(Arc::new(Current { seed: known.seed, sealed: known.sealed.clone(), checked: now }));
         }
         let seed: [u8; SEED] = random()?;
         let request = EncryptRequest { plaintext: seed.to_vec(), uid: self.uid()? };
@@ -226,7 +266,7 @@ impl Kms {
             return Err(format!("the KMS plugin {} answered Encrypt with nothing", self.name));
         }
         self.remember(sealed.ciphertext.clone(), Arc::new(seed.to_vec()));
-        Ok(slot.insert(Current { seed, sealed, checked: now }).clone())
+        Ok(Arc::new(Current { seed, sealed, checked: now }))
     }
 
     fn uid(&self) -> Result<String, String> {

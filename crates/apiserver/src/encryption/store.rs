@@ -1,7 +1,8 @@
 //! A store that keeps chosen resources encrypted in another one.
 //!
 //! Reads and writes the other store. An encrypted object has no room for its resourceVersion, which the store
-//! knows only while it writes: it is put in when the object is read.
+//! knows only while it writes: it is put in when the object is read. A value that cannot be decrypted is an error to
+//! whoever reads it, and in a watch, which carries everybody's changes, an empty value.
 //! Not here: which resources (`configuration`), how (`transformer`).
 
 use std::path::PathBuf;
@@ -31,6 +32,12 @@ pub struct EncryptedStore {
 fn unreadable(key: &[u8], detail: String) -> Error {
     let path = PathBuf::from(String::from_utf8_lossy(key).into_owned());
     Error::Corrupt { path, offset: 0, detail: format!("unable to transform key: {detail}") }
+}
+
+/// A value of this transaction, before and after.
+struct Sealed {
+    stored: Bytes,
+    plain: Bytes,
 }
 
 impl EncryptedStore {
@@ -69,7 +76,8 @@ impl EncryptedStore {
         Ok(found)
     }
 
-    async fn seal(&self, ops: &mut [Op]) -> Result<(), Error> {
+    /// Encrypts what is to be; `sealed` gets what was made of what.
+    async fn seal(&self, ops: &mut [Op], sealed: &mut Vec<Sealed>) -> Result<(), Error> {
         for op in ops {
             let Op::Put { key, value, .. } = op else { continue };
             let Some(transformer) = self.transformer(key).filter(|transformer| transformer.encrypts()) else {
@@ -84,8 +92,10 @@ impl EncryptedStore {
                     plain.freeze()
                 }
             };
-            let sealed = transformer.seal(&plain, key).await.map_err(|detail| unreadable(key, detail))?;
-            *value = PutValue::Plain(Bytes::from(sealed));
+            let value_of = transformer.seal(&plain, key).await.map_err(|detail| unreadable(key, detail))?;
+            let stored = Bytes::from(value_of);
+            *value = PutValue::Plain(stored.clone());
+            sealed.push(Sealed { stored, plain });
         }
         Ok(())
     }
@@ -98,12 +108,17 @@ impl Store for EncryptedStore {
     }
 
     async fn txn(&self, mut txn: Txn) -> Result<TxnResponse, Error> {
-        self.seal(&mut txn.success).await?;
-        self.seal(&mut txn.failure).await?;
+        let mut sealed = Vec::new();
+        self.seal(&mut txn.success, &mut sealed).await?;
+        self.seal(&mut txn.failure, &mut sealed).await?;
         let mut answer = self.inner.txn(txn).await?;
         for result in &mut answer.results {
             match result {
-                OpResult::Put { kv, .. } => *kv = self.open(std::mem::take(kv)).await?,
+                OpResult::Put { kv, .. } => match sealed.iter().find(|own| own.stored == kv.value) {
+                    // What was written a moment ago is known: reading it back could only fail.
+                    Some(own) => kv.value = encoding::with_revision(&own.plain, kv.mod_revision),
+                    None => *kv = self.open(std::mem::take(kv)).await?,
+                },
                 OpResult::Range(found) => *found = self.open_range(std::mem::take(found)).await?,
                 OpResult::Delete { .. } => {}
             }
@@ -119,9 +134,18 @@ impl Store for EncryptedStore {
             async move {
                 let mut batch = batch?;
                 for event in &mut batch.events {
-                    event.kv = store.open(std::mem::take(&mut event.kv)).await?;
+                    let mut kv = std::mem::take(&mut event.kv);
+                    event.kv = match store.open(kv.clone()).await {
+                        Ok(opened) => opened,
+                        Err(error) => {
+                            tracing::error!(%error, "a value that was written cannot be read");
+                            kv.value = Bytes::new();
+                            kv
+                        }
+                    };
+                    // As if it were compacted: what the change means cannot be said.
                     if let Some(prev) = event.prev.take() {
-                        event.prev = Some(store.open(prev).await?);
+                        event.prev = store.open(prev).await.ok();
                     }
                 }
                 Ok(batch)

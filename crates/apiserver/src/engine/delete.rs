@@ -177,6 +177,14 @@ pub(crate) async fn remove(call: &Call, namespace: &str, name: &str, options: &V
     one(call, namespace, name, &options).await.map(|_| ())
 }
 
+/// Whether `object` is as the preconditions of `options` (DeleteOptions) want it.
+///
+/// # Errors
+/// 409 where it is not.
+pub(crate) fn check_deletion(call: &Call, options: &Value, object: &Object) -> Result<(), Status> {
+    check_preconditions(call, object.name(), &Options::checked(options, None)?, object)
+}
+
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
     let selection = Selection::of(call)?;

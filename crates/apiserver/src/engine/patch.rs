@@ -15,9 +15,6 @@ use super::write::WriteOptions;
 use super::{Call, apply, scale};
 use crate::response::Response;
 
-/// Operations that a JSON patch may have (upstream's maxJSONPatchOperations).
-const MAX_OPERATIONS: usize = 10_000;
-
 /// The media type of configurations.
 const APPLY: &str = "application/apply-patch+yaml";
 
@@ -61,15 +58,6 @@ impl Patch {
         };
         let (patch, warnings) = patches::parse(&call.body, mode)?;
         call.warn(warnings);
-        if kind == Kind::Json
-            && let Some(operations) = patch.as_array()
-            && operations.len() > MAX_OPERATIONS
-        {
-            return Err(Status::request_entity_too_large(format!(
-                "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                operations.len()
-            )));
-        }
         Ok(Self { kind, patch, schema: schema.clone() })
     }
 

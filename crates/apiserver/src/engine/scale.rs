@@ -106,6 +106,28 @@ pub(super) async fn apply(
     Ok(call.respond_value(200, &of(paths, &stored.object)))
 }
 
+/// What admission is shown of a write of `scale`: the scales of the object as it is to be and as it was. `None` for
+/// writes of anything else.
+pub(super) fn projected(call: &Call, new: &Object, old: &Object) -> Option<(Object, Object)> {
+    if call.info.subresource != "scale" {
+        return None;
+    }
+    let paths = call.resource.descriptor.subresources.scale.as_ref()?;
+    Some((Object(of(paths, new)), Object(of(paths, old))))
+}
+
+/// Takes over what admission made of a scale, which is its replicas.
+pub(super) fn adopt(call: &Call, object: &mut Object, scale: &Object) -> Result<(), Status> {
+    let paths = paths(call)?;
+    let replicas = |scale: &Value| scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    let wanted = replicas(&scale.0);
+    if wanted != replicas(&of(paths, object)) {
+        check(call, wanted)?;
+        set(&mut object.0, &paths.spec_replicas, wanted.into());
+    }
+    Ok(())
+}
+
 fn check(call: &Call, replicas: i64) -> Result<(), Status> {
     if replicas >= 0 {
         return Ok(());

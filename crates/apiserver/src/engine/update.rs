@@ -9,7 +9,7 @@ use api::{Object, Status, meta_validation};
 
 use super::create::unstored;
 use super::write::{self, WriteOptions};
-use super::{Call, body, create, ownership};
+use super::{Call, body, create, ownership, scale};
 use crate::admission::Operation;
 use crate::response::Response;
 use crate::storage::{self, Stored};
@@ -95,11 +95,7 @@ async fn attempt(
     }
     keep_metadata(&mut new, &old.object);
     ownership::track(call, target, options, Some(&old.object), &mut new);
-    {
-        let mut request = call.admission(Operation::Update, options, Some(&mut new), Some(&old.object));
-        server.admission.admit(&mut request).await?;
-        call.warn(request.warnings);
-    }
+    admission(call, options, Phase::Mutate, &mut new, &old.object).await?;
     prepare(call, target, &mut new, &old.object);
     let undo = match target {
         Target::Main => Some(resource.rest.before_update(call, &mut new, &old.object).await?),
@@ -118,11 +114,7 @@ async fn attempt(
         call.warn(descriptor.hooks.warnings(&new.0));
     }
     resource.rest.check(call, &new, Some(&old.object)).await?;
-    {
-        let mut request = call.admission(Operation::Update, options, Some(&mut new), Some(&old.object));
-        server.admission.validate(&mut request).await?;
-        call.warn(request.warnings);
-    }
+    admission(call, options, Phase::Validate, &mut new, &old.object).await?;
     if options.dry_run {
         return Ok(Some(unstored(new)));
     }
@@ -148,6 +140,46 @@ async fn attempt(
         resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
     }
     Ok(stored)
+}
+
+/// One of the two rounds of admission.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Mutate,
+    Validate,
+}
+
+/// Shows admission the change: of a scale, the scale.
+async fn admission(
+    call: &Call,
+    options: &WriteOptions,
+    phase: Phase,
+    new: &mut Object,
+    old: &Object,
+) -> Result<(), Status> {
+    let scales = scale::projected(call, new, old);
+    let (mut shown, before) = match scales {
+        Some((shown, before)) => (Some(shown), Some(before)),
+        None => (None, None),
+    };
+    let mut request = call.admission(
+        Operation::Update,
+        options,
+        Some(shown.as_mut().unwrap_or(new)),
+        Some(before.as_ref().unwrap_or(old)),
+    );
+    if before.is_some() {
+        request.kind = scale::kind();
+    }
+    match phase {
+        Phase::Mutate => call.server.admission.admit(&mut request).await?,
+        Phase::Validate => call.server.admission.validate(&mut request).await?,
+    }
+    call.warn(request.warnings);
+    match shown {
+        Some(shown) if phase == Phase::Mutate => scale::adopt(call, new, &shown),
+        _ => Ok(()),
+    }
 }
 
 /// Holds the client to the UID and resourceVersion that it named, and fills in what it left out.

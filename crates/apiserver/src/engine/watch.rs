@@ -1,7 +1,8 @@
 //! WATCH: a stream of changes.
 //!
 //! The stream pulls: it takes the next change when the client has taken the one before, so a slow client
-//! costs its queue and nothing else. Whole JSON objects are frames shared with every other watcher.
+//! costs its queue and nothing else, and one that stops reading is ended (`unread`). Whole JSON objects are frames
+//! shared with every other watcher.
 //! Upstream: apiserver/pkg/endpoints/handlers/watch.go, apiserver/pkg/storage/cacher/cache_watcher.go.
 
 use std::sync::Arc;
@@ -108,6 +109,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         _ => LEAST + call.server.randomness.below(LEAST),
     };
     let sent = subscription.after;
+    let readers = call.server.readers.clone();
     let watching = Watching {
         timeout: call.server.clock.sleep(Duration::from_secs(seconds)),
         bookmark: call.query.flag("allowWatchBookmarks").then(|| call.server.clock.sleep(BOOKMARK)),
@@ -126,7 +128,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         let frame = watching.next().await?;
         Some((Ok(frame), watching))
     });
-    Ok(response::stream(200, encoding.watch_media_type(), frames))
+    Ok(response::stream(200, encoding.watch_media_type(), readers.guard(frames)))
 }
 
 struct Watching {
@@ -231,7 +233,7 @@ impl Watching {
         }
         let mut out = BytesMut::from(first);
         while out.len() < CHUNK {
-            let Ok(change) = self.subscription.receiver.try_recv() else { break };
+            let Some(change) = self.subscription.receiver.take() else { break };
             if let Some(frame) = self.frame(&change) {
                 out.extend_from_slice(&frame);
             }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::types::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use api::{GroupResource, Object, Status};
@@ -18,6 +19,8 @@ use crate::engine::timestamp;
 use crate::fairness::seats::LevelId;
 use crate::server::Server;
 
+/// The pause before the caches are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SCHEMAS: &str = "flowschemas";
 const LEVELS: &str = "prioritylevelconfigurations";
@@ -39,13 +42,15 @@ pub(crate) async fn start(server: &Arc<Server>) -> Result<(), Status> {
                 _ = schemas.changed() => {}
                 _ = levels.changed() => {}
             }
-            match subscribe(&server).await {
-                Ok(fresh) => changes = fresh,
-                Err(error) => {
-                    tracing::error!(%error, "the configuration of priority and fairness is no longer followed");
-                    return;
+            changes = loop {
+                match subscribe(&server).await {
+                    Ok(fresh) => break fresh,
+                    Err(error) => {
+                        tracing::warn!(%error, "the configuration of priority and fairness cannot be followed");
+                        server.clock.sleep(AGAIN).await;
+                    }
                 }
-            }
+            };
             if let Err(error) = apply(&server, &mut ids).await {
                 tracing::warn!(%error, "the configuration of priority and fairness could not be applied");
             }

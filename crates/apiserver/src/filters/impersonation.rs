@@ -2,10 +2,11 @@
 //! Upstream: apiserver/pkg/endpoints/filters/impersonation.go.
 
 use api::Status;
-use http::HeaderMap;
+use api::names::{is_dns1123_label, is_dns1123_subdomain};
+use http::{HeaderMap, HeaderValue};
 
 use crate::authz::{self, Authorizer, Decision};
-use crate::request::{Attributes, RequestInfo, User};
+use crate::request::{Attributes, RequestInfo, User, percent};
 
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
@@ -21,18 +22,16 @@ pub(super) async fn apply(
     if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
         return Ok(user);
     }
-    let values = |headers: &HeaderMap, name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+    let values = |headers: &HeaderMap, name: &str| -> Result<Vec<String>, Status> {
+        headers.get_all(name).iter().map(text).collect()
     };
-    let name = values(headers, USER).into_iter().next().unwrap_or_default();
-    let groups = values(headers, GROUP);
-    let uid = values(headers, UID).into_iter().next().unwrap_or_default();
+    let name = values(headers, USER)?.into_iter().next().unwrap_or_default();
+    let groups = values(headers, GROUP)?;
+    let uid = values(headers, UID)?.into_iter().next().unwrap_or_default();
     let mut extra: std::collections::BTreeMap<String, Vec<String>> = Default::default();
     for (header, value) in headers.iter() {
-        if let Some(key) = header.as_str().strip_prefix(EXTRA)
-            && let Ok(value) = value.to_str()
-        {
-            extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        if let Some(key) = header.as_str().strip_prefix(EXTRA) {
+            extra.entry(extra_key(key)).or_default().push(text(value)?);
         }
     }
     if name.is_empty() {
@@ -77,9 +76,22 @@ pub(super) async fn apply(
     Ok(target)
 }
 
+/// A header's value. One that cannot be read is refused: without it the user would be another.
+fn text(value: &HeaderValue) -> Result<String, Status> {
+    let text = std::str::from_utf8(value.as_bytes());
+    text.map(str::to_owned).map_err(|_| Status::bad_request("impersonation headers must be valid UTF-8"))
+}
+
+/// The key that a header's name tells: names of headers cannot hold all that keys may, and have it escaped.
+pub(crate) fn extra_key(name: &str) -> String {
+    percent::decode(name).to_ascii_lowercase()
+}
+
+/// Namespace and name of a service account; anything else of this form is a user as others.
 fn service_account(name: &str) -> Option<(&str, &str)> {
     let (namespace, account) = name.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    (!namespace.is_empty() && !account.is_empty()).then_some((namespace, account))
+    let valid = is_dns1123_label(namespace).is_empty() && is_dns1123_subdomain(account).is_empty();
+    valid.then_some((namespace, account))
 }
 
 async fn may(
@@ -106,5 +118,36 @@ async fn may(
     match authorizer.authorize(&attributes).await {
         (Decision::Allow, _) => Ok(()),
         (_, reason) => Err(authz::forbidden(&attributes, &reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_like_one_is_a_service_account() {
+        for (name, account) in [
+            ("system:serviceaccount:ns:robot", Some(("ns", "robot"))),
+            ("system:serviceaccount:ns:a.b", Some(("ns", "a.b"))),
+            ("system:serviceaccount:ns:a:b", None),
+            ("system:serviceaccount:ns:", None),
+            ("system:serviceaccount::a", None),
+            ("system:serviceaccount:NS:a", None),
+            ("jane", None),
+        ] {
+            assert_eq!(service_account(name), account, "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_are_unescaped() {
+        for (name, key) in [
+            ("authentication.kubernetes.io%2fpod-name", "authentication.kubernetes.io/pod-name"),
+            ("scopes", "scopes"),
+            ("100%", "100%"),
+        ] {
+            assert_eq!(extra_key(name), key);
+        }
     }
 }

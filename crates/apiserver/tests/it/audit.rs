@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use apiserver::User;
 use apiserver::audit::{self, policy::Policy};
+use client::Transport as _;
 use serde_json::{Value, json};
 
 use crate::world::{PATIENCE, World, config_map};
@@ -62,4 +64,25 @@ async fn a_client_may_name_its_request() {
     let world = World::new().await;
     let answer = world.admin.ask(http::Method::GET, "/version", &[("audit-id", "mine")], "").await.is(200);
     assert_eq!(answer.headers["audit-id"], "mine");
+}
+
+#[tokio::test]
+async fn a_write_whose_client_goes_away_is_done_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let world = World::with(|options| {
+        options.audit.policy = Some(Arc::new(Policy::read(POLICY).unwrap()));
+        options.audit.log = Some(audit::log::Options { path: path.clone(), ..Default::default() });
+    })
+    .await;
+    let configs = "/api/v1/namespaces/default/configmaps";
+    let transport = world.server.in_process(User::new("admin", &[User::MASTERS]));
+    let request = http::Request::post(configs).header("content-type", "application/json");
+    let mut asking = transport.send(request.body(config_map("a").to_string().into()).unwrap());
+    assert!(futures::poll!(&mut asking).is_pending());
+    drop(asking);
+    let told = events(&path, 1).await;
+    assert_eq!((&told[0]["verb"], &told[0]["responseStatus"]["code"]), (&json!("create"), &json!(201)));
+    assert_eq!(told[0]["objectRef"]["name"], "a");
+    world.admin.get(&format!("{configs}/a")).await.is(200);
 }

@@ -73,3 +73,24 @@ async fn secrets_are_unreadable_in_the_store_and_keys_can_be_rotated() {
     let lost = admin.get(&format!("{SECRETS}/aescbc")).await;
     assert_eq!(lost.code, 500, "without its key it is lost: {lost:?}");
 }
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_read_ends_the_watches_of_secrets_only() {
+    let current = Arc::new(ArcSwap::new(configuration(&provider("secretbox", "key1", 1))));
+    let world = World::over(|_| {}, |store| Arc::new(EncryptedStore::new(store, current))).await;
+    let admin = &world.admin;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    admin.post(SECRETS, &secret("a")).await.is(201);
+    let mut secrets = admin.watch(&format!("{SECRETS}?watch=1")).await;
+    let mut others = admin.watch(&format!("{maps}?watch=1")).await;
+    assert_eq!(secrets.event().await, ("ADDED".into(), "a".into()));
+    // Another server has a key that this one was not given yet.
+    let key = "/registry/core/secrets/default/foreign";
+    let foreign = store::Op::put(key.to_owned(), "k8s:enc:secretbox:v1:key2:sealed");
+    world.store.txn(store::Txn::of(vec![foreign])).await.unwrap();
+    assert_eq!(secrets.next().await, None);
+    admin.get(SECRETS).await.is(500);
+    admin.post(maps, &crate::world::config_map("m")).await.is(201);
+    assert_eq!(others.event().await, ("ADDED".into(), "m".into()), "the others go on");
+    admin.delete(&format!("{SECRETS}/a"), None).await.is(200);
+}

@@ -76,6 +76,44 @@ async fn a_budget_limits_evictions() {
     assert_eq!(admin.get(&format!("{budgets}/b")).await.is(200).at("/status/disruptionsAllowed"), 0);
 }
 
+#[tokio::test]
+async fn an_evicted_pod_says_so_and_only_the_pod_that_was_looked_at_goes() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let eviction = |name: &str, options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}, "deleteOptions": options});
+    // Finalizers keep the pods to be looked at.
+    let made = async |name: &str, phase: &str| {
+        let mut body = pod(name);
+        body["metadata"]["finalizers"] = json!(["example.com/keep"]);
+        admin.post(PODS, &body).await.is(201);
+        let status = json!({"status": {"phase": phase}});
+        admin.patch(&format!("{PODS}/{name}/status"), "merge-patch+json", &status).await.is(200)
+    };
+    for (name, phase) in [("running", "Running"), ("pending", "Pending"), ("ended", "Succeeded")] {
+        let path = format!("{PODS}/{name}");
+        let pod = made(name, phase).await;
+        let dry = eviction(name, json!({"dryRun": ["All"]}));
+        admin.post(&format!("{path}/eviction"), &dry).await.is(201);
+        assert!(admin.get(&path).await.is(200).at("/status/conditions/0/reason").is_null(), "{name}");
+        for stale in [json!({"uid": "other"}), json!({"resourceVersion": "1"})] {
+            let stale = eviction(name, json!({"preconditions": stale}));
+            admin.post(&format!("{path}/eviction"), &stale).await.is(409);
+        }
+        // A state that is named is the one before the condition.
+        let exact = json!({"preconditions": {"resourceVersion": pod.at("/metadata/resourceVersion")}});
+        admin.post(&format!("{path}/eviction"), &eviction(name, exact)).await.is(201);
+        let now = admin.get(&path).await.is(200);
+        assert!(!now.at("/metadata/deletionTimestamp").is_null(), "{name}");
+        let condition = now.at("/status/conditions").as_array().unwrap();
+        let condition = condition.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+        assert_eq!(
+            (&condition["status"], &condition["reason"], &condition["message"]),
+            (&json!("True"), &json!("EvictionByEvictionAPI"), &json!("Eviction API: evicting")),
+            "{name}"
+        );
+    }
+}
+
 fn service(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
 }

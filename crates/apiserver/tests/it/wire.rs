@@ -250,3 +250,84 @@ async fn logs_and_exec_pass_through_to_the_kubelet() {
     tunnel.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"again");
 }
+
+/// What comes back first for a request that is written as it is.
+async fn answered(stream: &mut Tls, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = vec![0; "HTTP/1.1 200".len()];
+    let read = stream.read_exact(&mut head);
+    tokio::time::timeout(crate::world::PATIENCE, read).await.expect("an answer in time").unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_holds_nothing_up() {
+    let served = served(|options| options.request_timeout = Duration::from_secs(3)).await;
+    let announced = "Host: localhost\r\nAuthorization: Bearer secret\r\nContent-Length: 10\r\n\r\n";
+    for (line, answer) in [
+        // Nobody looks at the body of a read.
+        ("GET /api/v1/configmaps?watch=1", "HTTP/1.1 200"),
+        ("GET /api/v1/configmaps", "HTTP/1.1 200"),
+        ("GET /version", "HTTP/1.1 200"),
+        // Elsewhere it has as long as a request may take, also where the answer may take longer.
+        ("POST /api/v1/namespaces/default/configmaps", "HTTP/1.1 504"),
+        ("POST /api/v1/namespaces/default/pods/p/proxy/", "HTTP/1.1 504"),
+    ] {
+        let mut stream = served.connect(&[b"http/1.1"]).await;
+        assert_eq!(answered(&mut stream, &format!("{line} HTTP/1.1\r\n{announced}")).await, answer, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_stops_reading_is_ended_and_the_others_go_on() {
+    let served = served(|options| options.reader_patience = Duration::from_millis(100)).await;
+    let admin = &served.world.admin;
+    // A kind that no other test of this process watches: the count below is the process's.
+    let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let watching = |count: u32| {
+        let of = r#"apiserver_longrunning_requests{verb="WATCH",group="apps",version="v1",resource="controllerrevisions"}"#;
+        let line = format!("{of} {count}\n");
+        move |answer: &crate::world::Answer| {
+            let text = String::from_utf8_lossy(&answer.bytes).into_owned();
+            assert!(text.contains(of), "{text}");
+            text.contains(&line)
+        }
+    };
+    let mut good = admin.watch(&format!("{path}?watch=1")).await;
+    // It reads all the time, whatever else happens.
+    let (seen, mut names) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(event) = good.next().await {
+            let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            if seen.send(name).is_err() {
+                return;
+            }
+        }
+    });
+    // The system takes little for a client that does not read.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(served.address).await.unwrap();
+    let config = client_config(&served.identity, &[b"http/1.1"]);
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stuck = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let head = "Host: localhost\r\nAuthorization: Bearer secret\r\n\r\n";
+    assert_eq!(answered(&mut stuck, &format!("GET {path}?watch=1 HTTP/1.1\r\n{head}")).await, "HTTP/1.1 200");
+    admin.until("/metrics", watching(2)).await;
+    let large = "x".repeat(1 << 20);
+    let mut number = 0;
+    let mut made = async |number: u32| {
+        let name = format!("r{number}");
+        let body = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": name},
+            "revision": 1, "data": {"x": large}});
+        admin.post(path, &body).await.is(201);
+        let event = tokio::time::timeout(crate::world::PATIENCE, names.recv());
+        assert_eq!(event.await.expect("an event in time"), Some(name));
+    };
+    while number < 8 {
+        number += 1;
+        made(number).await;
+    }
+    admin.until("/metrics", watching(1)).await;
+    made(number + 1).await;
+}

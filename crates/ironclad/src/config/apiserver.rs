@@ -50,6 +50,15 @@ pub struct ApiServer {
     /// Size in MiB at which the audit log is put aside
     #[arg(long, env = "IRONCLAD_AUDIT_LOG_MAXSIZE", default_value_t = 100, value_name = "MIB")]
     pub audit_log_maxsize: u64,
+    /// Whether requests wait for the audit log (blocking) or its events may be lost (batch)
+    #[arg(
+        long,
+        env = "IRONCLAD_AUDIT_LOG_MODE",
+        default_value = "blocking",
+        value_parser = audit_mode,
+        value_name = "MODE"
+    )]
+    pub audit_log_mode: audit::Mode,
     /// Kubeconfig of a server to send audit events to
     #[arg(
         long,
@@ -144,6 +153,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.ok_or_else(|| format!("{text:?} is no span of time such as 30s or 5m"))
 }
 
+fn audit_mode(text: &str) -> Result<audit::Mode, String> {
+    match text {
+        "blocking" => Ok(audit::Mode::Blocking),
+        "batch" => Ok(audit::Mode::Batch),
+        _ => Err("must be blocking or batch".to_owned()),
+    }
+}
+
 impl ApiServer {
     /// The settings of priority and fairness.
     pub fn fairness(&self) -> fairness::Options {
@@ -161,6 +178,7 @@ impl ApiServer {
             max_age: days(self.audit_log_maxage),
             max_backups: self.audit_log_maxbackup,
             max_size: self.audit_log_maxsize.saturating_mul(1 << 20),
+            mode: self.audit_log_mode,
         });
         let webhook = self.audit_webhook_config_file.as_ref().map(|path| {
             let (transport, at) = webhook(path)?;

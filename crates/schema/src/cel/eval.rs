@@ -36,6 +36,9 @@ thread_local! {
     static NESTED: Cell<u16> = const { Cell::new(0) };
 }
 
+/// How many keys of a map a fold compares for one unit of cost.
+const COMPARED_KEYS: u64 = 16;
+
 /// How deep names that stand for expressions may lead: a tree of its own ends at [`MAX_DEPTH`].
 const MAX_NESTED: u16 = MAX_DEPTH + MAX_DEPTH / 2;
 
@@ -216,6 +219,10 @@ impl<'a, 'e> Evaluator<'a, 'e> {
             ("_+_", [accumulated, added]) if matches!(&accumulated.kind, ExprKind::Ident(n) if n == ACCUMULATOR) => {
                 self.accumulate(expr, accumulated, added)
             }
+            // Likewise the entries of a fold's map.
+            ("cel.@mapInsert", [accumulated, added @ ..]) if matches!(&accumulated.kind, ExprKind::Ident(n) if n == ACCUMULATOR) => {
+                self.insert(expr, accumulated, added)
+            }
             _ => self.apply(expr, function, target, arguments),
         }
     }
@@ -263,6 +270,28 @@ impl<'a, 'e> Evaluator<'a, 'e> {
             return Ok(Value::List(List::Made(list)));
         }
         self.finish(expr, "_+_", &[left, right])
+    }
+
+    fn insert(&mut self, expr: &'e Expr, accumulated: &'e Expr, added: &'e [Expr]) -> Result<Value<'a>> {
+        self.charge(1)?;
+        let taken = match self.locals.iter_mut().rev().find(|(name, _)| *name == ACCUMULATOR) {
+            Some((_, Local::Known(value))) => std::mem::replace(value, Ok(Value::Null)),
+            _ => return self.ident(accumulated, ACCUMULATOR),
+        };
+        let left = taken?;
+        let mut right = Vec::with_capacity(added.len());
+        for added in added {
+            right.push(self.eval(added)?);
+        }
+        let Value::Map(map) = left else {
+            let arguments: Vec<_> = std::iter::once(left).chain(right).collect();
+            return self.finish(expr, "cel.@mapInsert", &arguments);
+        };
+        let entries = functions::operators::entries(&right)?;
+        // Each new key is compared with all there are: upstream's maps find it at once, and it charges nothing.
+        let known = map.len() as u64;
+        self.charge(1 + known.saturating_mul(entries.len() as u64) / COMPARED_KEYS)?;
+        functions::operators::insert(map, entries)
     }
 
     fn apply(

@@ -323,6 +323,9 @@ fn what_it_costs() {
         "[{twenty}].all(a, [{twenty}].all(b, [{twenty}].all(c, [{twenty}].all(d, a + b + c + d < 99))))"
     );
     assert_eq!(limited(&nested), Error::CostLimit);
+    // Each entry is compared with all before it.
+    let keys = (0..8_000).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    assert_eq!(limited(&format!("[{keys}].transformMapEntry(i, v, {{v: i}})")), Error::CostLimit);
     let asked = "[1, 2, 3].all(x, authorizer.path('/x').check('get').allowed())";
     assert_eq!(limited(asked), Error::CostLimit);
     let later = limited("authorizer.path('/x').check('later').allowed() || true");

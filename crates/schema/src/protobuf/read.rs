@@ -242,7 +242,10 @@ fn one(wire: Wire<'_>, r#type: &Type, depth: usize) -> Result<Value, Error> {
         }
         Type::Object(_) | Type::Any => {
             let raw = last(wire.bytes()?, 1)?.map(Wire::bytes).transpose()?.unwrap_or_default();
-            serde_json::from_slice(raw).unwrap_or_default()
+            match raw {
+                [] => Value::Null,
+                raw => serde_json::from_slice(raw).map_err(|_| Error::Raw)?,
+            }
         }
         Type::Definition(reference) => definition(wire, table().get(*reference), depth)?,
         Type::SchemaOr(other) => schema_or(wire.bytes()?, *other, depth)?,

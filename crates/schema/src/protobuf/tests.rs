@@ -72,3 +72,18 @@ fn every_definition_in_the_table_is_known() {
     let Some(layout::Slot::Inline(source)) = volume.get(2) else { panic!("{volume:?}") };
     assert!(matches!(source.get(2), Some(layout::Slot::Field(field, _)) if field.name == "emptyDir"));
 }
+
+#[test]
+fn raw_json_that_is_none_is_refused() {
+    let schema = schema("io.k8s.api.apps.v1.ControllerRevision");
+    let revision = |raw: &[u8]| {
+        let metadata = part(1, b"x");
+        body("apps/v1", "ControllerRevision", &[part(1, &metadata), part(2, &part(1, raw))].concat())
+    };
+    let deep = format!("{}1{}", "[".repeat(50), "]".repeat(50)).into_bytes();
+    for (raw, good) in
+        [(&b"{\"a\":1}"[..], true), (b"", true), (&deep, true), (b"{\"a\":", false), (b"x", false)]
+    {
+        assert_eq!(to_json(&revision(raw), &schema).is_ok(), good, "{}", String::from_utf8_lossy(raw));
+    }
+}

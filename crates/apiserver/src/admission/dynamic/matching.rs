@@ -103,8 +103,10 @@ impl Matcher {
             return Ok(self.namespaces.matches(&object.labels()));
         }
         let name = if own { request.name } else { request.namespace };
-        let labels = namespace(cluster, name).await?.map(|found| found.labels()).unwrap_or_default();
-        Ok(self.namespaces.matches(&labels))
+        let found = namespace(cluster, name).await?;
+        let found =
+            found.ok_or_else(|| Status::not_found(&api::GroupResource::new("", "namespaces"), name))?;
+        Ok(self.namespaces.matches(&found.labels()))
     }
 
     fn rule(&self, request: &Request<'_>, registry: &Registry) -> Option<Matched> {

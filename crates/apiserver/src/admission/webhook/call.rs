@@ -1,5 +1,6 @@
 //! Calls a webhook: where it is, how it is trusted, how long it may take.
-//! Reads Services and EndpointSlices. Connections are kept for the next call.
+//! Reads Services and EndpointSlices; goes to any of the ready endpoints, and to another where one cannot be reached.
+//! Connections are kept for the next call.
 //! Not here: what is said (`review`, and `registry::conversion` for CustomResourceDefinitions).
 //! Upstream: apiserver `pkg/util/webhook/client.go`, `pkg/util/proxy` (resolving Services).
 
@@ -11,7 +12,7 @@ use api::types::admissionregistration::v1::WebhookClientConfig;
 use api::{GroupResource, Object, Status};
 use bytes::{Bytes, BytesMut};
 use client::{Config, HttpsTransport, Transport, TransportError};
-use foundation::SharedClock;
+use foundation::{SharedClock, SharedRandomness};
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ use crate::cluster::ClusterState;
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How many servers connections are kept to.
 const KEPT: usize = 64;
+/// How many endpoints of a Service are tried for one call.
+const TRIED: usize = 3;
 
 /// Why a webhook gives no answer that lets the request go on.
 #[derive(Debug)]
@@ -79,13 +82,14 @@ impl Client {
 pub(crate) struct Caller {
     cluster: Arc<dyn ClusterState>,
     clock: SharedClock,
+    randomness: SharedRandomness,
     transports: Mutex<HashMap<(String, String, Vec<u8>), Arc<HttpsTransport>>>,
 }
 
 impl Caller {
     /// A caller that finds Services in `cluster`.
-    pub fn new(cluster: Arc<dyn ClusterState>, clock: SharedClock) -> Self {
-        Self { cluster, clock, transports: Mutex::default() }
+    pub fn new(cluster: Arc<dyn ClusterState>, clock: SharedClock, randomness: SharedRandomness) -> Self {
+        Self { cluster, clock, randomness, transports: Mutex::default() }
     }
 
     /// Posts `body` and gives the answer's body; errors are worded as upstream's for admission.
@@ -127,19 +131,34 @@ impl Caller {
     }
 
     async fn exchange(&self, to: &Client, url: &str, body: &Value) -> Result<(u16, Bytes), String> {
-        let (server, name) = self.locate(to).await?;
-        let transport = self.transport(server, name, &to.authority)?;
+        let (servers, name) = self.locate(to).await?;
         let rest = url.split_once("://").map_or("", |(_, rest)| rest);
         let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
         let host = rest.split(['/', '?']).next().unwrap_or_default();
-        let request = http::Request::post(path)
-            .header(http::header::HOST, host)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json, */*")
-            .header(http::header::USER_AGENT, "kube-apiserver-admission")
-            .body(Bytes::from(body.to_string()))
-            .map_err(|error| error.to_string())?;
-        let response = transport.send(request).await.map_err(|error| describe(&error))?;
+        let body = Bytes::from(body.to_string());
+        let request = || {
+            http::Request::post(path)
+                .header(http::header::HOST, host)
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .header(http::header::ACCEPT, "application/json, */*")
+                .header(http::header::USER_AGENT, "kube-apiserver-admission")
+                .body(body.clone())
+                .map_err(|error| error.to_string())
+        };
+        let mut sent = Err("no address".to_owned());
+        for server in servers {
+            let transport = self.transport(server, name.clone(), &to.authority)?;
+            sent = match transport.send(request()?).await {
+                Ok(response) => Ok(response),
+                // It has heard nothing: another may.
+                Err(error @ TransportError::Connect { .. }) => Err(describe(&error)),
+                Err(error) => return Err(describe(&error)),
+            };
+            if sent.is_ok() {
+                break;
+            }
+        }
+        let response = sent?;
         let code = response.status().as_u16();
         let (mut body, mut read) = (response.into_body(), BytesMut::new());
         while let Some(frame) = body.frame().await {
@@ -173,8 +192,8 @@ impl Caller {
         Ok(made)
     }
 
-    /// `https://host:port` to dial, and the name that the certificate must have.
-    async fn locate(&self, to: &Client) -> Result<(String, String), String> {
+    /// `https://host:port` of those to dial, in turn, and the name that the certificate must have.
+    async fn locate(&self, to: &Client) -> Result<(Vec<String>, String), String> {
         if let Some(url) = &to.url {
             let rest = url.strip_prefix("https://").ok_or("unsupported protocol scheme")?;
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -182,15 +201,16 @@ impl Caller {
                 Some((address, _)) => address,
                 None => host.rsplit_once(':').map_or(host, |(name, _)| name),
             };
-            return Ok((format!("https://{host}"), name.to_owned()));
+            return Ok((vec![format!("https://{host}")], name.to_owned()));
         }
         let service = to.service.as_ref().ok_or("a webhook has neither service nor url")?;
-        let host = self.resolve(service).await?;
-        Ok((format!("https://{host}"), format!("{}.{}.svc", service.name, service.namespace)))
+        let hosts = self.resolve(service).await?;
+        let servers = hosts.into_iter().map(|host| format!("https://{host}")).collect();
+        Ok((servers, format!("{}.{}.svc", service.name, service.namespace)))
     }
 
-    /// An address behind the Service: an endpoint that is ready, or the cluster IP.
-    async fn resolve(&self, reference: &ServiceReference) -> Result<String, String> {
+    /// Addresses behind the Service: endpoints that are ready, beginning with any of them, or the cluster IP.
+    async fn resolve(&self, reference: &ServiceReference) -> Result<Vec<String>, String> {
         let ServiceReference { namespace, name, port, .. } = reference;
         let services = GroupResource::new("", "services");
         let found = self.cluster.cached(&services, namespace, name).await.map_err(|error| error.message)?;
@@ -203,30 +223,35 @@ impl Caller {
         };
         let spec = &service["spec"];
         if spec["type"] == "ExternalName" {
-            return Ok(host(spec["externalName"].as_str().unwrap_or_default(), u64::from(*port)));
+            return Ok(vec![host(spec["externalName"].as_str().unwrap_or_default(), u64::from(*port))]);
         }
         let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
         let wanted = ports.iter().find(|one| one["port"] == *port);
         let wanted = wanted.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
         let wanted = wanted["name"].as_str().unwrap_or_default();
-        if let Some(endpoint) = self.endpoint(namespace, name, wanted).await? {
-            return Ok(host(&endpoint.0, endpoint.1));
+        let mut endpoints = self.endpoints(namespace, name, wanted).await?;
+        if !endpoints.is_empty() {
+            // Below their number, which fits.
+            let first = self.randomness.below(endpoints.len() as u64) as usize;
+            endpoints.rotate_left(first);
+            endpoints.truncate(TRIED);
+            return Ok(endpoints.iter().map(|(address, port)| host(address, *port)).collect());
         }
         match spec["clusterIP"].as_str() {
-            Some(address) if !matches!(address, "" | "None") => Ok(host(address, u64::from(*port))),
+            Some(address) if !matches!(address, "" | "None") => Ok(vec![host(address, u64::from(*port))]),
             _ => Err(format!("no endpoints available for service {name:?}")),
         }
     }
 
-    async fn endpoint(
-        &self,
-        namespace: &str,
-        name: &str,
-        port: &str,
-    ) -> Result<Option<(String, u64)>, String> {
+    /// Addresses and ports of the ready endpoints of a Service.
+    async fn endpoints(&self, namespace: &str, name: &str, port: &str) -> Result<Vec<(String, u64)>, String> {
         let slices = GroupResource::new("discovery.k8s.io", "endpointslices");
         let listing = self.cluster.list(&slices, namespace).await.map_err(|error| error.message)?;
-        for bytes in &listing.items {
+        let mut found = Vec::new();
+        // Most slices of a namespace are others' and need not be parsed.
+        let label = format!("\"kubernetes.io/service-name\":\"{name}\"");
+        let named = |bytes: &&Bytes| std::str::from_utf8(bytes).is_ok_and(|text| text.contains(&label));
+        for bytes in listing.items.iter().filter(named) {
             let Ok(slice) = serde_json::from_slice(bytes).map(Object) else { continue };
             if slice.labels().get("kubernetes.io/service-name").is_none_or(|service| service != name) {
                 continue;
@@ -240,12 +265,11 @@ impl Caller {
                 continue;
             };
             let endpoints = slice.0["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let ready = endpoints.iter().find(|endpoint| endpoint["conditions"]["ready"] != false);
-            if let Some(address) = ready.and_then(|endpoint| endpoint["addresses"][0].as_str()) {
-                return Ok(Some((address.to_owned(), number)));
-            }
+            let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
+            let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str());
+            found.extend(addresses.map(|address| (address.to_owned(), number)));
         }
-        Ok(None)
+        Ok(found)
     }
 }
 
@@ -294,6 +318,42 @@ fn refused(code: u16, body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn calls_go_to_all_ready_endpoints_and_from_one_to_the_next() {
+        use crate::authz::fake::FakeCluster;
+        use foundation::{ManualClock, SeededRandomness};
+        use serde_json::json;
+        let cluster = FakeCluster::new();
+        cluster.put(
+            "services",
+            json!({"metadata": {"namespace": "ns", "name": "svc"}, "spec": {"ports": [{"port": 443}]}}),
+        );
+        let slice = |name: &str, service: &str, addresses: &[&str]| {
+            let endpoints: Vec<Value> = addresses
+                .iter()
+                .map(|address| json!({"addresses": [address], "conditions": {"ready": *address != "10.0.0.9"}}))
+                .collect();
+            json!({"metadata": {"namespace": "ns", "name": name, "labels": {"kubernetes.io/service-name": service}},
+                "ports": [{"port": 8443}], "endpoints": endpoints})
+        };
+        let slices = "endpointslices.discovery.k8s.io";
+        cluster.put(slices, slice("a", "svc", &["10.0.0.1", "10.0.0.9"]));
+        cluster.put(slices, slice("b", "svc", &["10.0.0.2", "10.0.0.3"]));
+        cluster.put(slices, slice("c", "other", &["10.0.0.8"]));
+        let caller =
+            Caller::new(cluster, Arc::new(ManualClock::default()), Arc::new(SeededRandomness::new(1)));
+        let service =
+            ServiceReference { namespace: "ns".into(), name: "svc".into(), port: 443, path: String::new() };
+        let mut first = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let mut found = caller.resolve(&service).await.unwrap();
+            first.insert(found[0].clone());
+            found.sort();
+            assert_eq!(found, ["10.0.0.1:8443", "10.0.0.2:8443", "10.0.0.3:8443"]);
+        }
+        assert_eq!(first.len(), 3, "all of them are called: {first:?}");
+    }
 
     #[test]
     fn addresses_and_refusals_are_worded_as_upstream() {

@@ -1,12 +1,13 @@
 //! A provider's keys: found by discovery, fetched when a token needs one that is not known.
 //!
 //! Asks the provider over HTTPS. An unknown key id makes it ask again, but not more often than every ten seconds,
-//! so that made-up tokens cannot make this server flood the provider.
+//! so that made-up tokens cannot make this server flood the provider. Tokens of known keys never wait for that.
 //! Upstream: github.com/coreos/go-oidc (jwks.go); RFC 7517, 7518.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -29,19 +30,15 @@ pub struct KeySet {
     document: String,
     dial: Dial,
     clock: SharedClock,
-    known: tokio::sync::Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    keys: Vec<Value>,
-    asked: Option<Duration>,
+    keys: ArcSwap<Vec<Value>>,
+    /// When the provider was last asked. Held while it is.
+    asked: tokio::sync::Mutex<Option<Duration>>,
 }
 
 impl KeySet {
     /// The keys of `issuer`, whose discovery document is at `document`.
     pub fn new(issuer: String, document: String, dial: Dial, clock: SharedClock) -> Self {
-        Self { issuer, document, dial, clock, known: tokio::sync::Mutex::default() }
+        Self { issuer, document, dial, clock, keys: ArcSwap::default(), asked: Default::default() }
     }
 
     /// The claims of a token that is signed by one of the keys.
@@ -61,19 +58,33 @@ impl KeySet {
             let named = keys.iter().filter(|key| id.is_none() || key["kid"].as_str() == id);
             named.into_iter().any(|key| verifies(key, algorithm, signed.as_bytes(), &signature))
         };
-        let mut known = self.known.lock().await;
-        if !good(&known.keys) {
-            let now = self.clock.monotonic();
-            if known.asked.is_none_or(|asked| now.saturating_sub(asked) >= AGAIN) {
-                known.asked = Some(now);
-                known.keys = self.fetch().await?;
-            }
-            if !good(&known.keys) {
+        let known = self.keys.load_full();
+        if !good(&known) {
+            self.renew(&known).await?;
+            if !good(&self.keys.load()) {
                 return Err("failed to verify signature: failed to verify id token signature".to_owned());
             }
         }
-        drop(known);
         serde_json::from_slice(&decode(payload)?).map_err(|_| malformed())
+    }
+
+    /// Asks the provider, unless somebody did just now. `known` is what was found wanting.
+    async fn renew(&self, known: &Arc<Vec<Value>>) -> Result<(), String> {
+        let mut asked = self.asked.lock().await;
+        if !Arc::ptr_eq(known, &self.keys.load()) {
+            // Whom this one waited for has brought others.
+            return Ok(());
+        }
+        let now = self.clock.monotonic();
+        if asked.is_some_and(|asked| now.saturating_sub(asked) < AGAIN) {
+            return Ok(());
+        }
+        *asked = Some(now);
+        let fetched = self.fetch().await;
+        // Those who wait behind a provider that does not answer shall not ask it in turn.
+        *asked = Some(self.clock.monotonic());
+        self.keys.store(Arc::new(fetched?));
+        Ok(())
     }
 
     async fn fetch(&self) -> Result<Vec<Value>, String> {

@@ -20,6 +20,8 @@ const URL: &str = "https://issuer.example.com";
 struct Provider {
     key: Mutex<(String, EcdsaKeyPair)>,
     asked: AtomicUsize,
+    /// It takes requests and does not answer them.
+    mute: std::sync::atomic::AtomicBool,
 }
 
 fn key() -> EcdsaKeyPair {
@@ -45,6 +47,9 @@ impl Transport for Provider {
         request: http::Request<Bytes>,
     ) -> Result<http::Response<client::Body>, TransportError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let value = match request.uri().path() {
             "/.well-known/openid-configuration" => json!({"issuer": URL, "jwks_uri": format!("{URL}/keys")}),
             _ => {
@@ -65,7 +70,11 @@ struct World {
 }
 
 fn world(jwt: &str) -> World {
-    let provider = Arc::new(Provider { key: Mutex::new(("1".into(), key())), asked: AtomicUsize::new(0) });
+    let provider = Arc::new(Provider {
+        key: Mutex::new(("1".into(), key())),
+        asked: AtomicUsize::new(0),
+        mute: Default::default(),
+    });
     let clock = ManualClock::default();
     let text = format!(
         "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {{url: {URL}, audiences: [app]}}\n{jwt}"
@@ -197,4 +206,24 @@ fn mistakes_in_the_file_are_named() {
     assert_eq!(read("anonymous: {enabled: true}").unwrap().anonymous_paths, Some(vec!["*".to_owned()]));
     let open = read("anonymous: {enabled: true, conditions: [{path: /livez}]}").unwrap();
     assert_eq!(open.anonymous_paths, Some(vec!["/livez".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_holds_up_nobody_whose_key_is_known() {
+    let world = world(PLAIN);
+    let good = world.provider.sign(&world.claims());
+    world.ask(&good).await.unwrap();
+    world.clock.advance(Duration::from_secs(20));
+    world.provider.mute.store(true, Ordering::SeqCst);
+    *world.provider.key.lock() = ("2".into(), key());
+    let unknown = world.provider.sign(&world.claims());
+    let before = world.provider.asked.load(Ordering::SeqCst);
+    let (mut first, mut second) = (Box::pin(world.ask(&unknown)), Box::pin(world.ask(&unknown)));
+    assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+    assert!(world.ask(&good).await.unwrap().is_some());
+    // One wait for all who ask by unknown keys.
+    world.clock.advance(Duration::from_secs(10));
+    assert!(first.await.unwrap_err().contains("no answer in time"));
+    assert!(second.await.is_err());
+    assert_eq!(world.provider.asked.load(Ordering::SeqCst), before + 1);
 }

@@ -1,7 +1,8 @@
 //! Which objects the pods of a node refer to.
 //!
-//! An index over the pods of the watch cache. A look that finds what it wants costs a few hash lookups; one that
-//! does not, and pods have changed since, renews the index: pods whose buffer is the same are not parsed again.
+//! What the pods of each node refer to, out of the watch cache. A look that finds what it wants costs a few hash
+//! lookups; one that does not goes through the pods of that one node, of which those whose buffer is the same are not
+//! parsed again. No node waits for another.
 //! Not here: what follows from a relation (`node`).
 
 use std::collections::{HashMap, HashSet};
@@ -9,11 +10,13 @@ use std::sync::Arc;
 
 use api::GroupResource;
 use api::types::core::v1::{Container, Pod};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Mutex, watch};
+use parking_lot::Mutex;
 
 use crate::cluster::ClusterState;
+
+/// What a mirror pod is annotated with.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The kinds of objects that pods refer to, and pods themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,42 +39,50 @@ pub enum Kind {
 struct Entry {
     /// Kept so that the buffer's address stays taken.
     source: Bytes,
-    node: String,
     namespace: String,
     references: HashSet<(Kind, String)>,
 }
 
-#[derive(Default)]
-struct Index {
-    pods: HashMap<usize, Arc<Entry>>,
-    by_node: HashMap<String, Vec<Arc<Entry>>>,
-}
+/// The pods of a node, by the address of their buffer.
+type Pods = HashMap<usize, Arc<Entry>>;
 
 /// The relation of nodes to objects.
 pub struct Graph {
     cluster: Arc<dyn ClusterState>,
-    index: ArcSwap<Index>,
-    changes: Mutex<Option<watch::Receiver<u64>>>,
+    nodes: Mutex<HashMap<String, Arc<Pods>>>,
 }
 
 impl Graph {
     /// A graph over the pods of `cluster`; nothing is read before the first question.
     pub fn new(cluster: Arc<dyn ClusterState>) -> Self {
-        Self { cluster, index: ArcSwap::default(), changes: Mutex::new(None) }
+        Self { cluster, nodes: Mutex::default() }
     }
 
     /// Whether a pod of `node` refers to the object (or is it).
     pub async fn refers(&self, node: &str, kind: Kind, namespace: &str, name: &str) -> bool {
         let wanted = (kind, name.to_owned());
-        let found = |entry: &Entry| entry.namespace == namespace && entry.references.contains(&wanted);
-        if let Some(entry) = find(&self.index.load(), node, found) {
-            // The index may be old: the relation holds only if this very pod is still there unchanged.
+        let found = |pods: &Pods| {
+            let mut entries = pods.values();
+            entries.find(|entry| entry.namespace == namespace && entry.references.contains(&wanted)).cloned()
+        };
+        let known = self.nodes.lock().get(node).cloned().unwrap_or_default();
+        if let Some(entry) = found(&known) {
+            // What is known may be old: the relation holds only if this very pod is still there unchanged.
             if self.still_there(&entry).await {
                 return true;
             }
         }
-        self.renew().await;
-        find(&self.index.load(), node, found).is_some()
+        let pods = GroupResource::new("", "pods");
+        let Ok(listing) = self.cluster.list_where(&pods, "spec.nodeName", node).await else { return false };
+        let pods = Arc::new(next(&known, &listing.items));
+        let mut nodes = self.nodes.lock();
+        if pods.is_empty() {
+            nodes.remove(node);
+        } else {
+            nodes.insert(node.to_owned(), pods.clone());
+        }
+        drop(nodes);
+        found(&pods).is_some()
     }
 
     async fn still_there(&self, entry: &Entry) -> bool {
@@ -82,62 +93,26 @@ impl Graph {
         let now = self.cluster.cached(&pods, &entry.namespace, name).await;
         matches!(now, Ok(Some(bytes)) if bytes.as_ptr() == entry.source.as_ptr())
     }
-
-    async fn renew(&self) {
-        let mut changes = self.changes.lock().await;
-        let pods = GroupResource::new("", "pods");
-        // The watch cache was dropped: its successor tells of changes from now on.
-        if changes.as_ref().is_some_and(|receiver| receiver.has_changed().is_err()) {
-            *changes = None;
-        }
-        match changes.as_mut() {
-            Some(receiver) if !receiver.has_changed().unwrap_or(true) => return,
-            Some(receiver) => {
-                receiver.borrow_and_update();
-            }
-            None => match self.cluster.changes(&pods).await {
-                Ok(mut receiver) => {
-                    receiver.borrow_and_update();
-                    *changes = Some(receiver);
-                }
-                Err(_) => return,
-            },
-        }
-        match self.cluster.list(&pods, "").await {
-            Ok(listing) => self.index.store(Arc::new(next(&self.index.load(), &listing.items))),
-            Err(_) => {
-                if let Some(receiver) = changes.as_mut() {
-                    receiver.mark_changed();
-                }
-            }
-        }
-    }
 }
 
-fn find(index: &Index, node: &str, found: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
-    index.by_node.get(node)?.iter().find(|entry| found(entry)).cloned()
-}
-
-fn next(old: &Index, items: &[Bytes]) -> Index {
-    let mut index = Index::default();
-    for item in items {
+fn next(old: &Pods, items: &[Bytes]) -> Pods {
+    let entries = items.iter().filter_map(|item| {
         let address = item.as_ptr() as usize;
-        let kept = old.pods.get(&address).filter(|entry| entry.source.len() == item.len());
-        let Some(entry) = kept.cloned().or_else(|| parse(item).map(Arc::new)) else { continue };
-        if !entry.node.is_empty() {
-            index.by_node.entry(entry.node.clone()).or_default().push(entry.clone());
-        }
-        index.pods.insert(address, entry);
-    }
-    index
+        let kept = old.get(&address).filter(|entry| entry.source.len() == item.len());
+        Some((address, kept.cloned().or_else(|| parse(item).map(Arc::new))?))
+    });
+    entries.collect()
 }
 
 fn parse(bytes: &Bytes) -> Option<Entry> {
     let pod: Pod = api::json::read(bytes).ok()?;
-    let references = references(&pod);
-    let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
+    // A node makes its mirror pods itself. They must never give it anything but themselves, should admission let one
+    // through that names something.
+    let mirror = pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(MIRROR));
+    let mut references = references(&pod);
+    references.retain(|(kind, _)| !mirror || *kind == Kind::Pod);
     let namespace = pod.metadata.namespace.unwrap_or_default();
-    Some(Entry { source: bytes.clone(), node, namespace, references })
+    Some(Entry { source: bytes.clone(), namespace, references })
 }
 
 /// Everything in the pod's namespace that the pod refers to by name, itself included.

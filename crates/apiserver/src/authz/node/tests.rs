@@ -123,16 +123,35 @@ async fn users_that_only_look_like_nodes_are_none() {
 }
 
 #[tokio::test]
-async fn dropped_caches_cost_one_renewal() {
+async fn a_question_goes_through_the_pods_of_its_own_node() {
     let cluster = FakeCluster::new();
     let authorizer = NodeAuthorizer::new(cluster.clone());
-    let secret = "/api/v1/namespaces/a/secrets/pull";
-    ask(&authorizer, "GET", secret).await;
-    cluster.reset();
-    ask(&authorizer, "GET", secret).await;
-    let renewed = cluster.lists();
-    ask(&authorizer, "GET", secret).await;
-    assert_eq!(cluster.lists(), renewed);
     cluster.put("pods", pod("p", "n1"));
-    assert_eq!(ask(&authorizer, "GET", secret).await.0, Decision::Allow);
+    for n in 0..3 {
+        cluster.put("pods", pod(&format!("other{n}"), "n2"));
+        for (name, allowed) in [("pull", true), ("made-up", false)] {
+            let url = format!("/api/v1/namespaces/a/secrets/{name}");
+            assert_eq!(ask(&authorizer, "GET", &url).await.0 == Decision::Allow, allowed, "{name}");
+        }
+    }
+    cluster.reset();
+    cluster.put("pods", pod("late", "n1"));
+    assert_eq!(ask(&authorizer, "GET", "/api/v1/namespaces/a/pods/late").await.0, Decision::Allow);
+    assert_eq!(cluster.lists(), 0, "the pods of the whole cluster were gone through");
+}
+
+#[tokio::test]
+async fn a_mirror_pod_gives_its_node_nothing() {
+    let cluster = FakeCluster::new();
+    let mut mirror = pod("p", "n1");
+    mirror["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "x" });
+    cluster.put("pods", mirror);
+    let authorizer = NodeAuthorizer::new(cluster);
+    for (url, allowed) in [
+        ("/api/v1/namespaces/a/pods/p", true),
+        ("/api/v1/namespaces/a/secrets/pull", false),
+        ("/api/v1/namespaces/a/configmaps/env-map", false),
+    ] {
+        assert_eq!(ask(&authorizer, "GET", url).await.0 == Decision::Allow, allowed, "{url}");
+    }
 }

@@ -171,6 +171,8 @@ async fn nobody_grants_what_they_do_not_hold() {
             ),
             binding(Some("a"), "binder", ("ClusterRole", "binder"), user("binder")),
             binding(None, "binder", ("ClusterRole", "binder"), user("binder")),
+            // Delegation within one namespace.
+            binding(Some("a"), "delegate", ("ClusterRole", "binder"), user("delegate")),
             role(
                 None,
                 "escalator",
@@ -192,6 +194,7 @@ async fn nobody_grants_what_they_do_not_hold() {
         role
     };
     let bind = |to: &str| binding(Some("a"), "b", ("ClusterRole", to), user("x"));
+    let bind_everywhere = || binding(None, "b", ("ClusterRole", "cluster-admin"), user("x"));
     let told = "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"jane\" (groups=[\"system:authenticated\"]) \
                 is attempting to grant RBAC permissions not currently held:\n\
                 {APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\" \"list\"]}";
@@ -206,6 +209,8 @@ async fn nobody_grants_what_they_do_not_hold() {
         ("jane", bind("cluster-admin"), None, "attempting to grant RBAC permissions not currently held"),
         ("jane", bind("cluster-admin"), Some(bind("cluster-admin")), ""),
         ("binder", bind("cluster-admin"), None, ""),
+        ("delegate", bind("cluster-admin"), None, ""),
+        ("delegate", bind_everywhere(), None, "attempting to grant RBAC permissions not currently held"),
         ("jane", bind("nothing"), None, "clusterroles.rbac.authorization.k8s.io \"nothing\" not found"),
         ("jane", aggregating(), None, "must have cluster-admin privileges to use the aggregationRule"),
     ];
@@ -244,4 +249,50 @@ async fn dropped_caches_cost_one_renewal() {
     assert_eq!(cluster.lists(), renewed, "a decision reads no lists when nothing has changed");
     put(&cluster, [binding(None, "b", ("ClusterRole", "reader"), user("alice"))]);
     assert_eq!(ask(&rbac, &alice, "GET", list).await.0, Decision::Allow);
+}
+
+#[tokio::test]
+async fn roles_that_take_up_each_other_are_each_looked_at_once() {
+    // Each of them selects all, itself included: as paths they are more than can be walked.
+    let cluster = FakeCluster::new();
+    let all = json!({"matchLabels": {"take": "me"}});
+    for n in 0..25 {
+        let mut aggregated = role(None, &format!("a{n}"), json!([]));
+        aggregated["metadata"]["labels"] = json!({"take": "me"});
+        aggregated["aggregationRule"] = json!({"clusterRoleSelectors": [all]});
+        put(&cluster, [aggregated]);
+    }
+    let mut plain =
+        role(None, "plain", json!([{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"] }]));
+    plain["metadata"]["labels"] = json!({"take": "me"});
+    put(&cluster, [plain, binding(None, "b", ("ClusterRole", "a7"), user("alice"))]);
+    let rbac = Rbac::new(cluster.clone());
+    let alice = User::new("alice", &[]);
+    let pod = "/api/v1/namespaces/a/pods/p";
+    assert_eq!(ask(&rbac, &alice, "GET", pod).await.0, Decision::Allow);
+    // They follow what they select, and what they are labelled.
+    put(&cluster, [role(None, "plain", json!([]))]);
+    assert_eq!(ask(&rbac, &alice, "GET", pod).await.0, Decision::NoOpinion);
+}
+
+#[tokio::test]
+async fn grants_are_made_anew_where_bindings_changed_and_nowhere_else() {
+    let cluster = FakeCluster::new();
+    let pods = json!([{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"] }]);
+    let here =
+        |namespace: &str, who: &str| binding(Some(namespace), who, ("ClusterRole", "reader"), user(who));
+    put(&cluster, [role(None, "reader", pods), here("a", "alice"), here("b", "bob")]);
+    let rbac = Rbac::new(cluster.clone());
+    let grant_of = async |who: &str, namespace: &str| {
+        let snapshot = rbac.snapshot().await.unwrap();
+        let user = User::new(who, &[]);
+        snapshot.grants(&user, namespace).next().map(|grant| grant.role.clone())
+    };
+    let (alice, bob) = (grant_of("alice", "a").await.unwrap(), grant_of("bob", "b").await.unwrap());
+    put(&cluster, [here("b", "carol")]);
+    assert!(grant_of("carol", "b").await.is_some());
+    assert!(Arc::ptr_eq(&alice, &grant_of("alice", "a").await.unwrap()));
+    assert!(!Arc::ptr_eq(&bob, &grant_of("bob", "b").await.unwrap()));
+    cluster.remove("rolebindings.rbac.authorization.k8s.io", "b", "bob");
+    assert!(grant_of("bob", "b").await.is_none());
 }

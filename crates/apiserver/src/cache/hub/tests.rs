@@ -126,3 +126,43 @@ async fn a_store_that_cannot_be_watched_is_tried_again_and_said() {
     world.hub.catch_up().await.unwrap();
     assert!(world.hub.cache(&view(1)).await.unwrap().get("a").is_some());
 }
+
+#[tokio::test]
+async fn a_cache_is_read_in_without_holding_up_the_others() {
+    let world = world().await;
+    put(&*world.store.inner, &key("a")).await;
+    let hub = Arc::downgrade(&world.hub);
+    let convert: crate::cache::conversion::Convert = Arc::new(move |value: &Bytes| {
+        let hub = hub.upgrade().unwrap();
+        assert!(hub.state.try_lock().is_some(), "every change of every resource waits meanwhile");
+        value.clone()
+    });
+    let view = View { convert: Conversion::Here(convert), ..view(1) };
+    assert!(world.hub.cache(&view).await.unwrap().get("a").is_some());
+}
+
+#[tokio::test]
+async fn a_history_that_is_gone_is_asked_for_once() {
+    let world = world().await;
+    for name in ["a", "b", "c"] {
+        put(&*world.store.inner, &key(name)).await;
+    }
+    let now = world.hub.catch_up().await.unwrap();
+    world.store.inner.compact(now).await.unwrap();
+    let view = view(1);
+    let cache = world.hub.cache(&view).await.unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..3 {
+        let asked = asked.clone();
+        world.store.before("watch", move |_| async move {
+            asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+    }
+    tokio::join!(
+        world.hub.recall(&view, &cache, 1),
+        world.hub.recall(&view, &cache, 1),
+        world.hub.recall(&view, &cache, 1)
+    );
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+}

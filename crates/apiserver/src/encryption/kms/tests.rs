@@ -25,7 +25,9 @@ async fn plugin(listener: tokio::net::UnixListener, key: Arc<Mutex<String>>, cal
                 };
                 let answer = match method.as_str() {
                     "Status" => {
-                        StatusResponse { version: "v2".into(), healthz: "ok".into(), key_id }.encode_to_vec()
+                        let healthz = if key_id == "broken" { "no key" } else { "ok" };
+                        StatusResponse { version: "v2".into(), healthz: healthz.into(), key_id }
+                            .encode_to_vec()
                     }
                     "Encrypt" => {
                         let plain = EncryptRequest::decode(body).unwrap().plaintext;
@@ -90,4 +92,36 @@ async fn a_plugin_is_asked_once_for_many_objects_and_again_when_its_key_changes(
     let three = writer.seal(b"three", b"/c").await.unwrap();
     assert_eq!(EncryptedObject::decode(three.as_slice()).unwrap().key_id, "2");
     assert_eq!(reader.open(&three, b"/c").await.unwrap(), b"three");
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_is_done_without_for_some_minutes() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kms.sock");
+    let (key, calls) = (Arc::new(Mutex::new("1".to_owned())), Arc::new(Mutex::new(Vec::new())));
+    let serving =
+        tokio::spawn(plugin(tokio::net::UnixListener::bind(&socket).unwrap(), key.clone(), calls.clone()));
+    let clock = ManualClock::default();
+    let kms = Kms::new("k".into(), socket.clone(), Duration::from_secs(3), Arc::new(clock.clone()));
+    kms.seal(b"one", b"/a").await.unwrap();
+    assert_eq!(calls.lock().len(), 2);
+    // What it says is what it would say in trouble: no key, no health.
+    *key.lock() = "broken".into();
+    let asked = || calls.lock().iter().filter(|call| *call == "Status").count();
+    for (wait, works, statuses) in [
+        (FRESH, true, 2),
+        // It failed a moment ago, and is not asked.
+        (Duration::from_secs(1), true, 2),
+        (AGAIN, true, 3),
+        (USABLE, false, 4),
+        (Duration::from_secs(1), false, 4),
+    ] {
+        clock.advance(wait);
+        assert_eq!(kms.seal(b"two", b"/b").await.is_ok(), works, "after {wait:?} more");
+        assert_eq!(asked(), statuses, "after {wait:?} more");
+    }
+    *key.lock() = "2".into();
+    clock.advance(AGAIN);
+    kms.seal(b"three", b"/c").await.unwrap();
+    serving.abort();
 }

@@ -128,6 +128,33 @@ async fn should_support_validating_admission_policy_binding_api_operations() {
     kind.run(&world).await;
 }
 
+/// Not by name: what is shown of a scale.
+#[tokio::test]
+async fn a_scale_is_shown_as_one() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let scale = |expression: &str, message: &str| json!({"expression": expression, "message": message});
+    let spec = json!({
+        "matchConstraints": on("apps", "deployments/scale"),
+        "validations": [
+            scale("object.kind == 'Scale' && oldObject.kind == 'Scale' && request.kind.kind == 'Scale'", "no scale"),
+            scale("object.spec.replicas <= oldObject.spec.replicas + 1", "too many at once"),
+            scale("!has(object.spec.template)", "the whole is shown"),
+        ],
+    });
+    admin.post(DEPLOYMENTS, &deployment("d", 1)).await.is(201);
+    install(&world, spec, binding("b", "p", &["Deny"])).await;
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let to = |replicas: u32| json!({"spec": {"replicas": replicas}});
+    let refused = admin.patch(&path, "merge-patch+json", &to(9)).await.is(422);
+    assert!(refused.message().ends_with("too many at once"), "{}", refused.message());
+    admin.patch(&path, "merge-patch+json", &to(2)).await.is(200);
+    let mut scale = admin.get(&path).await.is(200).body;
+    scale["spec"]["replicas"] = 3.into();
+    admin.put(&path, &scale).await.is(200);
+    assert_eq!(admin.get(&format!("{DEPLOYMENTS}/d")).await.is(200).at("/spec/replicas"), 3);
+}
+
 /// Not by name: parameters, actions, failure policies, what expressions may name.
 #[tokio::test]
 async fn parameters_actions_and_failures() {

@@ -60,15 +60,9 @@ pub(in crate::cel) fn call<'a>(call: &Call<'_, 'a>) -> Result<Value<'a>> {
             Value::Opaque(_) => Err(call.no_overload()),
             value => value.size().map(|size| Value::Int(size as i64)).ok_or_else(|| call.no_overload()),
         },
-        ("cel.@mapInsert", [Value::Map(map), key, value]) => insert(map, vec![(key.clone(), value.clone())]),
-        ("cel.@mapInsert", [Value::Map(map), Value::Map(more)]) => {
-            let mut entries = Vec::new();
-            for key in more.keys() {
-                if let Some(value) = more.get(&key)? {
-                    entries.push((key, value));
-                }
-            }
-            insert(map, entries)
+        ("cel.@mapInsert", [Value::Map(map), added @ ..]) => {
+            let entries = entries(added)?;
+            insert(map.clone(), entries)
         }
         _ => Err(operands(call)),
     }
@@ -109,9 +103,26 @@ pub(in crate::cel) fn shown(key: &Value<'_>) -> String {
     }
 }
 
-fn insert<'a>(map: &Map<'a>, more: Vec<(Value<'a>, Value<'a>)>) -> Result<Value<'a>> {
-    let Map::Made(entries) = map else { return Err(Error::no_overload()) };
-    let mut entries = entries.clone();
+/// The entries that a fold adds to its map: a key and its value, or those of a map.
+pub(in crate::cel) fn entries<'a>(added: &[Value<'a>]) -> Result<Vec<(Value<'a>, Value<'a>)>> {
+    match added {
+        [key, value] => Ok(vec![(key.clone(), value.clone())]),
+        [Value::Map(more)] => {
+            let mut entries = Vec::new();
+            for key in more.keys() {
+                if let Some(value) = more.get(&key)? {
+                    entries.push((key, value));
+                }
+            }
+            Ok(entries)
+        }
+        _ => Err(Error::no_overload()),
+    }
+}
+
+/// The map with more entries. It is copied only where somebody else holds it too.
+pub(in crate::cel) fn insert<'a>(map: Map<'a>, more: Vec<(Value<'a>, Value<'a>)>) -> Result<Value<'a>> {
+    let Map::Made(mut entries) = map else { return Err(Error::no_overload()) };
     let all = Rc::make_mut(&mut entries);
     for (key, value) in more {
         if all.iter().any(|(known, _)| equal(known, &key)) {

@@ -1,4 +1,7 @@
 //! `pods/eviction`: deletes a pod unless that would break a PodDisruptionBudget.
+//!
+//! Says so in the pod's condition `DisruptionTarget` first. What was decided for the pod as it was read holds for that
+//! pod only, and where it depends on its state, for that state only: the deletion has it for a precondition.
 //! Upstream: pkg/registry/core/pod/storage/eviction.go.
 
 use api::meta::LabelSelector;
@@ -11,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::admission::Operation;
-use crate::engine::{Call, WriteOptions, decode_as, remove, timestamp};
+use crate::engine::{Call, WriteOptions, check_deletion as check, decode_as, remove, timestamp};
 use crate::registry::Subresource;
 use crate::response::Response;
 
@@ -47,24 +50,105 @@ impl Subresource for Eviction {
             call.server.admission.validate(&mut request).await?;
             call.warn(request.warnings);
         }
-        let pod = call.stored().await?.object;
-        if !ends_anyway(&pod) {
-            spend(&call, &pod, options.dry_run).await?;
-            if delete.pointer("/preconditions/uid").is_none() {
-                delete["preconditions"]["uid"] = pod.uid().into();
-            }
-        }
-        remove(&call, &call.info.namespace, &call.info.name, &delete).await?;
+        evict(&call, &delete, options.dry_run).await?;
         let status =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(call.respond_value(201, &status))
     }
 }
 
-/// Whether no budget is concerned: the pod has ended, has not begun, or is being deleted.
-fn ends_anyway(pod: &Object) -> bool {
+async fn evict(call: &Call, delete: &Value, dry_run: bool) -> Result<(), Status> {
+    // A client that insists on a state is told when it has passed; for others the decision is made anew.
+    let insists = delete.pointer("/preconditions/resourceVersion").is_some();
+    loop {
+        let pod = call.stored().await?.object;
+        // What the client itself demands does not get true by trying again.
+        check(call, delete, &pod)?;
+        let mut delete = delete.clone();
+        let pin = |delete: &mut Value, field: &str, value: &str| {
+            if delete.pointer(&format!("/preconditions/{field}")).is_none() {
+                delete["preconditions"][field] = value.into();
+            }
+        };
+        pin(&mut delete, "uid", pod.uid());
+        if let Some(may_become_ready) = without_budget(&pod) {
+            if may_become_ready {
+                pin(&mut delete, "resourceVersion", pod.resource_version());
+            }
+            match mark_and_remove(call, delete, dry_run).await {
+                Err(status) if status.is_conflict() && may_become_ready && !insists => continue,
+                outcome => return outcome,
+            }
+        }
+        let Spent::UnreadyPod { budget } = spend(call, &pod, dry_run).await? else {
+            return mark_and_remove(call, delete, dry_run).await;
+        };
+        pin(&mut delete, "resourceVersion", pod.resource_version());
+        return match mark_and_remove(call, delete, dry_run).await {
+            Err(status) if status.is_conflict() && !insists => Err(in_process(&budget)),
+            outcome => outcome,
+        };
+    }
+}
+
+/// `Some` if no budget is concerned: the pod has ended or is being deleted, or (true) has not begun yet.
+fn without_budget(pod: &Object) -> Option<bool> {
     let phase = pod.0.pointer("/status/phase").and_then(Value::as_str).unwrap_or("Pending");
-    matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.deletion_timestamp().is_some()
+    if matches!(phase, "Succeeded" | "Failed") || pod.deletion_timestamp().is_some() {
+        return Some(false);
+    }
+    (phase == "Pending").then_some(true)
+}
+
+/// Writes the condition, then deletes the pod, both under the preconditions of `delete` (DeleteOptions).
+async fn mark_and_remove(call: &Call, mut delete: Value, dry_run: bool) -> Result<(), Status> {
+    let (server, resource) = (&call.server, &call.resource);
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    while !dry_run {
+        let old = call.stored().await?;
+        check(call, &delete, &old.object)?;
+        let mut pod = old.object.clone();
+        if !add_condition(&mut pod, &timestamp(server.clock.now())) {
+            break;
+        }
+        let Some(stored) = server.storage.replace(resource, namespace, name, old.revision, &pod).await?
+        else {
+            continue;
+        };
+        resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
+        if delete.pointer("/preconditions/resourceVersion").is_some() {
+            delete["preconditions"]["resourceVersion"] = stored.object.resource_version().into();
+        }
+        break;
+    }
+    remove(call, namespace, name, &delete).await
+}
+
+/// Says in the pod that it is to be disrupted; false: it says so already.
+fn add_condition(pod: &mut Object, now: &str) -> bool {
+    let wanted = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": now,
+    });
+    let conditions = &mut pod.0["status"]["conditions"];
+    if !conditions.is_array() {
+        *conditions = json!([]);
+    }
+    let Some(conditions) = conditions.as_array_mut() else { return false };
+    let Some(known) = conditions.iter_mut().find(|condition| condition["type"] == wanted["type"]) else {
+        conditions.push(wanted);
+        return true;
+    };
+    if ["status", "reason", "message"].iter().all(|field| known[*field] == wanted[*field]) {
+        return false;
+    }
+    let since = known["lastTransitionTime"].take();
+    let lasts = known["status"] == wanted["status"];
+    *known = wanted;
+    if lasts {
+        known["lastTransitionTime"] = since;
+    }
+    true
 }
 
 fn is_ready(pod: &Object) -> bool {
@@ -72,8 +156,16 @@ fn is_ready(pod: &Object) -> bool {
     conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
+/// What a pod's budget says to its eviction.
+enum Spent {
+    /// One disruption was taken from it, or there is none.
+    Counted,
+    /// The pod does not count, for as long as it is not ready.
+    UnreadyPod { budget: String },
+}
+
 /// Takes one disruption from the pod's budget, if it has one.
-async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
+async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<Spent, Status> {
     let budgets = GroupResource::new("policy", "poddisruptionbudgets");
     loop {
         let listed = call.server.cluster.list(&budgets, &call.info.namespace).await?;
@@ -82,7 +174,7 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
             .iter()
             .filter_map(|item| serde_json::from_slice(item).ok().map(Object))
             .filter(|budget: &Object| selects(budget, pod));
-        let Some(budget) = concerned.next() else { return Ok(()) };
+        let Some(budget) = concerned.next() else { return Ok(Spent::Counted) };
         if concerned.next().is_some() {
             return Err(Status::internal(
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
@@ -95,14 +187,14 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
             Err(status) => return Err(status),
         };
         if !is_ready(pod) && unready_may_go(&budget) {
-            return Ok(());
+            return Ok(Spent::UnreadyPod { budget: budget.name().to_owned() });
         }
         decrement(&mut budget, pod.name(), &timestamp(call.server.clock.now()))?;
         if dry_run {
-            return Ok(());
+            return Ok(Spent::Counted);
         }
         match call.server.cluster.replace(&budgets, budget).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(Spent::Counted),
             Err(status) if status.is_conflict() => {}
             Err(status) => return Err(status),
         }
@@ -132,13 +224,18 @@ fn refused(cause: String) -> Status {
     status
 }
 
+/// Asks to come again when the budget has been looked at.
+fn in_process(budget: &str) -> Status {
+    let mut status =
+        refused(format!("The disruption budget {budget} is still being processed by the server."));
+    status.details.get_or_insert_default().retry_after_seconds = 10;
+    status
+}
+
 fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
     let name = budget.name().to_owned();
     if count(budget, "observedGeneration") < budget.generation() {
-        let mut status =
-            refused(format!("The disruption budget {name} is still being processed by the server."));
-        status.details.get_or_insert_default().retry_after_seconds = 10;
-        return Err(status);
+        return Err(in_process(&name));
     }
     let forbidden = |why: &str| {
         let message = format!("poddisruptionbudgets.policy \"{name}\" is forbidden: {why}");
@@ -173,6 +270,29 @@ fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_condition_is_added_once_and_keeps_its_time() {
+        let condition = |status: &str, since: &str| json!({"type": "DisruptionTarget", "status": status, "reason": "Other", "lastTransitionTime": since});
+        for (before, changes, since) in [
+            (json!([]), true, "now"),
+            (json!([{"type": "Ready", "status": "True"}]), true, "now"),
+            (json!([condition("False", "then")]), true, "now"),
+            (json!([condition("True", "then")]), true, "then"),
+        ] {
+            let mut pod = Object(json!({"status": {"conditions": before}}));
+            assert_eq!(add_condition(&mut pod, "now"), changes);
+            let conditions = pod.0["status"]["conditions"].as_array().unwrap();
+            let all: Vec<_> = conditions.iter().filter(|c| c["type"] == "DisruptionTarget").collect();
+            assert_eq!(all.len(), 1);
+            assert_eq!(
+                (&all[0]["reason"], &all[0]["status"]),
+                (&json!("EvictionByEvictionAPI"), &json!("True"))
+            );
+            assert_eq!(all[0]["lastTransitionTime"], since);
+            assert!(!add_condition(&mut pod, "later"));
+        }
+    }
 
     #[test]
     fn a_budget_is_spent_and_then_refuses() {
