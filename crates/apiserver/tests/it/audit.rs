@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use apiserver::User;
 use apiserver::audit::{self, policy::Policy};
-use client::Transport as _;
 use serde_json::{Value, json};
 
 use crate::world::{PATIENCE, World, config_map};
