@@ -6,7 +6,6 @@
 //! Upstream: pkg/scheduler/framework/plugins/defaultpreemption, pkg/scheduler/framework/preemption.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use api::{
     selector::labels::Selector,
@@ -231,6 +230,8 @@ impl Plugin for DefaultPreemption {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use foundation::SeededRandomness;
     use serde_json::{Value, json};
 
