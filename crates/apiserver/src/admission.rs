@@ -16,6 +16,7 @@ pub(crate) mod dynamic;
 mod golden;
 mod json;
 mod limit_ranger;
+mod metrics;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
@@ -35,6 +36,8 @@ use std::sync::Arc;
 
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
 use async_trait::async_trait;
+
+use metrics::{Metrics, Step};
 
 use crate::cluster::ClusterState;
 use crate::request::User;
@@ -137,38 +140,66 @@ pub trait Plugin: Send + Sync + 'static {
 pub struct Chain {
     plugins: Arc<[Arc<dyn Plugin>]>,
     cluster: Arc<dyn ClusterState>,
+    metrics: Metrics,
+    clock: foundation::SharedClock,
 }
 
 impl Chain {
-    /// A chain of `plugins` that read `cluster`.
-    pub fn new(plugins: Vec<Arc<dyn Plugin>>, cluster: Arc<dyn ClusterState>) -> Self {
-        Self { plugins: plugins.into(), cluster }
+    /// A chain of `plugins` that read `cluster`; `clock` measures them.
+    pub fn new(
+        plugins: Vec<Arc<dyn Plugin>>,
+        cluster: Arc<dyn ClusterState>,
+        clock: foundation::SharedClock,
+    ) -> Self {
+        let metrics = Metrics::new(plugins.iter().map(|plugin| plugin.name()));
+        Self { plugins: plugins.into(), cluster, metrics, clock }
     }
 
     /// Lets every plugin change the object, in order; once more if one of those that the cluster's users configure
     /// has changed it.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        self.round(request).await?;
-        if request.reinvocation.wanted {
+        let began = self.clock.monotonic();
+        let mut outcome = self.round(request).await;
+        if outcome.is_ok() && request.reinvocation.wanted {
             request.reinvocation.again = true;
-            self.round(request).await?;
+            outcome = self.round(request).await;
         }
-        Ok(())
+        let took = self.clock.monotonic().saturating_sub(began);
+        self.metrics.step(Step::Admit, request.operation, outcome.is_err(), took);
+        outcome
     }
 
     async fn round(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let operation = request.operation;
-        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(request, &self.cluster).await?;
+        let mut began = self.clock.monotonic();
+        for (at, plugin) in self.plugins.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
+            let outcome = plugin.admit(request, &self.cluster).await;
+            let now = self.clock.monotonic();
+            let took = now.saturating_sub(std::mem::replace(&mut began, now));
+            self.metrics.plugin(at, Step::Admit, operation, outcome.is_err(), took);
+            outcome?;
         }
         Ok(())
     }
 
     /// Lets every plugin refuse, in order.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let began = self.clock.monotonic();
+        let outcome = self.checks(request).await;
+        let took = self.clock.monotonic().saturating_sub(began);
+        self.metrics.step(Step::Validate, request.operation, outcome.is_err(), took);
+        outcome
+    }
+
+    async fn checks(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let operation = request.operation;
-        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.validate(request, &self.cluster).await?;
+        let mut began = self.clock.monotonic();
+        for (at, plugin) in self.plugins.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
+            let outcome = plugin.validate(request, &self.cluster).await;
+            let now = self.clock.monotonic();
+            let took = now.saturating_sub(std::mem::replace(&mut began, now));
+            self.metrics.plugin(at, Step::Validate, operation, outcome.is_err(), took);
+            outcome?;
         }
         Ok(())
     }
@@ -220,7 +251,7 @@ pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, St
         return Err(Status::internal(format!("there is no admission plugin {unknown:?} to disable")));
     }
     let enabled = all.into_iter().filter(|plugin| !options.disabled.iter().any(|name| name == plugin.name()));
-    Ok(Chain::new(enabled.collect(), surroundings.cluster.clone()))
+    Ok(Chain::new(enabled.collect(), surroundings.cluster.clone(), surroundings.clock.clone()))
 }
 
 /// Every plugin in upstream's order (pkg/kubeapiserver/options/plugins.go). To add one: its file and its line.

@@ -17,7 +17,7 @@ use crate::engine::timestamp;
 use crate::options::Options;
 use crate::registry::Resource;
 use crate::server::Server;
-use crate::{aggregation, authz, fairness, storage};
+use crate::{aggregation, authz, endpoints, fairness, storage};
 
 /// What becomes of an object that is there already; `None`: it is left as it is.
 type Reconcile = Option<fn(&Object, &Object) -> Reconciled>;
@@ -65,7 +65,17 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
 
 /// Makes a FlowSchema or PriorityLevelConfiguration that must be there, or puts it right.
 pub(crate) async fn ensure(server: &Server, object: Object) -> Result<(), Status> {
-    let Some((compare, put)) = write(server, object, Some(flows)).await? else { return Ok(()) };
+    put_right(server, object, flows).await
+}
+
+/// Makes an object that must be there, or makes what is there into it by `reconcile`. Where somebody else writes it
+/// meanwhile nothing is done.
+pub(crate) async fn put_right(
+    server: &Server,
+    object: Object,
+    reconcile: fn(&Object, &Object) -> Reconciled,
+) -> Result<(), Status> {
+    let Some((compare, put)) = write(server, object, Some(reconcile)).await? else { return Ok(()) };
     let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
     server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
 }
@@ -201,12 +211,15 @@ fn own(options: &Options) -> Vec<Object> {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [options.service_cidr.to_string()]},
     }));
-    objects.extend(kubernetes_service(options));
+    objects.push(kubernetes_service(options));
+    if let (Some((address, port)), endpoints::Reconciler::Lease) = (options.advertise, options.endpoints) {
+        objects.extend(endpoints::objects(&[address], port));
+    }
     objects.into_iter().map(Object).collect()
 }
 
 /// The Service by which pods find the server.
-fn kubernetes_service(options: &Options) -> Vec<Value> {
+pub(crate) fn kubernetes_service(options: &Options) -> Value {
     let address = options.service_cidr.nth(1);
     let family = match address {
         IpAddr::V4(_) => "IPv4",
@@ -214,7 +227,7 @@ fn kubernetes_service(options: &Options) -> Vec<Value> {
     };
     let port = options.advertise.map_or(6443, |(_, port)| port);
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let mut objects = vec![json!({
+    json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
         "spec": {
@@ -223,31 +236,7 @@ fn kubernetes_service(options: &Options) -> Vec<Value> {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
         "status": {"loadBalancer": {}},
-    })];
-    if let Some((ip, port)) = options.advertise {
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-        objects.push(json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {
-                "name": "kubernetes", "namespace": "default",
-                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-            },
-            "subsets": [{
-                "addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-            }],
-        }));
-        objects.push(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": "kubernetes", "namespace": "default",
-                "labels": {"kubernetes.io/service-name": "kubernetes"},
-            },
-            "addressType": family,
-            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-        }));
-    }
-    objects
+    })
 }
 
 #[cfg(test)]

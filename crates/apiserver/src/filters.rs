@@ -33,6 +33,7 @@ use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
 use crate::fairness;
 use crate::handlers;
+use crate::metrics::Answered;
 use crate::negotiation;
 use crate::output;
 use crate::request::{Attributes, Query, RequestInfo, User};
@@ -101,6 +102,7 @@ async fn answer(
     let started = server.clock.monotonic();
     let query = request.head.uri.query().map(str::to_owned);
     let inflight = server.metrics.inflight(&info);
+    let dry_run = !info.is_read_only() && crate::metrics::is_dry_run(query.as_deref());
     let accepted = negotiation::of_errors(&request.head.headers);
     let compress = compression::wanted(&request.head.headers, &info);
     let trail = Trail::new(&server, &request.head.headers, client);
@@ -127,6 +129,7 @@ async fn answer(
         Some(record) => record.answered(response, info.is_long_running()).await,
         None => response,
     };
+    let size = http_body::Body::size_hint(response.body()).exact();
     if compress {
         response = compression::compress(response);
     }
@@ -150,7 +153,10 @@ async fn answer(
             "a slow request"
         );
     }
-    server.metrics.answered(&info, resource.as_deref(), response.status().as_u16(), took);
+    let known =
+        resource.is_some_and(|found| info.subresource.is_empty() || found.has_subresource(&info.subresource));
+    let code = response.status().as_u16();
+    server.metrics.answered(&info, known, Answered { code, dry_run, size, took });
     response
 }
 

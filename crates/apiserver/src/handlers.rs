@@ -42,11 +42,11 @@ pub async fn serve(
             Ok(health::serve(server, path[0], checks.first().copied(), query))
         }
         ["version"] => object(head, query, &version()),
-        ["metrics"] => Ok(response::bytes(
-            200,
-            "text/plain; version=0.0.4; charset=utf-8",
-            foundation::metrics::registry().render(),
-        )),
+        ["metrics"] => {
+            server.metrics.count_objects(&server.registry.table(), &server.hub);
+            let text = foundation::metrics::registry().render();
+            Ok(response::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
+        }
         ["api"] | ["apis"] => discovery::root(server, head, query, path[0]),
         ["apis", group] => discovery::group(server, head, query, group),
         ["api", version] => discovery::version(server, head, query, "", version),

@@ -25,6 +25,7 @@ pub mod cache;
 pub mod cluster;
 pub mod encoding;
 pub mod encryption;
+mod endpoints;
 pub mod engine;
 pub mod fairness;
 pub mod filters;
@@ -52,6 +53,7 @@ use foundation::{SharedClock, SharedRandomness, Tasks};
 use store::Store;
 use tokio::net::TcpListener;
 
+pub use endpoints::Reconciler as EndpointReconciler;
 pub use in_process::InProcess;
 pub use options::{Cidr, Options};
 pub use request::User;
@@ -90,6 +92,7 @@ impl ApiServer {
 
     /// Serves HTTPS on `listener` until the tasks that the server was given are cancelled, then drains.
     pub async fn serve(&self, listener: TcpListener, tls: listen::Tls) {
+        endpoints::start(&self.0);
         listen::serve(self.0.clone(), listener, tls).await;
     }
 

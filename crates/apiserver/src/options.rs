@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{admission, aggregation, audit, authn, authz, fairness};
+use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness};
 
 /// The settings of an API server. All have working defaults but the keys in `authn`.
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub struct Options {
     /// The address under which the server is reached: the endpoint of the `kubernetes` Service. `None`: that
     /// Service gets no endpoint.
     pub advertise: Option<(IpAddr, u16)>,
+    /// Who keeps the endpoints of the `kubernetes` Service.
+    pub endpoints: endpoints::Reconciler,
     /// How the server reaches kubelets (logs, exec, proxy). `None`: those subresources answer 503.
     pub kubelet: Option<Arc<rustls::ClientConfig>>,
     /// The largest request body in bytes (upstream: 3 MiB).
@@ -48,6 +50,7 @@ impl Default for Options {
             service_cidr: Cidr { address: IpAddr::from([10, 43, 0, 0]), length: 16 },
             node_ports: (30_000, 32_767),
             advertise: None,
+            endpoints: endpoints::Reconciler::default(),
             kubelet: None,
             body_limit: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),

@@ -18,6 +18,8 @@ mod encodings;
 mod encryption;
 #[path = "it/lists.rs"]
 mod lists;
+#[path = "it/metrics.rs"]
+mod metrics;
 #[path = "it/objects.rs"]
 mod objects;
 #[path = "it/permissions.rs"]

@@ -121,7 +121,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         sent,
         header: true,
         ended: false,
-        gauge: call.server.metrics.watching(&call.resource.descriptor),
+        gauge: call.server.metrics.watching(&call.info),
         call,
     };
     let frames = futures::stream::unfold(watching, |mut watching| async move {

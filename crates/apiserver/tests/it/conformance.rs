@@ -52,8 +52,8 @@ mod validatingadmissionpolicy;
 #[path = "conformance/watch.rs"]
 mod watch;
 #[path = "conformance/webhook.rs"]
-mod webhook;
+pub mod webhook;
 #[path = "conformance/webhook_configurations.rs"]
 mod webhook_configurations;
 #[path = "conformance/webhook_server.rs"]
-mod webhook_server;
+pub mod webhook_server;

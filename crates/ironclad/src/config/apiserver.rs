@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::apiserver::{audit, authn, authz, encryption, fairness};
+use ::apiserver::{EndpointReconciler, audit, authn, authz, encryption, fairness};
 use anyhow::Context as _;
 use foundation::SharedClock;
 
@@ -35,6 +35,15 @@ pub struct ApiServer {
     /// Requests served at once that write
     #[arg(long, env = "IRONCLAD_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200, value_name = "N")]
     pub max_mutating_requests_inflight: u32,
+    /// Who keeps the endpoints of the kubernetes Service: the servers themselves by leases, or nobody
+    #[arg(
+        long,
+        env = "IRONCLAD_ENDPOINT_RECONCILER_TYPE",
+        default_value = "lease",
+        value_parser = ["lease", "none"],
+        value_name = "TYPE"
+    )]
+    pub endpoint_reconciler_type: String,
     /// File that says what is written to the audit log
     #[arg(long, env = "IRONCLAD_AUDIT_POLICY_FILE", value_name = "FILE")]
     pub audit_policy_file: Option<PathBuf>,
@@ -221,6 +230,14 @@ impl ApiServer {
             }
         }
         Ok(options)
+    }
+
+    /// Who keeps the endpoints of the `kubernetes` Service.
+    pub fn endpoint_reconciler(&self) -> EndpointReconciler {
+        match self.endpoint_reconciler_type.as_str() {
+            "none" => EndpointReconciler::None,
+            _ => EndpointReconciler::Lease,
+        }
     }
 
     /// Who decides.

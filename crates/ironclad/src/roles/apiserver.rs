@@ -102,6 +102,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
     Ok(Options {
         service_cidr: Cidr::parse(&service_cidr).context("the service network is no network")?,
         advertise: Some((context.node.ip, port)),
+        endpoints: flags.endpoint_reconciler(),
         kubelet: Some(kubelet_client(context, now)?),
         authn: flags.authentication(&audiences, &context.clock, authn)?,
         authz: flags.authorization()?,

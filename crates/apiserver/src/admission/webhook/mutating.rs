@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{Parts, Webhook, call::Failure, data, failed, matching, review, versions};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::matching::Matched;
+use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
 
@@ -134,7 +135,11 @@ impl Plugin for MutatingAdmissionWebhook {
                     webhook.name
                 )));
             }
-            match self.call(webhook, &matched, request).await {
+            let began = self.surroundings.clock.monotonic();
+            let outcome = self.call(webhook, &matched, request).await;
+            let took = self.surroundings.clock.monotonic().saturating_sub(began);
+            metrics::webhook(&webhook.name, Step::Admit, request.operation, outcome.is_err(), took);
+            match outcome {
                 Ok(Some(patched)) => {
                     let typed = self.surroundings.retyped(request, patched)?;
                     let Some(object) = request.object.as_deref_mut() else { continue };

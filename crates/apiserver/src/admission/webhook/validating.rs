@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::{Parts, Webhook, call::Failure, data, failed, matching, review};
 use crate::admission::dynamic::configurations::Configurations;
+use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
 
@@ -30,8 +31,16 @@ impl ValidatingAdmissionWebhook {
         &'a self,
         webhook: &'a Webhook,
         sent: serde_json::Value,
+        operation: Operation,
     ) -> BoxFuture<'a, (&'a Webhook, Result<review::Answer, Failure>)> {
-        Box::pin(async move { (webhook, self.call(webhook, sent).await) })
+        let clock = &self.surroundings.clock;
+        Box::pin(async move {
+            let began = clock.monotonic();
+            let outcome = self.call(webhook, sent).await;
+            let took = clock.monotonic().saturating_sub(began);
+            metrics::webhook(&webhook.name, Step::Validate, operation, outcome.is_err(), took);
+            (webhook, outcome)
+        })
     }
 
     async fn call(&self, webhook: &Webhook, sent: serde_json::Value) -> Result<review::Answer, Failure> {
@@ -96,7 +105,7 @@ impl Plugin for ValidatingAdmissionWebhook {
             }
             let data = data(request, &matched, &self.surroundings).await?;
             match review::review(webhook, request, &matched, &data, &self.surroundings.uid()) {
-                Ok(sent) => calls.push(self.calling(webhook, sent)),
+                Ok(sent) => calls.push(self.calling(webhook, sent, request.operation)),
                 Err(error) => failed(webhook, error)?,
             }
         }
