@@ -10,7 +10,6 @@
 mod layout;
 mod read;
 mod write;
-mod zero;
 
 use api::Status;
 use serde_json::Value;

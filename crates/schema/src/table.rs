@@ -1,5 +1,5 @@
 //! The generated table of built-in definitions: names, types and merge rules, no descriptions.
-//! Reads `generated/definitions.txt` and `table/options.txt` (embedded). A definition is parsed when it is first asked for and then kept.
+//! Reads `generated/definitions.txt` and `table/options.txt` (embedded); what becomes of zero is [`Zero`]. A definition is parsed when it is first asked for and then kept.
 //! Not here: how the text is made (`xtask::codegen`), what is done with a definition.
 //!
 //! Grammar of the text, one line each, names sorted:
@@ -9,8 +9,12 @@
 //!   required. Types: `string bytes int32 int64 number boolean object any`, `[TYPE]`, `{TYPE}` (a map of texts), or
 //!   another definition's name, where a leading `.` stands for `io.k8s.api.`.
 
+pub(crate) mod wire;
+
 use std::collections::HashMap;
 use std::sync::OnceLock;
+
+pub use wire::Zero;
 
 static TEXT: &str = include_str!("generated/definitions.txt");
 /// What is no part of the published definitions.
@@ -69,6 +73,8 @@ pub struct Field {
     pub r#type: Type,
     /// Whether it must be given.
     pub required: bool,
+    /// What becomes of zero.
+    pub zero: Zero,
     /// How it merges.
     pub merge: Merge,
 }
@@ -240,7 +246,9 @@ impl Table {
             for rule in words {
                 parse_rule(&mut merge, rule);
             }
-            definition.fields.push(Field { name, r#type, required: name.len() < first.len(), merge });
+            let required = name.len() < first.len();
+            let zero = wire::zero(entry.name, name, required);
+            definition.fields.push(Field { name, r#type, required, zero, merge });
         }
         definition
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE
-       cargo xtask codegen protobuf --source FOLDER
+       cargo xtask codegen protobuf --kubectl FILE
        cargo xtask conformance --names FILE
        cargo xtask score --testdata FOLDER
        cargo xtask verify";
@@ -32,10 +32,11 @@ fn run(arguments: &[&str]) -> Result<()> {
             let target = root.join(xtask::codegen::SCHEMA_TABLE);
             std::fs::write(&target, table).with_context(|| format!("cannot write {}", target.display()))
         }
-        ["codegen", "protobuf", "--source", folder] => {
+        ["codegen", "protobuf", "--kubectl", file] => {
+            let program = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
             let target = root.join(xtask::protobuf::NUMBERS);
-            std::fs::write(&target, xtask::protobuf::numbers(Path::new(folder)))
-                .with_context(|| format!("cannot write {}", target.display()))
+            let numbers = xtask::protobuf::numbers(&program).with_context(|| format!("cannot use {file}"))?;
+            std::fs::write(&target, numbers).with_context(|| format!("cannot write {}", target.display()))
         }
         ["conformance", "--names", file] => {
             let names = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;

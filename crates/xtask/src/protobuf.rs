@@ -1,217 +1,192 @@
-//! Writes the protobuf field numbers of the built-in definitions, as crate `schema` reads them.
-//! Reads the generated structs of the `k8s-pb` crate's source (its Rust names stand for upstream's message and field
-//! names). A message that JSON has inlined (`Volume.volumeSource`) gives its fields a path of numbers.
-//! Not here: the reading of the numbers (`schema::protobuf`).
+//! Writes how upstream's structs hold the fields of the built-in definitions, as crate `schema` reads it: the number on
+//! the wire, and whether zero is told from nothing.
+//! Reads the description of its types that every Go program carries: kubectl's has all kinds of its version but those of
+//! two groups, which stand below. Fields that JSON inlines (`Volume.volumeSource`) get a path of numbers.
+//! Not here: how Go lays its types out (`reflection`), the reading of the table (`schema::table`).
+
+mod reflection;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
-/// Where the numbers are kept, from the root of the repository.
+use anyhow::{Result, ensure};
+
+use reflection::{Go, Struct, StructField};
+
+/// Where the table is kept, from the root of the repository.
 pub const NUMBERS: &str = "crates/schema/src/generated/protobuf.txt";
 
-/// Fields that are younger than the crate, with the numbers that upstream's own fixtures show.
-const YOUNGER: &[(&str, &str)] = &[
-    ("io.k8s.api.admissionregistration.v1.ApplyConfiguration", "expression=1"),
-    ("io.k8s.api.admissionregistration.v1.JSONPatch", "expression=1"),
-    ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy", "metadata=1 spec=2"),
-    ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding", "metadata=1 spec=2"),
+/// The definitions that no program of upstream's clients has, in the table's own grammar.
+const ELSEWHERE: &[(&str, &str)] = &[
     (
-        "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBindingSpec",
-        "matchResources=3 paramRef=2 policyName=1",
+        "apiextensions.v1.CustomResourceColumnDefinition",
+        "description=4 format=3 jsonPath=6! name=1! priority=5 type=2!",
+    ),
+    ("apiextensions.v1.CustomResourceConversion", "strategy=1! webhook=2?"),
+    ("apiextensions.v1.CustomResourceDefinition", "metadata=1 spec=2! status=3"),
+    (
+        "apiextensions.v1.CustomResourceDefinitionCondition",
+        "lastTransitionTime=3 message=5 observedGeneration=6 reason=4 status=2! type=1!",
+    ),
+    ("apiextensions.v1.CustomResourceDefinitionList", "items=2! metadata=1"),
+    (
+        "apiextensions.v1.CustomResourceDefinitionNames",
+        "categories=6 kind=4! listKind=5 plural=1! shortNames=3 singular=2",
     ),
     (
-        "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicySpec",
-        "failurePolicy=5 matchConditions=6 matchConstraints=2 mutations=4 paramKind=1 reinvocationPolicy=7 variables=3",
-    ),
-    ("io.k8s.api.admissionregistration.v1.Mutation", "applyConfiguration=3 jsonPatch=4 patchType=2"),
-    ("io.k8s.api.authentication.v1.TokenRequestSpec", "attestations=5"),
-    (
-        "io.k8s.api.batch.v1.JobSchedulingConfiguration",
-        "disruptionMode=3 resourceClaims=4 schedulingConstraints=2 schedulingPolicy=1",
-    ),
-    ("io.k8s.api.batch.v1.JobSpec", "scheduling=17"),
-    ("io.k8s.api.certificates.v1.ClusterTrustBundle", "metadata=1 spec=2"),
-    ("io.k8s.api.certificates.v1.ClusterTrustBundleSpec", "signerName=1 trustBundle=2"),
-    ("io.k8s.api.certificates.v1.PodCertificateRequest", "metadata=1 spec=2 status=3"),
-    (
-        "io.k8s.api.certificates.v1.PodCertificateRequestSpec",
-        "maxExpirationSeconds=8 nodeName=6 nodeUID=7 podName=2 podUID=3 serviceAccountName=4 serviceAccountUID=5 signerName=1 stubPKCS10Request=12 unverifiedUserAnnotations=11",
+        "apiextensions.v1.CustomResourceDefinitionSpec",
+        "conversion=9? group=1! names=3! preserveUnknownFields=10 scope=4! versions=7!",
     ),
     (
-        "io.k8s.api.certificates.v1.PodCertificateRequestStatus",
-        "beginRefreshAt=5 certificateChain=2 conditions=1 notAfter=6 notBefore=4",
+        "apiextensions.v1.CustomResourceDefinitionStatus",
+        "acceptedNames=2! conditions=1! observedGeneration=4 storedVersions=3!",
     ),
-    ("io.k8s.api.core.v1.ClusterTrustBundleProjection", "user=6"),
-    ("io.k8s.api.core.v1.ConfigMapVolumeSource", "defaultUser=5"),
-    ("io.k8s.api.core.v1.DownwardAPIVolumeFile", "user=5"),
-    ("io.k8s.api.core.v1.DownwardAPIVolumeSource", "defaultUser=3"),
-    ("io.k8s.api.core.v1.EmptyDirVolumeSource", "mode=3"),
-    ("io.k8s.api.core.v1.EvictionResponder", "name=1 priority=2"),
-    ("io.k8s.api.core.v1.GRPCAction", "mode=3"),
-    ("io.k8s.api.core.v1.HTTPGetAction", "protocol=6"),
-    ("io.k8s.api.core.v1.ImageVolumeStatus", "imageRef=1"),
-    ("io.k8s.api.core.v1.KeyToPath", "user=4"),
-    ("io.k8s.api.core.v1.NodeAllocatableMappedResources", "name=1 quantity=2"),
-    ("io.k8s.api.core.v1.NodeAllocatableOverheadResources", "name=1 perContainer=3 perPod=2"),
     (
-        "io.k8s.api.core.v1.NodeAllocatableResourceClaimStatus",
-        "containers=2 mapping=4 overhead=5 resourceClaimName=1",
+        "apiextensions.v1.CustomResourceDefinitionVersion",
+        "additionalPrinterColumns=6 deprecated=7 deprecationWarning=8? name=1! schema=4? selectableFields=9 served=2! \
+         storage=3! subresources=5?",
     ),
-    ("io.k8s.api.core.v1.NodePodPreemptionPolicy", "disableResizePreemption=1"),
-    ("io.k8s.api.core.v1.NodeSpec", "podPreemptionPolicy=8"),
-    ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "healthStatus=10"),
-    ("io.k8s.api.core.v1.PodCertificateProjection", "user=8"),
-    ("io.k8s.api.core.v1.PodSchedulingGroup", "podGroupName=1"),
-    ("io.k8s.api.core.v1.PodSpec", "evictionResponders=44 schedulingGroup=43"),
-    ("io.k8s.api.core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses=21 volumeHealth=22"),
-    ("io.k8s.api.core.v1.PodVolumeHealth", "healthConditions=2 lastTransitionTime=3 name=1"),
-    ("io.k8s.api.core.v1.ProjectedVolumeSource", "defaultUser=3"),
-    ("io.k8s.api.core.v1.ResourceHealth", "message=6"),
-    ("io.k8s.api.core.v1.SecretVolumeSource", "defaultUser=5"),
-    ("io.k8s.api.core.v1.ServiceAccountTokenProjection", "user=4"),
-    ("io.k8s.api.core.v1.VolumeHealthCondition", "message=3 reason=2 status=1"),
-    ("io.k8s.api.core.v1.VolumeHealthStatus", "healthConditions=1 lastTransitionTime=2"),
-    ("io.k8s.api.core.v1.VolumeMount", "bindMountOptions=8"),
-    ("io.k8s.api.core.v1.VolumeMountStatus", "volumeStatus=5"),
-    ("io.k8s.api.core.v1.VolumeStatus", "image=1"),
-    ("io.k8s.api.resource.v1.Device", "nodeAllocatableResources=14"),
-    ("io.k8s.api.resource.v1.DeviceAttribute", "bools=7 ints=6 strings=8 versions=9"),
-    ("io.k8s.api.resource.v1.DeviceTaintRule", "metadata=1 spec=2 status=3"),
-    ("io.k8s.api.resource.v1.DeviceTaintRuleSpec", "deviceSelector=1 taint=2"),
-    ("io.k8s.api.resource.v1.DeviceTaintRuleStatus", "conditions=1"),
-    ("io.k8s.api.resource.v1.DeviceTaintSelector", "device=4 driver=2 pool=3"),
     (
-        "io.k8s.api.resource.v1.NodeAllocatableMapping",
-        "capacityKey=1 capacityMultiplier=2 deviceMultiplier=3",
+        "apiextensions.v1.CustomResourceSubresourceScale",
+        "labelSelectorPath=3? specReplicasPath=1! statusReplicasPath=2!",
     ),
-    ("io.k8s.api.resource.v1.NodeAllocatableOverhead", "perContainer=2 perPod=1"),
-    ("io.k8s.api.resource.v1.NodeAllocatableResource", "mapping=3 overhead=4"),
-    ("io.k8s.api.resource.v1.ResourceSliceSpec", "partitionTypeAttribute=9 skipNodeOperations=10"),
-    ("io.k8s.api.scheduling.v1alpha3.TopologyConstraint", "key=1"),
-    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupDisruptionMode", "all=2 single=1"),
-    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupGangSchedulingPolicy", "minCount=1"),
+    ("apiextensions.v1.CustomResourceSubresources", "scale=2? status=1?"),
+    ("apiextensions.v1.CustomResourceValidation", "openAPIV3Schema=1?"),
+    ("apiextensions.v1.ExternalDocumentation", "description=1 url=2"),
     (
-        "io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupResourceClaim",
-        "name=1 resourceClaimName=2 resourceClaimTemplateName=3",
+        "apiextensions.v1.JSONSchemaProps",
+        "$ref=3? $schema=2 additionalItems=33? additionalProperties=30? allOf=25 anyOf=27 default=8? definitions=34 \
+         dependencies=32 description=4 enum=20 example=36? exclusiveMaximum=10 exclusiveMinimum=12 externalDocs=35? \
+         format=6 id=1 items=24? maxItems=16? maxLength=13? maxProperties=21? maximum=9? minItems=17? minLength=14? \
+         minProperties=22? minimum=11? multipleOf=19? not=28? nullable=37 oneOf=26 pattern=15 patternProperties=31 \
+         properties=29 required=23 title=7 type=5 uniqueItems=18 x-kubernetes-embedded-resource=39 \
+         x-kubernetes-int-or-string=40 x-kubernetes-list-map-keys=41 x-kubernetes-list-type=42? \
+         x-kubernetes-map-type=43? x-kubernetes-preserve-unknown-fields=38? x-kubernetes-validations=44",
     ),
-    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupSchedulingConstraints", "topology=1"),
-    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupSchedulingPolicy", "basic=1 gang=2"),
-    ("io.k8s.api.storage.v1.CSINode", "status=3"),
-    ("io.k8s.api.storage.v1.CSINodeStatus", "storageHealth=1"),
-    ("io.k8s.api.storage.v1.StorageHealth", "healthConditions=2 name=1"),
+    ("apiextensions.v1.SelectableField", "jsonPath=1!"),
+    ("apiextensions.v1.ServiceReference", "name=2! namespace=1! path=3? port=4?"),
     (
-        "io.k8s.api.storage.v1.StorageHealthCondition",
-        "accessMode=4 lastTransitionTime=6 message=3 reason=2 status=1 volumeMode=5",
+        "apiextensions.v1.ValidationRule",
+        "fieldPath=5 message=2 messageExpression=3 optionalOldSelf=6? reason=4? rule=1!",
     ),
-    ("io.k8s.api.storagemigration.v1.StorageVersionMigration", "metadata=1 spec=2 status=3"),
-    ("io.k8s.api.storagemigration.v1.StorageVersionMigrationSpec", "resource=1"),
-    ("io.k8s.api.storagemigration.v1.StorageVersionMigrationStatus", "conditions=1 resourceVersion=2"),
-    ("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", "shardInfo=5"),
-    ("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions", "shardSelector=15"),
-    ("io.k8s.apimachinery.pkg.apis.meta.v1.ShardInfo", "selector=1"),
+    ("apiextensions.v1.WebhookClientConfig", "caBundle=2 service=1? url=3?"),
+    ("apiextensions.v1.WebhookConversion", "clientConfig=2? conversionReviewVersions=3!"),
+    ("apiregistration.v1.APIService", "metadata=1 spec=2 status=3"),
+    ("apiregistration.v1.APIServiceCondition", "lastTransitionTime=3 message=5 reason=4 status=2! type=1!"),
+    ("apiregistration.v1.APIServiceList", "items=2! metadata=1"),
+    (
+        "apiregistration.v1.APIServiceSpec",
+        "caBundle=5 group=2 groupPriorityMinimum=7! insecureSkipTLSVerify=4 service=1? version=3 versionPriority=8!",
+    ),
+    ("apiregistration.v1.APIServiceStatus", "conditions=1"),
+    ("apiregistration.v1.ServiceReference", "name=2 namespace=1 port=3?"),
 ];
 
-/// Rust field name, number, type.
-type Fields = Vec<(String, u32, String)>;
-
-/// The text of the table. `root` is the crate's folder.
-pub fn numbers(root: &Path) -> String {
-    let root = root.join("src");
+/// The text of the table, from the bytes of kubectl.
+pub fn numbers(program: &[u8]) -> Result<String> {
+    let structs = Go::read(program)?.structs()?;
     let mut out = String::from(
-        "# Protobuf field numbers of the built-in definitions, by JSON name; a path where JSON inlines a message.\n\
+        "# How upstream's structs hold their fields: NAME=NUMBER, a path of numbers where JSON inlines a message. `?` behind\n\
+         # it: a pointer, so that zero is a value of its own; `!`: written even when zero; else zero is not written.\n\
          # Generated by `cargo xtask codegen protobuf`; do not edit.\n",
     );
-    let mut modules: BTreeMap<String, BTreeMap<String, Fields>> = BTreeMap::new();
     for name in schema::table().names() {
-        let Some((package, kind)) = name.rsplit_once('.') else { continue };
-        let directory = package.trim_start_matches("io.k8s.").replace('.', "/").replace('-', "_");
-        if !modules.contains_key(&directory) {
-            let text = std::fs::read_to_string(root.join(&directory).join("mod.rs")).unwrap_or_default();
-            modules.insert(directory.clone(), structs(&text));
-        }
-        let definition = schema::table().definition(name);
+        let Some(definition) = schema::table().definition(name) else { continue };
         // Definitions without fields have a wire form of their own.
-        let Some(definition) = definition.filter(|definition| !definition.fields.is_empty()) else {
+        if definition.fields.is_empty() {
             continue;
-        };
-        let mut entries = Vec::new();
-        if let Some(fields) = modules[&directory].get(&folded(kind)) {
-            let json: BTreeMap<String, &str> =
-                definition.fields.iter().map(|f| (folded(f.name), f.name)).collect();
-            collect(&modules[&directory], fields, &json, "", &mut entries);
         }
-        for entry in
-            YOUNGER.iter().filter(|(younger, _)| *younger == name).flat_map(|(_, all)| all.split(' '))
-        {
-            if !entries.iter().any(|known| known == entry) {
-                entries.push(entry.to_owned());
+        let elsewhere = ELSEWHERE.iter().find(|(short, _)| name.ends_with(&format!(".apis.{short}")));
+        let entries = match elsewhere {
+            Some((_, words)) => words.split(' ').map(str::to_owned).collect(),
+            None => {
+                let mut entries = Vec::new();
+                let (package, kind) = name.rsplit_once('.').unwrap_or_default();
+                let package = format!("k8s.io/{}", package.trim_start_matches("io.k8s.").replace('.', "/"));
+                if let Some(found) = structs.get(&(package, kind.to_owned())) {
+                    collect(found, "", &structs, &mut entries)?;
+                }
+                entries.retain(|entry| {
+                    definition.fields.iter().any(|field| entry.starts_with(&format!("{}=", field.name)))
+                });
+                entries.sort();
+                entries
             }
-        }
-        entries.sort();
+        };
         if !entries.is_empty() {
-            let _ = writeln!(out, "{name} {}", entries.join(" "));
+            writeln!(out, "{name} {}", entries.join(" "))?;
         }
     }
-    out
+    Ok(out)
 }
 
 fn collect(
-    module: &BTreeMap<String, Fields>,
-    fields: &Fields,
-    json: &BTreeMap<String, &str>,
+    fields: &Struct,
     prefix: &str,
+    structs: &BTreeMap<(String, String), Struct>,
     out: &mut Vec<String>,
-) {
-    for (name, number, kind) in fields {
-        match (json.get(&folded(name)), module.get(&folded(kind))) {
-            (Some(json), _) => out.push(format!("{json}={prefix}{number}")),
-            (None, Some(inlined)) => collect(module, inlined, json, &format!("{prefix}{number}."), out),
-            (None, None) => {}
+) -> Result<()> {
+    for field in fields {
+        let Some(number) = tag(field, "protobuf").and_then(|tag| tag.split(',').nth(1)) else { continue };
+        let mut options = tag(field, "json").unwrap_or_default().split(',');
+        let name = options.next().unwrap_or_default();
+        match &field.of {
+            _ if !name.is_empty() => {
+                let omitted = options.any(|option| option == "omitempty" || option == "omitzero");
+                let mark = match (field.pointer, omitted) {
+                    (true, _) => "?",
+                    (false, true) => "",
+                    (false, false) => "!",
+                };
+                out.push(format!("{name}={prefix}{number}{mark}"));
+            }
+            Some(inlined) if structs.contains_key(inlined) => {
+                collect(&structs[inlined], &format!("{prefix}{number}."), structs, out)?;
+            }
+            _ => ensure!(name == "-", "the field {} is neither named nor inlined", field.name),
         }
     }
+    Ok(())
 }
 
-fn folded(name: &str) -> String {
-    name.trim_start_matches("r#").replace(['_', '$', '-'], "").to_ascii_lowercase()
-}
-
-/// The structs of a generated file, by folded name, with the fields of each.
-fn structs(text: &str) -> BTreeMap<String, Fields> {
-    let mut found: BTreeMap<String, Fields> = BTreeMap::new();
-    let (mut current, mut number) = (String::new(), None);
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.split([' ', '{']).next()) {
-            // Rust's names are not upstream's in their capitals: HttpGetAction.
-            current = folded(name);
-            found.entry(current.clone()).or_default();
-        } else if let Some((_, tag)) = line.split_once("tag = \"") {
-            number = tag.split('"').next().and_then(|digits| digits.parse().ok());
-        } else if let (Some(field), Some(tag)) = (line.strip_prefix("pub "), number)
-            && let Some((name, kind)) = field.split_once(':')
-        {
-            let kind = kind.trim_end_matches([',', '>']).rsplit(['<', ':']).next().unwrap_or_default();
-            found.entry(current.clone()).or_default().push((
-                name.trim().to_owned(),
-                tag,
-                kind.trim().to_owned(),
-            ));
-            number = None;
-        }
-    }
-    found
+/// One word of a field's tag: `json:"name,omitempty"`.
+fn tag<'a>(field: &'a StructField, key: &str) -> Option<&'a str> {
+    let (_, rest) = field.tag.split_once(&format!("{key}:\""))?;
+    rest.split('"').next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn field(name: &str, tag: &str, pointer: bool, of: Option<(&str, &str)>) -> StructField {
+        let of = of.map(|(package, name)| (package.to_owned(), name.to_owned()));
+        StructField { name: name.to_owned(), tag: tag.to_owned(), pointer, of }
+    }
+
     #[test]
-    fn structs_are_read_with_their_numbers() {
-        let text = "pub struct A {\n  /// Says what.\n  #[prost(string, optional, tag = \"3\")]\n  pub r#type: Option<String>,\n}\n";
-        let found = structs(text);
-        assert_eq!(found["a"], [("r#type".to_owned(), 3, "String".to_owned())]);
-        assert_eq!(folded("$ref"), "ref");
-        assert_eq!(folded("x-kubernetes-map-type"), "xkubernetesmaptype");
+    fn fields_have_numbers_and_marks() {
+        let source =
+            vec![field("Path", "json:\"path,omitempty\" protobuf:\"bytes,3,opt,name=path\"", true, None)];
+        let volume = vec![
+            field("TypeMeta", "json:\",inline\"", false, None),
+            field("Name", "json:\"name\" protobuf:\"bytes,1,opt,name=name\"", false, None),
+            field(
+                "Source",
+                "json:\",inline\" protobuf:\"bytes,2,opt,name=source\"",
+                false,
+                Some(("p", "Source")),
+            ),
+            field("Note", "json:\"note,omitzero\" protobuf:\"bytes,4,opt,name=note\"", false, None),
+        ];
+        let structs = BTreeMap::from([(("p".to_owned(), "Source".to_owned()), source)]);
+        let mut found = Vec::new();
+        collect(&volume, "", &structs, &mut found).unwrap();
+        assert_eq!(found, ["name=1!", "path=2.3?", "note=4"]);
+    }
+
+    #[test]
+    fn what_is_no_program_is_refused() {
+        assert!(numbers(b"#!/bin/sh").is_err());
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::scalar::{self, Precision};
 use super::strict::Findings;
 use crate::json::{self, Kind, Observer as _, Reader, Unobserved};
-use crate::table::{Definition, JSON_SCHEMA_PROPS, SchemaOr, Type, table};
+use crate::table::{Definition, JSON_SCHEMA_PROPS, SchemaOr, Type, Zero, table};
 
 /// Why decoding stopped.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl<'a> Typed<'a> {
         Ok(Value::Object(object))
     }
 
-    /// An object of a definition. Optional lists and maps that are empty are left out, as Go's `omitempty` does.
+    /// An object of a definition. What is zero is left out where Go's `omitempty` does that.
     pub(super) fn definition(&mut self, definition: &'static Definition) -> Result<Value, Abort> {
         self.reader.check_kept()?;
         let mut first = self.reader.begin_object()?;
@@ -154,7 +154,7 @@ impl<'a> Typed<'a> {
             self.fields.pop();
             self.findings.leave();
             if let Some(value) = value
-                && (field.required || !is_empty(&value, &field.r#type))
+                && (field.zero != Zero::Omitted || !is_zero(&value, &field.r#type))
             {
                 object.insert(field.name.to_owned(), value);
             }
@@ -263,11 +263,14 @@ impl<'a> Typed<'a> {
     }
 }
 
-/// Whether Go's `omitempty` leaves a list or map out. Structs and scalars are kept: a pointer may be behind them.
-fn is_empty(value: &Value, r#type: &Type) -> bool {
+/// Whether Go's `omitempty` leaves a value out. It knows nothing of structs, hence not of times, quantities and the like.
+fn is_zero(value: &Value, r#type: &Type) -> bool {
     match (value, r#type) {
         (Value::Array(list), Type::Array(_)) => list.is_empty(),
         (Value::Object(map), Type::Map(_)) => map.is_empty(),
+        (Value::String(text), Type::String | Type::Bytes) => text.is_empty(),
+        (Value::Bool(value), Type::Boolean) => !value,
+        (Value::Number(number), Type::Int32 | Type::Int64 | Type::Number) => number.as_f64() == Some(0.0),
         _ => false,
     }
 }

@@ -1,15 +1,11 @@
 //! The field numbers of each definition, in the order in which fields are written.
-//! Reads `generated/protobuf.txt`: on each line a definition and its `field=number`, or `field=number.number` where JSON
-//! has inlined the message that holds the field. A line is parsed when its definition is first asked for.
-//! Not here: how the text is made (`xtask::protobuf`).
+//! Made of what `table::wire` says of a definition when it is first asked for.
+//! Not here: what becomes of zero (`table::Zero`).
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::zero;
-use crate::table::{Definition, Field};
-
-static TEXT: &str = include_str!("../generated/protobuf.txt");
+use crate::table::{Definition, Field, wire};
 
 /// The fields of a message, by number.
 #[derive(Debug, Default)]
@@ -18,8 +14,8 @@ pub(super) struct Layout(pub(super) Vec<(u32, Slot)>);
 /// What stands at a number.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// The field, and whether zero is a value of its own there.
-    Field(&'static Field, bool),
+    /// The field.
+    Field(&'static Field),
     /// A message of whose fields JSON knows only the names.
     Inline(Layout),
 }
@@ -33,12 +29,9 @@ struct Entry {
 fn entries() -> &'static HashMap<&'static str, Entry> {
     static ENTRIES: OnceLock<HashMap<&'static str, Entry>> = OnceLock::new();
     ENTRIES.get_or_init(|| {
-        let lines = TEXT.lines().filter(|line| !line.starts_with('#'));
-        let entries = lines.map(|line| {
-            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
-            (name, Entry { line: rest, layout: OnceLock::new() })
-        });
-        entries.collect()
+        let entry =
+            |(name, line): (&&'static str, &&'static str)| (*name, Entry { line, layout: OnceLock::new() });
+        wire::lines().iter().map(entry).collect()
     })
 }
 
@@ -53,11 +46,10 @@ pub(super) fn of(definition: &'static Definition) -> Option<&'static Layout> {
     let entry = entries().get(definition.name)?;
     Some(entry.layout.get_or_init(|| {
         let mut layout = Layout::default();
-        for word in entry.line.split(' ') {
-            let Some((name, path)) = word.split_once('=') else { continue };
-            let path: Vec<u32> = path.split('.').filter_map(|number| number.parse().ok()).collect();
-            if let Some(field) = definition.field(name) {
-                layout.insert(&path, field, zero::counts(definition.short_name(), name));
+        for word in wire::words(entry.line) {
+            let path: Vec<u32> = word.path.split('.').filter_map(|number| number.parse().ok()).collect();
+            if let Some(field) = definition.field(word.name) {
+                layout.insert(&path, field);
             }
         }
         layout.sort();
@@ -66,10 +58,10 @@ pub(super) fn of(definition: &'static Definition) -> Option<&'static Layout> {
 }
 
 impl Layout {
-    fn insert(&mut self, path: &[u32], field: &'static Field, zero_counts: bool) {
+    fn insert(&mut self, path: &[u32], field: &'static Field) {
         match path {
             [] => {}
-            [number] => self.0.push((*number, Slot::Field(field, zero_counts))),
+            [number] => self.0.push((*number, Slot::Field(field))),
             [number, rest @ ..] => {
                 let inline = |(known, slot): &(u32, Slot)| known == number && matches!(slot, Slot::Inline(_));
                 let at = self.0.iter().position(inline).unwrap_or_else(|| {
@@ -77,7 +69,7 @@ impl Layout {
                     self.0.len() - 1
                 });
                 if let Slot::Inline(below) = &mut self.0[at].1 {
-                    below.insert(rest, field, zero_counts);
+                    below.insert(rest, field);
                 }
             }
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::layout::{self, Layout, Slot};
 use super::{DEPTH, Error, MAGIC};
-use crate::table::{Definition, JSON_SCHEMA_PROPS, SchemaOr, Type, table};
+use crate::table::{Definition, JSON_SCHEMA_PROPS, SchemaOr, Type, Zero, table};
 
 /// One field off the wire.
 #[derive(Clone, Copy)]
@@ -137,7 +137,7 @@ fn message(data: &[u8], layout: &Layout, depth: usize, out: &mut Map<String, Val
         match layout.get(number) {
             None => {}
             Some(Slot::Inline(below)) => message(wire.bytes()?, below, depth, out)?,
-            Some(Slot::Field(field, zero_counts)) => match &field.r#type {
+            Some(Slot::Field(field)) => match &field.r#type {
                 Type::Array(item) => {
                     let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
                     if let Value::Array(list) = list {
@@ -151,7 +151,7 @@ fn message(data: &[u8], layout: &Layout, depth: usize, out: &mut Map<String, Val
                 }
                 single => {
                     let value = one(wire, single, depth)?;
-                    if !is_zero(&value) || (*zero_counts && !value.is_null()) {
+                    if !is_zero(&value) || (field.zero != Zero::Omitted && !value.is_null()) {
                         out.insert(field.name.to_owned(), value);
                     } else {
                         out.remove(field.name);

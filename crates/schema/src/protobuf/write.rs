@@ -112,7 +112,7 @@ fn slots(out: &mut Vec<u8>, object: &Map<String, Value>, layout: &Layout) -> Wri
     for (at, slot) in &layout.0 {
         match slot {
             Slot::Inline(below) => nested(out, *at, |out| slots(out, object, below))?,
-            Slot::Field(field, _) => match object.get(field.name) {
+            Slot::Field(field) => match object.get(field.name) {
                 None | Some(Value::Null) => {}
                 Some(value) => member(out, *at, value, &field.r#type).map_err(|error| match error {
                     Error::Value("") => Error::Value(field.name),

@@ -1,6 +1,9 @@
 //! Lists in strategic merge patches: which elements merge, and in which order the outcome stands.
 //! Order: that of `$setElementOrder`, else of the patch; elements only the server has keep their order among
-//! themselves and stand as near as possible to where they stood.
+//! themselves and stand as near as possible to where they stood. Elements are found by an index, so that the work grows
+//! with the lists and not with their product: both can hold as many elements as a body has room for.
+
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -69,15 +72,20 @@ pub(super) fn merge(
     };
     let (mut original, patch) = apply_directives(original, patch, key)?;
     let server_order = original.clone();
+    let mut places = index(&server_order, Some(key));
     for value in &patch {
         let Value::Object(given) = value else { continue };
         let wanted = given.get(key).ok_or_else(|| no_merge_key(given, key))?;
-        match original.iter().position(|candidate| candidate.get(key) == Some(wanted)) {
-            Some(at) => {
+        match places.get(&Some(wanted)) {
+            Some(&at) => {
                 let Value::Object(current) = original[at].take() else { continue };
                 original[at] = Value::Object(merge_map(current, given.clone(), element)?);
             }
-            None => original.extend(without_directives(without_nulls(value.clone()))),
+            None => {
+                places.insert(Some(wanted), original.len());
+                // Never left out: elements with a directive are not among these.
+                original.extend(without_directives(without_nulls(value.clone())));
+            }
         }
     }
     let (ordered, server_only) = partition(original, &patch, Some(key))?;
@@ -85,17 +93,13 @@ pub(super) fn merge(
 }
 
 fn merge_scalars(original: Vec<Value>, patch: Vec<Value>, delete: bool) -> Vec<Value> {
+    let given: HashSet<&Value> = patch.iter().collect();
     if delete {
-        return original.into_iter().filter(|value| !patch.contains(value)).collect();
+        return original.into_iter().filter(|value| !given.contains(value)).collect();
     }
-    let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
-    for value in original.iter().chain(&patch) {
-        if !merged.contains(value) {
-            merged.push(value.clone());
-        }
-    }
-    let (ordered, server_only): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|value| patch.contains(value));
+    let mut seen = HashSet::with_capacity(original.len() + patch.len());
+    let merged = original.iter().chain(&patch).filter(|value| seen.insert(*value)).cloned();
+    let (ordered, server_only): (Vec<Value>, Vec<Value>) = merged.partition(|value| given.contains(value));
     arrange(ordered, server_only, &patch, &original, None)
 }
 
@@ -118,42 +122,55 @@ fn apply_directives(
 ) -> Result<(Vec<Value>, Vec<Value>), Error> {
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
+    let mut deleted = HashSet::new();
     for value in patch {
         let Value::Object(map) = &value else { continue };
         match map.get(PATCH).map(|directive| (directive, directive.as_str())) {
             None => plain.push(value),
             Some((_, Some("delete"))) => {
                 let wanted = map.get(key).ok_or_else(|| no_merge_key(map, key))?;
-                original.retain(|candidate| candidate.get(key) != Some(wanted));
+                deleted.insert(wanted.clone());
             }
             Some((_, Some("replace"))) => replace = true,
             Some((_, Some("merge"))) => return Err(Error::MergeDirective),
             Some((directive, _)) => return Err(patch_type(directive, map)),
         }
     }
+    if !deleted.is_empty() {
+        original.retain(|candidate| candidate.get(key).is_none_or(|own| !deleted.contains(own)));
+    }
     Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
 }
 
 /// The elements that another list also has, and the rest.
 fn partition(list: Vec<Value>, by: &[Value], key: Option<&str>) -> Result<(Vec<Value>, Vec<Value>), Error> {
-    let Some(key) = key else {
-        return Ok(list.into_iter().partition(|value| by.contains(value)));
-    };
-    for value in &list {
-        let map = as_map(value)?;
-        if !map.contains_key(key) {
-            return Err(no_merge_key(map, key));
+    if let Some(key) = key {
+        for value in &list {
+            let map = as_map(value)?;
+            if !map.contains_key(key) {
+                return Err(no_merge_key(map, key));
+            }
         }
     }
-    Ok(list.into_iter().partition(|value| position(by, value, Some(key)).is_some()))
+    let by = index(by, key);
+    Ok(list.into_iter().partition(|value| by.contains_key(&identity(value, key))))
 }
 
-/// Where an element stands in a list, by merge key or, for scalars, by value.
-fn position(list: &[Value], value: &Value, key: Option<&str>) -> Option<usize> {
+/// What tells an element from others: the value of its merge key, or a scalar itself.
+fn identity<'a>(value: &'a Value, key: Option<&str>) -> Option<&'a Value> {
     match key {
-        Some(key) => list.iter().position(|candidate| candidate.get(key) == value.get(key)),
-        None => list.iter().position(|candidate| candidate == value),
+        Some(key) => value.get(key),
+        None => Some(value),
     }
+}
+
+/// Where each element first stands in a list.
+fn index<'a>(list: &'a [Value], key: Option<&str>) -> HashMap<Option<&'a Value>, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (at, value) in list.iter().enumerate() {
+        places.entry(identity(value, key)).or_insert(at);
+    }
+    places
 }
 
 /// Sorts ordered elements by `order` and the others by `server_order`, then sets each of the others before the first
@@ -165,15 +182,17 @@ fn arrange(
     server_order: &[Value],
     key: Option<&str>,
 ) -> Vec<Value> {
-    ordered.sort_by_key(|value| position(order, value, key));
-    server_only.sort_by_key(|value| position(server_order, value, key));
+    let (order, server_order) = (index(order, key), index(server_order, key));
+    let place_of = |value: &Value| server_order.get(&identity(value, key)).copied();
+    ordered.sort_by_key(|value| order.get(&identity(value, key)).copied());
+    server_only.sort_by_key(place_of);
     let mut arranged = Vec::with_capacity(ordered.len() + server_only.len());
     let mut server_only = server_only.into_iter().peekable();
     for value in ordered {
-        let place = position(server_order, &value, key);
-        while let Some(own) = server_only.next_if(|own| {
-            matches!((position(server_order, own, key), place), (Some(own), Some(place)) if own < place)
-        }) {
+        let place = place_of(&value);
+        while let Some(own) = server_only
+            .next_if(|own| matches!((place_of(own), place), (Some(own), Some(place)) if own < place))
+        {
             arranged.push(own);
         }
         arranged.push(value);

@@ -305,3 +305,38 @@ fn errors() {
         assert!(text.contains(message), "{patch}: {text}");
     }
 }
+
+/// Each element looked for among all others would be 10⁹ comparisons here, and the test would not end.
+#[test]
+fn long_lists_are_merged_by_index() {
+    const LENGTH: usize = 40_000;
+    let named = |n: usize| json!({"name": format!("e{n}"), "value": "old"});
+    let document = json!({
+        "metadata": {"finalizers": (0..LENGTH).map(|n| format!("f{n}")).collect::<Vec<_>>()},
+        "spec": {"containers": [{"name": "c", "env": (0..LENGTH).map(named).collect::<Vec<_>>()}]},
+    });
+    // Backwards: the first quarter goes, the second stays, the third changes, the last is the server's, a new one comes.
+    let changes = (0..3 * LENGTH / 4).rev().map(|n| match n / (LENGTH / 4) {
+        0 => json!({"name": format!("e{n}"), "$patch": "delete"}),
+        1 => json!({"name": format!("e{n}")}),
+        _ => json!({"name": format!("e{n}"), "value": "new"}),
+    });
+    let env: Vec<Value> = std::iter::once(json!({"name": "first", "value": "new"})).chain(changes).collect();
+    let order: Vec<Value> = env.iter().filter(|change| change.get("$patch").is_none()).cloned().collect();
+    let patch = json!({
+        "metadata": {
+            "$deleteFromPrimitiveList/finalizers": (0..LENGTH / 2).map(|n| format!("f{n}")).collect::<Vec<_>>(),
+            "finalizers": (LENGTH / 2..LENGTH + 1).map(|n| format!("f{n}")).collect::<Vec<_>>(),
+        },
+        "spec": {"containers": [{"name": "c", "$setElementOrder/env": order, "env": env}]},
+    });
+    let schema = Schema::built_in("io.k8s.api.core.v1.Pod").unwrap();
+    let patched = apply(document, &patch, &schema).unwrap();
+    let env = patched["spec"]["containers"][0]["env"].as_array().unwrap();
+    assert_eq!(env.len(), 3 * LENGTH / 4 + 1);
+    assert_eq!(env[0], json!({"name": "first", "value": "new"}));
+    assert_eq!(env[1], json!({"name": format!("e{}", 3 * LENGTH / 4 - 1), "value": "new"}));
+    assert_eq!(env[LENGTH / 2], json!({"name": format!("e{}", LENGTH / 4), "value": "old"}));
+    assert_eq!(env.last(), Some(&named(LENGTH - 1)));
+    assert_eq!(patched["metadata"]["finalizers"].as_array().unwrap().len(), LENGTH / 2 + 1);
+}

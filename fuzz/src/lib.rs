@@ -1,0 +1,56 @@
+//! Fuzz targets: what any client can send, against what reads it. One function per target; `targets/` calls them.
+//!
+//! Read these first: [`bodies`], [`patches`], [`expressions`], [`framing`]; [`seeds`] is what they start from.
+//! Each takes the bytes as they come and panics when a promise is broken. Memory and time are libFuzzer's to bound: see
+//! `run.sh`.
+//!
+//! A new target is a function here, three lines in `targets/`, a `[[bin]]` in `Cargo.toml` and a seed.
+//! Not here: the same properties with generated inputs, which run with the ordinary tests (`crates/*/tests/it`).
+
+pub mod bodies;
+pub mod expressions;
+pub mod framing;
+pub mod patches;
+/// Objects of every kind, drawn from bytes.
+#[path = "../../crates/schema/tests/it/sample.rs"]
+pub mod sample;
+pub mod seeds;
+pub mod selectors;
+
+/// The frames of crate `runtime`, which keeps them to itself: its sources, compiled once more.
+#[allow(dead_code, missing_docs, reason = "only their reading is used here")]
+#[path = "../../crates/runtime/src/streaming"]
+mod streaming {
+    pub(crate) mod channels;
+    pub(crate) mod spdy;
+
+    /// Reads frames until the bytes end or are none; how many there were.
+    pub(crate) fn frames(data: &[u8]) -> usize {
+        let mut reader = spdy::Reader::new();
+        let mut read = 0;
+        // Pieces of an odd size, as a network gives them.
+        for piece in data.chunks(7) {
+            reader.buffer().extend_from_slice(piece);
+            loop {
+                match reader.next() {
+                    Ok(Some(spdy::Frame::Open { headers, .. })) => {
+                        let held: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+                        assert!(held <= 66 * 1024, "{held} bytes of headers in one frame");
+                        read += 1;
+                    }
+                    Ok(Some(_)) => read += 1,
+                    Ok(None) => break,
+                    Err(_) => return read,
+                }
+            }
+        }
+        read
+    }
+}
+
+/// The input's parts: texts between zero bytes, of which JSON, YAML and CEL have none.
+pub fn parts<const N: usize>(data: &[u8]) -> Option<[&[u8]; N]> {
+    let mut parts = data.splitn(N, |byte| *byte == 0);
+    let found: Vec<&[u8]> = parts.by_ref().collect();
+    found.try_into().ok()
+}
