@@ -191,55 +191,56 @@ fn parse_suffix(suffix: &str) -> Result<(Factor, Format), Error> {
 
 /// `whole.fraction × factor` in nano-units, rounded up, capped at [`MAX`].
 fn magnitude(whole: &str, fraction: &str, factor: Factor) -> i128 {
-    // One mantissa and a power of ten; digits beyond what an i128 holds only matter as "a bit more".
-    let mut mantissa: i128 = 0;
-    let mut exponent: i64 = 0;
+    const CAP: u128 = MAX.unsigned_abs();
+    /// More digits than the cap has in nano-units: further ones only matter as "a bit more".
+    const MANY: u128 = 10_u128.pow(36);
+    let mut mantissa: u128 = 0;
+    let mut exponent: i64 = 9;
     let mut inexact = false;
     for (position, digit) in whole.bytes().chain(fraction.bytes()).enumerate() {
         let after_point = position >= whole.len();
-        if mantissa > i128::from(i64::MAX) * 1_000_000 {
+        if mantissa > MANY {
             inexact |= digit != b'0';
             exponent += i64::from(!after_point);
             continue;
         }
-        mantissa = mantissa * 10 + i128::from(digit - b'0');
+        mantissa = mantissa * 10 + u128::from(digit - b'0');
         exponent -= i64::from(after_point);
     }
     if mantissa == 0 {
         return 0;
     }
-    exponent += 9;
-    match factor {
-        Factor::Ten(power) => exponent += i64::from(power),
-        Factor::Two(power) => {
-            // May not fit before the power of ten below brings it down: take powers of ten out first.
-            while exponent < 0 && mantissa % 10 == 0 {
-                mantissa /= 10;
-                exponent += 1;
-            }
-            match mantissa.checked_mul(1 << power) {
-                Some(product) => mantissa = product,
-                None => return MAX,
-            }
+    let doublings = match factor {
+        Factor::Ten(power) => {
+            exponent += i64::from(power);
+            0
         }
-    }
+        Factor::Two(power) => power,
+    };
     while exponent > 0 {
         mantissa = mantissa.saturating_mul(10);
         exponent -= 1;
-        if mantissa > MAX {
+        if mantissa > CAP {
             return MAX;
         }
     }
-    if exponent < 0 {
-        let divisor = u32::try_from(-exponent).ok().and_then(|power| 10_i128.checked_pow(power));
-        let (quotient, remainder) = match divisor {
-            Some(divisor) => (mantissa / divisor, mantissa % divisor),
-            None => (0, 1),
-        };
-        mantissa = quotient;
-        inexact |= remainder != 0;
+    // 10³⁸ is the largest power of ten whose remainders can be doubled.
+    while exponent < -38 && mantissa > 0 {
+        inexact |= mantissa % 10 != 0;
+        mantissa /= 10;
+        exponent += 1;
     }
-    (mantissa + i128::from(inexact)).min(MAX)
+    let divisor = 10_u128.pow(exponent.unsigned_abs().min(38) as u32);
+    let (mut quotient, mut remainder) = (mantissa / divisor, mantissa % divisor);
+    for _ in 0..doublings {
+        quotient = quotient * 2 + remainder * 2 / divisor;
+        remainder = remainder * 2 % divisor;
+        if quotient > CAP {
+            return MAX;
+        }
+    }
+    inexact |= remainder != 0;
+    i128::try_from((quotient + u128::from(inexact)).min(CAP)).unwrap_or(MAX)
 }
 
 impl fmt::Display for Quantity {
@@ -355,6 +356,12 @@ mod tests {
             ("100Ki", "100Ki"),
             ("1023", "1023"),
             ("0.1Ki", "102400m"),
+            // Found by the fuzz target: exact however many digits there are.
+            ("1050439602527384454747180237n", "1050439602527384454747180237n"),
+            ("0.911111119300000000000000000000000001Ei", "1050439602527384454747180237n"),
+            ("9223372036854775807.000000001", "9223372036854775807"),
+            ("0.0000000000000000000000000000000000000000001Ei", "1n"),
+            ("99999999999999999999999999999999999999999999", "9223372036854775807"),
             ("512Ki", "512Ki"),
             ("1000m", "1"),
             ("1500m", "1500m"),

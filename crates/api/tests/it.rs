@@ -4,4 +4,5 @@
 
 mod it {
     pub mod golden;
+    pub mod properties;
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`codegen`]: generated files from their published sources;
 //! - [`conformance`]: which of upstream's conformance tests have one of ours of the same name;
-//! - [`protobuf`]: field numbers, generated likewise;
+//! - [`protobuf`]: field numbers and what becomes of zero, out of kubectl;
 //! - [`score`]: objects that come out as they went in, and manifests answered as a real server did;
 //! - [`verify`]: the rules of the house that no compiler checks.
 //!

@@ -22,7 +22,9 @@ pub(super) async fn post(call: &Call) -> Result<Response, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let mut object = body::decode(call, options.field_validation)?;
     body::place(call, &mut object)?;
-    if let Some(answer) = call.resource.rest.answer(call, &object).await? {
+    if let Some(mut answer) = call.resource.rest.answer(call, &object).await? {
+        // Upstream holds it by value: it is there even when empty.
+        answer.metadata_mut();
         return Ok(call.respond_value(201, &answer.0));
     }
     let stored = create(call, object, &options).await?;
@@ -36,13 +38,7 @@ pub(super) async fn create(
     options: &WriteOptions,
 ) -> Result<Stored, Status> {
     let descriptor = &call.resource.descriptor;
-    if !matches!(object.resource_version(), "" | "0") {
-        return Err(Status::new(
-            500,
-            api::Reason::Unknown,
-            "resourceVersion should not be set on objects to be created",
-        ));
-    }
+    let versioned = !matches!(object.resource_version(), "" | "0");
     own_metadata(call, &mut object);
     descriptor.hooks.default(&mut object.0);
     ownership::track(call, Target::Main, options, None, &mut object);
@@ -59,13 +55,13 @@ pub(super) async fn create(
         for _ in 0..NAME_ATTEMPTS {
             let mut candidate = object.clone();
             candidate.metadata_mut().insert("name".into(), generate(call, &base).into());
-            if let Some(stored) = attempt(call, candidate, options).await? {
+            if let Some(stored) = attempt(call, candidate, options, versioned).await? {
                 return Ok(stored);
             }
         }
         return Err(Status::generate_name_conflict(&call.resource.group_resource, &base, 1));
     }
-    if let Some(stored) = attempt(call, object, options).await? {
+    if let Some(stored) = attempt(call, object, options, versioned).await? {
         return Ok(stored);
     }
     let mut status = Status::already_exists(&call.resource.group_resource, &name);
@@ -77,8 +73,14 @@ pub(super) async fn create(
     Err(status)
 }
 
-/// One try under one name; `None` if the name is taken.
-async fn attempt(call: &Call, mut object: Object, options: &WriteOptions) -> Result<Option<Stored>, Status> {
+/// One try under one name; `None` if the name is taken. An object that came with a version (`versioned`) is refused, but
+/// only by the store: whatever else is wrong is told first, and a dry run does not come so far.
+async fn attempt(
+    call: &Call,
+    mut object: Object,
+    options: &WriteOptions,
+    versioned: bool,
+) -> Result<Option<Stored>, Status> {
     let descriptor = &call.resource.descriptor;
     descriptor.hooks.prepare_for_create(&mut object.0);
     if descriptor.generation {
@@ -110,6 +112,13 @@ async fn attempt(call: &Call, mut object: Object, options: &WriteOptions) -> Res
     if options.dry_run {
         let taken = call.server.storage.read(&call.resource, namespace, &name).await?.is_some();
         return Ok((!taken).then(|| unstored(object)));
+    }
+    if versioned {
+        return Err(Status::new(
+            500,
+            api::Reason::Unknown,
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let stored = call.server.storage.create(&call.resource, namespace, &name, object).await?;
     if let Some(stored) = &stored {

@@ -262,13 +262,13 @@ fn prune(merged: &mut Value, last: &Set, managers: &Managers, version: &str, sha
     let all_fields = |value: &Value| shape::fields(value, shape).unwrap_or_default();
     let named = |set: &Set| set.with_named(shape, &|shape: Shape<'_>, element| shape.step(element));
     let mut pruned = merged.clone();
-    shape::remove(&mut pruned, last, shape);
+    shape::hollow(&mut pruned, last, shape);
     let present = named(&all_fields(merged));
     let held = named(&managers.applied(version));
     // Back comes what appliers hold, the one who applies now among them …
     let mut restored = merged.clone();
     let kept = named(&all_fields(&pruned)).union(held);
-    shape::remove(&mut restored, &present.clone().difference(&kept), shape);
+    shape::hollow(&mut restored, &present.clone().difference(&kept), shape);
     // … and what this manager had not applied.
     let dangling = present.difference(&named(&all_fields(&restored))).intersection(&named(last));
     shape::remove(merged, &dangling, shape);

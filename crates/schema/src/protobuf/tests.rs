@@ -45,6 +45,17 @@ fn a_zero_that_means_something_is_kept() {
     assert_eq!(json["spec"], serde_json::json!({"replicas": 0}));
 }
 
+/// It would be stored as null otherwise, and the client told that all is well.
+#[test]
+fn raw_json_is_read_or_refused() {
+    let revision = schema("io.k8s.api.apps.v1.ControllerRevision");
+    let read =
+        |raw: &[u8]| decode(&body("apps/v1", "ControllerRevision", &part(2, &part(1, raw))), &revision);
+    assert_eq!(read(b"{\"a\":[1]}").map(|value| value["data"].clone()), Ok(serde_json::json!({"a": [1]})));
+    assert_eq!(read(b"{\"a\":"), Err(Error::Json));
+    assert_eq!(read(b"no JSON"), Err(Error::Json));
+}
+
 #[test]
 fn garbage_is_refused_and_never_more() {
     let schema = schema("io.k8s.api.core.v1.Pod");

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 static TEXT: &str = include_str!("../generated/protobuf.txt");
 
-/// What becomes of a field that holds zero: an empty text or list, `0`, `false`.
+/// What becomes of a field that holds zero: an empty text or list, `0`, `false`. Structs that upstream holds by value are
+/// [`Zero::Omitted`] or [`Zero::Written`]: they are always there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Zero {
     /// Zero is nothing: the field is left out.
@@ -18,6 +19,8 @@ pub enum Zero {
     Kept,
     /// There is no nothing: what is not given is zero, and zero is written.
     Written,
+    /// A pointer, which is written as null when there is nothing.
+    Null,
 }
 
 /// What the text says of a field.
@@ -42,12 +45,14 @@ pub(crate) fn lines() -> &'static HashMap<&'static str, &'static str> {
 pub(crate) fn words(line: &'static str) -> impl Iterator<Item = Word> {
     line.split(' ').filter_map(|word| {
         let (name, path) = word.split_once('=')?;
-        let zero = match path.as_bytes().last() {
-            Some(b'?') => Zero::Kept,
-            Some(b'!') => Zero::Written,
+        let (path, mark) = path.split_at(path.find(['?', '!']).unwrap_or(path.len()));
+        let zero = match mark {
+            "?" => Zero::Kept,
+            "?!" => Zero::Null,
+            "!" => Zero::Written,
             _ => Zero::Omitted,
         };
-        Some(Word { name, path: path.trim_end_matches(['?', '!']), zero })
+        Some(Word { name, path, zero })
     })
 }
 
@@ -78,6 +83,7 @@ mod tests {
             ("core.v1.ContainerStatus", "ready", Zero::Written),
             ("core.v1.ConfigMapVolumeSource", "optional", Zero::Kept),
             ("core.v1.PodSpec", "containers", Zero::Written),
+            ("apps.v1.DeploymentSpec", "selector", Zero::Null),
             ("core.v1.Pod", "kind", Zero::Omitted),
         ];
         for (definition, field, expected) in cases {

@@ -19,7 +19,6 @@ const NAME_MAX: usize = 63;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
-        generation: true,
         columns: vec![
             Column::object_name(),
             Column::new("AttachRequired", "boolean", "Whether its volumes must be attached."),
@@ -33,6 +32,7 @@ pub fn descriptor() -> Descriptor {
         hooks: Arc::new(
             Typed::<CSIDriver>::new()
                 .default_with(default)
+                .prepare_for_update(prepare_for_update)
                 .validate(validate)
                 .validate_update(validate_update)
                 .cells(cells),
@@ -52,6 +52,13 @@ fn default(driver: &mut CSIDriver) {
     }
     spec.requires_republish.get_or_insert(false);
     spec.se_linux_mount.get_or_insert(false);
+}
+
+/// Changes of the spec are counted from the first one on: unlike of other kinds, a new driver has no generation.
+fn prepare_for_update(new: &mut CSIDriver, old: &CSIDriver) {
+    if new.spec != old.spec {
+        new.metadata.generation = Some(old.metadata.generation.unwrap_or(0) + 1);
+    }
 }
 
 fn validate(driver: &CSIDriver) -> ErrorList {
@@ -117,4 +124,27 @@ fn cells(driver: &CSIDriver, now: Timestamp) -> Vec<Value> {
         row::or_none(&items(&spec.volume_lifecycle_modes).join(",")),
         row::age(&driver.metadata, now),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn generations_begin_with_the_first_change() {
+        let hooks = descriptor().hooks;
+        let driver =
+            |republish: bool| json!({"metadata": {"name": "d"}, "spec": {"requiresRepublish": republish}});
+        let mut same = driver(false);
+        hooks.prepare_for_update(&mut same, &driver(false));
+        assert_eq!(same["metadata"].get("generation"), None);
+        let mut changed = driver(true);
+        hooks.prepare_for_update(&mut changed, &driver(false));
+        assert_eq!(changed["metadata"]["generation"], 1);
+        let mut back = driver(false);
+        hooks.prepare_for_update(&mut back, &changed);
+        assert_eq!(back["metadata"]["generation"], 2);
+    }
 }

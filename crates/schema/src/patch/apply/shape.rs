@@ -357,18 +357,34 @@ pub(super) fn merge(live: &Value, applied: &Value, shape: Shape<'_>) -> Value {
 
 /// Takes out what the set names. What is left with nothing goes too.
 pub(super) fn remove(value: &mut Value, set: &Set, shape: Shape<'_>) {
+    take(value, set, shape, false);
+}
+
+/// Takes out what the set names. A field that is left with nothing stays, null: it is a field still.
+pub(super) fn hollow(value: &mut Value, set: &Set, shape: Shape<'_>) {
+    take(value, set, shape, true);
+}
+
+fn take(value: &mut Value, set: &Set, shape: Shape<'_>, hollow: bool) {
     let keep = |element: &Element, value: &mut Value, shape: Shape<'_>| {
         if set.has(element) {
             return false;
         }
         let Some(below) = set.below(element) else { return true };
         let was_empty = is_empty(value);
-        remove(value, below, shape);
+        take(value, below, shape, hollow);
         was_empty || !is_empty(value)
     };
     if shape.object(Some(value)).is_some() {
         let Value::Object(object) = value else { return };
-        object.retain(|name, member| keep(&Element::field(name), member, shape.member(name).1));
+        object.retain(|name, member| {
+            let element = Element::field(name);
+            if keep(&element, member, shape.member(name).1) {
+                return true;
+            }
+            *member = Value::Null;
+            hollow && !set.has(&element)
+        });
     } else if shape.list(Some(value)).is_some() {
         let Value::Array(list) = value else { return };
         list.retain_mut(|element| match shape.identity(element) {

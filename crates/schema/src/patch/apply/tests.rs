@@ -395,3 +395,15 @@ fn fields_that_do_not_exist_are_named() {
         );
     }
 }
+
+/// Found by the fuzz target: the second time, what others hold below went away.
+#[test]
+fn an_empty_struct_can_be_applied_again() {
+    let others = json!({"replicas": 1, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    let live = stored(object(json!({}), others.clone()));
+    let config = config(json!({"replicas": 1, "template": {"spec": {}}}));
+    let once = apply(&live, &config, &schema(), &writer("two"), false).unwrap();
+    let again = apply(&once, &config, &schema(), &writer("two"), false);
+    assert_eq!(again, Ok(once.clone()));
+    assert_eq!(once["spec"], others);
+}
