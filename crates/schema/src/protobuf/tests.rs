@@ -52,8 +52,8 @@ fn raw_json_is_read_or_refused() {
     let read =
         |raw: &[u8]| decode(&body("apps/v1", "ControllerRevision", &part(2, &part(1, raw))), &revision);
     assert_eq!(read(b"{\"a\":[1]}").map(|value| value["data"].clone()), Ok(serde_json::json!({"a": [1]})));
-    assert_eq!(read(b"{\"a\":"), Err(Error::Json));
-    assert_eq!(read(b"no JSON"), Err(Error::Json));
+    assert_eq!(read(b"{\"a\":"), Err(Error::Raw));
+    assert_eq!(read(b"no JSON"), Err(Error::Raw));
 }
 
 #[test]
