@@ -10,7 +10,7 @@ use api::quantity::Quantity;
 use api::types::core::v1 as core;
 use api::{Object, Status};
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::json::{list, typed};
 use super::{Operation, Plugin, Request};
@@ -38,7 +38,9 @@ fn default_resources(range: &core::LimitRange, pod: &mut Object) {
     }
     let mut notes = Vec::new();
     for (list, noun) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod.0["spec"][list].as_array_mut().into_iter().flatten() {
+        let containers =
+            pod.0.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             for (field, defaults) in [("requests", &requests), ("limits", &maxima)] {
                 let mut set: Vec<&str> = Vec::new();

@@ -90,7 +90,7 @@ impl ServiceAccount {
         let has_volume = existing.is_some();
         let mut mounted = false;
         for list in ["initContainers", "containers"] {
-            for container in spec[list].as_array_mut().into_iter().flatten() {
+            for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
                 if items(container, "/volumeMounts").any(|mount| text(mount, "/mountPath") == MOUNT_PATH) {
                     continue;
                 }

@@ -285,7 +285,8 @@ async fn a_watcher_that_stops_reading_is_ended_and_the_others_go_on() {
     // A kind that no other test of this process watches: the count below is the process's.
     let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
     let watching = |count: u32| {
-        let of = r#"apiserver_longrunning_requests{verb="WATCH",group="apps",version="v1",resource="controllerrevisions"}"#;
+        let of = "apiserver_longrunning_requests{verb=\"WATCH\",group=\"apps\",version=\"v1\",resource=\"controllerrevisions\",\
+                  subresource=\"\",scope=\"namespace\",component=\"apiserver\"}";
         let line = format!("{of} {count}\n");
         move |answer: &crate::world::Answer| {
             let text = String::from_utf8_lossy(&answer.bytes).into_owned();

@@ -111,8 +111,7 @@ async fn mark_and_remove(call: &Call, mut delete: Value, dry_run: bool) -> Resul
         if !add_condition(&mut pod, &timestamp(server.clock.now())) {
             break;
         }
-        let Some(stored) = server.storage.replace(resource, namespace, name, old.revision, pod).await?
-        else {
+        let Some(stored) = server.storage.replace(resource, namespace, name, old.revision, pod).await? else {
             continue;
         };
         resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
