@@ -197,6 +197,9 @@ impl Cache {
         state.watchers = Watchers::default();
         drop(state);
         self.changed.lock().take();
+        if let Some(progress) = self.progress.get() {
+            progress.end();
+        }
     }
 
     /// Ends every watch with an error; new ones may begin.

@@ -180,21 +180,32 @@ impl Member {
     /// Renews the lease; takes a new one where there is none, or none any more.
     async fn renew(&mut self) -> Result<(), Status> {
         let store = &self.server.storage.0;
-        if let Some(lease) = self.lease {
-            match store.lease_keep_alive(lease).await {
-                Ok(_) => return Ok(()),
+        let key = Bytes::from(format!("{MEMBERS}{}", self.address));
+        let mut lease = None;
+        if let Some(held) = self.lease {
+            match store.lease_keep_alive(held).await {
+                Ok(_) => lease = Some(held),
                 Err(store::Error::LeaseNotFound { .. }) => {}
                 Err(error) => return Err(storage::status(error)),
             }
         }
-        let lease = store.lease_grant(TTL, 0).await.map_err(storage::status)?.id;
+        let lease = match lease {
+            Some(lease) => {
+                // Somebody may have removed the key, or it was never written.
+                let range = Range { keys_only: true, ..Range::key(key.clone()) };
+                if store.range(range).await.map_err(storage::status)?.count > 0 {
+                    return Ok(());
+                }
+                lease
+            }
+            None => store.lease_grant(TTL, 0).await.map_err(storage::status)?.id,
+        };
         self.lease = Some(lease);
         // In the form that other implementations read.
         let value = json!({
             "apiVersion": "v1", "kind": "Endpoints", "metadata": {},
             "subsets": [{"addresses": [{"ip": self.address}]}],
         });
-        let key = Bytes::from(format!("{MEMBERS}{}", self.address));
         let put = Op::Put { key, value: store::PutValue::Plain(value.to_string().into()), lease };
         store.txn(Txn::of(vec![put])).await.map(|_| ()).map_err(storage::status)
     }

@@ -13,6 +13,7 @@ pub mod disk;
 mod entry;
 mod expiry;
 mod lease;
+mod lock;
 mod maintenance;
 mod mvcc;
 mod plan;
@@ -40,6 +41,7 @@ use crate::types::{
 };
 use crate::{Store, WatchStream};
 use disk::{Disk, HostDisk};
+use lock::Lock;
 use writer::{Queue, Request};
 
 /// Transactions that may wait for the writer; more wait for their turn to be queued.
@@ -148,7 +150,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Locked as long as it is open.
-    lock: Mutex<Option<fs::File>>,
+    lock: Mutex<Option<Lock>>,
 }
 
 impl Engine {
@@ -162,14 +164,7 @@ impl Engine {
         let directory = directory.as_ref();
         let context = |error| Error::io(format!("opening {}", directory.display()), error);
         fs::create_dir_all(directory).map_err(context)?;
-        let lock =
-            fs::OpenOptions::new().write(true).create(true).truncate(false).open(directory.join("LOCK"));
-        let lock = lock.map_err(context)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: directory.to_owned() }),
-            Err(fs::TryLockError::Error(error)) => return Err(context(error)),
-        }
+        let lock = Lock::take(directory)?;
         let recovered = recovery::recover(directory, &options, clock.monotonic())?;
         let shared = Arc::new(Shared {
             state: RwLock::new(recovered.state),

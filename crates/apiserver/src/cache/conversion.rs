@@ -70,7 +70,12 @@ impl Progress {
         self.reached.borrow().done < self.offered.load(Ordering::Acquire)
     }
 
-    /// Waits until every change handed over by now is in the cache.
+    /// Nothing more will be converted: the cache is closed, and whoever waits is to ask for another one.
+    pub(super) fn end(&self) {
+        self.reached.send_modify(|reached| reached.ended = true);
+    }
+
+    /// Waits until every change handed over by now is in the cache, or the cache is closed.
     pub(super) async fn settle(&self) -> Result<(), Status> {
         let wanted = self.offered.load(Ordering::Acquire);
         let mut reached = self.reached.subscribe();
@@ -122,7 +127,6 @@ impl Drop for Converter {
     fn drop(&mut self) {
         // Whoever waits is to ask for another cache.
         self.cache.close();
-        self.progress.reached.send_modify(|reached| reached.ended = true);
     }
 }
 
@@ -286,5 +290,16 @@ mod tests {
         drop((converter, inlet));
         cache.settled().await.unwrap();
         assert!(cache.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_cache_that_falls_too_far_behind_lets_its_readers_go() {
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        // Nobody converts, and the task that would is still there.
+        let (_converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
+        let taken = (2..).take_while(|revision| inlet.offer(*revision, change("a", Some("{}")))).count();
+        assert_eq!(taken, QUEUE);
+        cache.close();
+        cache.settled().await.unwrap();
     }
 }

@@ -67,8 +67,9 @@ impl Subscription {
 
     /// Whether there are changes that the hub has told of and the stream has not got yet.
     pub fn is_behind(&self) -> bool {
-        !self.receiver.is_empty()
-            || self.source.progress.as_ref().is_some_and(|progress| progress.is_behind())
+        // In this order: what is converted in between is in the receiver before it counts as converted.
+        self.source.progress.as_ref().is_some_and(|progress| progress.is_behind())
+            || !self.receiver.is_empty()
     }
 }
 

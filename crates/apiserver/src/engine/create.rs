@@ -10,6 +10,7 @@ use super::update::Target;
 use super::write::{self, WriteOptions};
 use super::{Call, body, ownership};
 use crate::admission::Operation;
+use crate::registry::Undo;
 use crate::response::Response;
 use crate::storage::Stored;
 
@@ -90,11 +91,10 @@ async fn attempt(
     }
     // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let mut errors = meta_validation::validate_create(descriptor, &object.0);
-    let undo = if errors.is_empty() {
-        Some(call.resource.rest.before_create(call, &mut object).await?)
-    } else {
-        None
-    };
+    let mut undo = Undo::nothing();
+    if errors.is_empty() {
+        undo = call.resource.rest.before_create(call, &mut object).await?;
+    }
     errors.extend(descriptor.hooks.validate(&object.0));
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
@@ -120,11 +120,9 @@ async fn attempt(
             "resourceVersion should not be set on objects to be created",
         ));
     }
-    let stored = call.server.storage.create(&call.resource, namespace, &name, object).await?;
+    let write = call.server.storage.create(&call.resource, namespace, &name, object);
+    let stored = undo.unless_written(write).await?;
     if let Some(stored) = &stored {
-        if let Some(undo) = undo {
-            undo.keep();
-        }
         call.resource.rest.after(call, Some(&stored.object), None).await;
     }
     Ok(stored)

@@ -11,6 +11,7 @@ use super::create::unstored;
 use super::write::{self, WriteOptions};
 use super::{Call, body, create, ownership, scale};
 use crate::admission::Operation;
+use crate::registry::Undo;
 use crate::response::Response;
 use crate::storage::{self, Stored};
 
@@ -98,8 +99,8 @@ async fn attempt(
     admission(call, options, Phase::Mutate, &mut new, &old.object).await?;
     prepare(call, target, &mut new, &old.object);
     let undo = match target {
-        Target::Main => Some(resource.rest.before_update(call, &mut new, &old.object).await?),
-        _ => None,
+        Target::Main => resource.rest.before_update(call, &mut new, &old.object).await?,
+        _ => Undo::nothing(),
     };
     let mut errors = meta_validation::validate_update(&new.0, &old.object.0);
     errors.extend(match target {
@@ -132,11 +133,9 @@ async fn attempt(
     if ownership::same(&new, &old.object) {
         return Ok(Some(old.clone()));
     }
-    let stored = server.storage.replace(resource, namespace, name, old.revision, new).await?;
+    let write = server.storage.replace(resource, namespace, name, old.revision, new);
+    let stored = undo.unless_written(write).await?;
     if let Some(stored) = &stored {
-        if let Some(undo) = undo {
-            undo.keep();
-        }
         resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
     }
     Ok(stored)

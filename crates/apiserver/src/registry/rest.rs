@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::engine::Call;
 use crate::response::Response;
 
-/// Takes back what was reserved for a write that did not happen. Dropped unrun once the write stands.
+/// Takes back what was reserved for a write that does not happen: when it is dropped, until the write is asked for.
 pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
 
 impl Undo {
@@ -18,14 +18,23 @@ impl Undo {
         Self(None)
     }
 
-    /// Runs `undo` unless the write is kept.
+    /// Runs `undo` unless the write stands.
     pub fn with(undo: impl FnOnce() + Send + 'static) -> Self {
         Self(Some(Box::new(undo)))
     }
 
-    /// The write stands.
-    pub fn keep(mut self) {
-        self.0 = None;
+    /// Waits for the write, and takes back what was reserved for it if it was refused. A request that is given up
+    /// meanwhile takes nothing back: the store may still do what it was asked for.
+    pub async fn unless_written<T>(
+        mut self,
+        write: impl Future<Output = Result<Option<T>, Status>> + Send,
+    ) -> Result<Option<T>, Status> {
+        let undo = self.0.take();
+        let written = write.await;
+        if !matches!(written, Ok(Some(_))) {
+            drop(Self(undo));
+        }
+        written
     }
 }
 
@@ -116,4 +125,40 @@ impl Rest for Plain {}
 pub trait Subresource: Send + Sync + 'static {
     /// Serves the call, whatever its verb; answers 405 to verbs that it does not have.
     async fn serve(&self, call: Call) -> Result<Response, Status>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A reservation, and whether it was taken back.
+    fn reserved() -> (Undo, Arc<AtomicBool>) {
+        let taken_back = Arc::new(AtomicBool::new(false));
+        let seen = taken_back.clone();
+        (Undo::with(move || seen.store(true, Ordering::SeqCst)), taken_back)
+    }
+
+    #[tokio::test]
+    async fn what_was_reserved_is_taken_back_only_from_a_write_that_did_not_happen() {
+        for (write, expected) in
+            [(Ok(Some(())), false), (Ok(None), true), (Err(Status::internal("no")), true)]
+        {
+            let (undo, taken_back) = reserved();
+            let _ = undo.unless_written(async { write.clone() }).await;
+            assert_eq!(taken_back.load(Ordering::SeqCst), expected, "{write:?}");
+        }
+        let (undo, taken_back) = reserved();
+        drop(undo);
+        assert!(taken_back.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_runs_out_of_time_does_not_know_what_the_store_does() {
+        let (undo, taken_back) = reserved();
+        let write = undo.unless_written(std::future::pending::<Result<Option<()>, Status>>());
+        assert!(futures::FutureExt::now_or_never(write).is_none());
+        assert!(!taken_back.load(Ordering::SeqCst));
+    }
 }

@@ -29,7 +29,7 @@ pub(super) fn request(
 pub(super) fn answer(sent: &Value, body: &[u8]) -> Result<Vec<Value>, String> {
     let mut review: Value = serde_json::from_slice(body)
         .map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
-    let response = review["response"].take();
+    let response = review.get_mut("response").map(Value::take).unwrap_or_default();
     if sent["apiVersion"] == "apiextensions.k8s.io/v1" {
         if (&review["kind"], &review["apiVersion"]) != (&sent["kind"], &sent["apiVersion"]) {
             return Err(format!("expected webhook response of {}, got {}", kind_of(sent), kind_of(&review)));
@@ -224,6 +224,9 @@ mod tests {
                 json!({"kind": KIND, "apiVersion": format!("{GROUP}/{version}"), "response": response});
             answer(&sent, review.to_string().as_bytes())
         };
+        for other in ["[]", "\"x\"", "3", "null", "{}"] {
+            assert!(answer(&sent, other.as_bytes()).unwrap_err().starts_with("expected webhook response"));
+        }
         let good = json!({"result": {"status": "Success"}, "convertedObjects": [{}]});
         assert_eq!(said(good.clone(), "v1"), Ok(vec![json!({})]));
         let table = [

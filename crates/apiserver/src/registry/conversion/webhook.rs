@@ -28,6 +28,8 @@ use crate::encoding;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Objects in one review at most, so that a long list does not become one body of any size.
 const MOST: usize = 1_000;
+/// Bytes in one review about: what a webhook answers is refused above 16 MiB.
+const BYTES: usize = 2 << 20;
 
 /// What is needed to ask webhooks. The caller belongs to the server, which owns the resources.
 #[derive(Clone)]
@@ -78,7 +80,12 @@ impl Webhook {
                 sent.push(index);
             }
         }
-        for places in sent.chunks(MOST) {
+        let sizes: Vec<usize> = sent.iter().map(|place| size(&objects[*place])).collect();
+        let mut start = 0;
+        while start < sent.len() {
+            let end = start + batch(&sizes[start..]);
+            let places = &sent[start..end];
+            start = end;
             let batch: Vec<Value> = places.iter().map(|place| objects[*place].take()).collect();
             let converted = self.review(&batch, version).await?;
             for (place, converted) in places.iter().zip(converted) {
@@ -163,5 +170,46 @@ impl Ask for Version {
         }
         let served = self.webhook.convert(objects, &self.version).await?;
         Ok(served.iter().map(encoding::to_json).collect())
+    }
+}
+
+/// How many of the objects with these sizes go into one review: at least one.
+fn batch(sizes: &[usize]) -> usize {
+    let mut together = 0;
+    let fits = |size: &&usize| {
+        together += **size;
+        together <= BYTES
+    };
+    sizes.iter().take(MOST).take_while(fits).count().max(1)
+}
+
+/// About how many bytes of JSON a value is.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 3,
+        Value::Array(items) => items.iter().map(size).sum::<usize>() + 2,
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>() + 2
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_review_is_bounded_in_objects_and_bytes() {
+        for (sizes, expected) in [
+            (vec![10; 3], 3),
+            (vec![10; MOST + 5], MOST),
+            (vec![BYTES / 2, BYTES / 2, 1], 2),
+            (vec![BYTES * 2, 1], 1),
+        ] {
+            assert_eq!(batch(&sizes), expected);
+        }
+        let value = serde_json::json!({"a": ["b", 1, null], "c": {"d": "e".repeat(1000)}});
+        assert!(size(&value).abs_diff(value.to_string().len()) < 20);
     }
 }

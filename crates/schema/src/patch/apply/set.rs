@@ -87,12 +87,27 @@ impl Set {
         self.0.is_empty()
     }
 
+    /// Of what begins with each element, in any order and in linear time but for the sorting: lists of a request may be
+    /// long.
+    pub(super) fn of(mut entries: Vec<(Element, Entry)>) -> Self {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut set = Self(Vec::with_capacity(entries.len()));
+        for (element, entry) in entries {
+            match set.0.last_mut() {
+                Some((last, own)) if *last == element => own.absorb(entry),
+                _ if entry.is_empty() => {}
+                _ => set.0.push((element, entry)),
+            }
+        }
+        set
+    }
+
     fn get(&self, element: &Element) -> Option<&Entry> {
         let at = self.0.binary_search_by(|(own, _)| own.cmp(element)).ok()?;
         Some(&self.0[at].1)
     }
 
-    /// Adds what begins with an element. Cheapest in the order of the elements.
+    /// Adds what begins with an element. Meant for the order of the elements: see [`Set::of`] for others.
     pub(super) fn put(&mut self, element: Element, entry: Entry) {
         if entry.is_empty() {
             return;
@@ -128,9 +143,9 @@ impl Set {
             *self = other;
             return;
         }
-        for (element, entry) in other.0 {
-            self.put(element, entry);
-        }
+        let mut entries = std::mem::take(&mut self.0);
+        entries.extend(other.0);
+        *self = Self::of(entries);
     }
 
     /// Keeps of each path what `keep` says, given whether it is in this and in the other set.
@@ -215,7 +230,7 @@ impl Set {
 
     /// Reads a `fieldsV1`; `None` if it is none. Its nesting was bounded by decoding.
     pub(super) fn from_json(fields: &Value) -> Option<Self> {
-        let mut set = Self::default();
+        let mut entries = Vec::new();
         for (element, below) in fields.as_object()? {
             if element == "." {
                 continue;
@@ -231,9 +246,9 @@ impl Set {
                 member: object.is_empty() || object.contains_key("."),
                 below: Self::from_json(below)?,
             };
-            set.put(element, entry);
+            entries.push((element, entry));
         }
-        Some(set)
+        Some(Self::of(entries))
     }
 
     fn canonical_key(keys: &str) -> Option<Element> {
@@ -284,5 +299,21 @@ mod tests {
         assert_eq!(left.clone().difference(&right).into_json(), json!({"f:a": {}, "f:c": {}}));
         assert_eq!(left.clone().without(&["a"]).into_json(), json!({"f:c": {}}));
         assert!(left.clone().difference(&left).is_empty());
+    }
+
+    #[test]
+    fn the_order_of_what_is_given_does_not_matter() {
+        let entry = |below: Value| Entry { member: true, below: set(below) };
+        let field = |index: u32| Element::field(&format!("{index:06}"));
+        let ascending = Set::of((0..100_000).map(|index| (field(index), entry(json!({})))).collect());
+        // Sorted as a whole: one by one, each would move all that are there already.
+        let descending = Set::of((0..100_000).rev().map(|index| (field(index), entry(json!({})))).collect());
+        assert_eq!(ascending, descending);
+        let twice = vec![
+            (field(1), entry(json!({"f:a": {}}))),
+            (field(0), Entry::default()),
+            (field(1), entry(json!({"f:b": {}}))),
+        ];
+        assert_eq!(Set::of(twice).into_json(), json!({"f:000001": {".": {}, "f:a": {}, "f:b": {}}}));
     }
 }

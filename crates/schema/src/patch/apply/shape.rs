@@ -185,7 +185,7 @@ fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>) -> Result<E
         return Ok(Entry { member: false, below });
     }
     let Some(list) = shape.list(Some(value)) else { return Ok(Entry { member: true, below }) };
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut entries) = (BTreeSet::new(), Vec::with_capacity(list.len()));
     for (index, element) in list.iter().enumerate() {
         let at = || path.iter().map(ToString::to_string).collect::<String>();
         let identity = shape.identity(element).ok_or_else(|| Error::NoKey { path: at(), index })?;
@@ -199,9 +199,9 @@ fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>) -> Result<E
             entry.below = collect(element, shape.element(), path)?.below;
             path.pop();
         }
-        below.put(identity, entry);
+        entries.push((identity, entry));
     }
-    Ok(Entry { member: false, below })
+    Ok(Entry { member: false, below: Set::of(entries) })
 }
 
 /// How two values differ.
@@ -297,12 +297,15 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
         let left = shape.identified(shape.list(old).unwrap_or_default());
         let right = shape.identified(shape.list(new).unwrap_or_default());
         let (in_left, in_right) = (places(&left), places(&right));
-        for (identity, element) in &left {
-            let other = in_right.get(identity).map(|at| right[*at].1);
-            change.put_walked(Element::clone, identity, Some(element), other, shape.element());
-        }
-        for (identity, element) in right.iter().filter(|(identity, _)| !in_left.contains_key(identity)) {
-            change.put_walked(Element::clone, identity, None, Some(element), shape.element());
+        let of_left = left.iter().map(|(identity, element)| {
+            (identity, Some(*element), in_right.get(identity).map(|at| right[*at].1))
+        });
+        let only_right = right.iter().filter(|(identity, _)| !in_left.contains_key(identity));
+        let mut pairs: Vec<_> =
+            of_left.chain(only_right.map(|(identity, element)| (identity, None, Some(*element)))).collect();
+        pairs.sort_by_key(|(identity, ..)| *identity);
+        for (identity, old, new) in pairs {
+            change.put_walked(Element::clone, identity, old, new, shape.element());
         }
     } else if old.is_some() && new.is_some() {
         change.modified.member = true;

@@ -103,7 +103,12 @@ pub(super) fn carry_over(new: &mut Object, old: &Object) {
     let had: Vec<Value> = old.0["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let (keeps, drops) =
         (needs_node_ports(new) && needs_node_ports(old), !needs_node_ports(new) && needs_node_ports(old));
-    let ports = new.0["spec"]["ports"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    let ports = new
+        .0
+        .pointer_mut("/spec/ports")
+        .and_then(Value::as_array_mut)
+        .map(Vec::as_mut_slice)
+        .unwrap_or_default();
     for port in ports {
         let same = had.iter().find(|p| p["port"] == port["port"] && protocol(p) == protocol(port));
         let before = same.map(|p| p["nodePort"].clone()).filter(|p| p.as_u64().unwrap_or(0) > 0);
