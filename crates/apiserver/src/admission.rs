@@ -33,6 +33,7 @@ mod testing;
 pub(crate) mod webhook;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
 use async_trait::async_trait;
@@ -158,15 +159,21 @@ impl Chain {
     /// Lets every plugin change the object, in order; once more if one of those that the cluster's users configure
     /// has changed it.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let began = self.clock.monotonic();
+        let mut began = self.clock.monotonic();
         let mut outcome = self.round(request).await;
         if outcome.is_ok() && request.reinvocation.wanted {
             request.reinvocation.again = true;
             outcome = self.round(request).await;
         }
-        let took = self.clock.monotonic().saturating_sub(began);
+        let took = self.lap(&mut began);
         self.metrics.step(Step::Admit, request.operation, outcome.is_err(), took);
         outcome
+    }
+
+    /// The time since `began`, which becomes now.
+    fn lap(&self, began: &mut Duration) -> Duration {
+        let now = self.clock.monotonic();
+        now.saturating_sub(std::mem::replace(began, now))
     }
 
     async fn round(&self, request: &mut Request<'_>) -> Result<(), Status> {
@@ -174,8 +181,7 @@ impl Chain {
         let mut began = self.clock.monotonic();
         for (at, plugin) in self.plugins.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
             let outcome = plugin.admit(request, &self.cluster).await;
-            let now = self.clock.monotonic();
-            let took = now.saturating_sub(std::mem::replace(&mut began, now));
+            let took = self.lap(&mut began);
             self.metrics.plugin(at, Step::Admit, operation, outcome.is_err(), took);
             outcome?;
         }
@@ -184,9 +190,9 @@ impl Chain {
 
     /// Lets every plugin refuse, in order.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let began = self.clock.monotonic();
+        let mut began = self.clock.monotonic();
         let outcome = self.checks(request).await;
-        let took = self.clock.monotonic().saturating_sub(began);
+        let took = self.lap(&mut began);
         self.metrics.step(Step::Validate, request.operation, outcome.is_err(), took);
         outcome
     }
@@ -196,8 +202,7 @@ impl Chain {
         let mut began = self.clock.monotonic();
         for (at, plugin) in self.plugins.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
             let outcome = plugin.validate(request, &self.cluster).await;
-            let now = self.clock.monotonic();
-            let took = now.saturating_sub(std::mem::replace(&mut began, now));
+            let took = self.lap(&mut began);
             self.metrics.plugin(at, Step::Validate, operation, outcome.is_err(), took);
             outcome?;
         }

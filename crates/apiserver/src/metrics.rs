@@ -73,18 +73,28 @@ impl Metrics {
         Self {
             requests: registry.counter(
                 "apiserver_request_total",
-                "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
-                &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"],
+                "Requests answered, by what was asked for and the code of the answer.",
+                &[
+                    "verb",
+                    "dry_run",
+                    "group",
+                    "version",
+                    "resource",
+                    "subresource",
+                    "scope",
+                    "component",
+                    "code",
+                ],
             ),
             latency: registry.histogram(
                 "apiserver_request_duration_seconds",
-                "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+                "How long requests took, in seconds, by what was asked for.",
                 &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"],
                 LATENCY,
             ),
             sizes: registry.histogram(
                 "apiserver_response_sizes",
-                "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+                "Sizes of answers in bytes, by what was asked for.",
                 &["verb", "group", "version", "resource", "subresource", "scope", "component"],
                 SIZES,
             ),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use foundation::metrics::{Family, Histogram, registry};
 
 use super::Operation;
+use super::dynamic::matching::operation as spelled;
 
 const BOUNDS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const WEBHOOK_BOUNDS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
@@ -16,7 +17,7 @@ const WEBHOOK_BOUNDS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
 static STEPS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
     registry().histogram(
         "apiserver_admission_step_admission_duration_seconds",
-        "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
+        "How long each half of admission took, in seconds.",
         &["type", "operation", "rejected"],
         BOUNDS,
     )
@@ -24,7 +25,7 @@ static STEPS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
 static PLUGINS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
     registry().histogram(
         "apiserver_admission_controller_admission_duration_seconds",
-        "Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+        "How long each admission plugin took, in seconds.",
         &["name", "type", "operation", "rejected"],
         BOUNDS,
     )
@@ -32,7 +33,7 @@ static PLUGINS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
 static WEBHOOKS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
     registry().histogram(
         "apiserver_admission_webhook_admission_duration_seconds",
-        "Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+        "How long each admission webhook took, in seconds.",
         &["name", "type", "operation", "rejected"],
         WEBHOOK_BOUNDS,
     )
@@ -68,15 +69,6 @@ impl Handles {
 #[derive(Clone)]
 pub(super) struct Metrics(Arc<[(&'static str, Handles, Handles)]>);
 
-fn name_of(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
 fn flag(rejected: bool) -> &'static str {
     if rejected { "true" } else { "false" }
 }
@@ -90,13 +82,13 @@ impl Metrics {
 
     /// Counts what the plugin at this place did.
     pub(super) fn plugin(&self, at: usize, step: Step, operation: Operation, rejected: bool, took: Duration) {
-        let make = |name: &str| PLUGINS.with(&[name, step.as_str(), name_of(operation), flag(rejected)]);
+        let make = |name: &str| PLUGINS.with(&[name, step.as_str(), spelled(operation), flag(rejected)]);
         self.observe(at, step, operation, rejected, took, make);
     }
 
     /// Counts what all of them did.
     pub(super) fn step(&self, step: Step, operation: Operation, rejected: bool, took: Duration) {
-        let make = |_: &str| STEPS.with(&[step.as_str(), name_of(operation), flag(rejected)]);
+        let make = |_: &str| STEPS.with(&[step.as_str(), spelled(operation), flag(rejected)]);
         self.observe(self.0.len() - 1, step, operation, rejected, took, make);
     }
 
@@ -118,5 +110,5 @@ impl Metrics {
 /// Counts a call of a webhook. Upstream's type of the mutating ones is `admit`, of the others `validating`.
 pub(super) fn webhook(name: &str, step: Step, operation: Operation, rejected: bool, took: Duration) {
     let kind = if step == Step::Admit { "admit" } else { "validating" };
-    WEBHOOKS.with(&[name, kind, name_of(operation), flag(rejected)]).observe_duration(took);
+    WEBHOOKS.with(&[name, kind, spelled(operation), flag(rejected)]).observe_duration(took);
 }

@@ -1,5 +1,6 @@
 //! The audit log of real requests.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::User;
@@ -17,8 +18,17 @@ rules:
 - {level: Metadata, users: [bob]}
 "#;
 
+/// A server that writes its audit log there.
+async fn audited(path: &Path) -> World {
+    World::with(|options| {
+        options.audit.policy = Some(Arc::new(Policy::read(POLICY).unwrap()));
+        options.audit.log = Some(audit::log::Options { path: path.to_owned(), ..Default::default() });
+    })
+    .await
+}
+
 /// The events in the log once there are `count`.
-async fn events(path: &std::path::Path, count: usize) -> Vec<Value> {
+async fn events(path: &Path, count: usize) -> Vec<Value> {
     let read = async {
         loop {
             let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -36,11 +46,7 @@ async fn events(path: &std::path::Path, count: usize) -> Vec<Value> {
 async fn requests_are_written_down_as_the_policy_says() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let world = World::with(|options| {
-        options.audit.policy = Some(Arc::new(Policy::read(POLICY).unwrap()));
-        options.audit.log = Some(audit::log::Options { path: path.clone(), ..Default::default() });
-    })
-    .await;
+    let world = audited(&path).await;
     let configs = "/api/v1/namespaces/default/configmaps";
     let made = world.admin.post(configs, &config_map("a")).await.is(201);
     let refused = world.user("bob", &[]).get(configs).await.is(403);
@@ -69,11 +75,7 @@ async fn a_client_may_name_its_request() {
 async fn a_write_whose_client_goes_away_is_done_and_told() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let world = World::with(|options| {
-        options.audit.policy = Some(Arc::new(Policy::read(POLICY).unwrap()));
-        options.audit.log = Some(audit::log::Options { path: path.clone(), ..Default::default() });
-    })
-    .await;
+    let world = audited(&path).await;
     let configs = "/api/v1/namespaces/default/configmaps";
     let transport = world.server.in_process(User::new("admin", &[User::MASTERS]));
     let request = http::Request::post(configs).header("content-type", "application/json");
