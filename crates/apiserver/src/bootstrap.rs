@@ -132,9 +132,7 @@ async fn write(
     let range = Range { keys_only: reconcile.is_none(), ..Range::key(key.clone()) };
     let found = server.storage.0.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
     let (compare, object) = match (found, reconcile) {
-        (None, _) => {
-            (Compare::CreateRevision { key: key.clone(), equals: 0 }, fresh(server, &resource, object))
-        }
+        (None, _) => (Compare::absent(key.clone()), fresh(server, &resource, object)),
         (Some(_), None) => return Ok(None),
         (Some(kv), Some(reconcile)) => {
             let stored = resource.decode(&kv.value)?;
@@ -143,7 +141,7 @@ async fn write(
                 Reconciled::Update(object) => object,
                 Reconciled::Recreate(object) => fresh(server, &resource, object),
             };
-            (Compare::ModRevision { key: key.clone(), equals: kv.mod_revision }, object)
+            (Compare::mod_revision(key.clone(), kv.mod_revision), object)
         }
     };
     Ok(Some((compare, Op::Put { key, value: resource.encode(&object).into_put(), lease: 0 })))

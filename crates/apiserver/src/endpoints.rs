@@ -151,7 +151,7 @@ impl Member {
     /// Says true for each change that matters, and false when one of the watches ends.
     async fn watch(&self) -> Result<SelectAll<BoxStream<'static, bool>>, Status> {
         let server = &self.server;
-        let revision = server.storage.0.status().await.map_err(storage::status)?.revision;
+        let revision = server.storage.0.revision().await.map_err(storage::status)?;
         let request = WatchRequest::prefix(MEMBERS, revision + 1);
         let members = server.storage.0.watch(request).await.map_err(storage::status)?;
         let mut all = SelectAll::new();
@@ -266,7 +266,7 @@ mod tests {
 
     /// Waits until the endpoints are `wanted`.
     async fn become_(store: &Interposed, wanted: &[&str]) {
-        let revision = store.status().await.unwrap().revision;
+        let revision = store.revision().await.unwrap();
         let mut changes = store.watch(WatchRequest::prefix("/registry/", revision + 1)).await.unwrap();
         while addresses(store).await.is_none_or(|found| found != wanted) {
             let change = tokio::time::timeout(Duration::from_secs(30), changes.next()).await;

@@ -55,7 +55,7 @@ impl Storage {
         object: Object,
     ) -> Result<Option<Stored>, Status> {
         let key = resource.key(namespace, name);
-        let compare = Compare::CreateRevision { key: key.clone(), equals: 0 };
+        let compare = Compare::absent(key.clone());
         self.put(resource, key, object, compare).await
     }
 
@@ -69,7 +69,7 @@ impl Storage {
         object: Object,
     ) -> Result<Option<Stored>, Status> {
         let key = resource.key(namespace, name);
-        let compare = Compare::ModRevision { key: key.clone(), equals: revision };
+        let compare = Compare::mod_revision(key.clone(), revision);
         self.put(resource, key, object, compare).await
     }
 
@@ -108,7 +108,7 @@ impl Storage {
         revision: u64,
     ) -> Result<Option<u64>, Status> {
         let key = resource.key(namespace, name);
-        let compare = Compare::ModRevision { key: key.clone(), equals: revision };
+        let compare = Compare::mod_revision(key.clone(), revision);
         let txn = Txn { compare: vec![compare], success: vec![Op::delete(key)], failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))

@@ -292,6 +292,11 @@ impl Store for Engine {
         self.shared.state.read().leases.info(id, now)
     }
 
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.check_open()?;
+        Ok(self.shared.state.read().leases.ids())
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.check_open()?;
         let state = self.shared.state.read();

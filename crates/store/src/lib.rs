@@ -25,7 +25,7 @@ use futures::stream::BoxStream;
 pub use error::Error;
 pub use types::{
     Compare, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse,
-    Revision, Status, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
+    Relation, Revision, Status, Target, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
 };
 
 /// What a watch yields: batches in the order of their revisions, or one error, after which it ends.
@@ -63,6 +63,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is left of a lease, and which keys are attached to it.
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error>;
+
+    /// The latest revision, as of a moment after the call: what a reader must have seen to have seen every write that
+    /// was acknowledged before.
+    async fn revision(&self) -> Result<Revision, Error> {
+        let range = Range { keys_only: true, limit: 1, uncounted: true, ..Range::key(&b"\0"[..]) };
+        Ok(self.range(range).await?.revision)
+    }
+
+    /// Every lease there is, in order of its id.
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error>;
 
     /// Where the store stands.
     async fn status(&self) -> Result<Status, Error>;

@@ -55,6 +55,9 @@ macro_rules! guarantees {
             revisions_count_writing_transactions
             keys_carry_their_own_revisions
             comparisons_decide_a_transaction
+            comparisons_know_order_and_ranges
+            transactions_nest
+            a_refused_transaction_changes_nothing
             operations_see_the_ones_before
             a_key_is_written_once_per_transaction
             one_of_many_racing_writers_wins
@@ -74,6 +77,7 @@ macro_rules! guarantees {
             compaction_moves_forward_only
             revoking_a_lease_deletes_its_keys
             a_lease_must_exist
+            leases_are_listed
             an_expired_lease_deletes_its_keys
             what_was_acknowledged_survives
             a_watch_resumes_after_a_restart

@@ -120,51 +120,90 @@ pub enum PutValue {
     },
 }
 
-/// A condition of a transaction. A key that does not exist has revision, version and lease 0, and no
-/// value.
+/// A condition of a transaction: what every key of a range must be. Where the range holds no key, it is what a key
+/// that does not exist is: revision, version and lease 0, and no value (which no comparison of values holds for).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Compare {
-    /// The key was last written by this revision.
-    ModRevision {
-        /// The key to look at.
-        key: Bytes,
-        /// The revision wanted.
-        equals: Revision,
-    },
-    /// The key was made by this revision; 0 means that it must not exist.
-    CreateRevision {
-        /// The key to look at.
-        key: Bytes,
-        /// The revision wanted.
-        equals: Revision,
-    },
-    /// The key has been written so many times.
-    Version {
-        /// The key to look at.
-        key: Bytes,
-        /// The version wanted.
-        equals: u64,
-    },
-    /// The key has exactly this value.
-    Value {
-        /// The key to look at.
-        key: Bytes,
-        /// The value wanted.
-        equals: Bytes,
-    },
-    /// The key is attached to this lease.
-    Lease {
-        /// The key to look at.
-        key: Bytes,
-        /// The lease wanted.
-        equals: LeaseId,
-    },
+pub struct Compare {
+    /// The first key to look at.
+    pub start: Bytes,
+    /// The first key no longer looked at; empty means that there is no end. `None`: only `start` itself.
+    pub end: Option<Bytes>,
+    /// How what is found must stand to `target`.
+    pub relation: Relation,
+    /// What is looked at, and what it is compared with.
+    pub target: Target,
+}
+
+/// How what is found must stand to what it is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// The same.
+    Equal,
+    /// Not the same.
+    NotEqual,
+    /// Greater; of values: later in byte order.
+    Greater,
+    /// Less; of values: earlier in byte order.
+    Less,
+}
+
+/// What of a key is compared, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The revision that last wrote it.
+    ModRevision(Revision),
+    /// The revision that made it.
+    CreateRevision(Revision),
+    /// How often it has been written.
+    Version(u64),
+    /// Its value.
+    Value(Bytes),
+    /// The lease it is attached to.
+    Lease(LeaseId),
+}
+
+impl Compare {
+    /// One key's property is exactly this.
+    pub fn equal(key: impl Into<Bytes>, target: Target) -> Self {
+        Self { start: key.into(), end: None, relation: Relation::Equal, target }
+    }
+
+    /// The key was last written by `revision`.
+    pub fn mod_revision(key: impl Into<Bytes>, revision: Revision) -> Self {
+        Self::equal(key, Target::ModRevision(revision))
+    }
+
+    /// There is no such key.
+    pub fn absent(key: impl Into<Bytes>) -> Self {
+        Self::equal(key, Target::CreateRevision(0))
+    }
+
+    /// Whether it holds for a key, or for `None`, one that does not exist.
+    pub fn holds_for(&self, kv: Option<&KeyValue>) -> bool {
+        let number = |of: fn(&KeyValue) -> u64| kv.map_or(0, of);
+        let found = match &self.target {
+            Target::ModRevision(wanted) => number(|kv| kv.mod_revision).cmp(wanted),
+            Target::CreateRevision(wanted) => number(|kv| kv.create_revision).cmp(wanted),
+            Target::Version(wanted) => number(|kv| kv.version).cmp(wanted),
+            Target::Lease(wanted) => kv.map_or(0, |kv| kv.lease).cmp(wanted),
+            Target::Value(wanted) => match kv {
+                Some(kv) => (*kv.value).cmp(&**wanted),
+                None => return false,
+            },
+        };
+        match self.relation {
+            Relation::Equal => found.is_eq(),
+            Relation::NotEqual => found.is_ne(),
+            Relation::Greater => found.is_gt(),
+            Relation::Less => found.is_lt(),
+        }
+    }
 }
 
 /// One step of a transaction; sees what the steps before it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Writes a key. A transaction writes each key at most once.
+    /// Writes a key. A transaction writes each key at most once, whichever branches are taken.
     Put {
         /// The key; not empty.
         key: Bytes,
@@ -182,6 +221,8 @@ pub enum Op {
     },
     /// Reads.
     Range(Range),
+    /// A transaction in the transaction. Its comparisons see the state before the outermost one, as all do.
+    Txn(Txn),
 }
 
 impl Op {
@@ -244,6 +285,13 @@ pub enum OpResult {
     },
     /// Keys were read.
     Range(RangeResponse),
+    /// A transaction in the transaction was carried out.
+    Txn {
+        /// Whether its comparisons held.
+        succeeded: bool,
+        /// One per operation of the branch taken.
+        results: Vec<OpResult>,
+    },
 }
 
 /// Which changes to deliver.

@@ -129,7 +129,7 @@ impl Hub {
     /// Waits until the caches are as new as the store is now, and says how new that is. Fails while the store
     /// cannot be watched.
     pub async fn catch_up(&self) -> Result<u64, store::Error> {
-        let revision = self.store.status().await?.revision;
+        let revision = self.store.revision().await?;
         let mut trouble = self.trouble.subscribe();
         let in_trouble = async { drop(trouble.wait_for(Option::is_some).await) };
         tokio::select! {
@@ -229,7 +229,7 @@ impl Hub {
     }
 
     async fn open(&self) -> Result<(u64, store::WatchStream), store::Error> {
-        let revision = self.store.status().await?.revision;
+        let revision = self.store.revision().await?;
         let request = WatchRequest {
             // The whole key space, so that the revision advances with every write there is.
             start: Bytes::new(),

@@ -76,9 +76,30 @@ impl EncryptedStore {
         Ok(found)
     }
 
+    /// Decrypts what a transaction gave, where `sealed` is what it was asked to write.
+    async fn open_results(&self, results: &mut [OpResult], sealed: &[Sealed]) -> Result<(), Error> {
+        for result in results {
+            match result {
+                OpResult::Put { kv, .. } => match sealed.iter().find(|own| own.stored == kv.value) {
+                    // What was written a moment ago is known: reading it back could only fail.
+                    Some(own) => kv.value = encoding::with_revision(&own.plain, kv.mod_revision),
+                    None => *kv = self.open(std::mem::take(kv)).await?,
+                },
+                OpResult::Range(found) => *found = self.open_range(std::mem::take(found)).await?,
+                OpResult::Txn { results, .. } => Box::pin(self.open_results(results, sealed)).await?,
+                OpResult::Delete { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Encrypts what is to be; `sealed` gets what was made of what.
     async fn seal(&self, ops: &mut [Op], sealed: &mut Vec<Sealed>) -> Result<(), Error> {
         for op in ops {
+            if let Op::Txn(txn) = op {
+                Box::pin(self.seal(&mut txn.success, sealed)).await?;
+                Box::pin(self.seal(&mut txn.failure, sealed)).await?;
+            }
             let Op::Put { key, value, .. } = op else { continue };
             let Some(transformer) = self.transformer(key).filter(|transformer| transformer.encrypts()) else {
                 continue;
@@ -112,17 +133,7 @@ impl Store for EncryptedStore {
         self.seal(&mut txn.success, &mut sealed).await?;
         self.seal(&mut txn.failure, &mut sealed).await?;
         let mut answer = self.inner.txn(txn).await?;
-        for result in &mut answer.results {
-            match result {
-                OpResult::Put { kv, .. } => match sealed.iter().find(|own| own.stored == kv.value) {
-                    // What was written a moment ago is known: reading it back could only fail.
-                    Some(own) => kv.value = encoding::with_revision(&own.plain, kv.mod_revision),
-                    None => *kv = self.open(std::mem::take(kv)).await?,
-                },
-                OpResult::Range(found) => *found = self.open_range(std::mem::take(found)).await?,
-                OpResult::Delete { .. } => {}
-            }
-        }
+        self.open_results(&mut answer.results, &sealed).await?;
         Ok(answer)
     }
 
@@ -172,6 +183,10 @@ impl Store for EncryptedStore {
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
         self.inner.lease_time_to_live(id).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.inner.leases().await
     }
 
     async fn status(&self) -> Result<Status, Error> {

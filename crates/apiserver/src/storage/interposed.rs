@@ -99,6 +99,15 @@ impl Store for Interposed {
         self.inner.lease_time_to_live(id).await
     }
 
+    async fn revision(&self) -> Result<Revision, Error> {
+        self.run("revision").await?;
+        self.inner.revision().await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.inner.leases().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.run("status").await?;
         self.inner.status().await

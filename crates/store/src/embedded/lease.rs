@@ -38,6 +38,13 @@ impl Leases {
         self.leases.contains_key(&id)
     }
 
+    /// Every lease, in order.
+    pub fn ids(&self) -> Vec<LeaseId> {
+        let mut ids: Vec<_> = self.leases.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Makes a lease, or sets what is left of one.
     pub fn grant(&mut self, id: LeaseId, ttl: i64, remaining: i64, now: Duration) {
         let deadline = now + seconds(remaining);

@@ -49,6 +49,19 @@ pub async fn a_lease_must_exist(factory: &dyn Factory) {
     assert!(missing(store.lease_keep_alive(42).await.unwrap_err()));
 }
 
+pub async fn leases_are_listed(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    assert!(store.leases().await.unwrap().is_empty());
+    let chosen = store.lease_grant(3600, 0).await.unwrap().id;
+    store.lease_grant(3600, 7).await.unwrap();
+    let mut expected = vec![7, chosen];
+    expected.sort_unstable();
+    assert_eq!(store.leases().await.unwrap(), expected);
+    assert_eq!(store.status().await.unwrap().leases, 2);
+    store.lease_revoke(chosen).await.unwrap();
+    assert_eq!(store.leases().await.unwrap(), [7]);
+}
+
 pub async fn an_expired_lease_deletes_its_keys(factory: &dyn Factory) {
     let store = &*factory.create().await;
     let clock = factory.clock();

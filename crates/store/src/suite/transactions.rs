@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::*;
-use crate::{Compare, Error, PutValue};
+use crate::{Compare, Error, PutValue, Relation, Target};
 
 pub async fn revisions_count_writing_transactions(factory: &dyn Factory) {
     let store = &*factory.create().await;
@@ -17,7 +17,7 @@ pub async fn revisions_count_writing_transactions(factory: &dyn Factory) {
     for idle in [vec![], vec![Op::delete("a")], vec![Op::Range(Range::key("b"))]] {
         assert_eq!(commit(store, idle).await.revision, start + 2);
     }
-    let compare = vec![Compare::Version { key: "b".into(), equals: 7 }];
+    let compare = vec![Compare::equal("b", Target::Version(7))];
     let refused = Txn { compare, success: vec![Op::put("b", "2")], failure: vec![] };
     assert_eq!(store.txn(refused).await.unwrap().revision, start + 2);
     assert_eq!(revision(store).await, start + 2);
@@ -45,23 +45,23 @@ pub async fn comparisons_decide_a_transaction(factory: &dyn Factory) {
     let key = || Bytes::from("a");
     let none = || Bytes::from("none");
     for (compare, holds) in [
-        (Compare::CreateRevision { key: key(), equals: made }, true),
-        (Compare::CreateRevision { key: key(), equals: 0 }, false),
-        (Compare::CreateRevision { key: none(), equals: 0 }, true),
-        (Compare::ModRevision { key: key(), equals: written }, true),
-        (Compare::ModRevision { key: key(), equals: made }, false),
-        (Compare::ModRevision { key: none(), equals: 0 }, true),
-        (Compare::Version { key: key(), equals: 2 }, true),
-        (Compare::Version { key: key(), equals: 1 }, false),
-        (Compare::Value { key: key(), equals: "2".into() }, true),
-        (Compare::Value { key: key(), equals: "1".into() }, false),
-        (Compare::Value { key: none(), equals: "".into() }, false),
-        (Compare::Lease { key: key(), equals: lease }, true),
-        (Compare::Lease { key: key(), equals: 0 }, false),
-        (Compare::Lease { key: none(), equals: 0 }, true),
+        (Compare::equal(key(), Target::CreateRevision(made)), true),
+        (Compare::equal(key(), Target::CreateRevision(0)), false),
+        (Compare::equal(none(), Target::CreateRevision(0)), true),
+        (Compare::equal(key(), Target::ModRevision(written)), true),
+        (Compare::equal(key(), Target::ModRevision(made)), false),
+        (Compare::equal(none(), Target::ModRevision(0)), true),
+        (Compare::equal(key(), Target::Version(2)), true),
+        (Compare::equal(key(), Target::Version(1)), false),
+        (Compare::equal(key(), Target::Value("2".into())), true),
+        (Compare::equal(key(), Target::Value("1".into())), false),
+        (Compare::equal(none(), Target::Value("".into())), false),
+        (Compare::equal(key(), Target::Lease(lease)), true),
+        (Compare::equal(key(), Target::Lease(0)), false),
+        (Compare::equal(none(), Target::Lease(0)), true),
     ] {
         let name = format!("{compare:?}");
-        let always = Compare::Version { key: none(), equals: 0 };
+        let always = Compare::equal(none(), Target::Version(0));
         let txn = Txn {
             compare: vec![always, compare],
             success: vec![Op::put("branch", "success")],
@@ -72,9 +72,101 @@ pub async fn comparisons_decide_a_transaction(factory: &dyn Factory) {
         assert_eq!(branch, if holds { "success" } else { "failure" }, "{name}");
     }
     // The transaction's own writes do not count.
-    let compare = vec![Compare::Version { key: "new".into(), equals: 0 }];
+    let compare = vec![Compare::equal("new", Target::Version(0))];
     let txn = Txn { compare, success: vec![Op::put("new", "1")], failure: vec![] };
     assert!(store.txn(txn).await.unwrap().succeeded);
+}
+
+pub async fn comparisons_know_order_and_ranges(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    for key in ["k/a", "k/b", "k/b", "k/c"] {
+        put(store, key, key).await;
+    }
+    let (equal, unlike) = (Relation::Equal, Relation::NotEqual);
+    let (more, less) = (Relation::Greater, Relation::Less);
+    for (start, end, relation, target, holds) in [
+        ("k/b", None, more, Target::Version(1), true),
+        ("k/b", None, more, Target::Version(2), false),
+        ("k/b", None, less, Target::Version(3), true),
+        ("k/b", None, unlike, Target::Version(2), false),
+        ("k/b", None, less, Target::Value("k/c".into()), true),
+        ("k/b", None, more, Target::Value("k/b".into()), false),
+        ("k/", Some("k0"), more, Target::Version(0), true),
+        ("k/", Some("k0"), equal, Target::Version(1), false),
+        ("k/b", Some(""), more, Target::Value("k/a".into()), true),
+        ("k/", Some("k0"), unlike, Target::Value("k/c".into()), false),
+        // No key is there: as one that does not exist.
+        ("x", Some("y"), equal, Target::CreateRevision(0), true),
+        ("x", Some("y"), more, Target::CreateRevision(0), false),
+        ("x", Some("y"), unlike, Target::Value("x".into()), false),
+        ("z", Some("a"), equal, Target::Lease(0), true),
+    ] {
+        let compare = Compare { start: start.into(), end: end.map(Bytes::from), relation, target };
+        let name = format!("{compare:?}");
+        let txn = Txn { compare: vec![compare], ..Txn::default() };
+        assert_eq!(store.txn(txn).await.unwrap().succeeded, holds, "{name}");
+    }
+}
+
+pub async fn transactions_nest(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    let before = put(store, "a", "old").await;
+    let value = |value: &'static str| vec![Compare::equal("a", Target::Value(value.into()))];
+    // The inner comparison sees what was before the outer transaction began to write.
+    let inner = Txn {
+        compare: value("old"),
+        success: vec![Op::put("b", "then"), Op::Range(Range::prefix(""))],
+        failure: vec![Op::put("b", "else")],
+    };
+    let other = Txn {
+        compare: value("new"),
+        success: vec![Op::put("c", "then")],
+        failure: vec![Op::put("c", "else")],
+    };
+    let ops = vec![Op::put("a", "new"), Op::Txn(inner), Op::Txn(other)];
+    let response = store.txn(Txn { compare: value("old"), success: ops, failure: vec![] }).await.unwrap();
+    assert_eq!(response.revision, before + 1);
+    let OpResult::Txn { succeeded: true, results } = &response.results[1] else { panic!("{response:?}") };
+    let OpResult::Range(found) = &results[1] else { panic!("{results:?}") };
+    assert_eq!(pairs(&found.kvs), ["a=new", "b=then"]);
+    let OpResult::Txn { succeeded: false, results } = &response.results[2] else { panic!("{response:?}") };
+    assert_eq!(text(&put_of(&results[0]).0.value), "else");
+    let all = store.range(Range::prefix("")).await.unwrap();
+    assert_eq!(pairs(&all.kvs), ["a=new", "b=then", "c=else"]);
+    assert!(all.kvs.iter().all(|kv| kv.mod_revision == before + 1));
+    // Inner branches count as if they stood outside: a key is written once, but by either branch.
+    let inner = |success, failure| Op::Txn(Txn { compare: vec![], success, failure });
+    for (ops, allowed) in [
+        (vec![inner(vec![Op::put("k", "1")], vec![Op::put("k", "2")])], true),
+        (vec![inner(vec![Op::put("k", "1")], vec![]), Op::put("k", "2")], false),
+        (vec![inner(vec![], vec![Op::put("k", "1")]), Op::put("k", "2")], false),
+        (vec![inner(vec![Op::put("k", "1")], vec![]), inner(vec![Op::put("k", "2")], vec![])], false),
+        (vec![inner(vec![Op::delete("k")], vec![]), Op::put("k", "2")], false),
+        (vec![Op::delete("k"), inner(vec![Op::put("k", "1")], vec![])], false),
+        (vec![Op::delete("k"), inner(vec![Op::delete("k")], vec![])], true),
+    ] {
+        let name = format!("{ops:?}");
+        let result = store.txn(Txn::of(ops)).await;
+        assert_eq!(!matches!(result, Err(Error::Invalid(_))), allowed, "{name}: {result:?}");
+    }
+}
+
+pub async fn a_refused_transaction_changes_nothing(factory: &dyn Factory) {
+    let store = &*factory.create().await;
+    let before = put(store, "a", "1").await;
+    let leased = Op::Put { key: "b".into(), value: PutValue::Plain("1".into()), lease: 42 };
+    for ops in [
+        vec![Op::put("a", "2"), leased.clone()],
+        vec![Op::delete("a"), Op::Range(Range::key("a").at(before + 7))],
+        vec![Op::put("a", "2"), Op::Txn(Txn::of(vec![leased]))],
+    ] {
+        let name = format!("{ops:?}");
+        let result = store.txn(Txn::of(ops)).await;
+        let refused = matches!(result, Err(Error::LeaseNotFound { id: 42 } | Error::FutureRevision { .. }));
+        assert!(refused, "{name}: {result:?}");
+        let kv = get(store, "a").await.unwrap();
+        assert_eq!((text(&kv.value), revision(store).await), ("1".into(), before), "{name}");
+    }
 }
 
 pub async fn operations_see_the_ones_before(factory: &dyn Factory) {
@@ -142,7 +234,7 @@ pub async fn one_of_many_racing_writers_wins(factory: &dyn Factory) {
         let writers = (0..16).map(|writer| {
             let (store, key) = (store.clone(), key.clone());
             tokio::spawn(async move {
-                let compare = vec![Compare::CreateRevision { key: key.clone(), equals: 0 }];
+                let compare = vec![Compare::absent(key.clone())];
                 let success = vec![Op::put(key, writer.to_string())];
                 let response = store.txn(Txn { compare, success, failure: vec![] }).await.unwrap();
                 response.succeeded.then(|| writer.to_string())

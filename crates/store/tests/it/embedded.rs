@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use foundation::ManualClock;
+use futures::StreamExt;
 use store::embedded::{Engine, Options};
 use store::suite::Factory;
 use store::{Error, Op, Range, Store, Txn, WatchRequest};
@@ -148,4 +149,32 @@ async fn dropping_a_watch_forgets_it() {
     assert_eq!(store.watches(), 1);
     drop(watch);
     assert_eq!(store.watches(), 0);
+}
+
+#[tokio::test]
+async fn a_deletion_at_the_compact_revision_can_be_watched() {
+    let factory = factory();
+    let store = factory.open().unwrap();
+    store.txn(Txn::of(vec![Op::put("a", "1")])).await.unwrap();
+    let gone = store.txn(Txn::of(vec![Op::delete("a")])).await.unwrap().revision;
+    store.txn(Txn::of(vec![Op::put("b", "1")])).await.unwrap();
+    store.compact(gone).await.unwrap();
+    let mut watch = store.watch(WatchRequest::prefix("a", gone)).await.unwrap();
+    let batch = watch.next().await.unwrap().unwrap();
+    assert_eq!((batch.events.len(), batch.events[0].kv.mod_revision), (1, gone));
+}
+
+#[tokio::test]
+async fn a_watcher_that_a_compaction_overtook_is_told() {
+    let factory = factory();
+    let store = factory.open().unwrap();
+    let mut slow = store.watch(WatchRequest::prefix("a", 0)).await.unwrap();
+    let mut latest = 0;
+    for _ in 0..10 {
+        latest = store.txn(Txn::of(vec![Op::put("a", "1")])).await.unwrap().revision;
+    }
+    store.compact(latest).await.unwrap();
+    let result = slow.next().await.unwrap();
+    assert!(matches!(result, Err(Error::Compacted { revision }) if revision == latest), "{result:?}");
+    assert!(slow.next().await.is_none());
 }

@@ -7,7 +7,7 @@ use foundation::ManualClock;
 use futures::StreamExt;
 use proptest::prelude::*;
 use store::embedded::{Engine, Options};
-use store::{Compare, Error, EventKind, KeyValue, Op, Range, Revision, Store, Txn, WatchRequest};
+use store::{Compare, Error, EventKind, KeyValue, Op, Range, Revision, Store, Target, Txn, WatchRequest};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ async fn run(steps: Vec<Step>, options: Options) {
                 if holds {
                     model.put(&[(key.clone(), "if".to_owned())]);
                 }
-                let compare = vec![Compare::Version { key: key.clone().into(), equals: version.into() }];
+                let compare = vec![Compare::equal(key.clone(), Target::Version(version.into()))];
                 Txn { compare, success: vec![Op::put(key, "if")], failure: vec![] }
             }
             Step::Compact(back) => {

@@ -53,7 +53,7 @@ async fn a_cache_filled_while_the_watch_is_opened_again_misses_nothing() {
     let first = hub.cache(&view(1)).await.unwrap();
     // Between the end of one watch and the start of the next somebody reads, and then somebody writes.
     let reader = hub.clone();
-    world.store.before("status", move |store| async move {
+    world.store.before("revision", move |store| async move {
         reader.cache(&view(1)).await.expect("the cache");
         put(&*store, &key("missed")).await;
         Ok(())

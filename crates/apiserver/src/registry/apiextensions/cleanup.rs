@@ -170,7 +170,7 @@ async fn delete(server: &Server, kv: &KeyValue) -> Result<bool, Status> {
         metadata.insert("generation".into(), (generation + 1).into());
         Op::Put { key: kv.key.clone(), value: Encoded::new(&object.0).into_put(), lease: 0 }
     };
-    let compare = vec![Compare::ModRevision { key: kv.key.clone(), equals: kv.mod_revision }];
+    let compare = vec![Compare::mod_revision(kv.key.clone(), kv.mod_revision)];
     let txn = Txn { compare, success: vec![op], failure: Vec::new() };
     let answer = server.storage.0.txn(txn).await.map_err(storage::status)?;
     Ok(removes && answer.succeeded)
