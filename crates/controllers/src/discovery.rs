@@ -8,6 +8,8 @@
 //! can be emptied).
 //! Upstream: `ServerPreferredResources` of client-go's discovery.
 
+use std::fmt;
+
 use client::Endpoint;
 use reconcile::Answers;
 use serde_json::Value;
@@ -36,8 +38,39 @@ impl Served {
 pub(crate) struct Discovery {
     /// The kinds, without subresources.
     pub(crate) kinds: Vec<Served>,
-    /// Documents that could not be read, each with the reason. Kinds that only they tell of are not among `kinds`.
-    pub(crate) failed: Vec<String>,
+    /// Documents that could not be read. Kinds that only they tell of are not among `kinds`.
+    pub(crate) failed: Vec<Failure>,
+}
+
+/// A document of discovery that could not be read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Failure {
+    path: String,
+    reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+impl Failure {
+    /// Whether the document would have told of this endpoint: it is the one of its version, or the list of all groups.
+    fn hides(&self, endpoint: &Endpoint) -> bool {
+        match self.path.strip_prefix(GROUPS) {
+            Some("") => !endpoint.group.is_empty(),
+            Some(version) => version.split('/').skip(1).eq([&*endpoint.group, &*endpoint.version]),
+            None => endpoint.group.is_empty(),
+        }
+    }
+}
+
+impl Discovery {
+    /// Whether a kind that is not among those found may be served nevertheless.
+    pub(crate) fn may_hide(&self, endpoint: &Endpoint) -> bool {
+        self.failed.iter().any(|failure| failure.hides(endpoint))
+    }
 }
 
 /// Every kind of the server; `Err` says what to ask first.
@@ -54,7 +87,7 @@ pub(crate) fn preferred(answers: &Answers) -> Result<Discovery, Vec<String>> {
                 found.take_group(group, answers, &mut unasked);
             }
         }
-        Err(status) => found.failed.push(format!("{GROUPS}: {}", status.message)),
+        Err(status) => found.fail(GROUPS, status),
     }
     if unasked.is_empty() { Ok(found) } else { Err(unasked) }
 }
@@ -88,6 +121,10 @@ impl Discovery {
         }
     }
 
+    fn fail(&mut self, path: &str, why: &api::Status) {
+        self.failed.push(Failure { path: path.to_owned(), reason: why.message.clone() });
+    }
+
     /// Takes in a document with the kinds of one version.
     fn take(&mut self, path: &str, answer: &Result<Value, api::Status>) {
         let document = match answer {
@@ -95,7 +132,7 @@ impl Discovery {
             // A version that went away between two questions has no kinds.
             Err(status) if status.is_not_found() => return,
             Err(status) => {
-                self.failed.push(format!("{path}: {}", status.message));
+                self.fail(path, status);
                 return;
             }
         };
@@ -145,6 +182,28 @@ mod tests {
         found.kinds.iter().map(line).collect()
     }
 
+    fn said(found: &Discovery) -> Vec<String> {
+        found.failed.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_document_hides_the_kinds_of_its_own_version_only() {
+        let v1 = Endpoint::new("g.io", "v1", "gateways");
+        let v2 = Endpoint::new("g.io", "v2", "gateways");
+        let pods = Endpoint::new("", "v1", "pods");
+        for (path, hidden) in [
+            ("/api/v1", [false, false, true]),
+            ("/apis", [true, true, false]),
+            ("/apis/g.io", [false, false, false]),
+            ("/apis/g.io/v1", [true, false, false]),
+            ("/apis/other.io/v1", [false, false, false]),
+        ] {
+            let mut found = Discovery::default();
+            found.fail(path, &api::Status::service_unavailable("down"));
+            assert_eq!([&v1, &v2, &pods].map(|endpoint| found.may_hide(endpoint)), hidden, "{path}");
+        }
+    }
+
     #[test]
     fn each_kind_is_taken_from_the_first_version_that_has_it() {
         let down = || Err(api::Status::service_unavailable("down"));
@@ -184,10 +243,10 @@ mod tests {
             answers.insert(alpha, second);
             let found = preferred(&answers).unwrap();
             assert_eq!(
-                (lines(&found), &found.failed),
+                (lines(&found), said(&found)),
                 (
                     expected.iter().map(ToString::to_string).collect(),
-                    &failed.iter().map(ToString::to_string).collect()
+                    failed.iter().map(ToString::to_string).collect()
                 ),
                 "{name}"
             );
@@ -196,8 +255,8 @@ mod tests {
             answers.insert("/apis/g.io", Ok(group("g.io", &["v1", "v1alpha2"])));
             let alone = of_group("g.io", &answers).unwrap();
             assert_eq!(
-                (lines(&alone), &alone.failed),
-                (expected[1..].iter().map(ToString::to_string).collect(), &found.failed),
+                (lines(&alone), said(&alone)),
+                (expected[1..].iter().map(ToString::to_string).collect(), said(&found)),
                 "{name}"
             );
         }
@@ -210,8 +269,8 @@ mod tests {
         answers.insert("/apis", Err(api::Status::service_unavailable("down")));
         let found = preferred(&answers).unwrap();
         assert_eq!(
-            (lines(&found), found.failed.as_slice()),
-            (vec!["/v1 pods".to_owned()], &["/apis: down".to_owned()][..])
+            (lines(&found), said(&found)),
+            (vec!["/v1 pods".to_owned()], vec!["/apis: down".to_owned()])
         );
         assert!(found.kinds[0].can(&["list", "delete"]) && !found.kinds[0].can(&["list", "watch"]));
         assert_eq!(lines(&of_group("", &answers).unwrap()), ["/v1 pods"]);

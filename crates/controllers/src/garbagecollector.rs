@@ -77,7 +77,10 @@ impl Controller for GarbageCollector {
             return plan;
         }
         let mut graph = self.graph.lock();
-        let decision = decide::decide(&mut graph, key.as_str(), view.answers());
+        let decision = decide::decide(&graph, key.as_str(), view.answers());
+        for owner in &decision.puzzling {
+            graph.puzzle(owner, key.as_str());
+        }
         drop(graph);
         if let Some((_, trigger)) = self.outside.get() {
             for uid in decision.wake {
@@ -105,34 +108,30 @@ impl GarbageCollector {
         match discovery::preferred(view.answers()) {
             Err(paths) => plan.questions = paths,
             Ok(found) => {
-                let complete = found.failed.is_empty();
-                if !complete {
+                if !found.failed.is_empty() {
                     tracing::debug!(failed = ?found.failed, "not all kinds are known");
                     plan.requeue_at(object::after(now, DISCOVERY_SECONDS));
                 }
-                self.monitor(collectable(&found), complete, now);
+                self.monitor(&found, now);
             }
         }
         plan
     }
 
-    /// Watches the metadata of these kinds; of others no longer, unless discovery could not tell of all.
-    fn monitor(&self, kinds: Vec<Kind>, complete: bool, now: Timestamp) {
+    /// Watches the metadata of the kinds found; of others no longer, unless they may be among what discovery could not tell.
+    fn monitor(&self, found: &Discovery, now: Timestamp) {
         let Some((informers, trigger)) = self.outside.get() else { return };
+        let wake = |uids: Vec<String>| uids.iter().for_each(|uid| trigger.wake(Key::cluster(uid)));
+        let kinds = collectable(found);
         let mut monitors = self.monitors.lock();
-        if complete {
-            monitors.retain(|endpoint, _| {
-                let served = kinds.iter().any(|kind| kind.endpoint == *endpoint);
-                if !served {
-                    informers.stop_metadata(endpoint);
-                    let woken = self.graph.lock().forget_kind(endpoint);
-                    for uid in woken {
-                        trigger.wake(Key::cluster(&uid));
-                    }
-                }
-                served
-            });
-        }
+        monitors.retain(|endpoint, _| {
+            let stays = kinds.iter().any(|kind| kind.endpoint == *endpoint) || found.may_hide(endpoint);
+            if !stays {
+                informers.stop_metadata(endpoint);
+                wake(self.graph.lock().forget_kind(endpoint));
+            }
+            stays
+        });
         for kind in kinds {
             // The version that is watched may be one that discovery just failed to tell of.
             let watched = |endpoint: &Endpoint| {
@@ -141,7 +140,7 @@ impl GarbageCollector {
             if monitors.keys().any(watched) {
                 continue;
             }
-            self.graph.lock().learn(&kind);
+            wake(self.graph.lock().learn(&kind));
             let informer = informers.metadata(kind.endpoint.clone());
             informer.set_transform(|object| {
                 // Only identities and owners matter here; labels and annotations are most of the bytes.
@@ -151,9 +150,7 @@ impl GarbageCollector {
             let (graph, trigger, endpoint) = (self.graph.clone(), trigger.clone(), kind.endpoint.clone());
             informer.listen(move |change| {
                 let woken = graph.lock().apply(&endpoint, change);
-                for uid in woken {
-                    trigger.wake(Key::cluster(&uid));
-                }
+                woken.iter().for_each(|uid| trigger.wake(Key::cluster(uid)));
             });
             monitors.insert(kind.endpoint, Monitor { informer, since: now });
         }

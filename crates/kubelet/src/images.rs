@@ -140,6 +140,7 @@ pub async fn ensure(
             Err(status) => failure = crate::runtime::Error::from(status).to_string(),
         }
     }
+    pulling.failed();
     Err(Error::Pull(failure))
 }
 

@@ -16,6 +16,8 @@ use crate::object;
 pub(super) struct Decision {
     pub(super) plan: Plan,
     pub(super) wake: Vec<String>,
+    /// Its owners of kinds that nobody serves.
+    pub(super) puzzling: Vec<OwnerReference>,
 }
 
 /// What an owner is to its dependent.
@@ -30,9 +32,11 @@ enum Owner {
     Unknown(String),
     /// The server was asked, and does not say.
     Untold,
+    /// Of a kind that nobody serves: nothing is known of it, so it counts as there, until somebody does.
+    Puzzling,
 }
 
-pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decision {
+pub(super) fn decide(graph: &Graph, uid: &str, answers: &Answers) -> Decision {
     let mut decision = Decision::default();
     let Some(node) = graph.nodes.get(uid) else { return decision };
     let Some((endpoint, metadata)) = node.seen.clone() else { return decision };
@@ -73,6 +77,10 @@ pub(super) fn decide(graph: &mut Graph, uid: &str, answers: &Answers) -> Decisio
                 decision.plan.ask(path);
             }
             Owner::Untold => decision.plan.retry = true,
+            Owner::Puzzling => {
+                solid += 1;
+                decision.puzzling.push(owner.clone());
+            }
         }
     }
     if decision.plan.retry {
@@ -149,8 +157,7 @@ fn classify(graph: &Graph, owner: &OwnerReference, namespace: Option<&str>, answ
         }
         return if node.waits_for_dependents() { Owner::Waiting } else { Owner::Solid };
     }
-    // Of a kind that nobody serves nothing is known, so nothing is done.
-    let Some(kind) = graph.kind_of(owner) else { return Owner::Solid };
+    let Some(kind) = graph.kind_of(owner) else { return Owner::Puzzling };
     let place = if kind.namespaced { namespace } else { None };
     if kind.namespaced && place.is_none() {
         // A cluster-scoped object cannot be owned from within a namespace; upstream leaves such objects alone.

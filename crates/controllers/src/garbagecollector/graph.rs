@@ -56,14 +56,24 @@ impl Node {
 pub(super) struct Graph {
     pub(super) nodes: HashMap<String, Node>,
     kinds: Vec<Kind>,
+    /// Objects with an owner of a kind that nobody serves, by group and kind: decided when somebody does.
+    puzzled: HashMap<(String, String), BTreeSet<String>>,
 }
 
 impl Graph {
-    /// A kind exists.
-    pub(super) fn learn(&mut self, kind: &Kind) {
+    /// A kind exists; returns the UIDs that have waited for it.
+    pub(super) fn learn(&mut self, kind: &Kind) -> Vec<String> {
         if !self.kinds.contains(kind) {
             self.kinds.push(kind.clone());
         }
+        let named = (kind.endpoint.group.to_string(), kind.kind.clone());
+        self.puzzled.remove(&named).into_iter().flatten().collect()
+    }
+
+    /// Nobody serves the kind of this owner: its dependent is looked at again when somebody does.
+    pub(super) fn puzzle(&mut self, owner: &OwnerReference, dependent: &str) {
+        let named = (group_of(owner).to_owned(), owner.kind.clone());
+        self.puzzled.entry(named).or_default().insert(dependent.to_owned());
     }
 
     /// A kind exists no longer, nor do its objects; returns the UIDs that this concerns.
@@ -77,7 +87,7 @@ impl Graph {
 
     /// The kind that an owner reference names, of whatever version is watched.
     pub(super) fn kind_of(&self, owner: &OwnerReference) -> Option<&Kind> {
-        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let group = group_of(owner);
         self.kinds.iter().find(|kind| kind.endpoint.group == group && kind.kind == owner.kind)
     }
 
@@ -135,6 +145,10 @@ impl Graph {
         let owners: Vec<String> = node.owners().iter().map(|owner| owner.uid.clone()).collect();
         // Its dependents still refer to it: it stays as a virtual node until they do not.
         node.seen = None;
+        self.puzzled.retain(|_, dependents| {
+            dependents.remove(uid);
+            !dependents.is_empty()
+        });
         for owner in owners {
             if self.nodes.get(&owner).is_some_and(Node::waits_for_dependents) {
                 woken.push(owner.clone());
@@ -157,4 +171,8 @@ impl Graph {
             self.nodes.remove(uid);
         }
     }
+}
+
+fn group_of(owner: &OwnerReference) -> &str {
+    owner.api_version.split_once('/').map_or("", |(group, _)| group)
 }

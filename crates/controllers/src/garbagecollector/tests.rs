@@ -59,7 +59,7 @@ fn an_object_whose_owner_is_there_stays() {
         add(&mut graph, object("child", json!([owner("owner", true)]), json!({}))),
         Vec::<String>::new()
     );
-    let decision = decide(&mut graph, "child", &Answers::default());
+    let decision = decide(&graph, "child", &Answers::default());
     assert!(lines(&decision).is_empty() && decision.plan.questions.is_empty());
 }
 
@@ -68,21 +68,21 @@ fn an_owner_that_was_not_seen_is_asked_for_before_anything_is_deleted() {
     let mut graph = graph();
     assert_eq!(add(&mut graph, object("child", json!([owner("owner", true)]), json!({}))), ["child"]);
     let path = "/api/v1/namespaces/a/pods/owner";
-    assert_eq!(decide(&mut graph, "child", &Answers::default()).plan.questions, [path]);
-    assert_eq!(lines(&decide(&mut graph, "child", &missing(path))), ["delete pods a/child"]);
+    assert_eq!(decide(&graph, "child", &Answers::default()).plan.questions, [path]);
+    assert_eq!(lines(&decide(&graph, "child", &missing(path))), ["delete pods a/child"]);
     let mut other = Answers::default();
     other.insert(path, Ok(json!({"metadata": {"uid": "another"}})));
-    assert_eq!(lines(&decide(&mut graph, "child", &other)), ["delete pods a/child"]);
+    assert_eq!(lines(&decide(&graph, "child", &other)), ["delete pods a/child"]);
     let mut same = Answers::default();
     same.insert(path, Ok(json!({"metadata": {"uid": "owner"}})));
-    assert!(lines(&decide(&mut graph, "child", &same)).is_empty());
+    assert!(lines(&decide(&graph, "child", &same)).is_empty());
     for why in [
         api::Status::forbidden(&api::GroupResource::new("", "pods"), "owner", "no"),
         api::Status::service_unavailable("down"),
     ] {
         let mut untold = Answers::default();
         untold.insert(path, Err(why));
-        let decision = decide(&mut graph, "child", &untold);
+        let decision = decide(&graph, "child", &untold);
         assert!(lines(&decision).is_empty(), "not knowing is no reason to delete");
         assert!(decision.plan.retry, "nor to forget it");
     }
@@ -116,6 +116,55 @@ fn a_broken_group_and_a_kind_that_cannot_be_listed_do_not_stop_the_rest() {
 }
 
 #[test]
+fn a_kind_is_watched_in_its_next_version_also_while_another_group_is_broken() {
+    let version = |group_version: &str| {
+        let verbs = json!(["delete", "list", "watch"]);
+        json!({"groupVersion": group_version, "resources": [
+            {"name": "cranes", "kind": "Crane", "namespaced": true, "verbs": verbs},
+        ]})
+    };
+    let groups = |preferred: &str| {
+        json!({"groups": [
+            {"preferredVersion": {"groupVersion": preferred}},
+            {"preferredVersion": {"groupVersion": "down.io/v1"}},
+        ]})
+    };
+    let mut fixture = Fixture::new(GarbageCollector::default())
+        .with_answer("/api/v1", Ok(json!({"groupVersion": "v1", "resources": []})))
+        .with_answer("/apis/down.io/v1", Err(api::Status::service_unavailable("down")))
+        .with_answer("/apis/z.io/v1", Ok(version("z.io/v1")))
+        .with_answer("/apis/z.io/v2", Ok(version("z.io/v2")));
+    for (preferred, watched) in [("z.io/v1", "v1"), ("z.io/v2", "v2")] {
+        fixture = fixture.with_answer("/apis", Ok(groups(preferred)));
+        fixture.plan("", DISCOVERY, Timestamp::UNIX_EPOCH);
+        let versions: Vec<_> =
+            fixture.controller().monitors.lock().keys().map(|endpoint| endpoint.version.clone()).collect();
+        assert_eq!(versions, [watched]);
+    }
+}
+
+#[test]
+fn who_is_owned_by_a_kind_that_nobody_serves_is_decided_when_somebody_does() {
+    let mut graph = graph();
+    let crane = json!({"apiVersion": "z.io/v1", "kind": "Crane", "name": "crane", "uid": "crane"});
+    for uid in ["child", "gone"] {
+        let child = object(uid, json!([crane]), json!({}));
+        assert_eq!(add(&mut graph, child), [uid]);
+        let decision = decide(&graph, uid, &Answers::default());
+        assert!(lines(&decision).is_empty() && decision.plan.questions.is_empty());
+        decision.puzzling.iter().for_each(|owner| graph.puzzle(owner, uid));
+    }
+    graph.remove("gone");
+    let cranes = Endpoint::new("z.io", "v1", "cranes");
+    let kind = Kind { endpoint: cranes, kind: "Crane".to_owned(), namespaced: true };
+    assert_eq!(graph.learn(&kind), ["child"]);
+    assert_eq!(
+        decide(&graph, "child", &Answers::default()).plan.questions,
+        ["/apis/z.io/v1/namespaces/a/cranes/crane"]
+    );
+}
+
+#[test]
 fn what_a_kind_that_goes_has_owned_is_looked_at() {
     let mut graph = graph();
     let cranes = endpoint("cranes");
@@ -134,7 +183,7 @@ fn a_deleted_owner_wakes_its_dependents_and_the_next_generation_follows() {
     let woken = graph.apply(&endpoint("pods"), &Change::Deleted(parent));
     assert_eq!(woken, ["child"]);
     let answers = missing("/api/v1/namespaces/a/pods/owner");
-    assert_eq!(lines(&decide(&mut graph, "child", &answers)), ["delete pods a/child"]);
+    assert_eq!(lines(&decide(&graph, "child", &answers)), ["delete pods a/child"]);
 }
 
 #[test]
@@ -142,7 +191,7 @@ fn one_owner_of_two_is_enough() {
     let mut graph = graph();
     add(&mut graph, object("one", json!([]), json!({})));
     add(&mut graph, object("child", json!([owner("one", true), owner("two", true)]), json!({})));
-    let decision = decide(&mut graph, "child", &missing("/api/v1/namespaces/a/pods/two"));
+    let decision = decide(&graph, "child", &missing("/api/v1/namespaces/a/pods/two"));
     assert_eq!(lines(&decision), ["patch pods a/child"]);
     let patch = decision.plan.actions().next().unwrap().patch_body().unwrap().clone();
     assert_eq!(patch["metadata"]["ownerReferences"], json!([owner("one", true)]));
@@ -162,18 +211,18 @@ fn foreground_deletion_waits_for_what_blocks() {
     let woken = graph.apply(&endpoint("pods"), &Change::Updated { old, new });
     assert_eq!(woken, ["child", "free", "owner"]);
     // The owner waits, and its dependents go.
-    let decision = decide(&mut graph, "owner", &Answers::default());
+    let decision = decide(&graph, "owner", &Answers::default());
     assert!(lines(&decision).is_empty());
     assert_eq!(decision.wake, ["child"]);
-    assert_eq!(lines(&decide(&mut graph, "child", &Answers::default())), ["delete pods a/child"]);
+    assert_eq!(lines(&decide(&graph, "child", &Answers::default())), ["delete pods a/child"]);
     // The last that blocks is gone: the finalizer goes, others stay.
     assert_eq!(graph.apply(&endpoint("pods"), &Change::Deleted(child)), ["owner"]);
     let path = "/api/v1/namespaces/a/pods/owner";
-    assert_eq!(decide(&mut graph, "owner", &Answers::default()).plan.questions, [path]);
+    assert_eq!(decide(&graph, "owner", &Answers::default()).plan.questions, [path]);
     let mut answers = Answers::default();
     let live = json!({"metadata": {"uid": "owner", "resourceVersion": "7", "finalizers": ["foregroundDeletion", "mine"]}});
     answers.insert(path, Ok(live));
-    let decision = decide(&mut graph, "owner", &answers);
+    let decision = decide(&graph, "owner", &answers);
     let patch = decision.plan.actions().next().unwrap().patch_body().unwrap().clone();
     assert_eq!(patch, json!({"metadata": {"uid": "owner", "resourceVersion": "7", "finalizers": ["mine"]}}));
 }
@@ -184,7 +233,7 @@ fn orphaning_frees_the_dependents_first() {
     let orphaning = json!({"deletionTimestamp": DELETED, "finalizers": ["orphan"]});
     add(&mut graph, object("owner", json!([]), orphaning));
     add(&mut graph, object("child", json!([owner("owner", true)]), json!({})));
-    let decision = decide(&mut graph, "owner", &Answers::default());
+    let decision = decide(&graph, "owner", &Answers::default());
     assert_eq!(lines(&decision), ["patch pods a/child"]);
     assert!(decision.plan.retry);
     let patch = decision.plan.actions().next().unwrap().patch_body().unwrap().clone();
@@ -192,7 +241,7 @@ fn orphaning_frees_the_dependents_first() {
     let freed = object("child", json!([]), json!({}));
     let old = object("child", json!([owner("owner", true)]), json!({}));
     graph.apply(&endpoint("pods"), &Change::Updated { old, new: freed });
-    let decision = decide(&mut graph, "owner", &Answers::default());
+    let decision = decide(&graph, "owner", &Answers::default());
     assert_eq!(decision.plan.questions, ["/api/v1/namespaces/a/pods/owner"]);
 }
 
@@ -213,10 +262,10 @@ fn who_closes_a_circle_blocks_nobody() {
     add(&mut graph, object("a", json!([owner("c", true)]), going.clone()));
     add(&mut graph, object("b", json!([owner("a", true)]), going));
     add(&mut graph, object("c", json!([owner("b", true)]), json!({})));
-    let decision = decide(&mut graph, "c", &Answers::default());
+    let decision = decide(&graph, "c", &Answers::default());
     assert_eq!(lines(&decision), ["patch pods a/c"]);
     let patch = decision.plan.actions().next().unwrap().patch_body().unwrap().clone();
     assert_eq!(patch["metadata"]["ownerReferences"], json!([owner("b", false)]));
     add(&mut graph, object("c", json!([owner("b", false)]), json!({})));
-    assert_eq!(lines(&decide(&mut graph, "c", &Answers::default())), ["delete pods a/c"]);
+    assert_eq!(lines(&decide(&graph, "c", &Answers::default())), ["delete pods a/c"]);
 }

@@ -88,8 +88,10 @@ struct State {
     pulling: BTreeMap<String, usize>,
 }
 
-/// A pull that is under way; it must be ended.
+/// A pull that is under way. If it is dropped without a word (a pod that is deleted meanwhile), the image may be there or
+/// may come yet: the mark stays, and the next pod has to pull.
 #[derive(Debug)]
+#[must_use = "say how the pull has ended"]
 pub struct Pulling<'a> {
     pulls: &'a Pulls,
     image: String,
@@ -187,16 +189,19 @@ impl Pulls {
 impl Pulling<'_> {
     /// The image is there; `source` has opened the registry, or nothing was needed.
     pub fn done(self, image_ref: &str, source: Option<&Source>) {
-        if !self.pulls.remember(&self.image, image_ref, source) {
-            // The mark stays: without it the next kubelet would take the image for everybody's.
-            std::mem::forget(self);
+        // Where it cannot be written down the mark stays: without it the next kubelet would take the image for everybody's.
+        if self.pulls.remember(&self.image, image_ref, source) {
+            self.end();
         }
     }
-}
 
-/// However it ends, it is not under way any more. The record is written before.
-impl Drop for Pulling<'_> {
-    fn drop(&mut self) {
+    /// The runtime has said that the image was not pulled.
+    pub fn failed(self) {
+        self.end();
+    }
+
+    /// Takes the mark away with the last pull of this image that is under way.
+    fn end(self) {
         let mut state = self.pulls.state.lock();
         let Some(count) = state.pulling.get_mut(&self.image) else { return };
         *count = count.saturating_sub(1);
@@ -249,8 +254,8 @@ mod tests {
     fn who_may_use_an_image_that_is_there() {
         let anybody = |pulls: &Pulls| pulls.begin(IMAGE).unwrap().done(REF, None);
         let with_secret = |pulls: &Pulls| pulls.begin(IMAGE).unwrap().done(REF, Some(&source("s", "h")));
-        let failed = |pulls: &Pulls| drop(pulls.begin(IMAGE).unwrap());
-        let died = |pulls: &Pulls| std::mem::forget(pulls.begin(IMAGE).unwrap());
+        let failed = |pulls: &Pulls| pulls.begin(IMAGE).unwrap().failed();
+        let given_up = |pulls: &Pulls| drop(pulls.begin(IMAGE).unwrap());
         type Past<'a> = &'a dyn Fn(&Pulls);
         let of_secret = || Needs::OneOf(vec![source("s", "h")]);
         let cases: [(&str, Past<'_>, &str, Needs); 8] = [
@@ -260,7 +265,7 @@ mod tests {
             ("pulled with a secret", &with_secret, IMAGE, of_secret()),
             ("by another name", &with_secret, "mirror.example.com/app:1", Needs::Pull),
             ("a pull that failed", &failed, IMAGE, Needs::Nothing),
-            ("a pull that nobody ended", &died, IMAGE, Needs::Pull),
+            ("a pull that nobody ended", &given_up, IMAGE, Needs::Pull),
             (
                 "both ways",
                 &|pulls| {

@@ -261,6 +261,9 @@ impl Engine {
                 return Err(Error::Failed("the supervisor answered something else".into()));
             }
             Err(error) => {
+                if matches!(error, crate::link::Error::Silent) {
+                    self.forestall(&id).await;
+                }
                 // containerd's code and reason for a container that never ran.
                 let run = RunStatus {
                     finished_at: now(),
@@ -297,6 +300,21 @@ impl Engine {
                 self.publish(&sandbox, &id, v1::ContainerEventType::ContainerStoppedEvent);
                 Err(Error::Failed(message))
             }
+        }
+    }
+
+    /// What a supervisor that says nothing may have started, or may start yet, must not run beside the container's next
+    /// attempt: its processes are killed, and without its control group a later start fails.
+    async fn forestall(self: &Arc<Self>, id: &str) {
+        let cgroup = self.state.lock().containers.get(id).map(|container| container.record.cgroup.clone());
+        let Some(cgroup) = cgroup else { return };
+        let group = Cgroup::new(self.layout.clone(), cgroup);
+        let killed = blocking(move || {
+            remove_group(&group);
+            Ok(())
+        });
+        if let Err(error) = killed.await {
+            tracing::warn!(container = id, %error, "a start without an answer was not forestalled");
         }
     }
 
