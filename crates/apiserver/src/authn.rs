@@ -22,6 +22,7 @@ pub mod webhook;
 use std::sync::Arc;
 
 use api::Status;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use foundation::{SharedClock, SharedRandomness};
 use rustls_pki_types::CertificateDer;
@@ -116,6 +117,22 @@ impl Authenticator for Chain {
     }
 }
 
+/// What may change while the server runs: what a file of type AuthenticationConfiguration says.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// Providers whose OpenID Connect tokens are accepted.
+    pub issuers: Vec<oidc::Issuer>,
+    /// Paths that need no credentials; `*` is all of them. The user is `system:anonymous` there and nowhere else.
+    pub anonymous_paths: Vec<String>,
+}
+
+impl Default for Configured {
+    fn default() -> Self {
+        let open = ["/healthz", "/livez", "/readyz", "/version"];
+        Self { issuers: Vec::new(), anonymous_paths: open.map(str::to_owned).into() }
+    }
+}
+
 /// What authentication is to accept.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -129,26 +146,22 @@ pub struct Options {
     pub bootstrap_tokens: bool,
     /// The front proxy that may tell who a user is.
     pub request_header: Option<RequestHeader>,
-    /// Providers whose OpenID Connect tokens are accepted.
-    pub issuers: Vec<oidc::Issuer>,
     /// A server that is asked about tokens nobody else knows.
     pub webhook: Option<webhook::Options>,
-    /// Paths that need no credentials; `*` is all of them. The user is `system:anonymous` there and nowhere else.
-    pub anonymous_paths: Vec<String>,
+    /// What is accepted at the start ([`Authentication::configure`] changes it).
+    pub configured: Configured,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let open = ["/healthz", "/livez", "/readyz", "/version"];
         Self {
             client_authorities: Vec::new(),
             service_accounts: None,
             static_tokens: Vec::new(),
             bootstrap_tokens: true,
             request_header: None,
-            issuers: Vec::new(),
             webhook: None,
-            anonymous_paths: open.map(str::to_owned).into(),
+            configured: Configured::default(),
         }
     }
 }
@@ -162,6 +175,14 @@ pub struct Authentication {
     pub tokens: Arc<dyn Authenticator>,
     /// Who issues ServiceAccount tokens; `None` where there are none.
     pub issuer: Option<Arc<token::Issuer>>,
+    configured: Arc<ArcSwap<Configured>>,
+}
+
+impl Authentication {
+    /// Accepts this from the next request on.
+    pub fn configure(&self, configured: Configured) {
+        self.configured.store(Arc::new(configured));
+    }
 }
 
 /// Builds the chain that `options` asks for.
@@ -200,10 +221,8 @@ pub fn build(
         let bootstrap = bootstrap_token::BootstrapTokens::new(cluster.clone(), clock.clone());
         tokens.push(for_us(Arc::new(bootstrap)));
     }
-    if !options.issuers.is_empty() {
-        tokens
-            .push(for_us(Arc::new(oidc::Tokens { issuers: options.issuers.clone(), clock: clock.clone() })));
-    }
+    let configured = Arc::new(ArcSwap::from_pointee(options.configured.clone()));
+    tokens.push(for_us(Arc::new(oidc::Tokens { configured: configured.clone(), clock: clock.clone() })));
     if let Some(webhook) = &options.webhook {
         tokens.push(Arc::new(webhook::TokenWebhook::new(webhook.clone(), clock.clone())));
     }
@@ -221,8 +240,8 @@ pub fn build(
     }
     chain.push(tokens.clone());
     let authenticator =
-        Arc::new(anonymous::OrAnonymous { known: Chain(chain), paths: options.anonymous_paths.clone() });
-    Ok(Authentication { authenticator, tokens, issuer })
+        Arc::new(anonymous::OrAnonymous { known: Chain(chain), configured: configured.clone() });
+    Ok(Authentication { authenticator, tokens, issuer, configured })
 }
 
 #[cfg(test)]

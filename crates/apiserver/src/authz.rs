@@ -21,6 +21,7 @@ pub mod webhook;
 use std::sync::Arc;
 
 use api::{GroupResource, Status};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use foundation::SharedClock;
 
@@ -81,6 +82,47 @@ pub struct Authorization {
     /// The roles and bindings by themselves: for rule reviews and escalation checks. Present also where RBAC
     /// is not among the modes.
     pub rbac: Arc<rbac::Rbac>,
+    chain: Arc<Current>,
+}
+
+impl Authorization {
+    /// Lets these decide from the next request on.
+    pub fn configure(&self, options: &Options) {
+        self.chain.configure(options);
+    }
+}
+
+/// The chain that decides now, and what it is made of that outlives a change of it: what is known of roles and of nodes.
+struct Current {
+    chain: ArcSwap<Chain>,
+    rbac: Arc<rbac::Rbac>,
+    node: Arc<node::NodeAuthorizer>,
+    clock: SharedClock,
+}
+
+impl Current {
+    fn configure(&self, options: &Options) {
+        let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
+        chain.extend(options.modes.iter().map(|mode| -> Arc<dyn Authorizer> {
+            match mode {
+                Mode::Node => self.node.clone(),
+                Mode::Rbac => self.rbac.clone(),
+                Mode::AlwaysAllow => Arc::new(AlwaysAllow),
+                Mode::AlwaysDeny => Arc::new(AlwaysDeny),
+                Mode::Webhook(options) => {
+                    Arc::new(webhook::Webhook::new(options.clone(), self.clock.clone()))
+                }
+            }
+        }));
+        self.chain.store(Arc::new(Chain(chain)));
+    }
+}
+
+#[async_trait]
+impl Authorizer for Current {
+    async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        self.chain.load_full().authorize(attributes).await
+    }
 }
 
 /// Builds the chain that `options` asks for.
@@ -90,17 +132,14 @@ pub fn build(
     clock: &SharedClock,
 ) -> Result<Authorization, Status> {
     let rbac = Arc::new(rbac::Rbac::new(cluster.clone()));
-    let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
-    for mode in &options.modes {
-        chain.push(match mode {
-            Mode::Node => Arc::new(node::NodeAuthorizer::new(cluster.clone())),
-            Mode::Rbac => rbac.clone(),
-            Mode::AlwaysAllow => Arc::new(AlwaysAllow),
-            Mode::AlwaysDeny => Arc::new(AlwaysDeny),
-            Mode::Webhook(options) => Arc::new(webhook::Webhook::new(options.clone(), clock.clone())),
-        });
-    }
-    Ok(Authorization { authorizer: Arc::new(Chain(chain)), rbac })
+    let chain = Arc::new(Current {
+        chain: ArcSwap::from_pointee(Chain(Vec::new())),
+        rbac: rbac.clone(),
+        node: Arc::new(node::NodeAuthorizer::new(cluster.clone())),
+        clock: clock.clone(),
+    });
+    chain.configure(options);
+    Ok(Authorization { authorizer: chain.clone(), rbac, chain })
 }
 
 /// Asks one authorizer after the other until one decides.

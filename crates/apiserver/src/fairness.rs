@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use foundation::SharedClock;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::request::{RequestInfo, User};
 use matching::{Plan, Schema};
@@ -41,16 +41,24 @@ const WAIT_PART: u32 = 4;
 /// The settings of priority and fairness.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whether it is on (`--enable-priority-and-fairness`).
+    /// Whether it is on (`--enable-priority-and-fairness`). Off, the two bounds below are kept each for itself.
     pub enabled: bool,
-    /// How many seats the whole server has: upstream's `--max-requests-inflight` and
-    /// `--max-mutating-requests-inflight` together.
-    pub seats: u32,
+    /// Requests that only read, at once (`--max-requests-inflight`). Without priority and fairness 0 is no bound.
+    pub reads: u32,
+    /// Requests that write, at once (`--max-mutating-requests-inflight`). As above.
+    pub writes: u32,
+}
+
+impl Options {
+    /// How many seats the whole server has for its levels to share.
+    pub fn seats(&self) -> u32 {
+        self.reads.saturating_add(self.writes)
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { enabled: true, seats: 600 }
+        Self { enabled: true, reads: 400, writes: 200 }
     }
 }
 
@@ -60,7 +68,33 @@ pub struct Fairness {
     clock: SharedClock,
     plan: ArcSwap<Plan>,
     seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    inflight: Inflight,
     metrics: Metrics,
+}
+
+/// The bounds that hold without priority and fairness; `None`: unbounded.
+/// Upstream: apiserver/pkg/server/filters/maxinflight.go.
+struct Inflight {
+    reads: Option<Arc<Semaphore>>,
+    writes: Option<Arc<Semaphore>>,
+}
+
+impl Inflight {
+    fn new(options: &Options) -> Self {
+        let bound = |most: u32| (most > 0).then(|| Arc::new(Semaphore::new(most as usize)));
+        Self { reads: bound(options.reads), writes: bound(options.writes) }
+    }
+
+    fn admit(&self, user: &User, info: &RequestInfo) -> Admission {
+        let bound = if info.is_read_only() { &self.reads } else { &self.writes };
+        match bound.as_ref().filter(|_| !info.is_long_running()).map(|bound| bound.clone().try_acquire_owned()) {
+            None => Admission::Run(Permit::free()),
+            Some(Ok(place)) => Admission::Run(Permit { _place: Some(place), ..Permit::free() }),
+            // Whoever could put things right is not locked out.
+            Some(Err(_)) if user.is_in(User::MASTERS) => Admission::Run(Permit::free()),
+            Some(Err(_)) => Admission::Refuse(None),
+        }
+    }
 }
 
 /// How a request is to be treated.
@@ -68,7 +102,7 @@ pub enum Admission {
     /// It may run; the permit is to be kept until it has.
     Run(Permit),
     /// It is to be refused with 429.
-    Refuse(Classified),
+    Refuse(Option<Classified>),
 }
 
 /// The schema and level of a request, for the response's headers.
@@ -86,12 +120,13 @@ impl Classified {
 pub struct Permit {
     classified: Option<Classified>,
     _occupied: Option<Occupied>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
     /// The permit of a request that is not controlled.
     fn free() -> Self {
-        Self { classified: None, _occupied: None }
+        Self { classified: None, _occupied: None, _place: None }
     }
 
     /// What the request was matched with; `None` where nothing controls it.
@@ -150,7 +185,8 @@ impl Fairness {
     /// A server's priority and fairness, which lets everything pass until it is given a configuration.
     pub fn new(options: Options, clock: SharedClock) -> Self {
         let (plan, seats) = (ArcSwap::default(), Arc::new(Mutex::new(Seats::new())));
-        Self { options, clock, plan, seats, metrics: Metrics::new() }
+        let inflight = Inflight::new(&options);
+        Self { options, clock, plan, seats, inflight, metrics: Metrics::new() }
     }
 
     /// Whether anything is controlled at all.
@@ -167,7 +203,10 @@ impl Fairness {
         objects: usize,
         deadline: Duration,
     ) -> Admission {
-        if !self.options.enabled || (info.is_long_running() && info.verb != "watch") {
+        if !self.options.enabled {
+            return self.inflight.admit(user, info);
+        }
+        if info.is_long_running() && info.verb != "watch" {
             return Admission::Run(Permit::free());
         }
         let Some(schema) = self.plan.load().find(user, info).cloned() else {
@@ -207,12 +246,16 @@ impl Fairness {
             }
         }
         occupied.run();
-        Admission::Run(Permit { classified: Some(Classified(schema)), _occupied: Some(occupied) })
+        Admission::Run(Permit {
+            classified: Some(Classified(schema)),
+            _occupied: Some(occupied),
+            ..Permit::free()
+        })
     }
 
     fn refuse(&self, schema: Arc<Schema>, reason: Reason) -> Admission {
         schema.metrics.rejected(reason);
-        Admission::Refuse(Classified(schema))
+        Admission::Refuse(Some(Classified(schema)))
     }
 
     /// Takes a new configuration into use. Requests that wait keep their places where their level remains.

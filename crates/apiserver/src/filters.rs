@@ -221,7 +221,7 @@ fn timeout(server: &Server, query: &Query) -> Result<Duration, Status> {
     let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
     let asked: jiff::SignedDuration = text.parse().map_err(|_| {
         Status::bad_request(format!(
-            "invalid timeout specified in the request URL: time: invalid duration \"{text}\""
+            "invalid timeout specified in the request URL - time: invalid duration \"{text}\""
         ))
     })?;
     Ok(Duration::try_from(asked).ok().filter(|asked| !asked.is_zero()).map_or(most, |asked| asked.min(most)))
@@ -240,12 +240,16 @@ async fn admitted(
         Identity::Known(_) => None,
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
+    let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
     let authenticated = authenticate(server, &head.headers, &info.path, identity).await;
     let mut record = None;
     if server.audit.is_on() {
         let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
         let seen = audit::Seen { id: &trail.id, head: &head, remote, at: trail.at };
         record = server.audit.begin(&Attributes::new(user, info.clone()), seen).await;
+    }
+    if let (Some(record), Err(_)) = (&record, &authenticated) {
+        record.unauthenticated(&head, certified);
     }
     trail.record.lock().clone_from(&record);
     let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
@@ -276,7 +280,9 @@ async fn controlled(
         fairness::Admission::Refuse(classified) => {
             let mut response = response::text(429, "Too many requests, please try again later.\n");
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            classified.mark(response.headers_mut());
+            if let Some(classified) = classified {
+                classified.mark(response.headers_mut());
+            }
             return Ok(response);
         }
     };

@@ -96,6 +96,16 @@ impl ApiServer {
         listen::serve(self.0.clone(), listener, tls).await;
     }
 
+    /// Accepts other providers and anonymous paths from now on.
+    pub fn configure_authentication(&self, configured: authn::Configured) {
+        self.0.authentication.configure(configured);
+    }
+
+    /// Lets others decide what is allowed from now on.
+    pub fn configure_authorization(&self, options: &authz::Options) {
+        self.0.authorization.configure(options);
+    }
+
     /// Returns once requests can be served: at once, because [`ApiServer::new`] does all there is to do.
     pub async fn ready(&self) {}
 

@@ -43,7 +43,8 @@ impl Encoding {
         }
     }
 
-    fn of(media_type: &str) -> Option<Self> {
+    /// The encoding of a media type without its parameters.
+    pub fn of(media_type: &str) -> Option<Self> {
         Some(match media_type {
             "*/*" | "application/*" | "application/json" => Self::Json,
             "application/yaml" => Self::Yaml,

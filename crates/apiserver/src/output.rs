@@ -226,6 +226,17 @@ fn encode(accepted: Accepted, value: &Value, schema: Option<&Schema>) -> (&'stat
     }
 }
 
+/// What an answer says, whatever encoding it went out in; `None` for what is no object.
+pub fn read_back(headers: &header::HeaderMap, body: &[u8]) -> Option<Value> {
+    let media_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    match Encoding::of(media_type.split(';').next()?.trim())? {
+        Encoding::Json => serde_json::from_slice(body).ok(),
+        Encoding::Yaml => serde_yaml_ng::from_slice(body).ok(),
+        Encoding::Cbor => cbor::decode(body).ok(),
+        Encoding::Protobuf => protobuf::decode_named(body).ok(),
+    }
+}
+
 /// One event of a watch around the JSON of its object. `schema` is that of whole objects of the resource; what is of
 /// another kind (errors, partial metadata) says so itself.
 pub fn watch_frame(encoding: Encoding, event: &str, object: &Bytes, schema: Option<&Schema>) -> Bytes {

@@ -153,6 +153,22 @@ impl Resource {
         encoding::Encoded::new(&value)
     }
 
+    /// Whether stored bytes are of the version in which objects are stored now.
+    pub fn is_stored_version(&self, stored: &[u8]) -> bool {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Head<'a> {
+            #[serde(borrow)]
+            api_version: std::borrow::Cow<'a, str>,
+        }
+        serde_json::from_slice::<Head<'_>>(stored).is_ok_and(|head| head.api_version == self.stored_version)
+    }
+
+    /// The group and version in which its objects are stored: `apps/v1`.
+    pub fn stored_version(&self) -> &str {
+        &self.stored_version
+    }
+
     /// Whether it was made by a CustomResourceDefinition.
     pub fn is_custom(&self) -> bool {
         matches!(*self.schema, Schema::Structural(_))

@@ -20,6 +20,8 @@ pub struct Stored {
     pub revision: u64,
     /// Its canonical bytes in the served version.
     pub bytes: Bytes,
+    /// Its bytes in the version in which it is stored; empty for what was never stored.
+    pub value: Bytes,
 }
 
 /// The store, seen as a place for objects.
@@ -95,7 +97,23 @@ impl Storage {
             return stored(resource, &kv).await.map(Some);
         }
         object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
-        Ok(Some(Stored { object, revision: kv.mod_revision, bytes: resource.view.served(&kv.value).await? }))
+        let bytes = resource.view.served(&kv.value).await?;
+        Ok(Some(Stored { object, revision: kv.mod_revision, bytes, value: kv.value }))
+    }
+
+    /// Whether an object is stored as it would be if it were written now: in today's version of its kind, with today's key.
+    /// Else writing it again, unchanged, is of use (that is how keys and versions are rotated).
+    pub async fn is_current(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        stored: &Stored,
+    ) -> Result<bool, Status> {
+        if !resource.is_stored_version(&stored.value) {
+            return Ok(false);
+        }
+        self.0.is_current(&resource.key(namespace, name)).await.map_err(status)
     }
 
     /// Deletes an object last written at `revision`; returns the revision of the deletion, `None` if it was
@@ -122,7 +140,7 @@ pub async fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status
         true => resource.read(&bytes)?,
         false => resource.decode(&kv.value)?,
     };
-    Ok(Stored { object, revision: kv.mod_revision, bytes })
+    Ok(Stored { object, revision: kv.mod_revision, bytes, value: kv.value.clone() })
 }
 
 /// What a client is told of a store's error.

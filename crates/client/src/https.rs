@@ -5,6 +5,7 @@
 //! Not here: kubeconfig files ([`crate::kubeconfig`]).
 
 mod connect;
+pub mod trust;
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl std::fmt::Debug for Identity {
 pub struct Config {
     /// `https://host:port`, with an optional path prefix.
     pub server: String,
-    /// The authorities that may have signed the server's certificate, PEM.
+    /// The authorities that may have signed the server's certificate, PEM; without any, those that the machine trusts.
     pub ca_pem: Option<Vec<u8>>,
     /// The name to expect in the server's certificate, where it differs from the URL's.
     pub tls_server_name: Option<String>,

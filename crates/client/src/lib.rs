@@ -38,7 +38,7 @@ pub use client::{
 };
 pub use error::Error;
 pub use events::{EventRecorder, EventType, RecorderOptions};
-pub use https::{Config, HttpsTransport, Identity};
+pub use https::{Config, HttpsTransport, Identity, trust};
 pub use informer::{Change, Informer, Informers, InformersOptions, Listener, Subscription};
 pub use leader::{LeaderElector, LeaderElectorOptions, Leadership};
 pub use path::Endpoint;

@@ -109,6 +109,14 @@ pub fn decode(body: &[u8], schema: &Schema) -> Result<Value, Error> {
     }
 }
 
+/// The object in an envelope, of the built-in kind that the envelope names.
+pub fn decode_named(body: &[u8]) -> Result<Value, Error> {
+    let (version, kind) = read::named(body)?;
+    let version = api::GroupVersion::parse(version).ok_or_else(|| Error::Kind(kind.to_owned()))?;
+    let definition = crate::table().of_kind(&version.group, &version.version, kind);
+    read::unknown(body, definition.ok_or_else(|| Error::Kind(kind.to_owned()))?)
+}
+
 /// The JSON of a request's body.
 pub fn to_json(body: &[u8], schema: &Schema) -> Result<Vec<u8>, Status> {
     match decode(body, schema) {

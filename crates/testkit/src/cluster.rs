@@ -264,18 +264,18 @@ impl Cluster {
         self.send_as(None, method, path, content_type, body)
     }
 
-    /// As [`Cluster::send`], by whoever holds a token.
+    /// As [`Cluster::send`], by somebody else.
     pub fn send_as(
         &self,
-        token: Option<&str>,
+        identity: Option<client::Identity>,
         method: &str,
         path: &str,
         content_type: &str,
         body: impl Into<Vec<u8>>,
     ) -> Answer {
         let mut config = kubeconfig::load(&self.kubeconfig()).expect("the kubeconfig can be read");
-        if let Some(token) = token {
-            config.identity = client::Identity::Token(token.to_owned());
+        if let Some(identity) = identity {
+            config.identity = identity;
         }
         let request = http::Request::builder()
             .method(method)

@@ -11,11 +11,7 @@ use api::types::discovery::v1::EndpointSlice;
 use api::{GroupResource, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
 use serde_json::Value;
 
 use super::Options;
@@ -134,17 +130,13 @@ pub(super) fn tls(spec: &Value, options: &Options) -> Result<Arc<ClientConfig>, 
     let bundle = spec["caBundle"].as_str().filter(|bundle| !bundle.is_empty());
     match (spec["insecureSkipTLSVerify"] == true, bundle) {
         (true, _) => unverified(options),
-        (false, None) => Err("a certificate bundle or insecureSkipTLSVerify is required".to_owned()),
+        (false, None) => {
+            Ok(finish(builder()?.with_root_certificates(client::trust::system_authorities()), options))
+        }
         (false, Some(bundle)) => {
             let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?;
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| format!("caBundle: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("caBundle: {error}"))?;
-            }
-            if roots.is_empty() {
-                return Err("caBundle: no certificates".to_owned());
-            }
+            let roots =
+                client::trust::authorities(&pem).map_err(|error| format!("caBundle: {error}"))?;
             let config = builder()?.with_root_certificates(roots);
             Ok(finish(config, options))
         }
@@ -153,17 +145,12 @@ pub(super) fn tls(spec: &Value, options: &Options) -> Result<Arc<ClientConfig>, 
 
 /// TLS that accepts any certificate: for checks whose answer nobody relies on, and where a spec asks for it.
 pub(super) fn unverified(options: &Options) -> Result<Arc<ClientConfig>, String> {
-    let verifier = Arc::new(AnyCertificate(provider()));
-    let config = builder()?.dangerous().with_custom_certificate_verifier(verifier);
+    let config = builder()?.dangerous().with_custom_certificate_verifier(client::trust::any_certificate());
     Ok(finish(config, options))
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
-    let builder = ClientConfig::builder_with_provider(provider());
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())
 }
 
@@ -177,45 +164,4 @@ fn finish(
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
-}
-
-/// Believes every certificate, but not a broken signature.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::policy::{Level, Stage, Verdict};
 use super::{Door, Seen, Sink};
+use crate::output;
 use crate::request::{Attributes, User};
 use crate::response::Response;
 
@@ -36,6 +37,8 @@ pub struct Record {
 struct State {
     event: Value,
     annotations: BTreeMap<String, String>,
+    /// What the answer's status says of credentials that were not accepted.
+    refused: Option<String>,
     /// Keeps the sinks until the request is answered. What is streamed then does not: a watch may outlast the server.
     hold: Vec<Sink>,
 }
@@ -58,6 +61,27 @@ fn describe(user: &User) -> Value {
         out["extra"] = json!(user.extra);
     }
     out
+}
+
+/// What a client has shown that was not accepted. Upstream: filters/authn_audit.go.
+fn attempted(head: &http::request::Parts, certificates: bool) -> String {
+    let mut methods = Vec::new();
+    let header = head.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scheme = header.and_then(|value| value.trim().split_once(' ')).map(|(scheme, _)| scheme);
+    if let Some(known) = ["basic", "bearer"].iter().find(|known| scheme.is_some_and(|s| s.eq_ignore_ascii_case(known)))
+    {
+        methods.push(*known);
+    }
+    if crate::request::Query::parse(head.uri.query()).get("access_token").is_some_and(|token| !token.is_empty()) {
+        methods.push("access_token");
+    }
+    if certificates {
+        methods.push("x509");
+    }
+    match methods.as_slice() {
+        [] => "Authentication failed, no credentials provided".to_owned(),
+        methods => format!("Authentication failed, attempted: {}", methods.join(",")),
+    }
 }
 
 /// The addresses that a request came through, the client's first.
@@ -116,7 +140,7 @@ impl Record {
                 fields.map(|(field, value)| (field.to_owned(), Value::from(value.as_str()))).collect();
         }
         let hold = sinks.iter().filter_map(Door::hold).collect();
-        let state = Mutex::new(State { event, annotations: BTreeMap::new(), hold });
+        let state = Mutex::new(State { event, annotations: BTreeMap::new(), refused: None, hold });
         Self { rule, sinks, clock, count, state, done: AtomicBool::new(false) }
     }
 
@@ -128,6 +152,11 @@ impl Record {
         self.state.lock().event["impersonatedUser"] = describe(user);
     }
 
+    /// Nobody was recognised by the request's credentials.
+    pub(crate) fn unauthenticated(&self, head: &http::request::Parts, certificates: bool) {
+        self.state.lock().refused = Some(attempted(head, certificates));
+    }
+
     pub(super) fn wants_request(&self) -> bool {
         self.rule.level >= Level::Request
     }
@@ -136,7 +165,12 @@ impl Record {
         let mut state = self.state.lock();
         // A new object's name is only in it.
         let reference = &mut state.event["objectRef"];
-        for (field, pointer) in [("name", "/metadata/name"), ("namespace", "/metadata/namespace")] {
+        for (field, pointer) in [
+            ("name", "/metadata/name"),
+            ("namespace", "/metadata/namespace"),
+            ("uid", "/metadata/uid"),
+            ("resourceVersion", "/metadata/resourceVersion"),
+        ] {
             if let Some(value) = object.pointer(pointer).and_then(Value::as_str)
                 && reference.is_object()
                 && reference[field].is_null()
@@ -181,7 +215,7 @@ impl Record {
                 Ok(collected) => collected.to_bytes(),
                 Err(_) => Bytes::new(),
             };
-            if let Ok(value) = serde_json::from_slice::<Value>(&bytes) {
+            if let Some(value) = output::read_back(&head.headers, &bytes) {
                 if code >= 400 {
                     for field in ["status", "reason", "message", "details"] {
                         if !value[field].is_null() {
@@ -194,6 +228,9 @@ impl Record {
                 }
             }
             body = client::full_body(bytes);
+        }
+        if let Some(refused) = &self.state.lock().refused {
+            status["message"] = refused.as_str().into();
         }
         if !self.done.swap(true, Ordering::Relaxed) {
             self.emit(Stage::ResponseComplete, Some(status)).await;

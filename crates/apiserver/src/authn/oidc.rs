@@ -12,13 +12,14 @@ pub mod keys;
 use std::sync::Arc;
 
 use api::Status;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use foundation::SharedClock;
 use serde_json::Value;
 
-use super::{Authenticated, Authenticator, Credentials, bearer};
+use super::{Authenticated, Authenticator, Configured, Credentials, bearer};
 use claims::Mapping;
 use keys::KeySet;
 
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Issuer {
 
 /// Authenticates by the tokens of some providers.
 pub(super) struct Tokens {
-    pub(super) issuers: Vec<Issuer>,
+    pub(super) configured: Arc<ArcSwap<Configured>>,
     pub(super) clock: SharedClock,
 }
 
@@ -58,7 +59,8 @@ impl Authenticator for Tokens {
         let Some(token) = bearer::token(credentials.headers) else { return Ok(None) };
         let Some(claimed) = payload(&token) else { return Ok(None) };
         let issued_by = claimed["iss"].as_str().unwrap_or_default();
-        let Some(issuer) = self.issuers.iter().find(|issuer| issuer.url == issued_by) else {
+        let configured = self.configured.load_full();
+        let Some(issuer) = configured.issuers.iter().find(|issuer| issuer.url == issued_by) else {
             return Ok(None);
         };
         let refused = |problem: String| Status::unauthorized(format!("oidc: {problem}"));

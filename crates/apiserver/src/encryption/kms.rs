@@ -197,6 +197,14 @@ impl Kms {
         open_gcm(&derive(&source, info)?, sealed, place).map_err(str::to_owned)
     }
 
+    /// Whether it was sealed with the plugin's key of today. While the plugin cannot say, nothing is known to be old.
+    pub(super) async fn is_current(&self, stored: &[u8]) -> bool {
+        match (EncryptedObject::decode(stored), self.current().await) {
+            (Ok(object), Ok(current)) => object.key_id == current.sealed.key_id,
+            _ => true,
+        }
+    }
+
     fn remember(&self, sealed: Vec<u8>, seed: Arc<Vec<u8>>) {
         let mut seeds = self.seeds.lock();
         if seeds.len() >= SEEDS {

@@ -189,6 +189,15 @@ impl Store for EncryptedStore {
         self.inner.leases().await
     }
 
+    async fn is_current(&self, key: &[u8]) -> Result<bool, Error> {
+        let Some(transformer) = self.transformer(key) else { return Ok(true) };
+        let found = self.inner.range(Range::key(key.to_vec())).await?;
+        match found.kvs.first() {
+            Some(kv) => Ok(transformer.is_current(&kv.value, key).await),
+            None => Ok(true),
+        }
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
     }

@@ -58,6 +58,21 @@ impl Transformer {
         }
     }
 
+    /// Whether what is stored at the store's key `place` is kept as the first provider keeps it today.
+    pub async fn is_current(&self, stored: &[u8], place: &[u8]) -> bool {
+        match self.providers.first() {
+            None | Some(Provider::Identity) => !stored.starts_with(ENCRYPTED),
+            // Two keys may have one name while they are rotated: only opening it tells them apart.
+            Some(Provider::Key(key)) => stored
+                .strip_prefix(key.prefix().as_bytes())
+                .is_some_and(|sealed| key.open(sealed, place).is_ok()),
+            Some(Provider::Kms(kms)) => match stored.strip_prefix(kms.prefix().as_bytes()) {
+                Some(sealed) => kms.is_current(sealed).await,
+                None => false,
+            },
+        }
+    }
+
     /// Reads what is stored at the store's key `place`.
     ///
     /// # Errors

@@ -130,7 +130,7 @@ async fn attempt(
 
 /// A dry run's result, as if it had been stored.
 pub(super) fn unstored(object: Object) -> Stored {
-    Stored { bytes: crate::encoding::to_json(&object.0), object, revision: 0 }
+    Stored { bytes: crate::encoding::to_json(&object.0), object, revision: 0, value: bytes::Bytes::new() }
 }
 
 /// Sets the metadata that is the server's to set on creation.

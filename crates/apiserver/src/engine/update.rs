@@ -129,8 +129,9 @@ async fn attempt(
             None => Ok(None),
         };
     }
-    // An update that changes nothing is no write, and wakes nobody.
-    if ownership::same(&new, &old.object) {
+    // An update that changes nothing is no write, and wakes nobody: unless what is stored has an old form.
+    if ownership::same(&new, &old.object) && server.storage.is_current(resource, namespace, name, old).await?
+    {
         return Ok(Some(old.clone()));
     }
     let write = server.storage.replace(resource, namespace, name, old.revision, new);

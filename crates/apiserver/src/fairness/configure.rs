@@ -78,7 +78,7 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
     complete(&mut stored_levels, bootstrap::levels(), |level| level.metadata.name.as_deref());
     complete(&mut stored_schemas, bootstrap::schemas(&now), |schema| schema.metadata.name.as_deref());
 
-    let limits = levels::share(&stored_levels, fairness.options.seats);
+    let limits = levels::share(&stored_levels, fairness.options.seats());
     let mut configured = Vec::new();
     let mut by_name = HashMap::new();
     for (level, limits) in stored_levels.iter().zip(limits) {

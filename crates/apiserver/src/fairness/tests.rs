@@ -121,3 +121,28 @@ async fn nobody_waits_for_ever_and_who_leaves_leaves_nothing_behind() {
     drop(first);
     assert_eq!(fairness.seats.lock().usage(7), (0, 0));
 }
+
+#[tokio::test]
+async fn without_it_reads_and_writes_are_bounded_each_for_itself() {
+    let options = |reads| Options { enabled: false, reads, writes: 1 };
+    let fairness = Fairness::new(options(1), Arc::new(ManualClock::default()));
+    let ask = async |user: &User, method, path| {
+        fairness.admit(user, &info(method, path), 1, Duration::from_secs(60)).await
+    };
+    let (bob, admin) = (User::new("bob", &[]), User::new("admin", &[User::MASTERS]));
+    let pods = "/api/v1/namespaces/a/pods";
+    let Admission::Run(reading) = ask(&bob, "GET", pods).await else { panic!("there is room") };
+    #[rustfmt::skip]
+    let table = [
+        (&bob, "GET", pods, false), (&admin, "GET", pods, true),
+        (&bob, "GET", "/api/v1/watch/pods", true), (&bob, "POST", pods, true),
+    ];
+    for (user, method, path, runs) in table {
+        assert_eq!(matches!(ask(user, method, path).await, Admission::Run(_)), runs, "{} {method} {path}", user.name);
+    }
+    drop(reading);
+    assert!(matches!(ask(&bob, "GET", pods).await, Admission::Run(_)), "its place is free again");
+
+    let unbounded = Fairness::new(options(0), Arc::new(ManualClock::default()));
+    assert!(matches!(unbounded.admit(&bob, &info("GET", pods), 1, Duration::ZERO).await, Admission::Run(_)));
+}

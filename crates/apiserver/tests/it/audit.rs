@@ -65,6 +65,34 @@ async fn requests_are_written_down_as_the_policy_says() {
 }
 
 #[tokio::test]
+async fn the_encoding_of_a_request_makes_no_difference() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let world = audited(&path).await;
+    let configs = "/api/v1/namespaces/default/configmaps";
+    world.admin.post(configs, &config_map("a")).await.is(201);
+    let encodings =
+        ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"];
+    for (at, accept) in encodings.iter().enumerate() {
+        for (of, code) in [(format!("{configs}/a"), 200), (configs.to_owned(), 200), (format!("{configs}/b"), 404)] {
+            world.admin.ask(http::Method::GET, &of, &[("accept", accept)], "").await.is(code);
+        }
+        let told = events(&path, 1 + (at + 1) * 3).await;
+        let [object, list, missing] = &told[told.len() - 3..] else { unreachable!() };
+        assert_eq!(object["responseObject"]["data"], json!({"k": "v"}), "{accept}");
+        assert_eq!(list["responseObject"]["items"][0]["data"], json!({"k": "v"}), "{accept}");
+        assert_eq!(missing["responseStatus"]["reason"], "NotFound", "{accept}");
+    }
+    let mut changed = world.admin.get(&format!("{configs}/a")).await.is(200);
+    changed.body["data"]["k"] = "w".into();
+    world.admin.put(&format!("{configs}/a"), &changed.body).await.is(200);
+    let told = events(&path, 1 + encodings.len() * 3 + 2).await;
+    let reference = &told[told.len() - 1]["objectRef"];
+    assert_eq!(reference["uid"], changed.text("/metadata/uid"));
+    assert_eq!(reference["resourceVersion"], changed.text("/metadata/resourceVersion"));
+}
+
+#[tokio::test]
 async fn a_client_may_name_its_request() {
     let world = World::new().await;
     let answer = world.admin.ask(http::Method::GET, "/version", &[("audit-id", "mine")], "").await.is(200);

@@ -9,16 +9,14 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Config, Identity};
+use super::{Config, Identity, trust};
 use crate::{BoxError, TransportError};
 
 /// The TLS side of a [`Config`].
@@ -26,17 +24,19 @@ pub(super) fn tls_config(config: &Config) -> Result<ClientConfig, TransportError
     let invalid =
         |what: &str, error: &dyn std::fmt::Display| TransportError::Invalid(format!("{what}: {error}"));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid("tls", &error))?;
     let builder = if config.insecure_skip_tls_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        // `insecure-skip-tls-verify`
+        builder.dangerous().with_custom_certificate_verifier(trust::any_certificate())
     } else {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(config.ca_pem.as_deref().unwrap_or_default()) {
-            let certificate = certificate.map_err(|error| invalid("certificate authority", &error))?;
-            roots.add(certificate).map_err(|error| invalid("certificate authority", &error))?;
-        }
+        let roots = match config.ca_pem.as_deref().filter(|pem| !pem.is_empty()) {
+            Some(pem) => {
+                trust::authorities(pem).map_err(|error| invalid("certificate authority", &error))?
+            }
+            None => trust::system_authorities(),
+        };
         builder.with_root_certificates(roots)
     };
     match &config.identity {
@@ -158,51 +158,6 @@ impl Write for Stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(context),
         }
-    }
-}
-
-/// `insecure-skip-tls-verify`: any certificate will do, though the handshake's signatures are still checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        // TLS 1.2 is not built in.
-        Err(rustls::Error::General("only TLS 1.3 is supported".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -173,8 +173,11 @@ fn audit_mode(text: &str) -> Result<audit::Mode, String> {
 impl ApiServer {
     /// The settings of priority and fairness.
     pub fn fairness(&self) -> fairness::Options {
-        let seats = self.max_requests_inflight.saturating_add(self.max_mutating_requests_inflight);
-        fairness::Options { enabled: self.enable_priority_and_fairness, seats }
+        fairness::Options {
+            enabled: self.enable_priority_and_fairness,
+            reads: self.max_requests_inflight,
+            writes: self.max_mutating_requests_inflight,
+        }
     }
 
     /// What is written down, and where to.
@@ -218,18 +221,25 @@ impl ApiServer {
             let audiences = audiences.to_vec();
             options.webhook = Some(authn::webhook::Options { transport, path: at, remember, audiences });
         }
+        options.configured = self.configured_authentication(clock)?;
+        Ok(options)
+    }
+
+    /// What the file of `--authentication-config` says now.
+    pub fn configured_authentication(&self, clock: &SharedClock) -> anyhow::Result<authn::Configured> {
+        let mut configured = authn::Configured::default();
         if !self.anonymous_auth {
-            options.anonymous_paths.clear();
+            configured.anonymous_paths.clear();
         }
         if let Some(path) = &self.authentication_config {
             let found = authn::oidc::Configuration::read(&read(path)?, clock, provider);
             let found = found.map_err(|problem| in_file(path, problem))?;
-            options.issuers = found.issuers;
+            configured.issuers = found.issuers;
             if let Some(paths) = found.anonymous_paths {
-                options.anonymous_paths = paths;
+                configured.anonymous_paths = paths;
             }
         }
-        Ok(options)
+        Ok(configured)
     }
 
     /// Who keeps the endpoints of the `kubernetes` Service.
@@ -313,27 +323,12 @@ pub fn webhook(path: &Path) -> anyhow::Result<(Arc<dyn client::Transport>, Strin
 fn provider(url: &str, authority: Option<&str>) -> Result<Arc<dyn client::Transport>, String> {
     let uri: http::Uri = url.parse().map_err(|problem: http::uri::InvalidUri| problem.to_string())?;
     let host = uri.authority().ok_or("no host")?;
-    let ca_pem = match authority {
-        Some(pem) => pem.as_bytes().to_vec(),
-        None => SYSTEM_AUTHORITIES
-            .iter()
-            .find_map(|path| std::fs::read(path).ok())
-            .ok_or("this machine has no certificate authorities; set issuer.certificateAuthority")?,
-    };
     let config = client::Config {
         server: format!("https://{host}"),
-        ca_pem: Some(ca_pem),
+        ca_pem: authority.map(|pem| pem.as_bytes().to_vec()),
         ..client::Config::default()
     };
     client::HttpsTransport::new(&config)
         .map(|transport| Arc::new(transport) as Arc<dyn client::Transport>)
         .map_err(|error| error.to_string())
 }
-
-/// Where distributions keep the authorities that the machine trusts (Go's crypto/x509 looks in the same places).
-const SYSTEM_AUTHORITIES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];

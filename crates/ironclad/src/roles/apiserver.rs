@@ -2,7 +2,7 @@
 //!
 //! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
 use anyhow::Context as _;
@@ -47,6 +47,7 @@ pub async fn start(
     )
     .await
     .context("the API server cannot start")?;
+    follow_files(context, &server, tasks)?;
     let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
     let (serve, swap) = (server.clone(), tls.clone());
     tasks.spawn("listener", async move { serve.serve(listener, tls).await });
@@ -64,21 +65,68 @@ fn encrypted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) -> anyhow:
         && let Some(path) = flags.encryption_provider_config.clone()
     {
         let (current, clock) = (configuration.clone(), context.clock.clone());
-        let changes = FileWatch::new(&path)?;
-        tasks.spawn_until_cancelled("configuration", async move {
-            while changes.changed().await.is_ok() {
-                match flags.encryption(&clock) {
-                    Ok(Some(fresh)) => current.store(Arc::new(fresh)),
-                    Ok(None) => {}
-                    Err(error) => tracing::error!(
-                        error = format!("{error:#}"),
-                        "the encryption configuration is left as it was"
-                    ),
-                }
+        follow(ENCRYPTION, &path, tasks, move || {
+            if let Some(fresh) = flags.encryption(&clock)? {
+                current.store(Arc::new(fresh));
             }
-        });
+            Ok(())
+        })?;
     }
     Ok(Arc::new(EncryptedStore::new(store, configuration)))
+}
+
+/// Takes changes of the files that say who is believed and who decides into use. Upstream does so without being asked.
+fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow::Result<()> {
+    let flags = &context.config.apiserver;
+    if let Some(path) = &flags.authentication_config {
+        let (flags, clock, server) = (flags.clone(), context.clock.clone(), server.clone());
+        follow(AUTHENTICATION, path, tasks, move || {
+            server.configure_authentication(flags.configured_authentication(&clock)?);
+            Ok(())
+        })?;
+    }
+    if let Some(path) = &flags.authorization_config {
+        let (flags, server) = (flags.clone(), server.clone());
+        follow(AUTHORIZATION, path, tasks, move || {
+            server.configure_authorization(&flags.authorization()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A file of settings that is read again when it changes: what it is called, and upstream's metric of how that went.
+type Followed = (&'static str, &'static str);
+const ENCRYPTION: Followed =
+    ("encryption", "apiserver_encryption_config_controller_automatic_reloads_total");
+const AUTHENTICATION: Followed =
+    ("authentication", "apiserver_authentication_config_controller_automatic_reloads_total");
+const AUTHORIZATION: Followed =
+    ("authorization", "apiserver_authorization_config_controller_automatic_reloads_total");
+
+/// Calls `reload` whenever the file changes. A file that cannot be used leaves everything as it was.
+fn follow(
+    (what, metric): Followed,
+    path: &Path,
+    tasks: &Tasks,
+    reload: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static,
+) -> anyhow::Result<()> {
+    let changes = FileWatch::new(path)?;
+    let reloads = foundation::metrics::registry().counter(
+        metric,
+        "Number of times that a changed file of settings was taken into use, or could not be.",
+        &["status"],
+    );
+    tasks.spawn_until_cancelled("configuration", async move {
+        while changes.changed().await.is_ok() {
+            let outcome = reload();
+            reloads.with(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
+            if let Err(error) = outcome {
+                tracing::error!(error = format!("{error:#}"), what, "the configuration is left as it was");
+            }
+        }
+    });
+    Ok(())
 }
 
 fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Options> {
@@ -182,28 +230,24 @@ fn authorities(context: &Context) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// The server's own TLS: a bad client certificate is answered with a 401, by authentication, and not with a broken handshake.
 fn serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let mut roots = authorities(context)?;
+    let pki = &context.pki;
     // The aggregator's own certificate comes from an authority of its own.
-    roots
-        .add(context.pki.front_proxy_authority().certificate().der().to_vec().into())
-        .context("the front proxy's authority cannot be used")?;
-    server_config(context, Leaf::ApiserverServing, roots, now)
+    let known = [pki.cluster_authority(), pki.front_proxy_authority()];
+    let known = known.map(|authority| authority.certificate().der().to_vec().into());
+    server_config(context, Leaf::ApiserverServing, authn::tls_verifier(&known), now)
 }
 
-/// A server's TLS with a certificate of the PKI, asking clients for certificates without requiring them.
-pub fn server_config(
+/// A server's TLS with a certificate of the PKI.
+fn server_config(
     context: &Context,
     leaf: Leaf,
-    roots: RootCertStore,
+    verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
     now: Timestamp,
 ) -> anyhow::Result<Arc<rustls::ServerConfig>> {
     let credential = context.pki.credential(leaf, now)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .context("client certificates cannot be verified")?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS 1.3 is not available")?
@@ -216,7 +260,12 @@ pub fn server_config(
 
 /// The TLS of the kubelet's server.
 pub fn kubelet_serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let mut config = (*server_config(context, Leaf::KubeletServing, authorities(context)?, now)?).clone();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(context)?), provider)
+        .allow_unauthenticated()
+        .build()
+        .context("client certificates cannot be verified")?;
+    let mut config = (*server_config(context, Leaf::KubeletServing, verifier, now)?).clone();
     // Streams (exec, attach) upgrade an HTTP/1.1 connection.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

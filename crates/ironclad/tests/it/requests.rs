@@ -1,6 +1,7 @@
 //! Requests that are refused, each with the status that upstream answers.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use client::Identity;
 use serde_json::{Value, json};
 use testkit::{Answer, Cluster, Options};
 
@@ -8,6 +9,10 @@ use crate::IRONCLAD;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: &str = "application/json";
+
+fn bearer(token: &str) -> Option<Identity> {
+    Some(Identity::Token(token.to_owned()))
+}
 
 fn refused(answer: &Answer, code: u16, reason: &str, message: &str) {
     let body = &answer.body;
@@ -100,7 +105,7 @@ fn refused_requests_say_why_as_upstream_does() {
 fn a_service_account_may_do_only_what_it_is_granted() {
     let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
     let token = cluster.kubectl(&["create", "token", "default"]).trim().to_owned();
-    let ask = |token: &str, method: &str, path: &str| cluster.send_as(Some(token), method, path, JSON, "");
+    let ask = |token: &str, method: &str, path: &str| cluster.send_as(bearer(token), method, path, JSON, "");
     let answer = ask(&token, "GET", "/api/v1/namespaces/default/secrets");
     refused(
         &answer,
@@ -135,7 +140,7 @@ fn a_service_account_may_do_only_what_it_is_granted() {
 fn tokens_that_are_expired_or_forged_are_nobody() {
     let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
     let good = cluster.kubectl(&["create", "token", "default"]).trim().to_owned();
-    let ask = |token: &str| cluster.send_as(Some(token), "GET", "/api", JSON, "");
+    let ask = |token: &str| cluster.send_as(bearer(token), "GET", "/api", JSON, "");
     assert_eq!(ask(&good).code, 200);
     let (header, rest) = good.split_once('.').unwrap();
     let payload = URL_SAFE_NO_PAD.decode(rest.split_once('.').unwrap().0).unwrap();
@@ -157,6 +162,69 @@ fn tokens_that_are_expired_or_forged_are_nobody() {
     let forged = format!("{}AAAA", &good[..good.len() - 4]);
     refused(&ask(&forged), 401, "Unauthorized", "Unauthorized");
     refused(&ask("nonsense"), 401, "Unauthorized", "Unauthorized");
+}
+
+#[test]
+fn a_certificate_of_a_stranger_gets_an_answer_and_not_a_broken_connection() {
+    let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    let stranger = Identity::ClientCertificate {
+        certificate_pem: certificate.pem().into_bytes(),
+        key_pem: key.serialize_pem().into_bytes(),
+    };
+    let answer = cluster.send_as(Some(stranger), "GET", "/api", JSON, "");
+    refused(&answer, 401, "Unauthorized", "Unauthorized");
+}
+
+#[test]
+fn who_is_believed_and_who_decides_follow_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let authentication = |paths: &[&str]| {
+        let conditions: Vec<Value> = paths.iter().map(|path| json!({"path": path})).collect();
+        json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+            "anonymous": {"enabled": true, "conditions": conditions},
+        })
+    };
+    let authorization = |modes: &[&str]| {
+        let authorizers: Vec<Value> =
+            modes.iter().map(|mode| json!({"type": mode, "name": mode.to_lowercase()})).collect();
+        json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration",
+            "authorizers": authorizers,
+        })
+    };
+    let write = |name: &str, content: &Value| std::fs::write(file(name), content.to_string()).unwrap();
+    write("authentication", &authentication(&["/livez"]));
+    write("authorization", &authorization(&["Node", "RBAC"]));
+    let flag = |flag: &str, name: &str| format!("--{flag}={}", file(name).display());
+    let options = Options::hollow(IRONCLAD, 1)
+        .flag(&flag("authentication-config", "authentication"))
+        .flag(&flag("authorization-config", "authorization"));
+    let cluster = Cluster::start(options);
+    let nobody = |path: &str| cluster.send_as(Some(Identity::None), "GET", path, JSON, "").code;
+    assert_eq!((nobody("/livez"), nobody("/version"), nobody("/api/v1/nodes")), (200, 401, 401));
+    let becomes = |what: &str, path: &str, code: u16| {
+        testkit::wait::until(what, || match nobody(path) {
+            found if found == code => Ok(()),
+            found => Err(format!("{path} is answered with {found}")),
+        });
+    };
+    write("authentication", &authentication(&["/livez", "/version", "/api/v1/nodes"]));
+    becomes("another path is open", "/version", 200);
+    assert_eq!(nobody("/api/v1/nodes"), 403, "they are somebody now, who may not");
+    write("authorization", &authorization(&["AlwaysAllow"]));
+    becomes("everything is allowed", "/api/v1/nodes", 200);
+    // A file that makes no sense changes nothing.
+    std::fs::write(file("authorization"), "kind: Nonsense").unwrap();
+    testkit::wait::until("the failure is counted", || {
+        let metrics = cluster.kubectl(&["get", "--raw", "/metrics"]);
+        let line = "apiserver_authorization_config_controller_automatic_reloads_total{status=\"failure\"}";
+        if metrics.contains(line) { Ok(()) } else { Err("no failure yet".to_owned()) }
+    });
+    assert_eq!(nobody("/api/v1/nodes"), 200);
 }
 
 /// Signs as the cluster does, with its own key.

@@ -130,6 +130,13 @@ pub(super) fn unknown(body: &[u8], definition: &'static Definition) -> Result<Va
     Ok(object.into())
 }
 
+/// The `apiVersion` and `kind` that an envelope names.
+pub(super) fn named(body: &[u8]) -> Result<(&str, &str), Error> {
+    let envelope = body.strip_prefix(MAGIC).ok_or(Error::Magic)?;
+    let meta = last(envelope, 1)?.map(Wire::bytes).transpose()?.unwrap_or_default();
+    Ok((text_at(meta, 1)?, text_at(meta, 2)?))
+}
+
 fn message(data: &[u8], layout: &Layout, depth: usize, out: &mut Map<String, Value>) -> Result<(), Error> {
     let depth = depth.checked_sub(1).ok_or(Error::Depth)?;
     for field in Fields(data) {

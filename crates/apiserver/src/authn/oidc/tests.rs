@@ -82,7 +82,9 @@ fn world(jwt: &str) -> World {
     let dialled = provider.clone();
     let dial = move |_: &str, _: Option<&str>| Ok(dialled.clone() as Arc<dyn Transport>);
     let configuration = Configuration::read(&text, &(Arc::new(clock.clone()) as SharedClock), dial).unwrap();
-    let tokens = Tokens { issuers: configuration.issuers, clock: Arc::new(clock.clone()) };
+    let configured = Configured { issuers: configuration.issuers, ..Configured::default() };
+    let configured = Arc::new(ArcSwap::from_pointee(configured));
+    let tokens = Tokens { configured, clock: Arc::new(clock.clone()) };
     World { provider, tokens, clock }
 }
 
