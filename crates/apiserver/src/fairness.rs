@@ -87,7 +87,11 @@ impl Inflight {
 
     fn admit(&self, user: &User, info: &RequestInfo) -> Admission {
         let bound = if info.is_read_only() { &self.reads } else { &self.writes };
-        match bound.as_ref().filter(|_| !info.is_long_running()).map(|bound| bound.clone().try_acquire_owned()) {
+        match bound
+            .as_ref()
+            .filter(|_| !info.is_long_running())
+            .map(|bound| bound.clone().try_acquire_owned())
+        {
             None => Admission::Run(Permit::free()),
             Some(Ok(place)) => Admission::Run(Permit { _place: Some(place), ..Permit::free() }),
             // Whoever could put things right is not locked out.

@@ -135,8 +135,7 @@ pub(super) fn tls(spec: &Value, options: &Options) -> Result<Arc<ClientConfig>, 
         }
         (false, Some(bundle)) => {
             let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?;
-            let roots =
-                client::trust::authorities(&pem).map_err(|error| format!("caBundle: {error}"))?;
+            let roots = client::trust::authorities(&pem).map_err(|error| format!("caBundle: {error}"))?;
             let config = builder()?.with_root_certificates(roots);
             Ok(finish(config, options))
         }

@@ -68,11 +68,15 @@ fn attempted(head: &http::request::Parts, certificates: bool) -> String {
     let mut methods = Vec::new();
     let header = head.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let scheme = header.and_then(|value| value.trim().split_once(' ')).map(|(scheme, _)| scheme);
-    if let Some(known) = ["basic", "bearer"].iter().find(|known| scheme.is_some_and(|s| s.eq_ignore_ascii_case(known)))
+    if let Some(known) =
+        ["basic", "bearer"].iter().find(|known| scheme.is_some_and(|s| s.eq_ignore_ascii_case(known)))
     {
         methods.push(*known);
     }
-    if crate::request::Query::parse(head.uri.query()).get("access_token").is_some_and(|token| !token.is_empty()) {
+    if crate::request::Query::parse(head.uri.query())
+        .get("access_token")
+        .is_some_and(|token| !token.is_empty())
+    {
         methods.push("access_token");
     }
     if certificates {

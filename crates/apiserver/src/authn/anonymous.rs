@@ -26,7 +26,13 @@ impl Authenticator for OrAnonymous {
                 }
                 Ok(Some(found))
             }
-            None if self.configured.load().anonymous_paths.iter().any(|open| open == "*" || open == credentials.path) => {
+            None if self
+                .configured
+                .load()
+                .anonymous_paths
+                .iter()
+                .any(|open| open == "*" || open == credentials.path) =>
+            {
                 Ok(Some(Authenticated::plain(User::new(User::ANONYMOUS, &[User::UNAUTHENTICATED]))))
             }
             None => Ok(None),

@@ -138,7 +138,12 @@ async fn without_it_reads_and_writes_are_bounded_each_for_itself() {
         (&bob, "GET", "/api/v1/watch/pods", true), (&bob, "POST", pods, true),
     ];
     for (user, method, path, runs) in table {
-        assert_eq!(matches!(ask(user, method, path).await, Admission::Run(_)), runs, "{} {method} {path}", user.name);
+        assert_eq!(
+            matches!(ask(user, method, path).await, Admission::Run(_)),
+            runs,
+            "{} {method} {path}",
+            user.name
+        );
     }
     drop(reading);
     assert!(matches!(ask(&bob, "GET", pods).await, Admission::Run(_)), "its place is free again");

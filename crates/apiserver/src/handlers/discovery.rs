@@ -262,9 +262,11 @@ mod tests {
     #[test]
     fn storage_versions_hash_as_upstreams() {
         // What a real server answers.
-        for (version, kind, hash) in
-            [("v1", "Pod", "xPOwRZ+Yhw8="), ("v1", "Service", "0/CO1lhkEBI="), ("apps/v1", "Deployment", "8aSe+NMegvE=")]
-        {
+        for (version, kind, hash) in [
+            ("v1", "Pod", "xPOwRZ+Yhw8="),
+            ("v1", "Service", "0/CO1lhkEBI="),
+            ("apps/v1", "Deployment", "8aSe+NMegvE="),
+        ] {
             assert_eq!(storage_version_hash(version, kind), hash, "{version} {kind}");
         }
     }

@@ -74,7 +74,9 @@ async fn the_encoding_of_a_request_makes_no_difference() {
     let encodings =
         ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"];
     for (at, accept) in encodings.iter().enumerate() {
-        for (of, code) in [(format!("{configs}/a"), 200), (configs.to_owned(), 200), (format!("{configs}/b"), 404)] {
+        for (of, code) in
+            [(format!("{configs}/a"), 200), (configs.to_owned(), 200), (format!("{configs}/b"), 404)]
+        {
             world.admin.ask(http::Method::GET, &of, &[("accept", accept)], "").await.is(code);
         }
         let told = events(&path, 1 + (at + 1) * 3).await;

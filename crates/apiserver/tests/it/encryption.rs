@@ -72,7 +72,10 @@ async fn secrets_are_unreadable_in_the_store_and_keys_can_be_rotated() {
     for writes in [true, false] {
         let before = admin.get(&path).await.is(200);
         let after = admin.put(&path, &before.body).await.is(200);
-        assert_eq!(after.text("/metadata/resourceVersion") != before.text("/metadata/resourceVersion"), writes);
+        assert_eq!(
+            after.text("/metadata/resourceVersion") != before.text("/metadata/resourceVersion"),
+            writes
+        );
         assert!(stored(&world, "aesgcm").await.starts_with(b"k8s:enc:secretbox:v1:key1:"));
     }
     admin.delete(&format!("{SECRETS}/aesgcm"), None).await.is(200);

@@ -71,7 +71,8 @@ pub(super) fn next(answers: &Answers, namespace: &str) -> Next {
         Ok(found) => found,
         Err(paths) => return Next::Ask(paths),
     };
-    let mut contents = Contents { undiscovered: failed.iter().map(ToString::to_string).collect(), ..Contents::default() };
+    let mut contents =
+        Contents { undiscovered: failed.iter().map(ToString::to_string).collect(), ..Contents::default() };
     let deletable = |kind: &Served| kind.namespaced && kind.can(&["deletecollection", "list"]);
     let (pods, others): (Vec<_>, Vec<_>) = kinds.into_iter().filter(deletable).partition(is_pods);
     for stage in [pods, others] {

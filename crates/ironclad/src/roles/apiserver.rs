@@ -97,8 +97,7 @@ fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow:
 
 /// A file of settings that is read again when it changes: what it is called, and upstream's metric of how that went.
 type Followed = (&'static str, &'static str);
-const ENCRYPTION: Followed =
-    ("encryption", "apiserver_encryption_config_controller_automatic_reloads_total");
+const ENCRYPTION: Followed = ("encryption", "apiserver_encryption_config_controller_automatic_reloads_total");
 const AUTHENTICATION: Followed =
     ("authentication", "apiserver_authentication_config_controller_automatic_reloads_total");
 const AUTHORIZATION: Followed =
