@@ -30,6 +30,7 @@ need conntrack conntrack
 need containerd containerd
 need runc runc
 need curl curl
+need openssl openssl
 need unzip unzip
 need unshare util-linux
 need pip3 python3-pip

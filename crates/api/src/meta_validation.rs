@@ -214,6 +214,20 @@ pub fn annotations_errors(annotations: &BTreeMap<String, String>, path: &Path) -
     errors
 }
 
+/// All that is wrong with what a pod's author says to the signer of its certificates: annotations whose keys all have a
+/// domain.
+pub fn user_annotations_errors(annotations: &BTreeMap<String, String>, path: &Path) -> ErrorList {
+    let mut errors = annotations_errors(annotations, path);
+    for key in annotations.keys().filter(|key| names::is_qualified_name(&key.to_ascii_lowercase()).is_empty())
+    {
+        if !key.contains('/') {
+            let message = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+            errors.push(field::invalid(path, key.to_ascii_lowercase(), message));
+        }
+    }
+    errors
+}
+
 fn owner_reference_errors(references: &[OwnerReference], path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     let mut controller: Option<String> = None;

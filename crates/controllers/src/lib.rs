@@ -35,6 +35,7 @@ pub mod node_lifecycle;
 pub mod node_ttl;
 mod numbers;
 mod object;
+pub mod pod_certificate_cleaner;
 pub mod pod_gc;
 mod pods;
 pub mod protection;
@@ -164,6 +165,9 @@ pub fn all() -> Vec<Entry> {
         }),
         row("certificatesigningrequest-cleaner", "certificate-controller", |runner, _, client| {
             runner.start(csr_cleaner::CsrCleaner, client)
+        }),
+        row("podcertificaterequest-cleaner", "podcertificaterequestcleaner", |runner, _, client| {
+            runner.start(pod_certificate_cleaner::PodCertificateCleaner, client)
         }),
         row("token-cleaner", "token-cleaner", |runner, _, client| {
             runner.start(token_cleaner::TokenCleaner, client)

@@ -16,7 +16,7 @@ use client::{
 };
 use foundation::{SharedClock, SharedRandomness, Tasks};
 use volumes::Objects;
-use volumes::objects::ApiObjects;
+use volumes::objects::{ApiObjects, NodeIdentity};
 
 use crate::images::pulls::Pulls;
 use crate::pod::network::Resolver;
@@ -95,8 +95,13 @@ impl Node {
         let pods = informers
             .informer_with::<Pod>(ListOptions::fields(format!("spec.nodeName={}", options.node_name)));
         let services = informers.informer::<Service>();
+        let identity = NodeIdentity {
+            name: options.node_name.clone(),
+            recorder: recorder.clone(),
+            randomness: randomness.clone(),
+        };
         Ok(Arc::new(Node {
-            objects: ApiObjects::new(client.clone(), tasks, clock.clone()),
+            objects: ApiObjects::new(client.clone(), identity, tasks, clock.clone()),
             host: Arc::new(volumes::SystemHost),
             pulls,
             ips: options.node_ips.iter().map(ToString::to_string).collect(),

@@ -77,6 +77,14 @@ pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
     Ok(subject)
 }
 
+/// Checks that a request (DER) is signed by the key that it asks to certify.
+///
+/// # Errors
+/// [`Error::BadRequest`] with the reason.
+pub fn verify(der: &[u8]) -> Result<(), Error> {
+    parse(der).map(drop)
+}
+
 /// Signs a request (PEM).
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! Read first: [`Pki`] (open or make everything; hand out credentials), [`Leaf`] (the table of the
 //! certificates we issue ourselves), [`Credential`] (one certificate with its key, in the forms that TLS and
-//! kubeconfigs want) and [`csr::sign`] (certificates for keys that others hold).
+//! kubeconfigs want), [`csr::sign`] (certificates for keys that others hold) and [`PrivateKey`] (a key made for a pod).
 //!
 //! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
 //! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys are ECDSA P-256 in PKCS#8. Directories
@@ -19,12 +19,14 @@ mod authority;
 pub mod csr;
 mod der;
 mod files;
+mod key;
 pub mod kubeconfig;
 mod leaf;
-mod pem;
+pub mod pem;
 mod store;
 
 pub use authority::{Authority, Certificate, Usage};
+pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf};
 pub use store::{Pki, ServiceAccountKey, Settings};
 

@@ -4,7 +4,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 /// One block of `label`, with lines of 64 characters and a newline at the end.
-pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+pub fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut out = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
     out.push_str(&format!("-----BEGIN {label}-----\n"));
@@ -23,7 +23,7 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
 ///
 /// # Errors
 /// A block that does not end or is not base64.
-pub(crate) fn decode(label: &str, text: &str) -> Result<Vec<Vec<u8>>, String> {
+pub fn decode(label: &str, text: &str) -> Result<Vec<Vec<u8>>, String> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let mut blocks = Vec::new();
     let mut rest = text;

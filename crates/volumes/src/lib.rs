@@ -5,8 +5,8 @@
 //!   them, what the node must hold ([`Kind::plan`]). Both are pure; there is one file per kind under `kinds/`.
 //! * [`Plan`]: a directory, a path of the host, or a set of files that change together.
 //! * [`PodVolumes`]: the executor. It is the only place that touches the disk or mounts anything.
-//! * [`Objects`]: where ConfigMaps, Secrets, claims and tokens come from; [`objects::ApiObjects`] watches exactly the
-//!   objects that pods on this node use.
+//! * [`Objects`]: where ConfigMaps, Secrets, trust bundles, claims, tokens and certificates come from;
+//!   [`objects::ApiObjects`] watches exactly the objects that pods on this node use.
 //! * [`fields`]: the downward API, shared with the environment of containers.
 //!
 //! **Invariants.** A plan does no I/O. Nothing is watched that no pod uses. Files of one volume change together or not
@@ -27,11 +27,14 @@ pub mod ownership;
 mod plan;
 mod pod_volumes;
 pub mod subpath;
+mod trust_bundles;
 
 pub use error::Error;
 pub use host::{Host, SystemHost};
 pub use objects::Objects;
 pub use plan::{
-    Content, Context, File, Kind, Medium, ObjectKey, PathCheck, Payload, Plan, References, TokenSpec,
+    Content, Context, Credential, File, Kind, Medium, ObjectKey, PathCheck, Payload, Plan, References,
+    TokenSpec,
 };
 pub use pod_volumes::{MountedVolume, PodVolumes};
+pub use trust_bundles::TrustBundles;

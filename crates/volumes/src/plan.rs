@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::types::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 
-use crate::Error;
+use crate::{Error, TrustBundles};
 
 /// One kind of volume, made from its part of the pod's spec.
 pub trait Kind: Send + Sync {
@@ -30,13 +30,31 @@ pub struct Context<'a> {
     pub allocatable: &'a BTreeMap<String, api::meta::Quantity>,
 }
 
-/// A namespaced object that a pod reads.
+/// What a pod reads from the API for as long as it runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
     /// A ConfigMap of the pod's namespace.
     ConfigMap(String),
     /// A Secret of the pod's namespace.
     Secret(String),
+    /// The ClusterTrustBundles, of which a volume chooses by name or by signer and labels.
+    ClusterTrustBundles,
+}
+
+/// A key that was made for a pod, and the certificates that a signer gave it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// A `PRIVATE KEY` block (PKCS#8).
+    pub key: String,
+    /// `CERTIFICATE` blocks, the pod's own first.
+    pub chain: String,
+}
+
+impl std::fmt::Debug for Credential {
+    /// The key is not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("chain", &self.chain).finish_non_exhaustive()
+    }
 }
 
 /// A ServiceAccount token that a volume carries.
@@ -55,6 +73,8 @@ pub struct References {
     pub objects: BTreeSet<ObjectKey>,
     /// Tokens that are renewed in time.
     pub tokens: BTreeSet<TokenSpec>,
+    /// The sources of the volume, by their number in it, that want a certificate of the pod's own.
+    pub certificates: BTreeSet<usize>,
     /// A claim (read once: a bound claim does not change).
     pub claim: Option<String>,
 }
@@ -64,6 +84,7 @@ impl References {
     pub fn extend(&mut self, other: References) {
         self.objects.extend(other.objects);
         self.tokens.extend(other.tokens);
+        self.certificates.extend(other.certificates);
         self.claim = self.claim.take().or(other.claim);
     }
 }
@@ -77,6 +98,10 @@ pub struct Content {
     pub secrets: BTreeMap<String, Arc<Secret>>,
     /// The tokens.
     pub tokens: BTreeMap<TokenSpec, String>,
+    /// The ClusterTrustBundles.
+    pub trust_bundles: TrustBundles,
+    /// The certificates by the number of their source.
+    pub certificates: BTreeMap<usize, Credential>,
     /// The claim and the volume that it is bound to.
     pub claim: Option<(PersistentVolumeClaim, Option<PersistentVolume>)>,
 }

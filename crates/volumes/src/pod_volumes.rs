@@ -84,7 +84,7 @@ impl PodVolumes {
         for volume in spec.volumes.unwrap_or_default() {
             let failed = |source| Error::SetUp { volume: volume.name.clone(), source: Box::new(source) };
             let kind = kinds::of(&volume).map_err(failed)?;
-            let content = self.read(pod, &kind.references()).await.map_err(failed)?;
+            let content = self.read(pod, &volume.name, &kind.references()).await.map_err(failed)?;
             let plan = kind.plan(&Context { pod, allocatable }, &content).map_err(failed)?;
             let directory =
                 self.directory.join("volumes").join(kind.plugin().replace('/', "~")).join(&volume.name);
@@ -105,7 +105,7 @@ impl PodVolumes {
     }
 
     /// A snapshot of what a volume reads.
-    async fn read(&self, pod: &Pod, references: &References) -> Result<Content, Error> {
+    async fn read(&self, pod: &Pod, volume: &str, references: &References) -> Result<Content, Error> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut content = Content::default();
         for key in &references.objects {
@@ -120,10 +120,16 @@ impl PodVolumes {
                         content.secrets.insert(name.clone(), object);
                     }
                 }
+                ObjectKey::ClusterTrustBundles => {
+                    content.trust_bundles = self.objects.trust_bundles().await?;
+                }
             }
         }
         for spec in &references.tokens {
             content.tokens.insert(spec.clone(), self.objects.token(pod, spec).await?);
+        }
+        for source in &references.certificates {
+            content.certificates.insert(*source, self.objects.certificate(pod, volume, *source).await?);
         }
         if let Some(claim) = &references.claim {
             content.claim = self.objects.claim(namespace, claim).await?;

@@ -1,8 +1,10 @@
 //! Lets a node write only what is its own: its Node and Lease, the status of its pods, mirror pods of its static
-//! pods, tokens for its pods.
+//! pods, tokens and requests for certificates for its pods.
 //! Reads Pods and Nodes.
 //! Not here: what a node may read (`authz::node`).
 //! Upstream: plugin/pkg/admission/noderestriction.
+
+mod pod_certificate;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -338,6 +340,9 @@ async fn check(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) ->
         }
         ("coordination.k8s.io", "leases", _) => same_name(node, request, "node lease"),
         ("storage.k8s.io", "csinodes", _) => same_name(node, request, "CSINode"),
+        ("certificates.k8s.io", "podcertificaterequests", _) => {
+            pod_certificate::check(node, request, cluster).await
+        }
         ("resource.k8s.io", "resourceslices", "") => {
             let object = request.object.as_deref().or(request.old);
             if object.is_some_and(|slice| text(&slice.0, "/spec/nodeName") != node) {

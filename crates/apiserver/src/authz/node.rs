@@ -67,6 +67,7 @@ impl NodeAuthorizer {
             ("coordination.k8s.io", "leases") => lease(node, info),
             ("storage.k8s.io", "csinodes") => csi_node(node, info),
             ("resource.k8s.io", "resourceslices") => self.slice(node, attributes).await,
+            ("certificates.k8s.io", "podcertificaterequests") => self.certificate(node, attributes).await,
             ("", "nodes") => own_node(node, attributes),
             ("", "pods") => self.pod(node, attributes).await,
             _ => self.by_rules(info),
@@ -107,8 +108,12 @@ impl NodeAuthorizer {
     }
 
     async fn cached(&self, group: &str, resource: &str, name: &str) -> Option<Object> {
+        self.cached_in("", group, resource, name).await
+    }
+
+    async fn cached_in(&self, namespace: &str, group: &str, resource: &str, name: &str) -> Option<Object> {
         let bytes: Bytes =
-            self.cluster.cached(&GroupResource::new(group, resource), "", name).await.ok()??;
+            self.cluster.cached(&GroupResource::new(group, resource), namespace, name).await.ok()??;
         serde_json::from_slice(&bytes).ok().map(Object)
     }
 
@@ -172,6 +177,31 @@ impl NodeAuthorizer {
                 "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, \
                  patch, delete, deletecollection",
             ),
+        }
+    }
+
+    /// A request for a pod's certificate is its node's. What a node may ask for is decided in admission.
+    async fn certificate(&self, node: &str, attributes: &Attributes) -> Result<(), String> {
+        let info = &attributes.info;
+        if !info.subresource.is_empty() {
+            return deny("nodes may not access the status subresource of PodCertificateRequests");
+        }
+        match info.verb.as_str() {
+            "create" => Ok(()),
+            "get" if info.name.is_empty() => deny("No Object name found"),
+            "get" => {
+                let (group, resource) = (&info.group, &info.resource);
+                let request = self.cached_in(&info.namespace, group, resource, &info.name).await;
+                match request.as_ref().and_then(|request| request.0.pointer("/spec/nodeName")?.as_str()) {
+                    Some(owner) if owner == node => Ok(()),
+                    _ => unrelated(node),
+                }
+            }
+            "list" | "watch" if selects(attributes, "spec.nodeName", node) => Ok(()),
+            "list" | "watch" => {
+                deny("can only list/watch podcertificaterequests with nodeName field selector")
+            }
+            verb => Err(format!("nodes may not {verb} podcertificaterequests")),
         }
     }
 

@@ -1,13 +1,15 @@
-//! `certificates.k8s.io`: who asks for a certificate, who may put one into a pod's request, and the approval
-//! of signing requests apart from their status.
-//! Not here: who may approve and sign (`admission`), parsing signing requests, signing.
-//! Upstream: pkg/registry/certificates/certificates, pkg/registry/certificates/podcertificaterequest.
+//! `certificates.k8s.io`: who asks for a certificate, whether requests and roots of trust can be read, who may put a
+//! certificate into a pod's request, and the approval of signing requests apart from their status.
+//! Not here: who may approve and sign (`admission`), signing.
+//! Upstream: pkg/registry/certificates.
 
 mod issuance;
+mod stub;
+mod trust_bundle;
 
 use std::sync::Arc;
 
-use api::field::{self, Path};
+use api::field::{self, ErrorList, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ use crate::admission;
 use crate::engine::{Call, Target, write_subresource};
 use crate::response::Response;
 use issuance::issuance_errors;
+use stub::stub_errors;
+use trust_bundle::bundle_errors;
 
 /// `certificatesigningrequests`.
 pub(super) struct SigningRequests;
@@ -53,7 +57,12 @@ pub(super) struct PodCertificateRequests;
 #[async_trait]
 impl Rest for PodCertificateRequests {
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
-        let Some(old) = old.filter(|_| call.info.subresource == "status") else { return Ok(()) };
+        let Some(old) = old else {
+            return invalid(call, new, stub_errors(&new.0));
+        };
+        if call.info.subresource != "status" {
+            return Ok(());
+        }
         let chain = |object: &Object| object.0["status"]["certificateChain"].clone();
         if chain(new) == chain(old) {
             return Ok(());
@@ -62,17 +71,34 @@ impl Rest for PodCertificateRequests {
         let signer = old.0.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
         let authorizer = &*call.server.authorization.authorizer;
         if admission::may_use_signer(authorizer, &call.user, "sign", signer).await {
-            let errors = issuance_errors(&new.0, &old.0, call.server.clock.now());
-            return if errors.is_empty() {
-                Ok(())
-            } else {
-                Err(Status::invalid(&kind, &call.info.name, errors))
-            };
+            return invalid(call, new, issuance_errors(&new.0, &old.0, call.server.clock.now()));
         }
         let detail = format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", call.user.name);
         let path = Path::new("spec").child("signerName");
         Err(Status::invalid(&kind, &call.info.name, vec![field::forbidden(&path, detail)]))
     }
+}
+
+/// `clustertrustbundles`.
+pub(super) struct TrustBundles;
+
+#[async_trait]
+impl Rest for TrustBundles {
+    /// A bundle that stays as it is is not judged again.
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let bundle = |object: &Object| object.0["spec"]["trustBundle"].clone();
+        if old.is_some_and(|old| bundle(old) == bundle(new)) {
+            return Ok(());
+        }
+        invalid(call, new, bundle_errors(bundle(new).as_str().unwrap_or_default()))
+    }
+}
+
+fn invalid(call: &Call, object: &Object, errors: ErrorList) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&call.resource.descriptor.group_kind(), object.name(), errors))
 }
 
 struct Approval;

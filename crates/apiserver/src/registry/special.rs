@@ -36,6 +36,7 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("authorization.k8s.io", "selfsubjectrulesreviews", || Arc::new(authorization::SelfSubjectRulesReviews)),
     ("authorization.k8s.io", "subjectaccessreviews", || Arc::new(authorization::SubjectAccessReviews)),
     ("certificates.k8s.io", "certificatesigningrequests", || Arc::new(certificates::SigningRequests)),
+    ("certificates.k8s.io", "clustertrustbundles", || Arc::new(certificates::TrustBundles)),
     ("certificates.k8s.io", "podcertificaterequests", || Arc::new(certificates::PodCertificateRequests)),
     ("rbac.authorization.k8s.io", "clusterrolebindings", || Arc::new(rbac::Policy)),
     ("rbac.authorization.k8s.io", "clusterroles", || Arc::new(rbac::Policy)),

@@ -8,6 +8,8 @@ mod garbage_collector;
 mod kubectl;
 mod kubectl_pods;
 mod namespaces;
+mod projected_clustertrustbundle;
+mod projected_podcertificate;
 mod resource_quota;
 mod service_accounts;
 

@@ -275,7 +275,7 @@ impl Actor {
         keys.extend(pulls.map(|reference| ObjectKey::Secret(reference.name.clone())));
         let mailbox = self.mailbox.clone();
         let notify = Arc::new(move || drop(mailbox.send(Message::Sources)));
-        self.node.objects.register(pod::namespace(&self.pod), pod::uid(&self.pod), &keys, notify);
+        self.node.objects.register(&self.pod, &keys, notify);
     }
 
     async fn receive(&mut self, message: Message) {

@@ -285,6 +285,8 @@ impl Start {
                         content.secrets.insert(name, object);
                     }
                 }
+                // No variable is made of these.
+                ObjectKey::ClusterTrustBundles => {}
             }
         }
         Ok(content)

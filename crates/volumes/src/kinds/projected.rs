@@ -1,13 +1,16 @@
-//! projected: ConfigMaps, Secrets, the downward API and ServiceAccount tokens in one directory, in memory.
+//! projected: ConfigMaps, Secrets, the downward API, ServiceAccount tokens, roots of trust and the pod's own certificates
+//! in one directory, in memory.
 //!
-//! A clusterTrustBundle or podCertificate source answers with an error that says that it is not served here yet.
+//! Not here: which roots a source chooses ([`crate::TrustBundles`]), how a certificate is got (`objects`).
 //! Upstream: `pkg/volume/projected`.
 
 use api::types::core::v1::{Pod, ProjectedVolumeSource, ServiceAccountTokenProjection};
 
 use super::content::{config_map_files, secret_files};
 use super::downward_api;
-use crate::{Content, Context, Error, File, Kind, Medium, ObjectKey, Payload, Plan, References, TokenSpec};
+use crate::{
+    Content, Context, Credential, Error, File, Kind, Medium, ObjectKey, Payload, Plan, References, TokenSpec,
+};
 
 pub(super) struct ProjectedKind(pub(super) ProjectedVolumeSource);
 
@@ -25,7 +28,13 @@ impl Kind for ProjectedKind {
 
     fn references(&self) -> References {
         let mut references = References::default();
-        for source in self.0.sources.iter().flatten() {
+        for (index, source) in self.0.sources.iter().flatten().enumerate() {
+            if source.cluster_trust_bundle.is_some() {
+                references.objects.insert(ObjectKey::ClusterTrustBundles);
+            }
+            if source.pod_certificate.is_some() {
+                references.certificates.insert(index);
+            }
             if let Some(source) = &source.config_map {
                 references.objects.insert(ObjectKey::ConfigMap(source.name.clone()));
             }
@@ -42,7 +51,7 @@ impl Kind for ProjectedKind {
     fn plan(&self, context: &Context<'_>, content: &Content) -> Result<Plan, Error> {
         let mode = self.0.default_mode.unwrap_or(0o644) as u32;
         let mut payload = Payload::new();
-        for source in self.0.sources.iter().flatten() {
+        for (index, source) in self.0.sources.iter().flatten().enumerate() {
             if let Some(s) = &source.config_map {
                 let optional = s.optional == Some(true);
                 payload.extend(config_map_files(content, &s.name, s.items.as_deref(), mode, optional)?);
@@ -55,27 +64,37 @@ impl Kind for ProjectedKind {
                 let token = content.tokens.get(&token_spec(s)).ok_or_else(|| {
                     Error::Invalid("failed to fetch token: the API server issued none".to_owned())
                 })?;
-                payload.insert(s.path.clone(), token_file(context.pod, token, mode));
-            } else if source.cluster_trust_bundle.is_some() {
-                return Err(Error::Invalid(
-                    "clusterTrustBundle sources are not supported by this node".to_owned(),
-                ));
-            } else if source.pod_certificate.is_some() {
-                return Err(Error::Invalid(
-                    "podCertificate sources are not supported by this node".to_owned(),
-                ));
+                payload.insert(s.path.clone(), private_file(context.pod, token, mode));
+            } else if let Some(s) = &source.cluster_trust_bundle {
+                let anchors = content.trust_bundles.anchors(s)?;
+                payload.insert(s.path.clone(), private_file(context.pod, &anchors, mode));
+            } else if let Some(s) = &source.pod_certificate {
+                let credential = content
+                    .certificates
+                    .get(&index)
+                    .ok_or_else(|| Error::Invalid("credential bundle is not issued yet".to_owned()))?;
+                let Credential { key, chain } = credential;
+                for (path, data) in [
+                    (&s.credential_bundle_path, &format!("{key}{chain}")),
+                    (&s.key_path, key),
+                    (&s.certificate_chain_path, chain),
+                ] {
+                    if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                        payload.insert(path.clone(), private_file(context.pod, data, mode));
+                    }
+                }
             }
         }
         Ok(Plan::Files { payload, medium: Medium::Memory { size: None } })
     }
 }
 
-/// A token is readable by its user only, once it is known which user that is.
-fn token_file(pod: &Pod, token: &str, mode: u32) -> File {
+/// What identifies the pod is readable by its user only, once it is known which user that is.
+fn private_file(pod: &Pod, data: &str, mode: u32) -> File {
     let user = common_user(pod);
     let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let mode = if user.is_some() || fs_group.is_some() { 0o600 } else { mode };
-    File { data: token.as_bytes().to_vec(), mode, user }
+    File { data: data.as_bytes().to_vec(), mode, user }
 }
 
 /// The user that every container of the pod runs as, if it is one and the same.

@@ -7,7 +7,7 @@ use api::types::core::v1::{Pod, Volume};
 use serde_json::{Value, json};
 
 use super::of;
-use crate::{Content, Context, Medium, PathCheck, Plan, TokenSpec};
+use crate::{Content, Context, Credential, Medium, PathCheck, Plan, TokenSpec, TrustBundles};
 
 fn content() -> Content {
     let config =
@@ -22,6 +22,8 @@ fn content() -> Content {
             TokenSpec { audience: String::new(), expiration_seconds: 3607 },
             "tok".into(),
         )]),
+        certificates: BTreeMap::from([(1, Credential { key: "key,".into(), chain: "chain".into() })]),
+        trust_bundles: TrustBundles::default(),
         claim: Some((serde_json::from_value(claim).unwrap(), Some(serde_json::from_value(volume).unwrap()))),
     }
 }
@@ -55,7 +57,19 @@ fn planned(volume: Value, content: &Content) -> Result<String, String> {
 #[test]
 fn plans() {
     let not_found = "configmap \"no\" not found";
+    let certificate = json!({"signerName": "s", "keyType": "ED25519", "credentialBundlePath": "all",
+                             "keyPath": "key", "certificateChainPath": "chain"});
+    let roots = json!({"name": "no", "path": "roots", "optional": true});
     for (volume, want) in [
+        (
+            json!({"projected": {"sources": [
+                {"clusterTrustBundle": roots}, {"podCertificate": certificate}]}}),
+            Ok("all=key,chain:600 chain=chain:600 key=key,:600 roots=:600"),
+        ),
+        (
+            json!({"projected": {"sources": [{"podCertificate": certificate}]}}),
+            Err("credential bundle is not issued yet"),
+        ),
         (json!({"emptyDir": {}}), Ok("disk 777")),
         (json!({}), Ok("disk 777")),
         (json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}), Ok("memory Some(1048576) 777")),

@@ -1,10 +1,12 @@
 //! [`Objects`] over the API: one watch per object in use, tokens kept until 80 % of their life is over.
+//! Certificates are [`super::certificates`]'.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::types::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use api::types::certificates::v1::ClusterTrustBundle;
 use api::types::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use async_trait::async_trait;
 use client::{Client, ListOptions, WatchEvent};
@@ -13,8 +15,12 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::certificates::Certificates;
+use super::on_demand::OnDemand;
 use super::{Notify, Objects};
-use crate::{Error, ObjectKey, TokenSpec};
+use crate::{Credential, Error, ObjectKey, TokenSpec, TrustBundles};
+
+pub use super::certificates::NodeIdentity;
 
 /// How long to wait after a watch could not be opened.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,6 +31,10 @@ pub struct ApiObjects {
     tasks: Tasks,
     clock: SharedClock,
     state: Arc<Mutex<State>>,
+    trust_bundles: OnDemand<ClusterTrustBundle>,
+    /// What the order of roots of trust depends on, for as long as this node runs.
+    seed: u64,
+    certificates: Certificates,
 }
 
 #[derive(Default)]
@@ -53,9 +63,18 @@ struct Token {
 }
 
 impl ApiObjects {
-    /// Reads through `client`; watches run as tasks of `tasks`.
-    pub fn new(client: Client, tasks: &Tasks, clock: SharedClock) -> Arc<ApiObjects> {
-        Arc::new(ApiObjects { client, tasks: tasks.child("objects"), clock, state: Arc::default() })
+    /// Reads through `client`, which is the node `node`; watches run as tasks of `tasks`.
+    pub fn new(client: Client, node: NodeIdentity, tasks: &Tasks, clock: SharedClock) -> Arc<ApiObjects> {
+        let tasks = tasks.child("objects");
+        Arc::new(ApiObjects {
+            trust_bundles: OnDemand::new(client.clone(), &tasks, clock.clone(), ListOptions::default()),
+            seed: node.randomness.u64(),
+            certificates: Certificates::new(client.clone(), node, &tasks, clock.clone()),
+            client,
+            tasks,
+            clock,
+            state: Arc::default(),
+        })
     }
 
     fn open<K: client::Resource>(&self, key: &Key, wrap: fn(String) -> ObjectKey) -> Entry<K> {
@@ -89,10 +108,12 @@ impl ApiObjects {
                 let entry = state.secrets.entry(key.clone());
                 entry.or_insert_with(|| self.open(&key, ObjectKey::Secret)).readers += 1;
             }
+            // Done before the state is locked.
+            ObjectKey::ClusterTrustBundles => {}
         }
     }
 
-    fn release(state: &mut State, namespace: &str, object: &ObjectKey) {
+    fn release(&self, state: &mut State, namespace: &str, object: &ObjectKey) {
         fn drop_reader<K>(map: &mut HashMap<Key, Entry<K>>, key: Key) {
             if let Some(entry) = map.get_mut(&key) {
                 entry.readers -= 1;
@@ -107,6 +128,7 @@ impl ApiObjects {
                 drop_reader(&mut state.config_maps, (namespace.to_owned(), name.clone()))
             }
             ObjectKey::Secret(name) => drop_reader(&mut state.secrets, (namespace.to_owned(), name.clone())),
+            ObjectKey::ClusterTrustBundles => self.trust_bundles.release(),
         }
     }
 }
@@ -160,15 +182,19 @@ impl<K: client::Resource> Follow<K> {
         if first {
             return;
         }
-        let readers: Vec<Notify> = {
-            let state = self.state.lock();
-            let reads = |keys: &BTreeSet<ObjectKey>| keys.contains(&self.key);
-            let readers = state.readers.values().filter(|(ns, keys, _)| *ns == self.namespace && reads(keys));
-            readers.map(|(_, _, notify)| notify.clone()).collect()
-        };
-        for notify in readers {
-            notify();
-        }
+        tell(&self.state, |namespace, keys| namespace == self.namespace && keys.contains(&self.key));
+    }
+}
+
+/// Tells the pods whose namespace and keys are `concerned` that something of theirs has changed.
+fn tell(state: &Mutex<State>, concerned: impl Fn(&str, &BTreeSet<ObjectKey>) -> bool) {
+    let readers: Vec<Notify> = {
+        let state = state.lock();
+        let readers = state.readers.values().filter(|(namespace, keys, _)| concerned(namespace, keys));
+        readers.map(|(_, _, notify)| notify.clone()).collect()
+    };
+    for notify in readers {
+        notify();
     }
 }
 
@@ -180,7 +206,16 @@ async fn value<K>(mut receiver: watch::Receiver<Option<Option<Arc<K>>>>) -> Resu
 
 #[async_trait]
 impl Objects for ApiObjects {
-    fn register(&self, namespace: &str, uid: &str, keys: &BTreeSet<ObjectKey>, notify: Notify) {
+    fn register(&self, pod: &Arc<Pod>, keys: &BTreeSet<ObjectKey>, notify: Notify) {
+        self.certificates.track(pod, notify.clone());
+        if keys.contains(&ObjectKey::ClusterTrustBundles) {
+            let state = self.state.clone();
+            self.trust_bundles.acquire(move |_| {
+                tell(&state, |_, keys| keys.contains(&ObjectKey::ClusterTrustBundles));
+            });
+        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let mut state = self.state.lock();
         for key in keys {
             self.acquire(&mut state, namespace, key);
@@ -188,17 +223,18 @@ impl Objects for ApiObjects {
         let reader = (namespace.to_owned(), keys.clone(), notify);
         if let Some((namespace, keys, _)) = state.readers.insert(uid.to_owned(), reader) {
             for key in &keys {
-                Self::release(&mut state, &namespace, key);
+                self.release(&mut state, &namespace, key);
             }
         }
     }
 
     fn unregister(&self, uid: &str) {
+        self.certificates.forget(uid);
         let mut state = self.state.lock();
         state.tokens.remove(uid);
         if let Some((namespace, keys, _)) = state.readers.remove(uid) {
             for key in &keys {
-                Self::release(&mut state, &namespace, key);
+                self.release(&mut state, &namespace, key);
             }
         }
     }
@@ -256,6 +292,18 @@ impl Objects for ApiObjects {
 
     fn next_renewal(&self, uid: &str) -> Option<Timestamp> {
         self.state.lock().tokens.get(uid)?.values().map(|token| token.renew_at).min()
+    }
+
+    async fn trust_bundles(&self) -> Result<TrustBundles, Error> {
+        let Some(informer) = self.trust_bundles.informer() else {
+            return Err(Error::Invalid("ClusterTrustBundle informer has not yet synced".to_owned()));
+        };
+        informer.synced().await;
+        Ok(TrustBundles::new(informer.list(), self.seed))
+    }
+
+    async fn certificate(&self, pod: &Pod, volume: &str, source: usize) -> Result<Credential, Error> {
+        self.certificates.get(pod, volume, source).await
     }
 
     async fn claim(

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
-use crate::TokenSpec;
 use crate::objects::Notify;
+use crate::{Credential, TokenSpec, TrustBundles};
 
 #[derive(Default)]
 struct RecordingHost(Mutex<Vec<PathBuf>>);
@@ -39,7 +39,7 @@ struct Fixed(Mutex<Option<ConfigMap>>);
 
 #[async_trait]
 impl Objects for Fixed {
-    fn register(&self, _: &str, _: &str, _: &BTreeSet<ObjectKey>, _: Notify) {}
+    fn register(&self, _: &Arc<Pod>, _: &BTreeSet<ObjectKey>, _: Notify) {}
     fn unregister(&self, _: &str) {}
     async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, Error> {
         Ok(self.0.lock().clone().map(Arc::new))
@@ -52,6 +52,12 @@ impl Objects for Fixed {
     }
     fn next_renewal(&self, _: &str) -> Option<Timestamp> {
         None
+    }
+    async fn trust_bundles(&self) -> Result<TrustBundles, Error> {
+        Ok(TrustBundles::default())
+    }
+    async fn certificate(&self, _: &Pod, _: &str, _: usize) -> Result<Credential, Error> {
+        Ok(Credential { key: "key".into(), chain: "chain".into() })
     }
     async fn claim(
         &self,

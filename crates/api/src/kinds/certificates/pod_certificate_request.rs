@@ -4,13 +4,15 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
-use crate::kind::{Descriptor, Scope, SelectableField, Subresources, Typed};
+use crate::kind::{Column, Descriptor, Scope, SelectableField, Subresources, Typed};
 use crate::kinds::check::json as value_of;
 use crate::kinds::optional::items;
-use crate::meta_validation::immutable;
+use crate::kinds::row;
+use crate::meta_validation::{immutable, user_annotations_errors};
 use crate::names::is_dns1123_subdomain;
 use crate::types::certificates::v1::{PodCertificateRequest, PodCertificateRequestStatus};
 
@@ -18,6 +20,8 @@ use super::certificate_signing_request::signer_name;
 
 /// The conditions that end a request.
 const TERMINAL: &[&str] = &["Issued", "Denied", "Failed"];
+
+const DAY: i32 = 24 * 3600;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -28,9 +32,22 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("spec.podName", "/spec/podName"),
             SelectableField::new("spec.nodeName", "/spec/nodeName"),
         ],
+        columns: vec![
+            Column::object_name(),
+            Column::new("PodName", "string", "The pod that is to have the certificate."),
+            Column::new("ServiceAccountName", "string", "What the pod runs as."),
+            Column::new("NodeName", "string", "Where the pod runs."),
+            Column::new("SignerName", "string", "Who is to sign."),
+            Column::new("State", "string", "How far it is."),
+            Column::wide("UserAnnotations", "string", "What the pod's author says to the signer."),
+        ],
         hooks: Arc::new(
             Typed::<PodCertificateRequest>::new()
                 .status(|| Some(json!({})))
+                .default_with(|request| {
+                    request.spec.max_expiration_seconds.get_or_insert(DAY);
+                })
+                .cells(cells)
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update),
@@ -49,7 +66,6 @@ pub fn descriptor() -> Descriptor {
 /// a signer of Kubernetes itself, one.
 pub(crate) fn lifetime_bounds(signer: &str) -> (i32, i32) {
     const HOUR: i32 = 3600;
-    const DAY: i32 = 24 * HOUR;
     let domain = signer.split('/').next().unwrap_or_default();
     let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
     (HOUR, if own { DAY } else { 91 * DAY })
@@ -62,6 +78,9 @@ fn validate(request: &PodCertificateRequest) -> ErrorList {
     let path = Path::new("spec");
     let spec = &request.spec;
     signer_name(&mut errors, &spec.signer_name, &path.child("signerName"));
+    if let Some(annotations) = &spec.unverified_user_annotations {
+        errors.extend(user_annotations_errors(annotations, &path.child("unverifiedUserAnnotations")));
+    }
     for (name, value, uid, uid_value) in [
         ("podName", &spec.pod_name, "podUID", &spec.pod_uid),
         ("serviceAccountName", &spec.service_account_name, "serviceAccountUID", &spec.service_account_uid),
@@ -154,6 +173,21 @@ fn validate_status_update(new: &PodCertificateRequest, old: &PodCertificateReque
     errors
 }
 
+fn cells(request: &PodCertificateRequest, _: Timestamp) -> Vec<Value> {
+    let spec = &request.spec;
+    let status = status(request);
+    let ended = items(&status.conditions).iter().rfind(|condition| TERMINAL.contains(&&*condition.type_));
+    vec![
+        row::name(&request.metadata),
+        spec.pod_name.as_str().into(),
+        spec.service_account_name.as_str().into(),
+        spec.node_name.as_str().into(),
+        spec.signer_name.as_str().into(),
+        ended.map_or("Pending", |condition| &condition.type_).into(),
+        row::labels(spec.unverified_user_annotations.as_ref()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +226,13 @@ mod tests {
             ),
             (json!({"nodeUID": ""}), &["spec.nodeUID: Invalid value: \"\": must not be empty"]),
             (json!({"signerName": ""}), &["spec.signerName: Required value"]),
+            (json!({"unverifiedUserAnnotations": {"example.com/a": "b"}}), &[]),
+            (
+                json!({"unverifiedUserAnnotations": {"A": "b"}}),
+                &[
+                    "spec.unverifiedUserAnnotations: Invalid value: \"a\": must be a domain-prefixed key (such as \"acme.io/foo\")",
+                ],
+            ),
         ] {
             let said: Vec<String> = validate(&request(change)).iter().map(ToString::to_string).collect();
             assert_eq!(said, messages);

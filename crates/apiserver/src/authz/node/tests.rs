@@ -96,6 +96,43 @@ async fn a_node_reaches_what_its_pods_refer_to_and_no_more() {
 }
 
 #[tokio::test]
+async fn requests_for_certificates_are_their_nodes() {
+    let cluster = FakeCluster::new();
+    for (name, node) in [("mine", "n1"), ("theirs", "n2")] {
+        cluster.put(
+            "podcertificaterequests.certificates.k8s.io",
+            json!({ "apiVersion": "certificates.k8s.io/v1", "kind": "PodCertificateRequest",
+                    "metadata": { "name": name, "namespace": "a" }, "spec": { "nodeName": node } }),
+        );
+    }
+    let authorizer = NodeAuthorizer::new(cluster);
+    let all = "/apis/certificates.k8s.io/v1/podcertificaterequests";
+    let own = "/apis/certificates.k8s.io/v1/namespaces/a/podcertificaterequests";
+    for (method, url, want) in [
+        ("POST", own.to_owned(), ""),
+        ("GET", format!("{own}/mine"), ""),
+        ("GET", format!("{own}/theirs"), "no relationship found between node 'n1' and this object"),
+        ("GET", format!("{all}?fieldSelector=spec.nodeName=n1"), ""),
+        (
+            "GET",
+            format!("{all}?fieldSelector=spec.nodeName=n2"),
+            "can only list/watch podcertificaterequests with nodeName field selector",
+        ),
+        ("GET", all.to_owned(), "can only list/watch podcertificaterequests with nodeName field selector"),
+        ("DELETE", format!("{own}/mine"), "nodes may not delete podcertificaterequests"),
+        (
+            "PATCH",
+            format!("{own}/mine/status"),
+            "nodes may not access the status subresource of PodCertificateRequests",
+        ),
+        ("GET", "/apis/certificates.k8s.io/v1/clustertrustbundles".to_owned(), ""),
+    ] {
+        let (decision, reason) = ask(&authorizer, method, &url).await;
+        assert_eq!((decision == Decision::Allow, reason.as_str()), (want.is_empty(), want), "{method} {url}");
+    }
+}
+
+#[tokio::test]
 async fn relations_come_and_go_with_pods() {
     let cluster = FakeCluster::new();
     let authorizer = NodeAuthorizer::new(cluster.clone());

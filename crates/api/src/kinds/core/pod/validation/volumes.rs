@@ -8,7 +8,7 @@ use crate::kinds::check::{dns_label, local_path, no_backsteps, one_of_if_set, qu
 use crate::kinds::core::persistent_volume_claim;
 use crate::kinds::optional::{items, text};
 use crate::meta::ObjectMeta;
-use crate::meta_validation::{label_selector_errors, push_invalid};
+use crate::meta_validation::{label_selector_errors, push_invalid, user_annotations_errors};
 use crate::names;
 use crate::types::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume, VolumeProjection,
@@ -423,6 +423,9 @@ fn projection<'a>(
                 let message = format!("if provided, maxExpirationSeconds must be {bound}");
                 errors.push(field::invalid(&at.child("maxExpirationSeconds"), seconds, message));
             }
+        }
+        if let Some(annotations) = &certificate.user_annotations {
+            errors.extend(user_annotations_errors(annotations, &at.child("userAnnotations")));
         }
         let files = [
             ("credentialBundlePath", &certificate.credential_bundle_path),

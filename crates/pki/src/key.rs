@@ -1,0 +1,156 @@
+//! Keys that the node makes for its pods, and the bare request by which it shows that it holds one.
+//!
+//! The request (PKCS#10) names nobody: who asks is said beside it, by the object that carries it. ring makes and uses the
+//! keys; what it cannot make (RSA, P-521) is refused by [`KeyType::parse`]'s caller with the name of the type.
+//! Upstream: `generateKeyAndProof` in pkg/kubelet/podcertificate.
+//! Not here: the cluster's own keys (`authority`), which certificate the key gets.
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    Ed25519KeyPair, KeyPair as _,
+};
+
+use crate::{Error, der, pem};
+
+const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
+const PRIME256V1: &[u64] = &[1, 2, 840, 10045, 3, 1, 7];
+const SECP384R1: &[u64] = &[1, 3, 132, 0, 34];
+const ECDSA_WITH_SHA256: &[u64] = &[1, 2, 840, 10045, 4, 3, 2];
+const ECDSA_WITH_SHA384: &[u64] = &[1, 2, 840, 10045, 4, 3, 3];
+const ED25519: &[u64] = &[1, 3, 101, 112];
+
+/// A type of key that can be made here, under the names that pods use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// `ED25519`.
+    Ed25519,
+    /// `ECDSAP256`.
+    EcdsaP256,
+    /// `ECDSAP384`.
+    EcdsaP384,
+}
+
+impl KeyType {
+    /// The type of this name; `None` for one that cannot be made here.
+    pub fn parse(name: &str) -> Option<KeyType> {
+        match name {
+            "ED25519" => Some(KeyType::Ed25519),
+            "ECDSAP256" => Some(KeyType::EcdsaP256),
+            "ECDSAP384" => Some(KeyType::EcdsaP384),
+            _ => None,
+        }
+    }
+
+    fn curve(self) -> Option<(&'static EcdsaSigningAlgorithm, &'static [u64], &'static [u64])> {
+        match self {
+            KeyType::Ed25519 => None,
+            KeyType::EcdsaP256 => Some((&ECDSA_P256_SHA256_ASN1_SIGNING, PRIME256V1, ECDSA_WITH_SHA256)),
+            KeyType::EcdsaP384 => Some((&ECDSA_P384_SHA384_ASN1_SIGNING, SECP384R1, ECDSA_WITH_SHA384)),
+        }
+    }
+}
+
+/// A private key for somebody else.
+pub struct PrivateKey {
+    pkcs8: Vec<u8>,
+    pair: Pair,
+}
+
+enum Pair {
+    Ed25519(Ed25519KeyPair),
+    Ecdsa(EcdsaKeyPair, KeyType),
+}
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateKey(..)")
+    }
+}
+
+impl PrivateKey {
+    /// A new key from the system's entropy.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] when the system gives no entropy.
+    pub fn generate(kind: KeyType) -> Result<PrivateKey, Error> {
+        let refused = |_| Error::Crypto("generate a key");
+        let random = SystemRandom::new();
+        let Some((algorithm, ..)) = kind.curve() else {
+            let mut seed = [0u8; 32];
+            random.fill(&mut seed).map_err(refused)?;
+            let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
+                .map_err(|_| Error::Crypto("use a seed of its own making"))?;
+            // The older form, without the public key: ring's own, which has it, is not read by OpenSSL.
+            let algorithm = der::sequence(&[&der::oid(ED25519)]);
+            let pkcs8 = der::sequence(&[&der::unsigned(&[0]), &algorithm, &der::octets(&der::octets(&seed))]);
+            return Ok(PrivateKey { pkcs8, pair: Pair::Ed25519(pair) });
+        };
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(refused)?;
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random)
+            .map_err(|_| Error::Crypto("read a key of its own making"))?;
+        Ok(PrivateKey { pkcs8: pkcs8.as_ref().to_vec(), pair: Pair::Ecdsa(pair, kind) })
+    }
+
+    /// The key as a `PRIVATE KEY` block (PKCS#8).
+    pub fn pem(&self) -> String {
+        pem::encode("PRIVATE KEY", &self.pkcs8)
+    }
+
+    /// A certificate request (PKCS#10, DER) with an empty subject and no attributes, signed by the key.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] when the system gives no entropy.
+    pub fn bare_request(&self) -> Result<Vec<u8>, Error> {
+        let info = der::sequence(&[
+            &der::unsigned(&[0]),
+            &der::sequence(&[]),
+            &self.public_info(),
+            &der::explicit(0, &[]),
+        ]);
+        let (algorithm, signature) = match &self.pair {
+            Pair::Ed25519(pair) => (ED25519, pair.sign(&info).as_ref().to_vec()),
+            Pair::Ecdsa(pair, kind) => {
+                let (_, _, algorithm) = kind.curve().ok_or(Error::Crypto("sign"))?;
+                let signature = pair.sign(&SystemRandom::new(), &info).map_err(|_| Error::Crypto("sign"))?;
+                (algorithm, signature.as_ref().to_vec())
+            }
+        };
+        let algorithm = der::sequence(&[&der::oid(algorithm)]);
+        Ok(der::sequence(&[&info, &algorithm, &der::bit_string(&signature)]))
+    }
+
+    /// SubjectPublicKeyInfo.
+    fn public_info(&self) -> Vec<u8> {
+        let (algorithm, public) = match &self.pair {
+            Pair::Ed25519(pair) => {
+                (der::sequence(&[&der::oid(ED25519)]), pair.public_key().as_ref().to_vec())
+            }
+            Pair::Ecdsa(pair, kind) => {
+                let curve = if *kind == KeyType::EcdsaP384 { SECP384R1 } else { PRIME256V1 };
+                let algorithm = der::sequence(&[&der::oid(EC_PUBLIC_KEY), &der::oid(curve)]);
+                (algorithm, pair.public_key().as_ref().to_vec())
+            }
+        };
+        der::sequence(&[&algorithm, &der::bit_string(&public)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_request_shows_who_holds_the_key() {
+        for name in ["ED25519", "ECDSAP256", "ECDSAP384"] {
+            let key = PrivateKey::generate(KeyType::parse(name).unwrap()).unwrap();
+            let mut request = key.bare_request().unwrap();
+            crate::csr::verify(&request).unwrap();
+            assert!(key.pem().starts_with("-----BEGIN PRIVATE KEY-----\n"), "{name}");
+            let last = request.len() - 1;
+            request[last] ^= 1;
+            assert!(crate::csr::verify(&request).is_err(), "{name}: a signature of nobody was believed");
+        }
+        assert_eq!(KeyType::parse("RSA3072"), None);
+    }
+}
