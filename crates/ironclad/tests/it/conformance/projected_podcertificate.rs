@@ -144,8 +144,9 @@ fn inspected(name: &str, change: Value) -> (i64, String) {
         whole.starts_with("-----BEGIN PRIVATE KEY-----\n") && whole.ends_with(log.trim_start()),
         "{whole}"
     );
-    let request = &items(&world.read(REQUESTS))[0]["metadata"]["ownerReferences"][0];
-    assert_eq!((&request["kind"], &request["name"]), (&json!("Pod"), &json!(name)), "it goes with its pod");
+    let list = world.read(REQUESTS);
+    let owner = &items(&list)[0]["metadata"]["ownerReferences"][0];
+    assert_eq!((&owner["kind"], &owner["name"]), (&json!("Pod"), &json!(name)), "it goes with its pod");
     let validity = leaf.validity();
     let life = validity.not_after.timestamp() - validity.not_before.timestamp();
     (life, identity.expect("a SPIFFE identity"))
