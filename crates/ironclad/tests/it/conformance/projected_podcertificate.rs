@@ -213,7 +213,9 @@ fn should_allow_server_and_client_pods_to_establish_an_mtls_connection() {
         -CAfile /run/tls-config/spiffe-trust-bundle.pem -verify_return_error";
     let world = World::node();
     let signer = Signer::new(&world);
-    let server = format!("exec /usr/bin/openssl s_server -accept 443 -www -Verify 2 {CREDENTIALS}");
+    // Without tickets: openssl's client may block on reading them before it has sent its request.
+    let server =
+        format!("exec /usr/bin/openssl s_server -accept 443 -www -num_tickets 0 -Verify 2 {CREDENTIALS}");
     world.create(DEPLOYMENTS, &with_openssl("server", "ECDSAP256", &server));
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"},
