@@ -159,11 +159,12 @@ impl Chain {
     /// Lets every plugin change the object, in order; once more if one of those that the cluster's users configure
     /// has changed it.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let span = crate::traces::span("Admit");
         let mut began = self.clock.monotonic();
-        let mut outcome = self.round(request).await;
+        let mut outcome = span.around(self.round(request)).await;
         if outcome.is_ok() && request.reinvocation.wanted {
             request.reinvocation.again = true;
-            outcome = self.round(request).await;
+            outcome = span.around(self.round(request)).await;
         }
         let took = self.lap(&mut began);
         self.metrics.step(Step::Admit, request.operation, outcome.is_err(), took);
@@ -191,7 +192,8 @@ impl Chain {
     /// Lets every plugin refuse, in order.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let mut began = self.clock.monotonic();
-        let outcome = self.checks(request).await;
+        let span = crate::traces::span("Validate");
+        let outcome = span.around(self.checks(request)).await;
         let took = self.lap(&mut began);
         self.metrics.step(Step::Validate, request.operation, outcome.is_err(), took);
         outcome

@@ -13,6 +13,7 @@ pub(crate) use impersonation::extra_key;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::{Reason, Status};
@@ -33,12 +34,13 @@ use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
 use crate::fairness;
 use crate::handlers;
-use crate::metrics::Answered;
+use crate::metrics::{self, Answered, Elsewhere};
 use crate::negotiation;
 use crate::output;
 use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
+use crate::traces::{self, Span};
 
 /// A request that takes longer is told in the log (upstream's threshold for tracing a request).
 const SLOW: Duration = Duration::from_millis(500);
@@ -102,13 +104,16 @@ async fn answer(
     let started = server.clock.monotonic();
     let query = request.head.uri.query().map(str::to_owned);
     let inflight = server.metrics.inflight(&info);
-    let dry_run = !info.is_read_only() && crate::metrics::is_dry_run(query.as_deref());
+    let dry_run = !info.is_read_only() && metrics::is_dry_run(query.as_deref());
+    let content_type = request.head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let apply = content_type.is_some_and(|kind| kind.starts_with(b"application/apply-patch"));
+    let elsewhere = Elsewhere::default();
     let accepted = negotiation::of_errors(&request.head.headers);
     let compress = compression::wanted(&request.head.headers, &info);
-    let trail = Trail::new(&server, &request.head.headers, client);
+    let trail = Trail::new(&server, &request.head.headers, client, started);
     // Behind a pointer: callers in this process bring stacks that are deep already.
     let work = Box::pin(filtered(&server, request, info.clone(), query, &trail));
-    let work = AssertUnwindSafe(work).catch_unwind();
+    let work = AssertUnwindSafe(elsewhere.around(work)).catch_unwind();
     let response = match work.await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => output::failure(accepted, &status),
@@ -156,7 +161,10 @@ async fn answer(
     let known =
         resource.is_some_and(|found| info.subresource.is_empty() || found.has_subresource(&info.subresource));
     let code = response.status().as_u16();
-    server.metrics.answered(&info, known, Answered { code, dry_run, size, took });
+    let elsewhere = elsewhere.so_far();
+    let terminated = trail.terminated.load(Ordering::Relaxed);
+    let answered = Answered { code, dry_run, apply, elsewhere, terminated, size, took };
+    server.metrics.answered(&info, known, answered);
     response
 }
 
@@ -164,14 +172,18 @@ async fn answer(
 struct Trail {
     id: String,
     at: jiff::Timestamp,
+    /// When it came in, on the clock that only goes forward.
+    started: Duration,
     /// Set once it is known who asks. Kept here, so that a request that fails or runs out of time is recorded too.
     record: Mutex<Option<Arc<audit::Record>>>,
     /// Cancelled when nobody waits for the answer of a write any more.
     client: CancellationToken,
+    /// Whether the server has given it up: out of time, or out of room.
+    terminated: AtomicBool,
 }
 
 impl Trail {
-    fn new(server: &Server, headers: &http::HeaderMap, client: CancellationToken) -> Self {
+    fn new(server: &Server, headers: &http::HeaderMap, client: CancellationToken, started: Duration) -> Self {
         let given = headers.get("audit-id").and_then(|id| id.to_str().ok());
         let given = given.filter(|id| (1..=AUDIT_ID).contains(&id.len())).map(str::to_owned);
         let id = given.unwrap_or_else(|| {
@@ -179,7 +191,8 @@ impl Trail {
             server.randomness.fill(&mut random);
             uuid::Builder::from_random_bytes(random).into_uuid().to_string()
         });
-        Self { id, at: server.clock.now(), record: Mutex::default(), client }
+        let terminated = AtomicBool::new(false);
+        Self { id, at: server.clock.now(), started, record: Mutex::default(), client, terminated }
     }
 }
 
@@ -206,7 +219,10 @@ async fn filtered(
     let deadline = server.clock.sleep(timeout);
     tokio::select! {
         response = admitted(server, request, info, query, query_pairs, trail) => response,
-        () = deadline => Err(out_of_time()),
+        () = deadline => {
+            trail.terminated.store(true, Ordering::Relaxed);
+            Err(out_of_time())
+        }
     }
 }
 
@@ -242,6 +258,15 @@ async fn admitted(
     };
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
     let authenticated = authenticate(server, &head.headers, &info.path, identity).await;
+    let mut span = match (&server.tracer, &authenticated) {
+        (Some(tracer), Ok(user)) => {
+            let ago = server.clock.monotonic().saturating_sub(trail.started);
+            let span = tracer.request(&head, &info, user, &trail.id, ago);
+            span.past("authentication");
+            span
+        }
+        _ => Span::NONE,
+    };
     let mut record = None;
     if server.audit.is_on() {
         let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
@@ -253,31 +278,41 @@ async fn admitted(
     }
     trail.record.lock().clone_from(&record);
     let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
-    audit::scope(record, Box::pin(controlled(server, call, &trail.client))).await
+    let work = audit::scope(record, Box::pin(controlled(server, call, trail)));
+    if !span.is_open() {
+        return work.await;
+    }
+    let outcome = span.around(work).await;
+    let code = outcome.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
+    span.answered(code);
+    outcome
 }
 
 /// From the impersonation on: under the request's record.
-async fn controlled(
-    server: &Arc<Server>,
-    mut call: Admitted,
-    client: &CancellationToken,
-) -> Result<Response, Status> {
+async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> Result<Response, Status> {
     let caller = call.user.clone();
     let authorizer = &*server.authorization.authorizer;
+    let step = traces::span("impersonation");
     call.user = impersonation::apply(authorizer, call.user, &mut call.head.headers).await?;
+    drop(step);
     if call.user != caller {
         audit::impersonated(&call.user);
     }
     let Admitted { user, info, query, .. } = &call;
     let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
+    let step = traces::span("priorityandfairness");
+    let began = server.clock.monotonic();
     let admission = tokio::select! {
         biased;
         admission = server.fairness.admit(user, info, objects(server, info, query), wait) => admission,
-        () = client.cancelled() => return Err(Status::new(499, Reason::Unknown, "Connection closed early")),
+        () = trail.client.cancelled() => return Err(Status::new(499, Reason::Unknown, "Connection closed early")),
     };
+    drop(step);
+    metrics::elsewhere(server.clock.monotonic().saturating_sub(began));
     let permit = match admission {
         fairness::Admission::Run(permit) => permit,
         fairness::Admission::Refuse(classified) => {
+            trail.terminated.store(true, Ordering::Relaxed);
             let mut response = response::text(429, "Too many requests, please try again later.\n");
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             if let Some(classified) = classified {
@@ -339,7 +374,11 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         label_selector: query.get("labelSelector").filter(|s| !s.is_empty()).map(str::to_owned),
         info,
     };
+    let step = traces::span("authorization");
+    let began = server.clock.monotonic();
     let (decision, reason) = server.authorization.authorizer.authorize(&attributes).await;
+    drop(step);
+    metrics::access::authorized(decision, server.clock.monotonic().saturating_sub(began));
     let allowed = decision == Decision::Allow;
     audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
     audit::annotate("authorization.k8s.io/reason", &reason);
@@ -382,12 +421,47 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         warnings: Arc::new(Mutex::default()),
     };
     let warnings = call.warnings.clone();
-    let mut response = match engine::serve(call).await {
+    let step = handler_span(&call);
+    let served = step.around(engine::serve(call)).await;
+    drop(step);
+    let mut response = match served {
         Ok(response) => response,
         Err(status) => output::failure(accepted, &status),
     };
     add_warnings(&mut response, &std::mem::take(&mut *warnings.lock()));
     Ok(response)
+}
+
+/// The span of what serves a resource: upstream's handlers, and what they tell of the request.
+fn handler_span(call: &Call) -> Span {
+    let info = &call.info;
+    let mut span = traces::span(match info.verb.as_str() {
+        "create" => "Create",
+        "get" => "Get",
+        "list" | "watch" => "List",
+        "update" => "Update",
+        "patch" => "Patch",
+        "delete" | "deletecollection" => "Delete",
+        _ => "Connect",
+    });
+    if span.is_recording() {
+        for (key, value) in [
+            ("api-group", &info.group),
+            ("api-version", &info.version),
+            ("name", &info.name),
+            ("subresource", &info.subresource),
+            ("namespace", &info.namespace),
+            ("resource", &info.resource),
+            ("url", &info.path),
+            ("verb", &info.verb),
+        ] {
+            span.set(key, value.as_str());
+        }
+        span.set("scope", metrics::scope(info));
+        let agent = call.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        span.set("user-agent", agent.unwrap_or_default());
+    }
+    span
 }
 
 async fn authenticate(
@@ -406,7 +480,14 @@ async fn authenticate(
                 audiences: &[],
                 path,
             };
-            match server.authentication.authenticator.authenticate(credentials).await {
+            let began = server.clock.monotonic();
+            let outcome = server.authentication.authenticator.authenticate(credentials).await;
+            let known = match &outcome {
+                Ok(Some(found)) => Ok(found.user.name.as_str()),
+                _ => Err(()),
+            };
+            metrics::access::authenticated(known, server.clock.monotonic().saturating_sub(began));
+            match outcome {
                 Ok(Some(authenticated)) => Ok(authenticated.user),
                 Ok(None) => Err(Status::unauthorized("Unauthorized")),
                 Err(status) => {

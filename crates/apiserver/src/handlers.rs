@@ -20,6 +20,9 @@ use crate::server::Server;
 /// The version of Kubernetes that is served.
 pub const VERSION: &str = "v1.37.0";
 
+/// What it is built for.
+pub const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+
 /// Serves an authorized request for a path that is no resource.
 pub async fn serve(
     server: &Arc<Server>,
@@ -43,8 +46,9 @@ pub async fn serve(
         }
         ["version"] => object(head, query, &version()),
         ["metrics"] => {
-            server.metrics.count_objects(&server.registry.table(), &server.hub);
-            let text = foundation::metrics::registry().render();
+            server.metrics.count_objects(server).await;
+            // The kubelet has a page of its own.
+            let text = foundation::metrics::registry().render_where(|name| !name.starts_with("kubelet_"));
             Ok(response::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         ["api"] | ["apis"] => discovery::root(server, head, query, path[0]),
@@ -96,7 +100,7 @@ fn version() -> Value {
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+        "platform": PLATFORM,
     })
 }
 

@@ -42,6 +42,7 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod storage;
+pub mod traces;
 pub mod unread;
 
 use std::sync::Arc;

@@ -86,6 +86,14 @@ async fn connection(
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, %remote, "TLS handshake failed");
+            foundation::metrics::registry()
+                .counter(
+                    "apiserver_tls_handshake_errors_total",
+                    "Number of requests dropped with 'TLS handshake error from' error",
+                    &[],
+                )
+                .only()
+                .inc();
             return;
         }
     };

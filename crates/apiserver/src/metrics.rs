@@ -1,20 +1,27 @@
 //! What the server counts, under upstream's names, labels and bounds.
 //!
-//! Those of priority and fairness are in `fairness::metrics`, those of admission in `admission::metrics`, those of the
+//! Those of the store are in [`storage`], of authentication and authorization in [`access`],
+//! those of priority and fairness are in `fairness::metrics`, those of admission in `admission::metrics`, those of the
 //! process in [`process`]. Upstream: apiserver/pkg/endpoints/metrics, apiserver/pkg/storage/etcd3/metrics.
 
+pub mod access;
 mod process;
+pub mod storage;
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use api::kind::Verbs;
 use foundation::metrics::{Counter, Family, Gauge, Histogram, registry};
+use store::Range;
 
-use crate::cache::Hub;
-use crate::registry::Table;
 use crate::request::{Query, RequestInfo};
+use crate::server::Server;
 
 /// Upstream's bounds of request latencies, in seconds.
-const LATENCY: &[f64] = &[
+pub(crate) const LATENCY: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
@@ -27,11 +34,14 @@ const COMPONENT: &str = "apiserver";
 pub struct Metrics {
     requests: Family<Counter>,
     latency: Family<Histogram>,
+    own: Family<Histogram>,
+    terminated: Family<Counter>,
     sizes: Family<Histogram>,
     inflight: Family<Gauge>,
     watches: Family<Gauge>,
     stored: Family<Gauge>,
     objects: Family<Gauge>,
+    store_size: Family<Gauge>,
 }
 
 /// Counts one watch for as long as it lives.
@@ -59,6 +69,12 @@ pub struct Answered {
     pub code: u16,
     /// Whether nothing was to be stored.
     pub dry_run: bool,
+    /// Whether it was a server-side apply.
+    pub apply: bool,
+    /// How much of the time went to webhooks and to waiting for its turn.
+    pub elsewhere: Duration,
+    /// Whether the server ended it: out of time, or out of room.
+    pub terminated: bool,
     /// The length of the body in bytes, where it is known.
     pub size: Option<u64>,
     /// From the request's arrival to the answer's head.
@@ -70,6 +86,14 @@ impl Metrics {
     pub fn new() -> Self {
         process::register();
         let registry = registry();
+        registry
+            .gauge(
+                "kubernetes_build_info",
+                "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+                &["major", "minor", "git_version", "compiler", "platform"],
+            )
+            .with(&["1", "37", crate::handlers::VERSION, "rustc", crate::handlers::PLATFORM])
+            .set(1.0);
         Self {
             requests: registry.counter(
                 "apiserver_request_total",
@@ -92,6 +116,17 @@ impl Metrics {
                 &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"],
                 LATENCY,
             ),
+            own: registry.histogram(
+                "apiserver_request_sli_duration_seconds",
+                "Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+                &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+                LATENCY,
+            ),
+            terminated: registry.counter(
+                "apiserver_request_terminations_total",
+                "Number of requests which apiserver terminated in self-defense.",
+                &["verb", "group", "version", "resource", "subresource", "scope", "component", "code"],
+            ),
             sizes: registry.histogram(
                 "apiserver_response_sizes",
                 "Sizes of answers in bytes, by what was asked for.",
@@ -110,13 +145,18 @@ impl Metrics {
             ),
             stored: registry.gauge(
                 "apiserver_storage_objects",
-                "Number of stored objects of the resources whose watch cache is filled.",
+                "[DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
                 &["resource"],
             ),
             objects: registry.gauge(
                 "apiserver_resource_objects",
-                "Number of stored objects of the resources whose watch cache is filled.",
+                "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
                 &["group", "resource"],
+            ),
+            store_size: registry.gauge(
+                "apiserver_storage_size_bytes",
+                "Size of the storage database file physically allocated in bytes.",
+                &["storage_cluster_id"],
             ),
         }
     }
@@ -149,6 +189,7 @@ impl Metrics {
         let verb = match info.verb.as_str() {
             "create" => "POST",
             "update" => "PUT",
+            "patch" if answered.apply => "APPLY",
             "patch" => "PATCH",
             "delete" => "DELETE",
             "deletecollection" => "DELETECOLLECTION",
@@ -162,27 +203,75 @@ impl Metrics {
         let code = answered.code.to_string();
         let labels = [verb, dry_run, group, version, resource, subresource, scope, COMPONENT, &code];
         self.requests.with(&labels).inc();
+        if answered.terminated {
+            let labels = [verb, group, version, resource, subresource, scope, COMPONENT, &code];
+            self.terminated.with(&labels).inc();
+        }
         if info.is_long_running() {
             return;
         }
         self.latency.with(&labels[..8]).observe_duration(answered.took);
+        // As upstream, a dry run counts with the rest here.
+        let labels = [verb, group, version, resource, subresource, scope, COMPONENT];
+        self.own.with(&labels).observe_duration(answered.took.saturating_sub(answered.elsewhere));
         if let (true, "GET" | "LIST", Some(size)) = (known, verb, answered.size) {
-            let labels = [verb, group, version, resource, subresource, scope, COMPONENT];
             self.sizes.with(&labels).observe(size as f64);
         }
     }
 
-    /// Sets the numbers of objects, for whoever is about to read them. Resources that nobody has asked for yet have
-    /// none: counting them would read the store.
-    pub fn count_objects(&self, table: &Table, hub: &Hub) {
+    /// Sets the numbers of objects and the size of the store, for whoever is about to read them. What no cache has is
+    /// counted in the store, which reads keys only.
+    pub async fn count_objects(&self, server: &Server) {
+        let table = server.registry.table();
+        let mut counted = HashSet::new();
         for resource in table.all() {
-            let Some(cache) = hub.filled(&resource.view).filter(|cache| !cache.is_closed()) else { continue };
-            let count = cache.len() as f64;
             let name = &resource.group_resource;
+            // Versions of a resource are the same objects; what is not stored (a review) has none.
+            if !resource.descriptor.verbs.contains(Verbs::LIST) || !counted.insert(name.clone()) {
+                continue;
+            }
+            let cached = server.hub.filled(&resource.view).filter(|cache| !cache.is_closed());
+            let count = match cached {
+                Some(cache) => cache.len() as f64,
+                None => {
+                    let range = Range { count_only: true, ..Range::prefix(resource.view.prefix.clone()) };
+                    // Upstream's word for «it could not be asked».
+                    server.storage.0.range(range).await.map_or(-1.0, |found| found.count as f64)
+                }
+            };
             self.stored.with(&[&name.to_string()]).set(count);
             self.objects.with(&[&name.group, &name.resource]).set(count);
         }
+        if let Ok(status) = server.storage.0.status().await {
+            self.store_size.with(&["etcd-0"]).set(status.db_size as f64);
+        }
     }
+}
+
+tokio::task_local! {
+    static ELSEWHERE: Arc<AtomicU64>;
+}
+
+/// How much of a request's time goes to others: webhooks, and waiting for its turn.
+#[derive(Clone, Default)]
+pub struct Elsewhere(Arc<AtomicU64>);
+
+impl Elsewhere {
+    /// Runs a request whose time is to be told apart.
+    pub async fn around<F: Future>(&self, future: F) -> F::Output {
+        ELSEWHERE.scope(self.0.clone(), future).await
+    }
+
+    /// So much until now.
+    pub fn so_far(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Notes that the request that is being served has waited for others for so long.
+pub fn elsewhere(took: Duration) {
+    let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let _ = ELSEWHERE.try_with(|sum| sum.fetch_add(nanoseconds, Ordering::Relaxed));
 }
 
 /// Whether the query asks that nothing be stored.
@@ -193,7 +282,7 @@ pub fn is_dry_run(query: Option<&str>) -> bool {
 }
 
 /// What a request is about: one object, a namespace, or everything.
-fn scope(info: &RequestInfo) -> &'static str {
+pub fn scope(info: &RequestInfo) -> &'static str {
     match (info.name.is_empty(), info.namespace.is_empty()) {
         (false, _) => "resource",
         (_, false) => "namespace",

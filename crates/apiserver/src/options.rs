@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness};
+use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness, traces};
 
 /// The settings of an API server. All have working defaults but the keys in `authn`.
 #[derive(Clone)]
@@ -38,6 +38,8 @@ pub struct Options {
     pub audit: audit::Options,
     /// How much is served at once, and who waits.
     pub fairness: fairness::Options,
+    /// Which requests are traced, and where their spans go. `None`: no request.
+    pub traces: Option<traces::Configuration>,
     /// Which admission plugins run.
     pub admission: admission::Options,
     /// Objects to make at the start where they do not exist, beside the server's own.
@@ -61,6 +63,7 @@ impl Default for Options {
             aggregation: aggregation::Options::default(),
             audit: audit::Options::default(),
             fairness: fairness::Options::default(),
+            traces: None,
             admission: admission::Options::default(),
             bootstrap: Vec::new(),
         }

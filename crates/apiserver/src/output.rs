@@ -17,6 +17,7 @@ use crate::negotiation::{Accepted, Encoding, Form};
 use crate::registry::Resource;
 use crate::request::Query;
 use crate::response::{self, Response};
+use crate::traces::{self, Span};
 
 /// How to lay out the objects of one resource.
 pub struct Output<'a> {
@@ -41,6 +42,7 @@ impl<'a> Output<'a> {
 
     /// A response with one object.
     pub fn object(&self, code: u16, object: &Bytes) -> Response {
+        let _span = serializing(self.accepted);
         match self.accepted.form {
             Form::Whole => self.encoded(code, object.clone()),
             Form::Table(version) => {
@@ -55,6 +57,7 @@ impl<'a> Output<'a> {
 
     /// A response with a list; `metadata` is the ListMeta.
     pub fn list(&self, metadata: Value, items: Vec<Bytes>) -> Response {
+        let _span = serializing(self.accepted);
         match self.accepted.form {
             Form::Whole if self.accepted.encoding == Encoding::Json && !self.accepted.pretty => {
                 let head = format!(
@@ -171,6 +174,13 @@ impl<'a> Output<'a> {
         let (media_type, body) = encode(self.accepted, &parse(&json), Some(self.schema));
         response::bytes(code, media_type, body)
     }
+}
+
+/// The span of an answer that is put into its form.
+fn serializing(accepted: Accepted) -> Span {
+    let mut span = traces::span("SerializeObject");
+    span.set("mediaType", accepted.encoding.media_type());
+    span
 }
 
 /// A response with any value in the encoding agreed on.

@@ -17,9 +17,11 @@ use crate::cluster::{ClusterState, Local};
 use crate::fairness::Fairness;
 use crate::handlers::openapi::Documents;
 use crate::metrics::Metrics;
+use crate::metrics::storage::Measured;
 use crate::options::Options;
 use crate::registry::{Asking, Registry, apiextensions};
 use crate::storage::{self, Storage};
+use crate::traces::Tracer;
 use crate::unread::Readers;
 
 /// The shared state of a running server.
@@ -40,6 +42,8 @@ pub struct Server {
     pub aggregator: Aggregator,
     /// What is written down.
     pub audit: Auditor,
+    /// What is told of single requests; nothing unless it is configured.
+    pub tracer: Option<Arc<Tracer>>,
     /// Who waits.
     pub fairness: Fairness,
     /// What is served of the custom resource definitions.
@@ -85,7 +89,7 @@ impl Server {
         let tasks = tasks.child("apiserver");
         let registry = Arc::new(Registry::builtin()?);
         let hub = Hub::start(store.clone(), &tasks, clock.clone()).await.map_err(storage::status)?;
-        let storage = Storage(store);
+        let storage = Storage(Arc::new(Measured::new(store, clock.clone())));
         let cluster: Arc<dyn ClusterState> =
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;
@@ -110,10 +114,17 @@ impl Server {
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
         let readers = Readers::new(&tasks, clock.clone(), options.reader_patience);
         let audit = Auditor::new(&options.audit, &tasks, clock.clone()).map_err(Status::internal)?;
+        let tracer = options.traces.as_ref().map(|configuration| {
+            // One of its own for each start, as no two servers of a cluster may have the same.
+            let instance = format!("apiserver-{:016x}", randomness.u64());
+            Tracer::start(configuration, &instance, &tasks, clock.clone(), randomness.clone())
+        });
+        let tracer = tracer.transpose().map_err(Status::internal)?;
         Ok(Arc::new(Self {
             definitions: apiextensions::Serving::default(),
             aggregator: Aggregator::new(options.aggregation.clone()),
             audit,
+            tracer,
             fairness,
             registry,
             storage,

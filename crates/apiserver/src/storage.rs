@@ -10,6 +10,7 @@ use bytes::Bytes;
 use store::{Compare, KeyValue, Op, OpResult, Range, Store, Txn};
 
 use crate::registry::Resource;
+use crate::traces::{self, Span};
 
 /// One object as stored, decoded.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ impl Storage {
         namespace: &str,
         name: &str,
     ) -> Result<Option<KeyValue>, Status> {
+        let _span = traced("Get etcd3", resource);
         let found = self.0.range(Range::key(resource.key(namespace, name))).await.map_err(status)?;
         Ok(found.kvs.into_iter().next())
     }
@@ -56,6 +58,7 @@ impl Storage {
         name: &str,
         object: Object,
     ) -> Result<Option<Stored>, Status> {
+        let _span = traced("Create etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::absent(key.clone());
         self.put(resource, key, object, compare).await
@@ -70,6 +73,7 @@ impl Storage {
         revision: u64,
         object: Object,
     ) -> Result<Option<Stored>, Status> {
+        let _span = traced("GuaranteedUpdate etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::mod_revision(key.clone(), revision);
         self.put(resource, key, object, compare).await
@@ -125,12 +129,23 @@ impl Storage {
         name: &str,
         revision: u64,
     ) -> Result<Option<u64>, Status> {
+        let _span = traced("Delete etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::mod_revision(key.clone(), revision);
         let txn = Txn { compare: vec![compare], success: vec![Op::delete(key)], failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }
+}
+
+/// The span of a call of the store.
+fn traced(name: &'static str, resource: &Resource) -> Span {
+    let mut span = traces::span(name);
+    if span.is_recording() {
+        span.set("resource", resource.group_resource.to_string());
+        span.set("type", resource.descriptor.kind.as_ref());
+    }
+    span
 }
 
 /// Decodes what the store returned.

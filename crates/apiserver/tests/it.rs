@@ -26,6 +26,8 @@ mod objects;
 mod permissions;
 #[path = "it/special.rs"]
 mod special;
+#[path = "it/traces.rs"]
+mod traces;
 #[path = "it/watches.rs"]
 mod watches;
 #[path = "it/wire.rs"]

@@ -317,7 +317,7 @@ impl Client {
             None => Bytes::new(),
         };
         let request = builder.body(body).map_err(|error| Error::Request(error.to_string()))?;
-        let response = self.transport.send(request).await?;
+        let response = crate::metrics::counted(&*self.transport, request).await?;
         let status = response.status();
         if status.is_success() || status == http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);

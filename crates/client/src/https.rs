@@ -146,6 +146,11 @@ impl Transport for HttpsTransport {
             })?;
         Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
     }
+
+    fn host(&self) -> &str {
+        let rest = self.base.split_once("://").map_or(self.base.as_str(), |(_, rest)| rest);
+        rest.split('/').next().unwrap_or(rest)
+    }
 }
 
 /// The innermost reason: hyper's own layers say only "client error (Connect)".

@@ -82,6 +82,8 @@ impl LeaderElector {
         F: FnOnce(CancellationToken) -> W,
         W: Future<Output = ()>,
     {
+        let leads = crate::metrics::leads(&self.options.name);
+        leads.set(0.0);
         loop {
             match self.try_acquire().await {
                 Ok(true) => break,
@@ -95,6 +97,7 @@ impl LeaderElector {
             }
         }
         tracing::info!(lease = %self.options.name, identity = %self.options.identity, "became the leader");
+        leads.set(1.0);
         let lost = stop.child_token();
         let outcome = {
             let mut work = std::pin::pin!(work(lost.clone()));
@@ -111,6 +114,7 @@ impl LeaderElector {
                 }
             }
         };
+        leads.set(0.0);
         if outcome == Leadership::Released
             && let Err(error) = self.release().await
         {

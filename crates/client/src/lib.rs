@@ -28,6 +28,7 @@ mod https;
 mod informer;
 pub mod kubeconfig;
 mod leader;
+mod metrics;
 mod path;
 mod resource;
 mod transport;

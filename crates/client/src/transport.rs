@@ -55,4 +55,9 @@ pub enum TransportError {
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`, whose URI is path and query only, and returns once the response's head is there.
     async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError>;
+
+    /// The server, as metrics name it: `host:port`, or a word where there is no network.
+    fn host(&self) -> &str {
+        "in-process"
+    }
 }

@@ -12,6 +12,8 @@
 //!
 //! Upstream: staging/src/k8s.io/cri-api.
 
+mod counted;
+
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
@@ -25,13 +27,14 @@ pub mod v1 {
     include!("generated/runtime.v1.rs");
 }
 
+pub use counted::{Counted, Observer};
 pub use v1::image_service_client::ImageServiceClient;
 pub use v1::runtime_service_client::RuntimeServiceClient;
 
 /// Client of the runtime half of CRI.
-pub type RuntimeClient = RuntimeServiceClient<Channel>;
+pub type RuntimeClient = RuntimeServiceClient<Counted>;
 /// Client of the image half of CRI.
-pub type ImageClient = ImageServiceClient<Channel>;
+pub type ImageClient = ImageServiceClient<Counted>;
 
 /// Upstream's limit of one CRI message, in bytes (`maxMsgSize` of the kubelet's client).
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -90,7 +93,12 @@ pub async fn channel(path: impl AsRef<Path>) -> Result<Channel, Error> {
 
 /// Clients of the runtime at a unix socket (a path, without `unix://`; see [`socket_path`]).
 pub async fn connect(path: impl AsRef<Path>) -> Result<Clients, Error> {
-    let channel = channel(path).await?;
+    connect_observed(path, None).await
+}
+
+/// As [`connect`], with every call told to `observer`.
+pub async fn connect_observed(path: impl AsRef<Path>, observer: Option<Observer>) -> Result<Clients, Error> {
+    let channel = Counted::new(channel(path).await?, observer);
     Ok(Clients {
         runtime: RuntimeClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)

@@ -9,6 +9,7 @@
 
 pub mod forward;
 pub mod message;
+mod metrics;
 pub mod server;
 pub mod zone;
 

@@ -11,7 +11,7 @@ use std::{
 
 use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
 use client::{Informer, Informers};
-use foundation::{SharedClock, Tasks, metrics};
+use foundation::{SharedClock, Tasks};
 use hickory_proto::op::{Message, Query, ResponseCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     forward::Forwarder,
     message::{self, Reply, name_of},
+    metrics::Metrics,
     zone::{self, View, Zone},
 };
 
@@ -102,9 +103,7 @@ pub async fn start(
         cluster: Cluster { services, slices },
         forwarder: Forwarder::new(options.resolvers.clone(), clock.clone()),
         forwarded: Arc::new(Semaphore::new(FORWARDED)),
-        requests: metrics::registry()
-            .counter("coredns_dns_requests_total", "DNS queries received.", &[])
-            .with(&[]),
+        metrics: Metrics::new(&options.domain.trim_end_matches('.').to_lowercase()),
         tasks: tasks.clone(),
         clients: options.clients.clone(),
         clock,
@@ -142,7 +141,7 @@ struct Server {
     cluster: Cluster,
     forwarder: Forwarder,
     forwarded: Arc<Semaphore>,
-    requests: metrics::Counter,
+    metrics: Metrics,
     tasks: Tasks,
     clients: Clients,
     clock: SharedClock,
@@ -156,8 +155,8 @@ enum Outcome {
 }
 
 impl Server {
-    fn decide(&self, query: &Message) -> Outcome {
-        self.requests.inc();
+    fn decide(&self, query: &Message, protocol: &str, peer: IpAddr) -> Outcome {
+        self.metrics.asked(query, protocol, peer);
         if !(self.cluster.services.has_synced() && self.cluster.slices.has_synced()) {
             let mut answer = message::response_to(query);
             answer.metadata.response_code = ResponseCode::ServFail;
@@ -166,12 +165,20 @@ impl Server {
         match message::reply(query, &self.zone, &self.cluster) {
             Reply::Now(answer) => Outcome::Send(*answer),
             Reply::Ignore => Outcome::Nothing,
-            Reply::Forward => match self.forwarder.remembered(query) {
-                Some(answer) => Outcome::Send(answer),
-                None => Outcome::Later(Reply::Forward, query.clone()),
-            },
+            Reply::Forward => {
+                let found = self.forwarder.remembered(query);
+                self.metrics.looked_up(found.as_ref());
+                match found {
+                    Some(answer) => Outcome::Send(answer),
+                    None => Outcome::Later(Reply::Forward, query.clone()),
+                }
+            }
             follow @ Reply::Follow { .. } => Outcome::Later(follow, query.clone()),
         }
+    }
+
+    fn answered(&self, query: &Message, answer: &Message, began: Duration) {
+        self.metrics.answered(query, answer, self.clock.monotonic().saturating_sub(began));
     }
 
     async fn finish(&self, reply: Reply, query: &Message) -> Message {
@@ -212,9 +219,11 @@ impl Server {
                 continue;
             }
             let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
-            match self.decide(&query) {
+            let began = self.clock.monotonic();
+            match self.decide(&query, "udp", peer.ip()) {
                 Outcome::Nothing => {}
                 Outcome::Send(answer) => {
+                    self.answered(&query, &answer, began);
                     if let Some(bytes) = message::encode(&answer, &query, true) {
                         let _ = socket.send_to(&bytes, peer).await;
                     }
@@ -225,6 +234,7 @@ impl Server {
                     let (server, socket) = (self.clone(), socket.clone());
                     self.tasks.spawn_until_cancelled("query", async move {
                         let answer = server.finish(reply, &query).await;
+                        server.answered(&query, &answer, began);
                         if let Some(bytes) = message::encode(&answer, &query, true) {
                             let _ = socket.send_to(&bytes, peer).await;
                         }
@@ -253,7 +263,7 @@ impl Server {
             }
             let server = self.clone();
             self.tasks.spawn_until_cancelled("connection", async move {
-                if let Err(error) = server.serve_connection(stream).await {
+                if let Err(error) = server.serve_connection(stream, peer.ip()).await {
                     tracing::debug!(%error, "DNS connection");
                 }
                 drop(permit);
@@ -261,17 +271,19 @@ impl Server {
         }
     }
 
-    async fn serve_connection(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    async fn serve_connection(&self, mut stream: TcpStream, peer: IpAddr) -> std::io::Result<()> {
         loop {
             let Ok(length) = timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
             let mut bytes = vec![0; usize::from(length?)];
             timeout(IDLE, stream.read_exact(&mut bytes)).await??;
             let query = Message::from_vec(&bytes).map_err(std::io::Error::other)?;
-            let answer = match self.decide(&query) {
+            let began = self.clock.monotonic();
+            let answer = match self.decide(&query, "tcp", peer) {
                 Outcome::Nothing => continue,
                 Outcome::Send(answer) => answer,
                 Outcome::Later(reply, query) => self.finish(reply, &query).await,
             };
+            self.answered(&query, &answer, began);
             let Some(bytes) = message::encode(&answer, &query, false) else { return Ok(()) };
             let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
             // Who does not read what was asked for must not keep its place.

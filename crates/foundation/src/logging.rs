@@ -1,10 +1,20 @@
-//! Sets up tracing for a process: to standard error, filtered, as text or as JSON lines.
+//! Sets up the process's log: to standard error, filtered, as text or as JSON lines.
 //!
-//! Not here: what is logged; each crate uses `tracing` itself.
+//! Reads nothing but its [`Settings`]; writes one line per event. Not here: what is logged; each crate uses `tracing`
+//! itself. Which flags set it is the binary's.
+//! Upstream: component-base/logs (the flags' meaning), component-base/logs/json (the keys of a JSON line).
+
+mod json;
+mod verbosity;
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
+
+pub use json::JsonLines;
+pub use verbosity::{VerboseModule, Verbosity};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,8 +22,26 @@ pub enum Format {
     /// One line of text per event, coloured on a terminal.
     #[default]
     Text,
-    /// One JSON object per event.
+    /// One JSON object per event, with the keys that upstream's components write.
     Json,
+}
+
+/// Which events are logged.
+#[derive(Debug, Clone)]
+pub enum Filter {
+    /// In the syntax of `RUST_LOG`: `info,store=debug`.
+    Directives(String),
+    /// By klog's levels.
+    Verbosity(Verbosity),
+}
+
+/// How a process logs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How lines look.
+    pub format: Format,
+    /// Which events become one.
+    pub filter: Filter,
 }
 
 /// Why logging could not be set up.
@@ -33,19 +61,21 @@ pub enum Error {
     Already,
 }
 
-/// Starts logging to standard error. `filter` is in the `RUST_LOG` syntax (`info,store=debug`).
-pub fn init(filter: &str, format: Format) -> Result<(), Error> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().try_init(),
-    }
-    .map_err(|_| Error::Already)
+/// Starts logging to standard error.
+pub fn init(settings: Settings) -> Result<(), Error> {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
+        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.event_format(JsonLines::default()).boxed(),
+    };
+    let lines = match settings.filter {
+        Filter::Directives(filter) => {
+            let parsed = EnvFilter::try_new(&filter).map_err(|source| Error::Filter { filter, source })?;
+            lines.with_filter(parsed).boxed()
+        }
+        Filter::Verbosity(verbosity) => lines.with_filter(verbosity).boxed(),
+    };
+    tracing_subscriber::registry().with(lines).try_init().map_err(|_| Error::Already)
 }
 
 /// Starts logging for a test: what `RUST_LOG` asks for, captured by the test harness. Safe to call from

@@ -41,7 +41,10 @@ enum Metric {
     Gauge(Family<Gauge>),
     Histogram(Family<Histogram>),
     /// Asked at each rendering.
-    Callback(Arc<dyn Fn() -> f64 + Send + Sync>),
+    Callback {
+        kind: &'static str,
+        value: Arc<dyn Fn() -> f64 + Send + Sync>,
+    },
 }
 
 impl Registry {
@@ -108,13 +111,40 @@ impl Registry {
     where
         F: Fn() -> f64 + Send + Sync + 'static,
     {
-        self.0.write().insert(name, Entry { help, metric: Metric::Callback(Arc::new(value)) });
+        self.callback(name, help, "gauge", value);
+    }
+
+    /// As [`Registry::gauge_callback`], for a number that only grows.
+    pub fn counter_callback<F>(&self, name: &'static str, help: &'static str, value: F)
+    where
+        F: Fn() -> f64 + Send + Sync + 'static,
+    {
+        self.callback(name, help, "counter", value);
+    }
+
+    fn callback<F>(&self, name: &'static str, help: &'static str, kind: &'static str, value: F)
+    where
+        F: Fn() -> f64 + Send + Sync + 'static,
+    {
+        let metric = Metric::Callback { kind, value: Arc::new(value) };
+        self.0.write().insert(name, Entry { help, metric });
     }
 
     /// Every metric as Prometheus text, sorted by name.
     pub fn render(&self) -> String {
-        let entries: Vec<_> =
-            self.0.read().iter().map(|(name, entry)| (*name, entry.help, entry.metric.clone())).collect();
+        self.render_where(|_| true)
+    }
+
+    /// The metrics whose names are wanted: one process can be several components, each with a page of its own.
+    pub fn render_where(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let known = self.0.read();
+        let entries: Vec<_> = known
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, entry)| (*name, entry.help, entry.metric.clone()))
+            .collect();
+        // A callback may register something.
+        drop(known);
         let mut out = String::new();
         for (name, help, metric) in entries {
             render::metric(&mut out, name, help, &metric);

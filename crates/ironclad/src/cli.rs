@@ -49,7 +49,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     let cli = Cli::parse_from(arguments);
     match cli.command {
         Command::Server(options) => {
-            initialize_logs()?;
+            options.logs.start()?;
             event_loop()?.block_on(server::run(*options))
         }
         Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
@@ -63,11 +63,6 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
 /// Path of this program.
 pub fn own_path() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find the path of this program")
-}
-
-fn initialize_logs() -> anyhow::Result<()> {
-    let filter = std::env::var("IRONCLAD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    foundation::logging::init(&filter, foundation::logging::Format::Text).context("cannot start logging")
 }
 
 fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {

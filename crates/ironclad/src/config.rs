@@ -7,6 +7,7 @@
 //! Upstream: the manner is that of k3s, where a file is only another way to write flags.
 
 pub mod apiserver;
+pub mod logs;
 
 use std::{
     ffi::OsString,
@@ -150,6 +151,8 @@ pub struct Server {
     /// Stop all pods when the server stops; they go on otherwise
     #[arg(long, env = "IRONCLAD_STOP_PODS")]
     pub stop_pods: bool,
+    #[command(flatten)]
+    pub logs: logs::Logs,
     #[command(flatten)]
     pub apiserver: apiserver::ApiServer,
 }

@@ -11,6 +11,7 @@ mod it {
     pub mod helm;
     pub mod hollow;
     pub mod kubectl;
+    pub mod logs;
     pub mod network;
     pub mod requests;
     pub mod restart;

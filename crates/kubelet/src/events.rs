@@ -13,6 +13,7 @@ use cri::v1;
 use foundation::Tasks;
 
 use crate::manager::Pods;
+use crate::metrics;
 use crate::node::Node;
 use crate::pod::sandbox::POD_UID;
 use crate::worker::actor::Message;
@@ -45,6 +46,7 @@ async fn follow(node: &Node, pods: &Pods) -> Result<(), tonic::Status> {
     // What happened before the stream was there, and while it was broken.
     pods.refresh_all();
     while let Some(event) = stream.message().await? {
+        metrics::heard(node.clock.now().as_second());
         let sandbox = event.pod_sandbox_status;
         let uid = sandbox
             .as_ref()
@@ -71,8 +73,14 @@ async fn follow(node: &Node, pods: &Pods) -> Result<(), tonic::Status> {
 async fn list(node: &Node, pods: &Pods) {
     let mut known: HashMap<String, (String, i32)> = HashMap::new();
     let mut changed_at = node.clock.monotonic();
+    let mut last: Option<Duration> = None;
     loop {
-        match snapshot(node).await {
+        let began = node.clock.monotonic();
+        let listed = snapshot(node).await;
+        let took = node.clock.monotonic().saturating_sub(began);
+        metrics::relisted(took, last.replace(began).map(|last| began.saturating_sub(last)));
+        metrics::heard(node.clock.now().as_second());
+        match listed {
             Ok(now) => {
                 let different = |(id, entry): &(&String, &(String, i32))| known.get(*id) != Some(*entry);
                 let gone = known.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(_, (uid, _))| uid);

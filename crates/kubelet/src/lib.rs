@@ -28,6 +28,7 @@ pub mod hollow;
 pub mod images;
 pub mod logs;
 mod manager;
+mod metrics;
 pub mod node;
 pub mod pod;
 pub mod probe;
@@ -157,6 +158,7 @@ pub async fn start(
             .map_err(|source| Error::Host { what: format!("create {}", directory.display()), source })?;
     }
     let node = node::Node::connect(options, client, &tasks, clock, randomness).await?;
+    metrics::node(&node.options.node_name);
     let pods = manager::Pods::new(node.clone());
     let address = match &node.options.server {
         Some(options) => Some(server::serve(node.clone(), pods.clone(), options.clone(), &tasks).await?),

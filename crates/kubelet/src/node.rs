@@ -77,7 +77,7 @@ impl Node {
     ) -> Result<Arc<Node>, Error> {
         let failed =
             |source| Error::Runtime { endpoint: options.runtime_endpoint.display().to_string(), source };
-        let runtime = Runtime::connect(&options.runtime_endpoint).await.map_err(failed)?;
+        let runtime = Runtime::connect(&options.runtime_endpoint, clock.clone()).await.map_err(failed)?;
         let version = runtime.version().await.map_err(failed)?;
         let pulls = Pulls::open(&options.root_dir)
             .map_err(|source| Error::Host { what: "read the records of pulled images".to_owned(), source })?;

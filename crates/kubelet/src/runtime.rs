@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cri::v1;
+use foundation::SharedClock;
 
 use crate::worker::state::{ContainerRecord, RuntimeState, SandboxRecord};
 
@@ -64,9 +65,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Over the socket at `endpoint`.
-    pub async fn connect(endpoint: &Path) -> Result<Runtime, Error> {
-        let clients = cri::connect(endpoint).await?;
+    /// Over the socket at `endpoint`; `clock` measures the calls.
+    pub async fn connect(endpoint: &Path, clock: SharedClock) -> Result<Runtime, Error> {
+        let observer = crate::metrics::observer(clock);
+        let clients = cri::connect_observed(endpoint, Some(observer)).await?;
         Ok(Runtime { runtime: clients.runtime, image: clients.images })
     }
 

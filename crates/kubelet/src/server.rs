@@ -197,7 +197,7 @@ async fn route(context: Context, request: Request<Incoming>, path: &str) -> Resp
     match parts.as_slice() {
         ["pods"] => pods(&context),
         ["runningpods"] => pods(&context),
-        ["metrics"] => answer(StatusCode::OK, foundation::metrics::registry().render()),
+        ["metrics"] => answer(StatusCode::OK, crate::metrics::page(&context.pods.snapshots())),
         ["metrics", "resource"] => stats::resource(&context).await,
         ["stats", "summary"] => stats::summary(&context).await,
         ["containerLogs", namespace, name, container] => {

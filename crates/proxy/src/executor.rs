@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use api::types::{core::v1::Service, discovery::v1::EndpointSlice};
 use client::{Change, Informer, Informers};
 use foundation::{SharedClock, Tasks, metrics};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
@@ -24,6 +25,16 @@ const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 const BY_SERVICE: &str = "proxy/service";
 /// First and longest wait before a refused transaction is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Upstream's bounds of a sync, in seconds.
+const SYNC: &[f64] = &[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+];
+/// Bounds of the time from a change of endpoints to its rules, in seconds; a selection of upstream's.
+const PROGRAMMING: &[f64] =
+    &[0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0];
+/// Changes whose time is kept while they are not yet in the rules, at most.
+const TRIGGERS: usize = 1000;
 
 /// What the proxy needs to know.
 #[derive(Clone, Debug)]
@@ -91,11 +102,28 @@ impl Proxy {
         tokio::join!(self.services.synced(), self.slices.synced());
         let latency = metrics::registry().histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds",
-            "Time to plan and write one set of changes.",
-            &[],
-            &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0],
+            "SyncProxyRules latency in seconds",
+            &["ip_family"],
+            SYNC,
         );
-        let latency = latency.with(&[]);
+        let latency = latency.with(&["IPv4"]);
+        let gauge = |name, help| metrics::registry().gauge(name, help, &["ip_family"]).with(&["IPv4"]);
+        let last = gauge(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "The last time proxy rules were successfully synced",
+        );
+        let queued = gauge(
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+            "The last time a sync of proxy rules was queued",
+        );
+        let programming = metrics::registry().histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "In Cluster Network Programming Latency in seconds",
+            &["ip_family"],
+            PROGRAMMING,
+        );
+        let mut triggers: Vec<Timestamp> = Vec::new();
+        let began = clock.now();
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         let mut wait = RETRY.0;
         loop {
@@ -103,17 +131,23 @@ impl Proxy {
                 dirty.insert(changed_service(&change));
             }
             while let Some(change) = slice_changes.try_recv() {
+                triggers.extend(trigger(&change));
                 dirty.extend(changed_slices(&change));
             }
             // The first transaction is written even for no Service: it holds the fixed rules.
             if dirty.is_empty() && *synced.borrow() {
                 tokio::select! {
                     change = service_changes.recv() => { dirty.insert(changed_service(&change)); }
-                    change = slice_changes.recv() => dirty.extend(changed_slices(&change)),
+                    change = slice_changes.recv() => {
+                        triggers.extend(trigger(&change));
+                        dirty.extend(changed_slices(&change));
+                    }
                 }
                 continue;
             }
+            triggers.truncate(TRIGGERS);
             let started = clock.monotonic();
+            queued.set(clock.now().as_second() as f64);
             let changes = dirty
                 .iter()
                 .map(|key| (key.clone(), plan_of(&self.services, &self.slices, &self.here, key)))
@@ -135,6 +169,13 @@ impl Proxy {
             match outcome {
                 Ok(()) => {
                     latency.observe_duration(clock.monotonic().saturating_sub(started));
+                    let now = clock.now();
+                    last.set(now.as_second() as f64);
+                    // What happened before this proxy was there is none of its delays.
+                    for trigger in triggers.drain(..).filter(|trigger| *trigger >= began) {
+                        let took = now.duration_since(trigger).max(jiff::SignedDuration::ZERO);
+                        programming.with(&["IPv4"]).observe_duration(took.unsigned_abs());
+                    }
                     tracing::debug!(services = ?dirty, slices = self.slices.len(), "synced proxy rules");
                     dirty.clear();
                     wait = RETRY.0;
@@ -162,6 +203,12 @@ fn plan_of(
         return ServicePlan::default();
     }
     plan::plan(&service, &slices.by_index(BY_SERVICE, key), here)
+}
+
+/// When that happened which has made an EndpointSlice change, as its controller says.
+fn trigger(change: &Change<EndpointSlice>) -> Option<Timestamp> {
+    let annotations = change.object().metadata.annotations.as_ref()?;
+    annotations.get("endpoints.kubernetes.io/last-change-trigger-time")?.parse().ok()
 }
 
 fn changed_service(change: &Change<Service>) -> String {

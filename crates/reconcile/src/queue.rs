@@ -24,6 +24,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Inner {
     ready: VecDeque<Key>,
+    /// Since when those have waited, as far as it was noted.
+    waiting: VecDeque<Duration>,
     entries: HashMap<Key, Entry>,
     /// Earliest first. An item whose time is not its entry's `due` is outdated.
     timers: BinaryHeap<Reverse<(Duration, Key)>>,
@@ -67,16 +69,24 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// The next key that is ready at `now`, which from here on is running.
-    pub(crate) fn take(&self, now: Duration) -> Option<Key> {
+    /// Notes when what was added since the last time began to wait: whoever adds does not know the time.
+    pub(crate) fn note(&self, now: Duration) {
+        let mut inner = self.inner.lock();
+        let ready = inner.ready.len();
+        inner.waiting.resize(ready, now);
+    }
+
+    /// The next key that is ready at `now`, which from here on is running, and since when it waited.
+    pub(crate) fn take(&self, now: Duration) -> Option<(Key, Duration)> {
         let mut inner = self.inner.lock();
         inner.expire(now);
         let key = inner.ready.pop_front()?;
+        let since = inner.waiting.pop_front().unwrap_or(now);
         let entry = inner.entries.get_mut(&key)?;
         entry.queued = false;
         entry.running = true;
         entry.due = None;
-        Some(key)
+        Some((key, since))
     }
 
     /// A run has ended.
@@ -177,8 +187,26 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
+    fn next(queue: &Queue, now: Duration) -> Option<Key> {
+        queue.take(now).map(|(key, _)| key)
+    }
+
     fn key(name: &str) -> Key {
         Key::cluster(name)
+    }
+
+    #[test]
+    fn it_is_known_since_when_a_key_waits() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        queue.note(NOW);
+        queue.add(key("b"));
+        queue.note(NOW + Duration::from_secs(1));
+        let later = NOW + Duration::from_secs(9);
+        assert_eq!(queue.take(later), Some((key("a"), NOW)));
+        assert_eq!(queue.take(later), Some((key("b"), NOW + Duration::from_secs(1))));
+        queue.add(key("c"));
+        assert_eq!(queue.take(later), Some((key("c"), later)));
     }
 
     #[test]
@@ -187,15 +215,15 @@ mod tests {
         queue.add(key("a"));
         queue.add(key("a"));
         queue.add(key("b"));
-        assert_eq!(queue.take(NOW), Some(key("a")));
+        assert_eq!(next(&queue, NOW), Some(key("a")));
         queue.add(key("a"));
-        assert_eq!(queue.take(NOW), Some(key("b")));
-        assert_eq!(queue.take(NOW), None, "a is running");
+        assert_eq!(next(&queue, NOW), Some(key("b")));
+        assert_eq!(next(&queue, NOW), None, "a is running");
         queue.finish(&key("a"), Outcome::Done(None), NOW);
-        assert_eq!(queue.take(NOW), Some(key("a")), "it was added while it ran");
+        assert_eq!(next(&queue, NOW), Some(key("a")), "it was added while it ran");
         queue.finish(&key("a"), Outcome::Done(None), NOW);
         queue.finish(&key("b"), Outcome::Done(None), NOW);
-        assert_eq!(queue.take(NOW), None);
+        assert_eq!(next(&queue, NOW), None);
         assert_eq!(queue.remembered(), 0, "idle keys cost nothing");
     }
 
@@ -205,25 +233,25 @@ mod tests {
         queue.add(key("a"));
         let mut now = NOW;
         for expected in [5, 10, 20, 40] {
-            assert_eq!(queue.take(now), Some(key("a")));
+            assert_eq!(next(&queue, now), Some(key("a")));
             queue.finish(&key("a"), Outcome::Failed, now);
             assert_eq!(queue.next_due(), Some(now + Duration::from_millis(expected)));
-            assert_eq!(queue.take(now), None);
+            assert_eq!(next(&queue, now), None);
             now += Duration::from_millis(expected);
         }
         for _ in 0..40 {
-            assert!(queue.take(now).is_some());
+            assert!(next(&queue, now).is_some());
             queue.finish(&key("a"), Outcome::Failed, now);
             now = queue.next_due().unwrap();
         }
-        assert!(queue.take(now).is_some());
+        assert!(next(&queue, now).is_some());
         queue.finish(&key("a"), Outcome::Failed, now);
         assert_eq!(queue.next_due(), Some(now + Duration::from_secs(1000)));
         now = queue.next_due().unwrap();
-        assert!(queue.take(now).is_some());
+        assert!(next(&queue, now).is_some());
         queue.finish(&key("a"), Outcome::Done(None), now);
         queue.add(key("a"));
-        assert!(queue.take(now).is_some());
+        assert!(next(&queue, now).is_some());
         queue.finish(&key("a"), Outcome::Failed, now);
         assert_eq!(queue.next_due(), Some(now + Duration::from_millis(5)));
     }
@@ -232,10 +260,10 @@ mod tests {
     fn an_event_does_not_wait_for_the_back_off() {
         let queue = Queue::default();
         queue.add(key("a"));
-        queue.take(NOW);
+        next(&queue, NOW);
         queue.finish(&key("a"), Outcome::Failed, NOW);
         queue.add(key("a"));
-        assert_eq!(queue.take(NOW), Some(key("a")));
+        assert_eq!(next(&queue, NOW), Some(key("a")));
         queue.finish(&key("a"), Outcome::Done(None), NOW);
         assert_eq!(queue.next_due(), None, "the old timer is outdated");
     }
@@ -245,15 +273,15 @@ mod tests {
         let queue = Queue::default();
         let at = |seconds| Outcome::Done(Some(NOW + Duration::from_secs(seconds)));
         queue.add(key("a"));
-        queue.take(NOW);
+        next(&queue, NOW);
         queue.finish(&key("a"), at(10), NOW);
         queue.add(key("a"));
-        queue.take(NOW);
+        next(&queue, NOW);
         queue.finish(&key("a"), at(20), NOW);
-        assert_eq!(queue.take(NOW + Duration::from_secs(10)), None);
-        assert_eq!(queue.take(NOW + Duration::from_secs(20)), Some(key("a")));
+        assert_eq!(next(&queue, NOW + Duration::from_secs(10)), None);
+        assert_eq!(next(&queue, NOW + Duration::from_secs(20)), Some(key("a")));
         queue.finish(&key("a"), Outcome::Done(None), NOW);
-        assert_eq!(queue.take(NOW + Duration::from_secs(99)), None, "it fires once");
+        assert_eq!(next(&queue, NOW + Duration::from_secs(99)), None, "it fires once");
         assert_eq!(queue.remembered(), 0);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, EventRecorder, Informers};
-use foundation::metrics::{Counter, Gauge, Histogram, LATENCY_BUCKETS, registry};
+use foundation::metrics::{Counter, Gauge, Histogram, registry};
 use foundation::{SharedClock, Tasks};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -25,6 +25,8 @@ use crate::{Answers, Caches, Controller, Failure, Key, View, Watches};
 /// A key that waits for the caches is looked at again after this, in case the change came by a relist, of which nobody is
 /// told when nothing in it is new.
 const RECHECK: Duration = Duration::from_secs(5);
+/// Upstream's bounds of how long keys wait and are worked on, in seconds.
+const QUEUE_BUCKETS: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
 /// How often a plan may ask before it must decide.
 const QUESTIONS: usize = 8;
 
@@ -89,6 +91,7 @@ struct Loop<C> {
 struct Metrics {
     adds: Counter,
     depth: Gauge,
+    waited: Histogram,
     work: Histogram,
     retries: Counter,
 }
@@ -100,12 +103,20 @@ impl Metrics {
         Metrics {
             adds: counter("workqueue_adds_total", "Keys added to the queue."),
             depth: registry.gauge("workqueue_depth", "Keys that wait.", &["name"]).with(&[name]),
+            waited: registry
+                .histogram(
+                    "workqueue_queue_duration_seconds",
+                    "How long a key stays in the queue before it is worked on.",
+                    &["name"],
+                    QUEUE_BUCKETS,
+                )
+                .with(&[name]),
             work: registry
                 .histogram(
                     "workqueue_work_duration_seconds",
                     "How long planning and carrying out one key takes.",
                     &["name"],
-                    LATENCY_BUCKETS,
+                    QUEUE_BUCKETS,
                 )
                 .with(&[name]),
             retries: counter("workqueue_retries_total", "Runs that failed."),
@@ -129,10 +140,12 @@ impl<C: Controller> Loop<C> {
         let mut seen = 0;
         loop {
             while running.len() < C::WORKERS
-                && let Some(key) = self.queue.take(self.clock.monotonic())
+                && let Some((key, since)) = self.queue.take(self.clock.monotonic())
             {
+                self.metrics.waited.observe_duration(self.clock.monotonic().saturating_sub(since));
                 running.push(self.work(key));
             }
+            self.queue.note(self.clock.monotonic());
             self.metrics.depth.set(self.queue.depth() as f64);
             let added = self.queue.added();
             self.metrics.adds.add(added - seen);

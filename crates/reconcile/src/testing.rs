@@ -67,7 +67,7 @@ impl<C: Controller> Fixture<C> {
     /// The keys that changes have woken since the last call, in order.
     pub fn woken(&self) -> Vec<String> {
         let now = std::time::Duration::ZERO;
-        let keys: Vec<Key> = std::iter::from_fn(|| self.queue.take(now)).collect();
+        let keys: Vec<Key> = std::iter::from_fn(|| self.queue.take(now).map(|(key, _)| key)).collect();
         for key in &keys {
             self.queue.finish(key, crate::queue::Outcome::Done(None), now);
         }

@@ -7,6 +7,7 @@
 //! Upstream: pkg/scheduler/{scheduler,schedule_one,eventhandlers}.go.
 
 mod bind;
+mod metrics;
 mod preempt;
 mod surroundings;
 
@@ -14,7 +15,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use api::types::core::v1::{Node, PersistentVolumeClaim, Pod};
 use client::{Change, Client, EventRecorder, EventType, Informer, Informers, Patch, RecorderOptions};
-use foundation::{SharedClock, SharedRandomness, Tasks, metrics};
+use foundation::{SharedClock, SharedRandomness, Tasks};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -28,6 +29,7 @@ use crate::{
 };
 
 use self::{
+    metrics::{Ended, Metrics},
     preempt::Preemption,
     surroundings::{Surrounding, Surroundings},
 };
@@ -70,6 +72,8 @@ struct Bound {
     node: String,
     outcome: Result<(), bind::Error>,
     state: CycleState,
+    /// When the attempt began.
+    began: Duration,
 }
 
 struct Scheduler {
@@ -88,9 +92,9 @@ struct Scheduler {
     start: usize,
     results: mpsc::Sender<Bound>,
     slots: Arc<Semaphore>,
-    scheduled: metrics::Counter,
-    unschedulable: metrics::Counter,
-    failed: metrics::Counter,
+    metrics: Metrics,
+    /// When the attempt under way began.
+    began: Duration,
 }
 
 impl Scheduler {
@@ -105,19 +109,13 @@ impl Scheduler {
     ) -> (Self, mpsc::Receiver<Bound>) {
         let component = RecorderOptions::component(&options.name);
         let recorder = EventRecorder::new(client.clone(), tasks, clock.clone(), component);
-        let attempts = metrics::registry().counter(
-            "scheduler_schedule_attempts_total",
-            "Number of attempts to schedule pods, by the result and profile.",
-            &["result", "profile"],
-        );
         let (results, bound) = mpsc::channel(BINDINGS);
         let scheduler = Self {
             pods: informers.informer::<Pod>(),
             nodes: informers.informer::<Node>(),
             claims: informers.informer::<PersistentVolumeClaim>(),
-            scheduled: attempts.with(&["scheduled", &options.name]),
-            unschedulable: attempts.with(&["unschedulable", &options.name]),
-            failed: attempts.with(&["error", &options.name]),
+            metrics: Metrics::new(&options.name),
+            began: Duration::ZERO,
             options,
             client,
             recorder,
@@ -159,6 +157,7 @@ impl Scheduler {
                 tokio::task::yield_now().await;
                 continue;
             }
+            self.metrics.pending(self.queue.counts());
             // When all slots are taken there is no use in what becomes due, but in the next one that gets free.
             let due = self.queue.next_deadline().filter(|_| !is_full);
             let wait = due.map(|until| until.saturating_sub(self.clock.monotonic()));
@@ -276,7 +275,7 @@ impl Scheduler {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| step(self)));
         if outcome.is_err() {
             tracing::error!(what, "the scheduler panicked over an object");
-            self.failed.inc();
+            self.metrics.attempted(Ended::Error, Duration::ZERO);
         }
         outcome.is_ok()
     }
@@ -290,7 +289,10 @@ impl Scheduler {
 
     fn schedule(&mut self, pod: PodInfo) {
         let randomness = &*self.randomness;
-        match cycle::schedule(&pod, &mut self.cluster, &self.profile, &mut self.start, randomness) {
+        self.began = self.clock.monotonic();
+        let outcome = cycle::schedule(&pod, &mut self.cluster, &self.profile, &mut self.start, randomness);
+        self.metrics.decided(self.clock.monotonic().saturating_sub(self.began));
+        match outcome {
             Outcome::Unschedulable(why) => self.refused(&pod, why),
             Outcome::Placed { node, state } => self.placed(pod, node, state),
         }
@@ -334,21 +336,25 @@ impl Scheduler {
         let mut slot = self.slots.clone().try_acquire_owned().ok();
         let slots = self.slots.clone();
         let (client, results) = (self.client.clone(), self.results.clone());
-        let (claims, clock) = (self.claims.clone(), self.clock.clone());
+        let (claims, clock, began) = (self.claims.clone(), self.clock.clone(), self.began);
         self.tasks.spawn_until_cancelled("scheduler", async move {
             let work = bind::Work { preparations: &preparations, pod: &pod.pod, node: &node };
             let outcome = bind::bind(&client, &claims, &clock, &slots, &mut slot, work).await;
             // The receiver ends with the scheduler itself.
-            let _ = results.send(Bound { pod, node, outcome, state }).await;
+            let _ = results.send(Bound { pod, node, outcome, state, began }).await;
         });
     }
 
     fn bound(&mut self, result: Bound) {
-        let Bound { pod, node, outcome, state } = result;
+        let Bound { pod, node, outcome, state, began } = result;
+        let now = self.clock.monotonic();
         match outcome {
             Ok(()) => {
+                self.metrics.attempted(Ended::Scheduled, now.saturating_sub(began));
+                if let Some((tries, since)) = self.queue.history(pod.uid()) {
+                    self.metrics.scheduled(tries, now.saturating_sub(since));
+                }
                 self.queue.remove(pod.uid());
-                self.scheduled.inc();
                 let message = format!("Successfully assigned {} to {node}", pod.key());
                 self.recorder.event(&*pod.pod, EventType::Normal, "Scheduled", message);
                 for weighted in self.profile.iter() {
@@ -357,6 +363,7 @@ impl Scheduler {
                 self.happened(&Event::AssignedPodAdded(&pod));
             }
             Err(error) => {
+                self.metrics.attempted(Ended::Error, now.saturating_sub(began));
                 for weighted in self.profile.iter().rev() {
                     weighted.plugin.unreserve(&state, &pod);
                 }
@@ -380,7 +387,7 @@ impl Scheduler {
     }
 
     fn refused(&mut self, pod: &PodInfo, why: Unschedulable) {
-        self.unschedulable.inc();
+        self.metrics.attempted(Ended::Unschedulable, self.clock.monotonic().saturating_sub(self.began));
         self.preempt(pod, &why);
         self.queue.failed(pod.uid(), why.plugins, self.clock.monotonic());
         self.recorder.event(&*pod.pod, EventType::Warning, "FailedScheduling", why.message.clone());
@@ -423,6 +430,7 @@ impl Scheduler {
     fn preempt(&mut self, pod: &PodInfo, why: &Unschedulable) {
         self.cluster.nominate(pod, why.nominated_node.as_deref());
         let Some(node) = &why.nominated_node else { return };
+        self.metrics.preempted(why.victims.len());
         for victim in &why.victims {
             let preemption = Preemption {
                 victim: victim.clone(),

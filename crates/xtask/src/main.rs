@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: cargo xtask codegen schema --definitions FILE
-       cargo xtask codegen protobuf --kubectl FILE
+const USAGE: &str = "usage: cargo xtask codegen [--check] schema --definitions FILE
+       cargo xtask codegen [--check] descriptions --definitions FILE
+       cargo xtask codegen [--check] protobuf --kubectl FILE
        cargo xtask conformance --names FILE
        cargo xtask score --testdata FOLDER
        cargo xtask verify";
@@ -25,19 +26,8 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str]) -> Result<()> {
     let root = root();
     match arguments {
-        ["codegen", "schema", "--definitions", file] => {
-            let text = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
-            let definitions = serde_json::from_slice(&text).with_context(|| format!("{file} is no JSON"))?;
-            let table = xtask::codegen::schema_table(&definitions)?;
-            let target = root.join(xtask::codegen::SCHEMA_TABLE);
-            std::fs::write(&target, table).with_context(|| format!("cannot write {}", target.display()))
-        }
-        ["codegen", "protobuf", "--kubectl", file] => {
-            let program = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
-            let target = root.join(xtask::protobuf::NUMBERS);
-            let numbers = xtask::protobuf::numbers(&program).with_context(|| format!("cannot use {file}"))?;
-            std::fs::write(&target, numbers).with_context(|| format!("cannot write {}", target.display()))
-        }
+        ["codegen", "--check", what, from, file] => codegen(&root, what, from, file, true),
+        ["codegen", what, from, file] => codegen(&root, what, from, file, false),
         ["conformance", "--names", file] => {
             let names = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
             let report = xtask::conformance::report(&root, &names)?;
@@ -67,6 +57,34 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         _ => bail!(USAGE),
     }
+}
+
+/// Writes a generated file, or compares it with what is there.
+fn codegen(root: &Path, what: &str, from: &str, file: &str, check: bool) -> Result<()> {
+    let source = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
+    let definitions = || serde_json::from_slice(&source).with_context(|| format!("{file} is no JSON"));
+    let (target, made) = match (what, from) {
+        ("schema", "--definitions") => {
+            (xtask::codegen::SCHEMA_TABLE, xtask::codegen::schema_table(&definitions()?)?.into_bytes())
+        }
+        ("descriptions", "--definitions") => {
+            (xtask::codegen::DESCRIPTIONS, xtask::codegen::descriptions(&definitions()?)?)
+        }
+        ("protobuf", "--kubectl") => {
+            let numbers = xtask::protobuf::numbers(&source).with_context(|| format!("cannot use {file}"))?;
+            (xtask::protobuf::NUMBERS, numbers.into_bytes())
+        }
+        _ => bail!(USAGE),
+    };
+    let target = root.join(target);
+    if !check {
+        return std::fs::write(&target, made).with_context(|| format!("cannot write {}", target.display()));
+    }
+    let known = std::fs::read(&target).with_context(|| format!("cannot read {}", target.display()))?;
+    if known != made {
+        bail!("{} is not what is made from {file}", target.display());
+    }
+    Ok(())
 }
 
 /// The workspace: two folders above this crate.

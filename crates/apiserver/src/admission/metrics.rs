@@ -111,4 +111,5 @@ impl Metrics {
 pub(super) fn webhook(name: &str, step: Step, operation: Operation, rejected: bool, took: Duration) {
     let kind = if step == Step::Admit { "admit" } else { "validating" };
     WEBHOOKS.with(&[name, kind, spelled(operation), flag(rejected)]).observe_duration(took);
+    crate::metrics::elsewhere(took);
 }

@@ -21,6 +21,7 @@ use super::dynamic::matching::{self, Matched, Matcher};
 use super::dynamic::versions;
 use super::{Request, Surroundings};
 use crate::cluster::ClusterState;
+use crate::traces::{self, Span};
 pub(crate) use call::{Caller, Client};
 pub(super) use mutating::MutatingAdmissionWebhook;
 pub(super) use validating::ValidatingAdmissionWebhook;
@@ -87,6 +88,19 @@ impl Webhook {
             review_versions: parts.review_versions,
             reinvoked: parts.reinvoked,
         }
+    }
+
+    /// The span of a call of it.
+    fn span(&self, name: &'static str, request: &Request<'_>) -> Span {
+        let mut span = traces::span(name);
+        if span.is_recording() {
+            span.set("configuration", self.id.split('/').next().unwrap_or_default());
+            span.set("webhook", self.name.as_str());
+            span.set("resource", request.resource.group_resource().to_string());
+            span.set("subresource", request.subresource);
+            span.set("operation", matching::operation(request.operation));
+        }
+        span
     }
 
     /// The version in which the webhook wants the request; `None` if it does not want it.

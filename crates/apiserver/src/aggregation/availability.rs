@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use api::{GroupResource, Object, Status};
 use bytes::Bytes;
+use foundation::metrics::{Family, Gauge, registry};
 use futures::FutureExt;
 use futures::future::join_all;
 use http::Request;
@@ -117,7 +118,13 @@ async fn round(server: &Arc<Server>, checked: &mut HashMap<String, Checked>) -> 
         write(server, object, local::condition(&now)).await;
     }
     let names: BTreeSet<&str> = remote.iter().map(Object::name).collect();
-    checked.retain(|name, _| names.contains(name.as_str()));
+    checked.retain(|name, _| {
+        let there = names.contains(name.as_str());
+        if !there {
+            gauge().remove(&[name]);
+        }
+        there
+    });
     let former = std::mem::take(checked);
     // Boxed one by one: of closures over references the compiler cannot see that they may be sent.
     let mut looks = Vec::new();
@@ -223,6 +230,7 @@ async fn look(server: &Arc<Server>, object: &Object, former: Option<&Checked>) -
         }
     };
     remote.available = failures == 0;
+    unavailable(object.name(), failures, reason);
     let pause = match failures {
         0 => PERIOD,
         count => AGAIN.saturating_mul(1 << count.min(10)).min(PERIOD),
@@ -230,6 +238,28 @@ async fn look(server: &Arc<Server>, object: &Object, former: Option<&Checked>) -
     let condition =
         serde_json::json!({"type": "Available", "status": status, "reason": reason, "message": message});
     (Checked { of, due: now + pause, failures, remote: Arc::new(remote) }, Some(condition))
+}
+
+/// 1 for an APIService that cannot be reached; upstream's name and labels.
+fn gauge() -> Family<Gauge> {
+    registry().gauge(
+        "aggregator_unavailable_apiservice",
+        "Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+        &["name"],
+    )
+}
+
+/// Counts how an APIService was found.
+fn unavailable(name: &str, failures: u32, reason: &str) {
+    gauge().with(&[name]).set(if failures == 0 { 0.0 } else { 1.0 });
+    if failures == 1 {
+        let counter = registry().counter(
+            "aggregator_unavailable_apiservice_total",
+            "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+            &["name", "reason"],
+        );
+        counter.with(&[name, reason]).inc();
+    }
 }
 
 enum Problem {

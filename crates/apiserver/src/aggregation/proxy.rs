@@ -17,6 +17,7 @@ use crate::proxy::{self, Destination, Reach};
 use crate::request::User;
 use crate::response::{self, Response};
 use crate::server::Server;
+use crate::traces;
 
 /// Serves the request by `remote`, with `path` (and query) in place of its own.
 pub(crate) async fn serve(
@@ -42,6 +43,9 @@ pub(crate) async fn serve(
     if let Err(status) = introduce(&mut headers, user) {
         return response::failure(&status);
     }
+    let url = format!("https://{}:{}{path}", to.host, to.port);
+    let mut span = traces::calling(&head.method, &url);
+    span.inject(&mut headers);
     let mut request = Request::builder().method(head.method).uri(path);
     if let Some(into) = request.headers_mut() {
         *into = headers;
@@ -50,7 +54,9 @@ pub(crate) async fn serve(
         Ok(request) => proxy::pass_on(server, &to, request, upgrade).await,
         Err(error) => Err(Status::bad_request(error.to_string())),
     };
-    passed.unwrap_or_else(|status| response::text(503, format!("{}\n", status.message)))
+    let response = passed.unwrap_or_else(|status| response::text(503, format!("{}\n", status.message)));
+    span.answered(response.status().as_u16());
+    response
 }
 
 /// Where to find one of those who serve it.

@@ -108,10 +108,12 @@ impl Authenticator for ClientCertificates {
         if let Some((user, end)) = self.verified.lock().get(leaf)
             && now < *end
         {
+            crate::metrics::access::certificate(end.duration_since(now));
             return Ok(Some(Authenticated::plain(user.clone())));
         }
         self.roots.verify(credentials.certificates, now)?;
         let Some((user, end)) = user(leaf) else { return Ok(None) };
+        crate::metrics::access::certificate(end.duration_since(now));
         let mut verified = self.verified.lock();
         if verified.len() >= REMEMBERED {
             verified.retain(|_, (_, end)| now < *end);

@@ -62,6 +62,8 @@ pub fn decode_as(
     schema: &Schema,
     mode: FieldValidation,
 ) -> Result<Object, Status> {
+    let mut span = crate::traces::span("Deserialize");
+    span.set("size", i64::try_from(call.body.len()).unwrap_or(i64::MAX));
     let body = read(&call.headers, &call.body, schema)?;
     check_kind(body.json(), wanted)?;
     let decoded = match &body {

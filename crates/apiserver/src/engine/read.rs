@@ -69,7 +69,9 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     if let When::Exact(revision) = when {
         return past(call, &selection, revision, None, limit).await;
     }
+    let mut span = crate::traces::span("cacher.GetList");
     settle(call, when).await?;
+    span.event("Ready");
     // In this order: the cache then holds every change up to `now`, also when caches were dropped meanwhile.
     let now = call.server.hub.revision();
     let cache = cache(call).await?;
@@ -77,6 +79,9 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     let objects = if when == When::Any { 0 } else { limit };
     let limit = Limit { objects, count_rest: selection.is_everything() };
     let snapshot = cache.snapshot(&selection.interest, now, None, limit, |o| selection.matches(o));
+    span.event("Listed items from cache");
+    span.set("count", i64::try_from(snapshot.objects.len()).unwrap_or(i64::MAX));
+    drop(span);
     let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
     if snapshot.rest > 0
         && let Some(last) = snapshot.objects.last()
@@ -148,6 +153,7 @@ async fn past(
     let everything = selection.is_everything();
     let mut left = token.and_then(|token| token.left).filter(|_| everything);
     let mut items: Vec<Bytes> = Vec::new();
+    let mut fetched = 0;
     let mut metadata = json!({});
     loop {
         let page = if limit > 0 && everything { limit - items.len() } else { PAGE };
@@ -155,7 +161,10 @@ async fn past(
         let uncounted = !everything || limit == 0 || left.is_some();
         let range = Range { start, end: whole.end.clone(), uncounted, ..Range::default() };
         let range = range.at(revision).limit(page);
-        let found = match call.server.storage.0.range(range).await {
+        let span = crate::traces::span("List(recursive=true) etcd3");
+        let found = call.server.storage.0.range(range).await;
+        drop(span);
+        let found = match found {
             Ok(found) => found,
             Err(store::Error::Compacted { .. }) => return Ok(expired(call, token)),
             Err(store::Error::FutureRevision { current }) => return Err(too_large(revision, current)),
@@ -166,6 +175,7 @@ async fn past(
         }
         let mut last = Bytes::new();
         let (mut seen, returned) = (0, found.kvs.len() as u64);
+        fetched += returned;
         let stored = found.kvs.iter().map(|kv| kv.value.clone()).collect();
         let served = view.all_served(stored).await?;
         for (kv, value) in found.kvs.into_iter().zip(served) {
@@ -197,6 +207,7 @@ async fn past(
         left = rest;
         start = [view.prefix.as_ref(), last.as_ref(), b"\0"].concat().into();
     }
+    crate::metrics::storage::listed(&call.resource.group_resource, fetched, items.len());
     metadata["resourceVersion"] = revision.to_string().into();
     Ok(call.output().list(metadata, items))
 }

@@ -15,7 +15,7 @@ const PAGE: f64 = 4096.0;
 /// Registers them.
 pub(super) fn register() {
     let registry = registry();
-    registry.gauge_callback(
+    registry.counter_callback(
         "process_cpu_seconds_total",
         "Total user and system CPU time spent in seconds.",
         || stat().map_or(0.0, |stat| (number(&stat, 14) + number(&stat, 15)) / TICKS),

@@ -22,8 +22,8 @@ pub(super) fn metric(out: &mut String, name: &str, help: &str, metric: &Metric) 
                 histogram(out, name, family.labels(), &values, &child);
             }
         }
-        Metric::Callback(value) => {
-            head(out, name, help, "gauge");
+        Metric::Callback { kind, value } => {
+            head(out, name, help, kind);
             sample(out, name, "", &[], &[], None, value());
         }
     }
@@ -116,6 +116,7 @@ mod tests {
         registry.counter("b_total", "Of b.", &["path"]).with(&["a\"\\\n"]).add(3);
         registry.gauge("c", "Of c.", &[]).only().set(1.5);
         registry.gauge_callback("d", "Of d.", || 7.0);
+        registry.counter_callback("e_total", "Of e.", || 8.0);
         let histogram = registry.histogram("a_seconds", "Of a.", &["verb"], &[0.5, 1.0]).with(&["get"]);
         histogram.observe(0.5);
         histogram.observe(3.0);
@@ -137,8 +138,13 @@ mod tests {
             "# HELP d Of d.",
             "# TYPE d gauge",
             "d 7",
+            "# HELP e_total Of e.",
+            "# TYPE e_total counter",
+            "e_total 8",
             "",
         ];
         assert_eq!(registry.render(), expected.join("\n"));
+        let one = registry.render_where(|name| name == "d");
+        assert_eq!(one, "# HELP d Of d.\n# TYPE d gauge\nd 7\n");
     }
 }

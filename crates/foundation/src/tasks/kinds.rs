@@ -37,6 +37,8 @@ pub const KINDS: &[Kind] = &[
     row("probe", Policy::Contain),
     row("exec", Policy::Contain),
     row("query", Policy::Contain),
+    // Nobody waits for a collector.
+    row("trace-exporter", Policy::Contain),
     // Of one kind of custom resources, whose cache is closed with it and made anew.
     row("conversion", Policy::Contain),
     // One of many alike, which its owner starts again.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::apiserver::{EndpointReconciler, audit, authn, authz, encryption, fairness};
+use ::apiserver::{EndpointReconciler, audit, authn, authz, encryption, fairness, traces};
 use anyhow::Context as _;
 use foundation::SharedClock;
 
@@ -82,6 +82,9 @@ pub struct ApiServer {
     /// Seconds that an audit event waits for others to be sent with
     #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value_t = 30, value_name = "SECONDS")]
     pub audit_webhook_batch_max_wait: u64,
+    /// File that says which requests are traced, and where their spans are sent
+    #[arg(long, env = "IRONCLAD_TRACING_CONFIG_FILE", value_name = "FILE")]
+    pub tracing_config_file: Option<PathBuf>,
     /// File that says what the store keeps encrypted, and how
     #[arg(long, env = "IRONCLAD_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
@@ -288,6 +291,13 @@ impl ApiServer {
             })
         });
         Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// What is traced.
+    pub fn traces(&self) -> anyhow::Result<Option<traces::Configuration>> {
+        let Some(path) = &self.tracing_config_file else { return Ok(None) };
+        let found = traces::Configuration::read(&read(path)?);
+        found.map(Some).map_err(|problem| in_file(path, problem))
     }
 
     /// What the store keeps encrypted.

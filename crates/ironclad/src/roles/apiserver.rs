@@ -156,6 +156,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         bootstrap: vec![kubelet_access()],
         fairness: flags.fairness(),
         audit: flags.audit()?,
+        traces: flags.traces()?,
         aggregation: aggregation(context),
         ..Options::default()
     })

@@ -167,7 +167,8 @@ impl Actor {
     /// Works until nothing of the pod is left, here and in the API.
     pub async fn run(mut self) {
         loop {
-            let wake_at = self.step();
+            let clock = self.node.clock.clone();
+            let wake_at = crate::metrics::timed(&clock, self.ending(), || self.step());
             self.snapshot
                 .send_replace(Snapshot { runtime: self.runtime.clone(), pod: Some(self.pod.clone()) });
             if self.finished && (self.gone || self.deleted) {

@@ -269,6 +269,8 @@ pub struct Memory {
     pub probed: BTreeMap<String, Probed>,
     /// Back-offs that have been told in an event: a container's id, or an image's failure.
     pub told: BTreeSet<String>,
+    /// Its start has been measured.
+    pub ran: bool,
     /// Sandboxes that were given up, so that they are stopped once only.
     pub stopped_sandboxes: BTreeSet<String>,
 }

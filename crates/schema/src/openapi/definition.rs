@@ -7,6 +7,7 @@ use api::kind::Descriptor;
 use serde_json::{Map, Value, json};
 
 use super::custom::{self, Published};
+use super::descriptions::{self, Descriptions, Words};
 use crate::table::{Definition, Field, ListType, SchemaOr, Type, table};
 
 /// Which OpenAPI is written.
@@ -39,18 +40,23 @@ pub(super) fn closure(
     dialect: Dialect,
 ) -> Map<String, Value> {
     let mut schemas = Map::new();
+    let descriptions = Descriptions::unpack();
     let mut pending: Vec<String> = roots.iter().cloned().collect();
     while let Some(name) = pending.pop() {
         if schemas.contains_key(&name) {
             continue;
         }
+        let words = descriptions.of(&name);
         let schema = match (special(&name, dialect), table().definition(&name)) {
-            (Some(schema), _) => schema,
+            (Some(mut schema), _) => {
+                describe(&mut schema, words.own());
+                schema
+            }
             (None, Some(definition)) => {
                 for field in &definition.fields {
                     referenced(&field.r#type, &mut pending);
                 }
-                write(definition, dialect)
+                write(definition, &words, dialect)
             }
             (None, None) => {
                 let (schema, names) = custom::definition(&name, kinds, published, dialect);
@@ -108,15 +114,28 @@ fn definition_name(r#type: &Type) -> Option<String> {
     })
 }
 
-fn write(definition: &Definition, dialect: Dialect) -> Value {
+/// Adds a description, if there is one.
+fn describe(schema: &mut Value, words: Option<String>) {
+    if let Some(words) = words {
+        schema["description"] = words.into();
+    }
+}
+
+fn write(definition: &Definition, words: &Words<'_>, dialect: Dialect) -> Value {
     let mut schema = Map::new();
+    if let Some(words) = words.own() {
+        schema.insert("description".into(), words.into());
+    }
     // JSON itself has no type.
     if !definition.name.starts_with(&format!("{EXTENSIONS}.JSON")) || !definition.fields.is_empty() {
         schema.insert("type".into(), "object".into());
     }
     if !definition.fields.is_empty() {
-        let properties: Map<String, Value> =
-            definition.fields.iter().map(|field| (field.name.to_owned(), property(field, dialect))).collect();
+        let properties: Map<String, Value> = definition
+            .fields
+            .iter()
+            .map(|field| (field.name.to_owned(), property(definition.name, field, words, dialect)))
+            .collect();
         schema.insert("properties".into(), Value::Object(properties));
     }
     let required: Vec<&str> =
@@ -138,8 +157,18 @@ fn write(definition: &Definition, dialect: Dialect) -> Value {
     Value::Object(schema)
 }
 
-fn property(field: &Field, dialect: Dialect) -> Value {
+fn property(definition: &str, field: &Field, words: &Words<'_>, dialect: Dialect) -> Value {
     let mut schema = type_schema(&field.r#type, dialect);
+    let words = words.field(field.name);
+    if dialect == Dialect::V3 && words.is_some() && schema.get("$ref").is_some() {
+        // In version 3 nothing may stand beside a reference.
+        schema = json!({"allOf": [schema]});
+    }
+    describe(&mut schema, words);
+    if let Some(values) = descriptions::values(definition, field.name) {
+        let place = if matches!(field.r#type, Type::Array(_)) { &mut schema["items"] } else { &mut schema };
+        place["enum"] = json!(values);
+    }
     let merge = &field.merge;
     let list = match &merge.list {
         None => None,

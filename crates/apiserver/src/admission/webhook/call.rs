@@ -136,14 +136,17 @@ impl Caller {
         let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
         let host = rest.split(['/', '?']).next().unwrap_or_default();
         let body = Bytes::from(body.to_string());
+        let mut span = crate::traces::calling(&http::Method::POST, url);
         let request = || {
-            http::Request::post(path)
+            let mut request = http::Request::post(path)
                 .header(http::header::HOST, host)
                 .header(http::header::CONTENT_TYPE, "application/json")
                 .header(http::header::ACCEPT, "application/json, */*")
                 .header(http::header::USER_AGENT, "kube-apiserver-admission")
                 .body(body.clone())
-                .map_err(|error| error.to_string())
+                .map_err(|error| error.to_string())?;
+            span.inject(request.headers_mut());
+            Ok::<_, String>(request)
         };
         let mut sent = Err("no address".to_owned());
         for server in servers {
@@ -160,6 +163,7 @@ impl Caller {
         }
         let response = sent?;
         let code = response.status().as_u16();
+        span.answered(code);
         let (mut body, mut read) = (response.into_body(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| error.to_string())?;

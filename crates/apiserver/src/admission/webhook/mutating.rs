@@ -136,7 +136,9 @@ impl Plugin for MutatingAdmissionWebhook {
                 )));
             }
             let began = self.surroundings.clock.monotonic();
-            let outcome = self.call(webhook, &matched, request).await;
+            let span = webhook.span("Call mutating webhook", request);
+            let outcome = span.around(self.call(webhook, &matched, request)).await;
+            drop(span);
             let took = self.surroundings.clock.monotonic().saturating_sub(began);
             metrics::webhook(&webhook.name, Step::Admit, request.operation, outcome.is_err(), took);
             match outcome {

@@ -13,6 +13,7 @@ use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
+use crate::traces::Span;
 
 /// The plugin.
 pub(in crate::admission) struct ValidatingAdmissionWebhook {
@@ -32,11 +33,12 @@ impl ValidatingAdmissionWebhook {
         webhook: &'a Webhook,
         sent: serde_json::Value,
         operation: Operation,
+        span: Span,
     ) -> BoxFuture<'a, (&'a Webhook, Result<review::Answer, Failure>)> {
         let clock = &self.surroundings.clock;
         Box::pin(async move {
             let began = clock.monotonic();
-            let outcome = self.call(webhook, sent).await;
+            let outcome = span.around(self.call(webhook, sent)).await;
             let took = clock.monotonic().saturating_sub(began);
             metrics::webhook(&webhook.name, Step::Validate, operation, outcome.is_err(), took);
             (webhook, outcome)
@@ -105,7 +107,10 @@ impl Plugin for ValidatingAdmissionWebhook {
             }
             let data = data(request, &matched, &self.surroundings).await?;
             match review::review(webhook, request, &matched, &data, &self.surroundings.uid()) {
-                Ok(sent) => calls.push(self.calling(webhook, sent, request.operation)),
+                Ok(sent) => {
+                    let span = webhook.span("Call validating webhook", request);
+                    calls.push(self.calling(webhook, sent, request.operation, span));
+                }
                 Err(error) => failed(webhook, error)?,
             }
         }

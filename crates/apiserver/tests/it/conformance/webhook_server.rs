@@ -6,6 +6,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -16,6 +17,8 @@ use crate::world::{Answer, World};
 pub struct WebhookServer {
     port: u16,
     authority: String,
+    /// The headers of every call.
+    pub heard: Arc<Mutex<Vec<http::HeaderMap>>>,
 }
 
 impl WebhookServer {
@@ -38,14 +41,17 @@ impl WebhookServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answer = Arc::new(answer);
+        let heard: Arc<Mutex<Vec<http::HeaderMap>>> = Arc::default();
+        let kept = heard.clone();
         world.tasks.spawn_until_cancelled("webhook", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                let (acceptor, answer, kept) = (acceptor.clone(), answer.clone(), kept.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service =
                         hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                             let answer = answer.clone();
+                            kept.lock().push(request.headers().clone());
                             async move {
                                 let path = request.uri().path().to_owned();
                                 let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -64,7 +70,7 @@ impl WebhookServer {
             }
         });
         let authority = base64::engine::general_purpose::STANDARD.encode(made.cert.pem());
-        Self { port, authority }
+        Self { port, authority, heard }
     }
 
     /// A clientConfig for `path`.

@@ -55,6 +55,13 @@ impl Actor {
         let old = self.pod.status.clone().unwrap_or_default();
         let (node, uid) = (self.node.clone(), pod::uid(&self.pod).to_owned());
         let (namespace, name) = (pod::namespace(&self.pod).to_owned(), pod::name(&self.pod).to_owned());
+        let runs_now = new.phase.as_deref() == Some("Running") && old.phase.as_deref() != Some("Running");
+        if runs_now && !self.memory.ran {
+            self.memory.ran = true;
+            let since = |then: Timestamp| now.duration_since(then).max(SignedDuration::ZERO).unsigned_abs();
+            let created = self.pod.metadata.creation_timestamp.as_ref().map_or(self.start_time, |at| at.0);
+            crate::metrics::started(since(created), since(self.start_time));
+        }
         if let Some(patch) = status::patch::between(&uid, &old, &new) {
             if self.last_patch.replace(patch.clone()).as_ref() == Some(&patch) {
                 let at = now + SignedDuration::from_secs(1);
