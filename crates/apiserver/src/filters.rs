@@ -1,11 +1,12 @@
 //! The filter chain that every request passes, whichever way it came.
 //!
-//! In order: panic recovery, counting, meaning, deadline, authentication, audit, impersonation, priority and fairness,
+//! In order: panic recovery, counting, meaning, cross-origin requests, deadline, authentication, audit, impersonation, priority and fairness,
 //! authorization, body limit; then the handler. Its end is always a response: failures become `Status` objects here.
 //! Not here: connections (`listen`), the handlers themselves.
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
 
 mod compression;
+pub(crate) mod cors;
 mod impersonation;
 
 pub(crate) use impersonation::extra_key;
@@ -109,10 +110,18 @@ async fn answer(
     let apply = content_type.is_some_and(|kind| kind.starts_with(b"application/apply-patch"));
     let elsewhere = Elsewhere::default();
     let accepted = negotiation::of_errors(&request.head.headers);
+    let origin = server.options.cors.allowed(&request.head.headers);
+    let preflight = cors::preflight(&request.head.method, origin.as_ref());
     let compress = compression::wanted(&request.head.headers, &info);
     let trail = Trail::new(&server, &request.head.headers, client, started);
     // Behind a pointer: callers in this process bring stacks that are deep already.
     let work = Box::pin(filtered(&server, request, info.clone(), query, &trail));
+    let work = async {
+        match preflight {
+            Some(answer) => Ok(answer),
+            None => work.await,
+        }
+    };
     let work = AssertUnwindSafe(elsewhere.around(work)).catch_unwind();
     let response = match work.await {
         Ok(Ok(response)) => response,
@@ -142,6 +151,9 @@ async fn answer(
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if let Ok(id) = HeaderValue::from_str(&trail.id) {
         headers.insert("audit-id", id);
+    }
+    if let Some(origin) = origin {
+        cors::permit(headers, origin);
     }
     drop(inflight);
     let resource =

@@ -55,6 +55,7 @@ use store::Store;
 use tokio::net::TcpListener;
 
 pub use endpoints::Reconciler as EndpointReconciler;
+pub use filters::cors::Cors;
 pub use in_process::InProcess;
 pub use options::{Cidr, Options};
 pub use request::User;

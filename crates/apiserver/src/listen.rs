@@ -107,9 +107,16 @@ async fn connection(
         .map(CertificateDer::into_owned)
         .collect();
     let requests = Requests::new(server.clock.clone());
+    // Told when the client is to connect anew.
+    let leave = Arc::new(tokio::sync::Notify::new());
     let service = {
-        let (server, requests) = (server.clone(), requests.clone());
+        let (server, requests, leave) = (server.clone(), requests.clone(), leave.clone());
         hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let chance = server.options.goaway_chance;
+            if request.version() == http::Version::HTTP_2 && chance > 0.0 && server.randomness.unit() < chance
+            {
+                leave.notify_one();
+            }
             let identity = Identity::Peer { certificates: certificates.clone(), remote };
             let (server, open) = (server.clone(), requests.begin());
             async move {
@@ -133,6 +140,8 @@ async fn connection(
         () = async {
             tokio::select! {
                 () = requests.quiet() => {}
+                // GOAWAY: what is open is served to its end.
+                () = leave.notified() => {}
                 () = server.draining.cancelled() => {}
             }
         } => {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::filters::cors::Cors;
 use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness, traces};
 
 /// The settings of an API server. All have working defaults but the keys in `authn`.
@@ -38,6 +39,10 @@ pub struct Options {
     pub audit: audit::Options,
     /// How much is served at once, and who waits.
     pub fairness: fairness::Options,
+    /// Origins whose pages may use the API from a browser.
+    pub cors: Cors,
+    /// How probable it is that a request over HTTP/2 makes its client connect anew, maybe to another server.
+    pub goaway_chance: f64,
     /// Which requests are traced, and where their spans go. `None`: no request.
     pub traces: Option<traces::Configuration>,
     /// Which admission plugins run.
@@ -63,6 +68,8 @@ impl Default for Options {
             aggregation: aggregation::Options::default(),
             audit: audit::Options::default(),
             fairness: fairness::Options::default(),
+            cors: Cors::default(),
+            goaway_chance: 0.0,
             traces: None,
             admission: admission::Options::default(),
             bootstrap: Vec::new(),

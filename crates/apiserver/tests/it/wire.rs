@@ -332,3 +332,38 @@ async fn a_watcher_that_stops_reading_is_ended_and_the_others_go_on() {
     admin.until("/metrics", watching(1)).await;
     made(number + 1).await;
 }
+
+#[tokio::test]
+async fn a_client_that_is_to_go_away_connects_anew() {
+    let served = served(|options| options.goaway_chance = 1.0).await;
+    let stream = served.connect(&[b"h2"]).await;
+    let (mut h2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let answer = h2.send_request(request("/api/v1/namespaces/default", "secret")).await.unwrap();
+    assert_eq!(answer.status(), 200, "what was asked is still answered");
+    answer.into_body().collect().await.unwrap();
+    let ended = tokio::time::timeout(crate::world::PATIENCE, connection).await;
+    ended.expect("the server ends the connection").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_read() {
+    let expressions = ["^https://good\\.example$".to_owned()];
+    let world = World::with(|options| options.cors = apiserver::Cors::new(&expressions).unwrap()).await;
+    let ask = async |method: http::Method, origin: &str| {
+        world.admin.ask(method, "/api/v1/namespaces/default", &[("origin", origin)], "").await
+    };
+    let allowed = |answer: &crate::world::Answer| {
+        let header = answer.headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        header.map(|value| value.to_str().unwrap().to_owned())
+    };
+    let good = ask(http::Method::GET, "https://good.example").await.is(200);
+    assert_eq!(allowed(&good).as_deref(), Some("https://good.example"));
+    assert_eq!(good.headers[header::ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+    let before = ask(http::Method::OPTIONS, "https://good.example").await.is(204);
+    assert!(before.bytes.is_empty() && allowed(&before).is_some());
+    let bad = ask(http::Method::GET, "https://good.example.evil.org").await.is(200);
+    assert_eq!(allowed(&bad), None);
+    assert_ne!(ask(http::Method::OPTIONS, "https://evil.org").await.code, 204);
+}

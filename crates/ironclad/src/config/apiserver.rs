@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::apiserver::{EndpointReconciler, audit, authn, authz, encryption, fairness, traces};
+use ::apiserver::{Cors, EndpointReconciler, audit, authn, authz, encryption, fairness, traces};
 use anyhow::Context as _;
 use foundation::SharedClock;
+
+use crate::roles::apiserver::sni::NamedCertificate;
 
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
 pub const ON_BY_DEFAULT: &[&str] = &["anonymous-auth", "enable-priority-and-fairness"];
@@ -82,6 +84,21 @@ pub struct ApiServer {
     /// Seconds that an audit event waits for others to be sent with
     #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value_t = 30, value_name = "SECONDS")]
     pub audit_webhook_batch_max_wait: u64,
+    /// Regular expressions over the origins whose pages may use the API from a browser
+    #[arg(long, env = "IRONCLAD_CORS_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "EXPRESSION")]
+    pub cors_allowed_origins: Vec<String>,
+    /// How probable it is that a request over HTTP/2 makes its client connect anew, so that clients spread over servers
+    #[arg(
+        long,
+        env = "IRONCLAD_GOAWAY_CHANCE",
+        default_value_t = 0.0,
+        value_parser = goaway_chance,
+        value_name = "SHARE"
+    )]
+    pub goaway_chance: f64,
+    /// Certificate and key to show to clients that ask for certain names: certFile,keyFile[:name,*.name]
+    #[arg(long, value_name = "FILES")]
+    pub tls_sni_cert_key: Vec<NamedCertificate>,
     /// File that says which requests are traced, and where their spans are sent
     #[arg(long, env = "IRONCLAD_TRACING_CONFIG_FILE", value_name = "FILE")]
     pub tracing_config_file: Option<PathBuf>,
@@ -163,6 +180,11 @@ pub struct ApiServer {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
     parsed.ok_or_else(|| format!("{text:?} is no span of time such as 30s or 5m"))
+}
+
+fn goaway_chance(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=0.02).contains(share));
+    share.ok_or_else(|| "must be in the range [0, 0.02]".to_owned())
 }
 
 fn audit_mode(text: &str) -> Result<audit::Mode, String> {
@@ -291,6 +313,11 @@ impl ApiServer {
             })
         });
         Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// Whose pages may use the API.
+    pub fn cors(&self) -> anyhow::Result<Cors> {
+        Cors::new(&self.cors_allowed_origins).map_err(anyhow::Error::msg)
     }
 
     /// What is traced.

@@ -2,6 +2,8 @@
 //!
 //! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
 
+pub mod sni;
+
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
@@ -157,6 +159,8 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         fairness: flags.fairness(),
         audit: flags.audit()?,
         traces: flags.traces()?,
+        cors: flags.cors()?,
+        goaway_chance: flags.goaway_chance,
         aggregation: aggregation(context),
         ..Options::default()
     })
@@ -236,7 +240,18 @@ fn serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::Serv
     // The aggregator's own certificate comes from an authority of its own.
     let known = [pki.cluster_authority(), pki.front_proxy_authority()];
     let known = known.map(|authority| authority.certificate().der().to_vec().into());
-    server_config(context, Leaf::ApiserverServing, authn::tls_verifier(&known), now)
+    let config = server_config(context, Leaf::ApiserverServing, authn::tls_verifier(&known), now)?;
+    let named = &context.config.apiserver.tls_sni_cert_key;
+    if named.is_empty() {
+        return Ok(config);
+    }
+    let credential = pki.credential(Leaf::ApiserverServing, now)?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&credential.key())
+        .context("the serving certificate cannot be used")?;
+    let other = Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key));
+    let mut config = (*config).clone();
+    config.cert_resolver = Arc::new(sni::ByName::load(named, other)?);
+    Ok(Arc::new(config))
 }
 
 /// A server's TLS with a certificate of the PKI.

@@ -93,6 +93,11 @@ fn kubectl_explains_and_lists_every_kind() {
         }
         let port = kubectl.run("explain pod.spec.containers.ports");
         assert!(port.contains("containerPort\t<integer> -required-"), "{port}");
+        let policy = kubectl.run("explain pod.spec.containers.imagePullPolicy");
+        for words in ["ENUM:", "IfNotPresent", "Image pull policy."] {
+            assert!(policy.contains(words), "{words} is missing in {policy}");
+        }
+        assert!(kubectl.run("explain deployment.spec").contains("DESCRIPTION:"));
         assert!(kubectl.fails("explain pod.nothing", "").contains("field \"nothing\" does not exist"));
         assert!(kubectl.run("api-versions").lines().any(|line| line == "apps/v1"));
         assert!(kubectl.run("cluster-info").contains("is running at"));
