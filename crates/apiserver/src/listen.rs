@@ -89,7 +89,7 @@ async fn connection(
             foundation::metrics::registry()
                 .counter(
                     "apiserver_tls_handshake_errors_total",
-                    "Number of requests dropped with 'TLS handshake error from' error",
+                    "Connections that failed before TLS stood.",
                     &[],
                 )
                 .only()

@@ -89,7 +89,7 @@ impl Metrics {
         registry
             .gauge(
                 "kubernetes_build_info",
-                "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+                "Which version this is; always 1.",
                 &["major", "minor", "git_version", "compiler", "platform"],
             )
             .with(&["1", "37", crate::handlers::VERSION, "rustc", crate::handlers::PLATFORM])
@@ -118,13 +118,13 @@ impl Metrics {
             ),
             own: registry.histogram(
                 "apiserver_request_sli_duration_seconds",
-                "Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+                "How long requests took without webhooks and without waiting for their turn, in seconds.",
                 &["verb", "group", "version", "resource", "subresource", "scope", "component"],
                 LATENCY,
             ),
             terminated: registry.counter(
                 "apiserver_request_terminations_total",
-                "Number of requests which apiserver terminated in self-defense.",
+                "Requests that the server gave up to protect itself.",
                 &["verb", "group", "version", "resource", "subresource", "scope", "component", "code"],
             ),
             sizes: registry.histogram(
@@ -145,17 +145,17 @@ impl Metrics {
             ),
             stored: registry.gauge(
                 "apiserver_storage_objects",
-                "[DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+                "Stored objects by resource; -1 where they could not be counted.",
                 &["resource"],
             ),
             objects: registry.gauge(
                 "apiserver_resource_objects",
-                "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+                "Stored objects by resource; -1 where they could not be counted.",
                 &["group", "resource"],
             ),
             store_size: registry.gauge(
                 "apiserver_storage_size_bytes",
-                "Size of the storage database file physically allocated in bytes.",
+                "Size of the store on its disk, in bytes.",
                 &["storage_cluster_id"],
             ),
         }

@@ -127,11 +127,7 @@ impl Tracer {
     ) -> Result<Arc<Self>, String> {
         let collector = otlp::Collector::new(&configuration.endpoint)?;
         let dropped = registry()
-            .counter(
-                "ironclad_tracing_spans_dropped_total",
-                "Number of spans that were not sent to the collector.",
-                &[],
-            )
+            .counter("ironclad_tracing_spans_dropped_total", "Spans that no collector has taken.", &[])
             .only();
         let (queue, spans) = mpsc::channel(QUEUE);
         let resource = otlp::resource(instance);

@@ -23,12 +23,12 @@ struct Families {
 static FAMILIES: LazyLock<Families> = LazyLock::new(|| Families {
     requests: registry().counter(
         "rest_client_requests_total",
-        "Number of HTTP requests, partitioned by status code, method, and host.",
+        "Requests sent, by how they were answered.",
         &["code", "host", "method"],
     ),
     latency: registry().histogram(
         "rest_client_request_duration_seconds",
-        "Request latency in seconds. Broken down by verb, and host.",
+        "How long requests that were sent took, in seconds.",
         &["host", "verb"],
         LATENCY,
     ),
@@ -59,7 +59,7 @@ pub(crate) fn leads(election: &str) -> Gauge {
     registry()
         .gauge(
             "leader_election_master_status",
-            "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.",
+            "1 while this process leads in the election of this name, 0 while it waits.",
             &["name"],
         )
         .with(&[election])

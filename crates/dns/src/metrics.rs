@@ -40,28 +40,28 @@ impl Metrics {
             zone: format!("{domain}."),
             requests: registry.counter(
                 "coredns_dns_requests_total",
-                "Counter of DNS requests made per zone, protocol and family.",
+                "Queries.",
                 &["server", "zone", "view", "proto", "family", "type"],
             ),
             responses: registry.counter(
                 "coredns_dns_responses_total",
-                "Counter of response status codes.",
+                "Answers, by their codes.",
                 &["server", "zone", "view", "rcode", "plugin"],
             ),
             latency: registry.histogram(
                 "coredns_dns_request_duration_seconds",
-                "Histogram of the time (in seconds) each request took per zone.",
+                "How long queries took, in seconds.",
                 &["server", "zone", "view"],
                 LATENCY,
             ),
             hits: registry.counter(
                 "coredns_cache_hits_total",
-                "The count of cache hits.",
+                "Queries answered out of the cache.",
                 &["server", "type", "zones", "view"],
             ),
             misses: registry.counter(
                 "coredns_cache_misses_total",
-                "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
+                "Queries that the cache did not know.",
                 &["server", "zones", "view"],
             ),
         }

@@ -49,74 +49,72 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     Families {
         worked: registry.histogram(
             "kubelet_pod_worker_duration_seconds",
-            "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
+            "How long one look at a pod took, in seconds.",
             &["operation_type"],
             DEFAULT,
         ),
         started: registry.histogram(
             "kubelet_pod_start_total_duration_seconds",
-            "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+            "From a pod's creation until it ran, pulls included, in seconds.",
             &[],
             STARTS,
         ),
         started_since_seen: registry
             .histogram(
                 "kubelet_pod_start_duration_seconds",
-                "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+                "From when the kubelet first saw a pod until it ran, in seconds.",
                 &[],
                 STARTS,
             )
             .only(),
         operations: registry.counter(
             "kubelet_runtime_operations_total",
-            "Cumulative number of runtime operations by operation type.",
+            "Calls of the container runtime.",
             &["operation_type"],
         ),
         operation_errors: registry.counter(
             "kubelet_runtime_operations_errors_total",
-            "Cumulative number of runtime operation errors by operation type.",
+            "Calls of the container runtime that failed.",
             &["operation_type"],
         ),
         operation_latency: registry.histogram(
             "kubelet_runtime_operations_duration_seconds",
-            "Duration in seconds of runtime operations. Broken down by operation type.",
+            "How long calls of the container runtime took, in seconds.",
             &["operation_type"],
             DEFAULT,
         ),
         relist: registry.histogram(
             "kubelet_pleg_relist_duration_seconds",
-            "Duration in seconds for relisting pods in PLEG.",
+            "How long listing the runtime took, in seconds, where it tells no events.",
             &[],
             DEFAULT,
         ),
         relist_interval: registry.histogram(
             "kubelet_pleg_relist_interval_seconds",
-            "Interval in seconds between relisting in PLEG.",
+            "Time between two listings of the runtime, in seconds.",
             &[],
             DEFAULT,
         ),
         last_seen: registry
-            .gauge("kubelet_pleg_last_seen_seconds", "Timestamp in seconds when PLEG was last seen active.", &[])
+            .gauge(
+                "kubelet_pleg_last_seen_seconds",
+                "When the runtime was last heard of, in seconds since 1970.",
+                &[],
+            )
             .only(),
-        running_pods: registry
-            .gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", &[])
-            .only(),
+        running_pods: registry.gauge("kubelet_running_pods", "Pods with a sandbox that runs.", &[]).only(),
         running_containers: registry.gauge(
             "kubelet_running_containers",
-            "Number of containers currently running",
+            "Containers by their state.",
             &["container_state"],
         ),
-        active_pods: registry.gauge(
-            "kubelet_active_pods",
-            "The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
-            &["static"],
-        ),
+        active_pods: registry.gauge("kubelet_active_pods", "Pods that take part of the node.", &["static"]),
     }
 });
 
 /// Says which node this is.
 pub(crate) fn node(name: &str) {
-    let family = registry().gauge("kubelet_node_name", "The node's name. The count is always 1.", &["node"]);
+    let family = registry().gauge("kubelet_node_name", "Which node this is; always 1.", &["node"]);
     family.with(&[name]).set(1.0);
 }
 

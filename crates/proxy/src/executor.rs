@@ -102,7 +102,7 @@ impl Proxy {
         tokio::join!(self.services.synced(), self.slices.synced());
         let latency = metrics::registry().histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds",
-            "SyncProxyRules latency in seconds",
+            "How long planning and writing one set of changes took, in seconds.",
             &["ip_family"],
             SYNC,
         );
@@ -110,15 +110,15 @@ impl Proxy {
         let gauge = |name, help| metrics::registry().gauge(name, help, &["ip_family"]).with(&["IPv4"]);
         let last = gauge(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "The last time proxy rules were successfully synced",
+            "When rules were last written, in seconds since 1970.",
         );
         let queued = gauge(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-            "The last time a sync of proxy rules was queued",
+            "When changes were last seen, in seconds since 1970.",
         );
         let programming = metrics::registry().histogram(
             "kubeproxy_network_programming_duration_seconds",
-            "In Cluster Network Programming Latency in seconds",
+            "From a change of a Service's endpoints to its rules, in seconds.",
             &["ip_family"],
             PROGRAMMING,
         );

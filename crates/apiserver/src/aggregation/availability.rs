@@ -244,7 +244,7 @@ async fn look(server: &Arc<Server>, object: &Object, former: Option<&Checked>) -
 fn gauge() -> Family<Gauge> {
     registry().gauge(
         "aggregator_unavailable_apiservice",
-        "Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+        "1 for each APIService that cannot be reached.",
         &["name"],
     )
 }
@@ -255,7 +255,7 @@ fn unavailable(name: &str, failures: u32, reason: &str) {
     if failures == 1 {
         let counter = registry().counter(
             "aggregator_unavailable_apiservice_total",
-            "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+            "How often an APIService became unreachable, by reason.",
             &["name", "reason"],
         );
         counter.with(&[name, reason]).inc();

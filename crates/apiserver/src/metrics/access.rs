@@ -46,34 +46,34 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     Families {
         attempts: registry.counter(
             "authentication_attempts",
-            "Counter of authenticated attempts.",
+            "Requests by whether it could be told who sent them.",
             &["result"],
         ),
         latency: registry.histogram(
             "authentication_duration_seconds",
-            "Authentication duration in seconds broken out by result.",
+            "How long it took to tell who sent a request, in seconds.",
             &["result"],
             GATE,
         ),
         users: registry.counter(
             "authenticated_user_requests",
-            "Counter of authenticated requests broken out by username.",
+            "Requests of users; names that not every cluster has are not told apart.",
             &["username"],
         ),
         decisions: registry.counter(
             "authorization_attempts_total",
-            "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
+            "Requests by whether they were allowed.",
             &["result"],
         ),
         decision_latency: registry.histogram(
             "authorization_duration_seconds",
-            "Authorization duration in seconds broken out by result.",
+            "How long it took to decide whether a request was allowed, in seconds.",
             &["result"],
             GATE,
         ),
         remaining: registry.histogram(
             "apiserver_client_certificate_expiration_seconds",
-            "Distribution of the remaining lifetime on the certificate used to authenticate a request.",
+            "How long the client certificates of requests are still good for, in seconds.",
             &[],
             REMAINING,
         ),

@@ -12,7 +12,7 @@ use foundation::SharedClock;
 use foundation::metrics::{Counter, Family, Histogram, registry};
 use parking_lot::RwLock;
 use store::{
-    Compare, Error, LeaseId, LeaseInfo, Op, Range, RangeResponse, Revision, Status, Store, Txn, TxnResponse,
+    Error, LeaseId, LeaseInfo, Op, Range, RangeResponse, Revision, Status, Store, Target, Txn, TxnResponse,
     WatchRequest, WatchStream,
 };
 
@@ -30,18 +30,18 @@ struct Lists {
 static LISTS: LazyLock<Lists> = LazyLock::new(|| {
     let counter = |name, help| registry().counter(name, help, LABELS);
     Lists {
-        served: counter("apiserver_storage_list_total", "Number of LIST requests served from storage"),
+        served: counter("apiserver_storage_list_total", "Lists that were read out of the store."),
         fetched: counter(
             "apiserver_storage_list_fetched_objects_total",
-            "Number of objects read from storage in the course of serving a LIST request",
+            "Objects read out of the store for lists.",
         ),
         evaluated: counter(
             "apiserver_storage_list_evaluated_objects_total",
-            "Number of objects tested in the course of serving a LIST request from storage",
+            "Objects out of the store that were held against the selectors of lists.",
         ),
         returned: counter(
             "apiserver_storage_list_returned_objects_total",
-            "Number of objects returned for a LIST request from storage",
+            "Objects out of the store that lists returned.",
         ),
     }
 });
@@ -96,20 +96,12 @@ impl Measured {
             clock,
             latency: registry.histogram(
                 "etcd_request_duration_seconds",
-                "Etcd request latency in seconds for each operation and object type.",
+                "How long calls of the store took, in seconds.",
                 LABELS,
                 LATENCY,
             ),
-            requests: registry.counter(
-                "etcd_requests_total",
-                "Etcd request counts for each operation and object type.",
-                LABELS,
-            ),
-            errors: registry.counter(
-                "etcd_request_errors_total",
-                "Etcd failed request counts for each operation and object type.",
-                LABELS,
-            ),
+            requests: registry.counter("etcd_requests_total", "Calls of the store.", LABELS),
+            errors: registry.counter("etcd_request_errors_total", "Calls of the store that failed.", LABELS),
             known: Default::default(),
         }
     }
@@ -152,16 +144,14 @@ fn place(key: &[u8]) -> Option<&[u8]> {
 fn meaning(txn: &Txn) -> Option<(Operation, bytes::Bytes)> {
     txn.success.iter().find_map(|op| match op {
         Op::Put { key, .. } => {
-            let new = txn.compare.iter().any(|compare| {
-                matches!(
-                    compare,
-                    Compare::CreateRevision { equals: 0, .. } | Compare::ModRevision { equals: 0, .. }
-                )
-            });
+            let new = txn
+                .compare
+                .iter()
+                .any(|compare| matches!(compare.target, Target::CreateRevision(0) | Target::ModRevision(0)));
             Some((if new { Operation::Create } else { Operation::Update }, key.clone()))
         }
         Op::Delete { start, .. } => Some((Operation::Delete, start.clone())),
-        Op::Range(_) => None,
+        Op::Range(_) | Op::Txn(_) => None,
     })
 }
 
@@ -194,6 +184,14 @@ impl Store for Measured {
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.inner.compact(revision).await
+    }
+
+    async fn revision(&self) -> Result<Revision, Error> {
+        self.inner.revision().await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.inner.leases().await
     }
 
     async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error> {

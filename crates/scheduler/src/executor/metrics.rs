@@ -45,12 +45,12 @@ impl Metrics {
         let registry = registry();
         let pending = registry.gauge(
             "scheduler_pending_pods",
-            "Number of pending pods, by the queue type.",
+            "Pods that wait for a node, by what they wait for.",
             &["queue"],
         );
         let attempts = registry.counter(
             "scheduler_schedule_attempts_total",
-            "Number of attempts to schedule pods, by the result and profile.",
+            "Attempts to give a pod a node, by how they ended.",
             &["result", "profile"],
         );
         for result in ["scheduled", "unschedulable", "error"] {
@@ -61,28 +61,28 @@ impl Metrics {
             attempts,
             latency: registry.histogram(
                 "scheduler_scheduling_attempt_duration_seconds",
-                "Scheduling attempt latency in seconds (scheduling algorithm + binding)",
+                "How long attempts took, the binding included, in seconds.",
                 &["result", "profile"],
                 ATTEMPT,
             ),
             algorithm: registry
                 .histogram(
                     "scheduler_scheduling_algorithm_duration_seconds",
-                    "Scheduling algorithm latency in seconds",
+                    "How long decisions took, in seconds.",
                     &[],
                     ATTEMPT,
                 )
                 .only(),
             whole: registry.histogram(
                 "scheduler_pod_scheduling_sli_duration_seconds",
-                "E2e latency for a pod being scheduled, from the time the pod enters the scheduling queue and might involve multiple scheduling attempts.",
+                "How long pods waited for their node from when they were first queued, in seconds.",
                 &["attempts"],
                 WHOLE,
             ),
             tries: registry
                 .histogram(
                     "scheduler_pod_scheduling_attempts",
-                    "Number of attempts to successfully schedule a pod.",
+                    "How many attempts it took to give a pod a node.",
                     &[],
                     &[1.0, 2.0, 4.0, 8.0, 16.0],
                 )
@@ -90,12 +90,12 @@ impl Metrics {
             pending: ["active", "backoff", "unschedulable", "gated"].map(|queue| pending.with(&[queue])),
             preemptions: registry.counter(
                 "scheduler_preemption_attempts_total",
-                "Total preemption attempts in the cluster till now",
+                "How often room was made for a pod.",
                 &[],
             ),
             victims: registry.histogram(
                 "scheduler_preemption_victims",
-                "Number of selected preemption victims",
+                "How many pods had to go for one.",
                 &[],
                 &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
             ),
