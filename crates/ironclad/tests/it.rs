@@ -12,6 +12,7 @@ mod it {
     pub mod hollow;
     pub mod kubectl;
     pub mod logs;
+    pub mod metrics;
     pub mod network;
     pub mod requests;
     pub mod restart;
