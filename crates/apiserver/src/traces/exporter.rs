@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// After how long it is given up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 /// How long the last batch may take.
-const LAST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(2);
 
 /// Who sends.
 pub(super) struct Exporter {
