@@ -190,6 +190,10 @@ impl Store for Measured {
         self.inner.revision().await
     }
 
+    async fn is_current(&self, key: &[u8]) -> Result<bool, Error> {
+        self.inner.is_current(key).await
+    }
+
     async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
         self.inner.leases().await
     }
