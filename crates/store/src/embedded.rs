@@ -19,6 +19,7 @@ mod mvcc;
 mod plan;
 mod policy;
 mod recovery;
+mod restore;
 mod wal;
 mod watch;
 mod writer;
@@ -40,6 +41,8 @@ use crate::types::{
     LeaseId, LeaseInfo, Range, RangeResponse, Revision, Status, Txn, TxnResponse, WatchRequest,
 };
 use crate::{Store, WatchStream};
+pub use restore::restore;
+
 use disk::{Disk, HostDisk};
 use lock::Lock;
 use writer::{Queue, Request};
@@ -212,6 +215,11 @@ impl Engine {
         drop(self.lock.lock().take());
     }
 
+    /// Identifies the data: chosen at random when the store was made, and never changed.
+    pub fn id(&self) -> u64 {
+        self.shared.files.store_id
+    }
+
     /// How many watches are open.
     pub fn watches(&self) -> usize {
         self.shared.watchers.len()
@@ -295,6 +303,13 @@ impl Store for Engine {
     async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
         self.check_open()?;
         Ok(self.shared.state.read().leases.ids())
+    }
+
+    async fn defragment(&self) -> Result<(), Error> {
+        self.check_open()?;
+        let (done, written) = oneshot::channel();
+        self.shared.checkpoint_now(done);
+        written.await.map_err(|_| Error::Unavailable("the store is shut down"))?
     }
 
     async fn status(&self) -> Result<Status, Error> {

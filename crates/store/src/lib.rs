@@ -16,6 +16,7 @@
 
 pub mod embedded;
 mod error;
+mod overlap;
 pub mod suite;
 mod types;
 
@@ -79,6 +80,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every lease there is, in order of its id.
     async fn leases(&self) -> Result<Vec<LeaseId>, Error>;
+
+    /// Gives back now the disk that what was forgotten still takes, without holding up readers or writers for it.
+    async fn defragment(&self) -> Result<(), Error>;
 
     /// Where the store stands.
     async fn status(&self) -> Result<Status, Error>;

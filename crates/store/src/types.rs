@@ -255,6 +255,12 @@ impl Txn {
     pub fn of(success: Vec<Op>) -> Self {
         Self { success, ..Self::default() }
     }
+
+    /// Refuses what every backend refuses, whatever is stored: an empty key, and a key that would be put twice, or put
+    /// and deleted, in one revision.
+    pub fn check(&self) -> Result<(), crate::Error> {
+        crate::overlap::check(self)
+    }
 }
 
 /// What a transaction did.

@@ -198,6 +198,10 @@ impl Store for EncryptedStore {
         }
     }
 
+    async fn defragment(&self) -> Result<(), Error> {
+        self.inner.defragment().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
     }

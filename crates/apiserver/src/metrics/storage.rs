@@ -214,6 +214,10 @@ impl Store for Measured {
         self.inner.lease_time_to_live(id).await
     }
 
+    async fn defragment(&self) -> Result<(), Error> {
+        self.inner.defragment().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
     }

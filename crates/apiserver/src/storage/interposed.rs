@@ -108,6 +108,10 @@ impl Store for Interposed {
         self.inner.leases().await
     }
 
+    async fn defragment(&self) -> Result<(), Error> {
+        self.inner.defragment().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.run("status").await?;
         self.inner.status().await

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::wal::Wal;
 use super::{Shared, State, checkpoint};
@@ -34,6 +35,8 @@ struct Thread {
     running: bool,
     stopped: bool,
     jobs: Jobs,
+    /// Who waits for the checkpoint that is to be written.
+    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -72,11 +75,20 @@ impl Shared {
         self.start(Jobs { compact: true, ..Jobs::default() });
     }
 
+    /// Drops what is compacted and writes a checkpoint, whether it is worth it or not; answers when that is done.
+    pub(super) fn checkpoint_now(self: &Arc<Self>, done: oneshot::Sender<Result<(), Error>>) {
+        self.maintenance.thread.lock().waiting.push(done);
+        self.start(Jobs { compact: true, checkpoint: true, ..Jobs::default() });
+    }
+
     fn start(self: &Arc<Self>, jobs: Jobs) {
         let mut thread = self.maintenance.thread.lock();
         thread.jobs.spare |= jobs.spare;
         thread.jobs.compact |= jobs.compact;
         thread.jobs.checkpoint |= jobs.checkpoint;
+        if thread.stopped {
+            thread.waiting.clear();
+        }
         if thread.running || thread.stopped {
             return;
         }
@@ -94,17 +106,23 @@ impl Shared {
 
     fn work(self: Arc<Self>) {
         loop {
-            let jobs = {
+            let (jobs, waiting) = {
                 let mut thread = self.maintenance.thread.lock();
                 let jobs = std::mem::take(&mut thread.jobs);
                 if jobs == Jobs::default() || thread.stopped {
                     thread.running = false;
+                    thread.waiting.clear();
                     return;
                 }
-                jobs
+                (jobs, if jobs.checkpoint { std::mem::take(&mut thread.waiting) } else { Vec::new() })
             };
-            if let Err(error) = self.carry_out(jobs) {
+            let outcome = self.carry_out(jobs);
+            if let Err(error) = &outcome {
                 tracing::warn!(%error, "the store's upkeep failed; it is tried again later");
+            }
+            for done in waiting {
+                // Who asked may have gone away.
+                let _ = done.send(outcome.clone());
             }
         }
     }

@@ -4,8 +4,6 @@
 //! batch are about to write ([`Pending`]); gives an [`Entry`] and the answer. If the batch cannot be
 //! made durable, `Pending` is dropped and nothing has happened. Upstream: etcd's `server/etcdserver/txn`.
 
-mod overlap;
-
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -59,7 +57,7 @@ impl<'a> Planner<'a> {
 
     /// Plans one transaction. The entry is empty when it writes nothing.
     pub fn txn(&mut self, txn: Txn) -> Result<(TxnResponse, Entry), Error> {
-        overlap::check(&txn)?;
+        txn.check()?;
         let bytes = size_of(&txn);
         if bytes > self.limit {
             return Err(Error::TooLarge { bytes, limit: self.limit });

@@ -8,7 +8,7 @@ use foundation::ManualClock;
 use futures::StreamExt;
 use store::embedded::{Engine, Options};
 use store::suite::Factory;
-use store::{Error, Op, Range, Store, Txn, WatchRequest};
+use store::{Error, Op, PutValue, Range, Store, Txn, WatchRequest};
 use tempfile::TempDir;
 
 struct Embedded {
@@ -177,4 +177,36 @@ async fn a_watcher_that_a_compaction_overtook_is_told() {
     let result = slow.next().await.unwrap();
     assert!(matches!(result, Err(Error::Compacted { revision }) if revision == latest), "{result:?}");
     assert!(slow.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_restored_store_goes_on_from_a_later_revision() {
+    let factory = factory();
+    let store = factory.open().unwrap();
+    let lease = store.lease_grant(60, 0).await.unwrap().id;
+    let value = PutValue::Plain("1".into());
+    store.txn(Txn::of(vec![Op::Put { key: "leased".into(), value, lease }])).await.unwrap();
+    let last = store.txn(Txn::of(vec![Op::put("a", "1"), Op::put("b", "2")])).await.unwrap().revision;
+    let before = store.range(Range::prefix("")).await.unwrap();
+
+    let target = TempDir::new().unwrap();
+    let directory = target.path().join("restored");
+    let restore = |revision| {
+        let leases = [(lease, 60)].into_iter();
+        store::embedded::restore(&directory, &factory.options, revision, before.kvs.clone(), leases)
+    };
+    assert!(matches!(restore(last), Err(Error::Invalid(_))), "as old as its newest key");
+    restore(last + 1000).unwrap();
+    assert!(matches!(restore(last + 1000), Err(Error::Invalid(_))), "there is a store already");
+
+    let clock = Arc::new(factory.clock.clone());
+    let store = Engine::open(&directory, Options::default(), clock).unwrap();
+    let after = store.range(Range::prefix("")).await.unwrap();
+    assert_eq!((after.kvs, after.revision), (before.kvs, last + 1000));
+    assert_eq!(store.lease_time_to_live(lease).await.unwrap().keys, ["leased"]);
+    let Err(error) = store.watch(WatchRequest::prefix("", last)).await else { panic!("it saw the past") };
+    assert!(matches!(error, Error::Compacted { revision } if revision == last + 1000), "{error:?}");
+    let next = store.txn(Txn::of(vec![Op::put("a", "3")])).await.unwrap().revision;
+    assert_eq!(next, last + 1001);
+    store.defragment().await.unwrap();
 }

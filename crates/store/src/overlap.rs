@@ -35,7 +35,7 @@ impl<'a> Changes<'a> {
 }
 
 /// Refuses an empty key, and a key that is put twice, or put and deleted.
-pub(super) fn check(txn: &Txn) -> Result<(), Error> {
+pub(crate) fn check(txn: &Txn) -> Result<(), Error> {
     branch(&txn.success, DEPTH)?;
     branch(&txn.failure, DEPTH)?;
     Ok(())

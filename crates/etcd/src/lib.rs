@@ -1,0 +1,114 @@
+//! The etcd v3 API: its messages, a server of it over any [`Store`](store::Store), and the snapshots its tools save.
+//!
+//! Read first: [`wire`], the messages, clients and server traits generated from `proto/`; then [`Server`], which answers
+//! them from a store, and [`serve`], which listens. [`snapshot`] writes and reads the files of `etcdctl snapshot save`.
+//! What each call means upstream is etcd's `server/etcdserver/api/v3rpc`; the texts and codes of the refusals, which
+//! clients compare, are in `refusal`.
+//!
+//! To add a call: its messages to `proto/rpc.proto`, `cargo run -p etcd --example generate`, and a method in the file of
+//! its service. Not here: the client side as a backend (`store-etcd`), which keys there are (`apiserver`).
+
+mod auth;
+mod cluster;
+pub mod convert;
+mod kv;
+mod lease;
+mod maintenance;
+pub mod refusal;
+mod serve;
+pub mod snapshot;
+mod txn;
+mod watch;
+
+use std::sync::Arc;
+
+use foundation::SharedClock;
+use store::{Revision, Store};
+
+pub use serve::{Incoming, serve};
+
+/// Messages, clients and server traits, by upstream's package names.
+pub mod wire {
+    /// Requests, answers and services.
+    #[expect(missing_docs, reason = "generated; the proto file is the documentation")]
+    #[allow(clippy::all, reason = "generated")]
+    #[rustfmt::skip]
+    pub mod etcdserverpb {
+        include!("generated/etcdserverpb.rs");
+    }
+    /// Leases in snapshot files.
+    #[expect(missing_docs, reason = "generated; the proto file is the documentation")]
+    #[rustfmt::skip]
+    pub mod leasepb {
+        include!("generated/leasepb.rs");
+    }
+    /// Keys and changes.
+    #[expect(missing_docs, reason = "generated; the proto file is the documentation")]
+    #[allow(clippy::all, reason = "generated")]
+    #[rustfmt::skip]
+    pub mod mvccpb {
+        include!("generated/mvccpb.rs");
+    }
+}
+
+/// The version of etcd whose API this is: what clients look at to know which calls they may make.
+pub const VERSION: &str = "3.6.0";
+
+/// How a server presents itself, and what it accepts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name in the list of members.
+    pub name: String,
+    /// Identifies the data: the same for a store however often it is opened. Not zero.
+    pub id: u64,
+    /// The URLs that the list of members shows.
+    pub client_urls: Vec<String>,
+    /// Comparisons, and operations of a branch, that a transaction may have. etcd's `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// How often a watch that asked for it is told how far it has come while nothing changes. etcd's
+    /// `--experimental-watch-progress-notify-interval`.
+    pub progress_interval: std::time::Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            id: 1,
+            client_urls: Vec::new(),
+            max_txn_ops: 128,
+            progress_interval: std::time::Duration::from_secs(600),
+        }
+    }
+}
+
+/// Answers the etcd v3 API from a store. Clones are the same.
+#[derive(Clone)]
+pub struct Server {
+    store: Arc<dyn Store>,
+    options: Arc<Options>,
+    clock: SharedClock,
+}
+
+impl Server {
+    /// Answers from `store`.
+    pub fn new(store: Arc<dyn Store>, options: Options, clock: SharedClock) -> Self {
+        Self { store, options: Arc::new(options), clock }
+    }
+
+    /// The header of an answer as of `revision`.
+    fn header(&self, revision: Revision) -> Option<wire::etcdserverpb::ResponseHeader> {
+        Some(wire::etcdserverpb::ResponseHeader {
+            cluster_id: self.options.id,
+            member_id: self.options.id,
+            revision: revision as i64,
+            raft_term: 1,
+        })
+    }
+
+    /// The header of an answer as of now.
+    async fn header_now(&self) -> Result<Option<wire::etcdserverpb::ResponseHeader>, tonic::Status> {
+        let revision = self.store.revision().await.map_err(refusal::status)?;
+        Ok(self.header(revision))
+    }
+}

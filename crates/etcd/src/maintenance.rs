@@ -1,0 +1,171 @@
+//! The service Maintenance: where the store stands, its hash, its snapshot.
+//!
+//! Reads the store. A snapshot is written to a temporary file first, so that a slow client keeps nothing in memory.
+//! Hashes are of this server's own making: they compare one of its stores with another, never with etcd's.
+//! Upstream: etcd's `server/etcdserver/api/v3rpc/maintenance.go`.
+
+use std::io::{Read, Seek};
+
+use bytes::Bytes;
+use store::{Range, Revision};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, async_trait};
+
+use crate::wire::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    maintenance_server::Maintenance,
+};
+use crate::{Server, VERSION, refusal, snapshot};
+
+/// Bytes of a snapshot in one message.
+const CHUNK: usize = 256 << 10;
+/// Keys read at once.
+const PAGE: usize = 4096;
+
+#[async_trait]
+impl Maintenance for Server {
+    /// The alarm goes by itself when there is room again: asking for its end changes nothing.
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        use crate::wire::etcdserverpb::alarm_request::AlarmAction;
+        if request.into_inner().action() == AlarmAction::Activate {
+            return Err(Status::unimplemented("etcdserver: alarms are raised by the store alone"));
+        }
+        let status = self.store.status().await.map_err(refusal::status)?;
+        let raised = status
+            .alarm
+            .map(|_| AlarmMember { member_id: self.options.id, alarm: AlarmType::Nospace.into() });
+        let header = self.header(status.revision);
+        Ok(Response::new(AlarmResponse { header, alarms: raised.into_iter().collect() }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = self.store.status().await.map_err(refusal::status)?;
+        Ok(Response::new(StatusResponse {
+            header: self.header(status.revision),
+            version: VERSION.to_owned(),
+            db_size: status.db_size as i64,
+            leader: self.options.id,
+            raft_index: status.revision,
+            raft_term: 1,
+            raft_applied_index: status.revision,
+            errors: status.alarm.into_iter().collect(),
+            db_size_in_use: (status.live_bytes + status.history_bytes) as i64,
+            is_learner: false,
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        self.store.defragment().await.map_err(refusal::status)?;
+        Ok(Response::new(DefragmentResponse { header: self.header_now().await? }))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let (revision, hash) = self.hash_at(0).await?;
+        Ok(Response::new(HashResponse { header: self.header(revision), hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let asked = u64::try_from(request.into_inner().revision).unwrap_or(0);
+        let (revision, hash) = self.hash_at(asked).await?;
+        let status = self.store.status().await.map_err(refusal::status)?;
+        Ok(Response::new(HashKvResponse {
+            header: self.header(status.revision),
+            hash,
+            compact_revision: status.compact_revision as i64,
+            hash_revision: revision as i64,
+        }))
+    }
+
+    type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let failed = |error: snapshot::Error| match error {
+            snapshot::Error::Store(error) => refusal::status(error),
+            other => Status::new(Code::Unknown, other.to_string()),
+        };
+        let contents = snapshot::collect(&*self.store).await.map_err(failed)?;
+        let header = self.header(contents.revision());
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let send = |item| sender.blocking_send(item).is_ok();
+            let written = tempfile::tempfile().map_err(snapshot::Error::from).and_then(|mut file| {
+                let size = snapshot::write(&contents, &mut file)?;
+                file.rewind()?;
+                Ok((file, size))
+            });
+            let (mut file, mut left) = match written {
+                Ok(written) => written,
+                Err(error) => {
+                    send(Err(failed(error)));
+                    return;
+                }
+            };
+            let mut chunk = vec![0; CHUNK];
+            while left > 0 {
+                let size = left.min(CHUNK as u64) as usize;
+                if let Err(error) = file.read_exact(&mut chunk[..size]) {
+                    send(Err(failed(error.into())));
+                    return;
+                }
+                left -= size as u64;
+                let blob = Bytes::copy_from_slice(&chunk[..size]);
+                let version = VERSION.to_owned();
+                if !send(Ok(SnapshotResponse { header, remaining_bytes: left, blob, version })) {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn move_leader(
+        &self,
+        _: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        Err(Status::new(Code::FailedPrecondition, refusal::BAD_TRANSFEREE))
+    }
+
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        Err(Status::unimplemented("etcdserver: there is no older format to go down to"))
+    }
+}
+
+impl Server {
+    /// The hash of all keys as of a revision (0: the latest), and that revision.
+    async fn hash_at(&self, asked: Revision) -> Result<(Revision, u32), Status> {
+        let mut revision = asked;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut start = Bytes::new();
+        loop {
+            let range = Range { start, revision, limit: PAGE, uncounted: true, ..Range::default() };
+            let found = self.store.range(range).await.map_err(refusal::status)?;
+            if revision == 0 {
+                revision = found.revision;
+                // The rest is read as of the same revision; so must be what was read already.
+                if found.more {
+                    start = Bytes::new();
+                    continue;
+                }
+            }
+            for kv in &found.kvs {
+                for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease as u64] {
+                    hasher.update(&number.to_le_bytes());
+                }
+                for bytes in [&kv.key, &kv.value] {
+                    hasher.update(&(bytes.len() as u64).to_le_bytes());
+                    hasher.update(bytes);
+                }
+            }
+            match found.kvs.last().filter(|_| found.more) {
+                Some(last) => start = crate::convert::range_end(&last.key, &Bytes::new()),
+                None => return Ok((revision, hasher.finalize())),
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The files that `etcdctl snapshot save` makes: written from any store, and read, ours and etcd's own alike.
+//!
+//! A snapshot is the store as of one revision, in the file format of etcd (a bolt database and the SHA-256 of it), so
+//! that etcd's tools can look at ours and restore it, and a cluster can move from one to the other by its backup.
+//! Ours holds no history: to its reader it is a store that was compacted at its revision.
+//!
+//! Not here: the pages of the file (`bolt`), what becomes of what was read (`store::embedded::restore`). Upstream:
+//! etcd's `etcdutl/snapshot`, `server/storage/{mvcc,schema}`.
+
+mod bolt;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use store::{KeyValue, LeaseId, LeaseInfo, Range, Revision, Store};
+
+use crate::convert;
+use crate::wire::{leasepb, mvccpb};
+
+/// Keys read at once.
+const PAGE: usize = 8192;
+/// How often a snapshot is begun anew because what it was reading was compacted.
+const ATTEMPTS: usize = 5;
+/// Bytes of the checksum at the end.
+const SUM: u64 = 32;
+/// Buckets that etcd expects to find, empty if there is nothing in them.
+const EMPTY: [&[u8]; 7] =
+    [b"alarm", b"auth", b"authRoles", b"authUsers", b"cluster", b"members", b"members_removed"];
+
+/// Why a snapshot could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store refused.
+    #[error("the store cannot be read")]
+    Store(#[from] store::Error),
+    /// The system refused.
+    #[error("the snapshot cannot be read or written")]
+    Io(#[from] std::io::Error),
+    /// The file is no snapshot, or is damaged.
+    #[error("not a sound snapshot: {0}")]
+    Damaged(&'static str),
+}
+
+/// A store as of one revision.
+#[derive(Debug, Default)]
+pub struct Contents {
+    revision: Revision,
+    /// In the order of `mod_revision`.
+    keys: Vec<KeyValue>,
+    leases: Vec<LeaseInfo>,
+}
+
+impl Contents {
+    /// The revision it is as of.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Every key.
+    pub fn keys(&self) -> &[KeyValue] {
+        &self.keys
+    }
+
+    /// Every lease: its id and its full length in seconds.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, i64)> {
+        self.leases.iter().map(|lease| (lease.id, lease.granted_ttl))
+    }
+
+    /// Gives the keys away.
+    pub fn into_keys(self) -> Vec<KeyValue> {
+        self.keys
+    }
+}
+
+/// Reads a whole store as of the latest revision. Values are shared with it, not copied.
+pub async fn collect(store: &dyn Store) -> Result<Contents, Error> {
+    let mut attempt = 0;
+    let mut contents = loop {
+        attempt += 1;
+        match collect_keys(store).await {
+            Err(store::Error::Compacted { .. }) if attempt < ATTEMPTS => {}
+            other => break other?,
+        }
+    };
+    contents.keys.sort_by_key(|kv| kv.mod_revision);
+    for id in store.leases().await? {
+        match store.lease_time_to_live(id).await {
+            Ok(lease) => contents.leases.push(lease),
+            // It has ended meanwhile.
+            Err(store::Error::LeaseNotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(contents)
+}
+
+async fn collect_keys(store: &dyn Store) -> Result<Contents, store::Error> {
+    let mut contents = Contents { revision: store.revision().await?, ..Contents::default() };
+    let mut start = Bytes::new();
+    loop {
+        let (revision, limit) = (contents.revision, PAGE);
+        let range = Range { start, revision, limit, uncounted: true, ..Range::default() };
+        let found = store.range(range).await?;
+        contents.keys.extend(found.kvs);
+        match contents.keys.last().filter(|_| found.more) {
+            Some(last) => start = convert::range_end(&last.key, &Bytes::new()),
+            None => return Ok(contents),
+        }
+    }
+}
+
+/// The name of a version of a key: its revision, and its place among the changes of that revision.
+fn name(revision: Revision, place: u64) -> Vec<u8> {
+    let mut name = Vec::with_capacity(17);
+    name.extend_from_slice(&revision.to_be_bytes());
+    name.push(b'_');
+    name.extend_from_slice(&place.to_be_bytes());
+    name
+}
+
+/// Writes a snapshot file from its beginning, and syncs it. Returns its size.
+pub fn write(contents: &Contents, file: &mut File) -> Result<u64, Error> {
+    {
+        let mut writer = bolt::Writer::new(BufWriter::with_capacity(1 << 20, &mut *file))?;
+        let mut place = 0;
+        let mut last = 0;
+        for kv in &contents.keys {
+            place = if kv.mod_revision == last { place + 1 } else { 0 };
+            last = kv.mod_revision;
+            writer.put(&name(kv.mod_revision, place), &convert::to_wire(kv.clone()).encode_to_vec())?;
+        }
+        writer.finish_bucket(b"key")?;
+        for lease in &contents.leases {
+            let stored = leasepb::Lease { id: lease.id, ttl: lease.granted_ttl, remaining_ttl: lease.ttl };
+            writer.put(&lease.id.to_be_bytes(), &stored.encode_to_vec())?;
+        }
+        writer.finish_bucket(b"lease")?;
+        let compacted = name(contents.revision, 0);
+        writer.put(b"consistent_index", &contents.revision.to_be_bytes())?;
+        writer.put(b"finishedCompactRev", &compacted)?;
+        writer.put(b"scheduledCompactRev", &compacted)?;
+        writer.put(b"term", &1u64.to_be_bytes())?;
+        writer.finish_bucket(b"meta")?;
+        for bucket in EMPTY {
+            writer.finish_bucket(bucket)?;
+        }
+        writer.finish()?.flush()?;
+    }
+    let size = file.seek(SeekFrom::End(0))?;
+    let sum = sum(file, size)?;
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(&sum)?;
+    file.sync_all()?;
+    Ok(size + SUM)
+}
+
+fn sum(file: &mut File, size: u64) -> Result<[u8; 32], Error> {
+    file.rewind()?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    let mut left = size;
+    while left > 0 {
+        let step = left.min(chunk.len() as u64) as usize;
+        file.read_exact(&mut chunk[..step])?;
+        hasher.update(&chunk[..step]);
+        left -= step as u64;
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Reads a snapshot file: the keys as of its last revision. A copy of an etcd's database file has no checksum, and is
+/// read too.
+pub fn read(file: &mut File) -> Result<Contents, Error> {
+    let size = file.seek(SeekFrom::End(0))?;
+    // Databases are whole pages; what is more is the checksum.
+    if size % 512 == SUM {
+        let mut stored = [0; SUM as usize];
+        let computed = sum(file, size - SUM)?;
+        file.read_exact(&mut stored)?;
+        if stored != computed {
+            return Err(Error::Damaged("its checksum is wrong"));
+        }
+    }
+    let mut reader = bolt::Reader::new(file)?;
+    let mut keys: BTreeMap<Bytes, KeyValue> = BTreeMap::new();
+    let mut revision = 1;
+    reader.bucket(b"key", &mut |name, value| {
+        let (Some(main), Some(b'_')) = (name.first_chunk::<8>(), name.get(8)) else {
+            return Err(Error::Damaged("a version of a key has no revision"));
+        };
+        let main = u64::from_be_bytes(*main);
+        revision = revision.max(main);
+        let kv = mvccpb::KeyValue::decode(value).map_err(|_| Error::Damaged("a key cannot be decoded"))?;
+        // Deletions have a mark behind the revision.
+        if name.get(17) == Some(&b't') {
+            keys.remove(&kv.key);
+        } else {
+            keys.insert(kv.key.clone(), convert::from_wire(kv));
+        }
+        Ok(())
+    })?;
+    let mut leases = Vec::new();
+    reader.bucket(b"lease", &mut |_, value| {
+        let lease = leasepb::Lease::decode(value).map_err(|_| Error::Damaged("a lease cannot be decoded"))?;
+        leases.push(LeaseInfo { id: lease.id, granted_ttl: lease.ttl, ttl: lease.ttl, keys: Vec::new() });
+        Ok(())
+    })?;
+    // All that came after the last compaction may have been deletions that it forgot.
+    reader.bucket(b"meta", &mut |name, value| {
+        if let (b"finishedCompactRev", Some(main)) = (name, value.first_chunk::<8>()) {
+            revision = revision.max(u64::from_be_bytes(*main));
+        }
+        Ok(())
+    })?;
+    let mut keys: Vec<_> = keys.into_values().collect();
+    keys.sort_by_key(|kv| kv.mod_revision);
+    Ok(Contents { revision, keys, leases })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(keys: usize) -> Contents {
+        let kv = |n: usize| KeyValue {
+            key: format!("key/{n:06}").into(),
+            // Some larger than a page.
+            value: vec![n as u8; if n % 100 == 7 { 20_000 } else { n % 300 }].into(),
+            create_revision: 2,
+            // Two keys of every revision.
+            mod_revision: 2 + n as u64 / 2,
+            version: 3,
+            lease: i64::from(n % 10 == 0) * 77,
+        };
+        let lease = LeaseInfo { id: 77, granted_ttl: 60, ttl: 12, keys: Vec::new() };
+        Contents { revision: 2 + keys as u64, keys: (0..keys).map(kv).collect(), leases: vec![lease] }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for keys in [0, 1, 50, 5_000] {
+            let mut file = tempfile::tempfile().unwrap();
+            let contents = contents(keys);
+            let size = write(&contents, &mut file).unwrap();
+            assert_eq!((size % 512, size), (32, file.metadata().unwrap().len()));
+            let read = read(&mut file).unwrap();
+            assert_eq!((read.revision, read.keys.len()), (contents.revision, keys));
+            assert_eq!(read.keys, contents.keys);
+            assert_eq!(read.leases().collect::<Vec<_>>(), [(77, 60)]);
+        }
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let mut file = tempfile::tempfile().unwrap();
+        let size = write(&contents(500), &mut file).unwrap();
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        let damaged = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            read(&mut file)
+        };
+        for at in [0, 20, 5000, size as usize / 2, size as usize - 1] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 0x10;
+            assert!(matches!(damaged(&bytes), Err(Error::Damaged(_))), "at {at}");
+        }
+        // Without a checksum nothing may panic or run forever, whatever is found.
+        for at in (0..size as usize - 32).step_by(1999) {
+            let mut bytes = bytes[..size as usize - 32].to_vec();
+            bytes[at] ^= 0xff;
+            drop(damaged(&bytes));
+        }
+        for cut in [0, 1, 100, 4096, 9000] {
+            assert!(damaged(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

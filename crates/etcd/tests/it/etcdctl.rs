@@ -1,0 +1,263 @@
+//! `etcdctl` 3.4 and 3.5 against this server over the embedded engine. `tests/tools.sh` installs them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use etcd::{Options, Server, snapshot};
+use foundation::{CancellationToken, SystemClock};
+use store::embedded::Engine;
+use store::{Op, Range, Store, Txn};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+fn tool(version: &str, name: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
+    let tools = std::env::var_os("IRONCLAD_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("ironclad/tools")
+    });
+    let path = tools.join(format!("etcd-{version}/{name}"));
+    assert!(path.exists(), "{} is not there: run tests/tools.sh first", path.display());
+    path
+}
+
+/// A server over a store in a temporary directory.
+struct World {
+    directory: TempDir,
+    engine: Arc<Engine>,
+    url: String,
+    stop: CancellationToken,
+    runtime: Runtime,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let clock = SystemClock::shared();
+        let engine = Engine::open(directory.path().join("store"), Default::default(), clock.clone()).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let stop = CancellationToken::new();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let options = Options { client_urls: vec![url.clone()], id: 0xabc, ..Options::default() };
+        let server = Server::new(engine.clone(), options, clock);
+        runtime.spawn(etcd::serve(server, listener, None, stop.clone()));
+        Self { directory, engine, url, stop, runtime }
+    }
+
+    fn command(&self, version: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(tool(version, "etcdctl"));
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url]).args(arguments);
+        command
+    }
+
+    /// What a command prints; its errors when it fails.
+    fn try_ctl(&self, version: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = self.command(version, arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " ");
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn ctl(&self, version: &str, arguments: &[&str]) -> String {
+        self.try_ctl(version, arguments, "").unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    fn revision(&self) -> u64 {
+        self.runtime.block_on(self.engine.revision()).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A command that goes on, and its lines.
+struct Following(Child);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn reads_and_writes(version: &str) {
+    let world = World::new();
+    let ctl = |arguments: &[&str]| world.ctl(version, arguments);
+    assert_eq!(ctl(&["put", "k/a", "1"]), "OK");
+    let first = world.revision().to_string();
+    assert_eq!(ctl(&["put", "k/b", "2", "--prev-kv"]), "OK");
+    assert_eq!(ctl(&["put", "k/a", "3", "--prev-kv"]), "OK k/a 1");
+    assert_eq!(ctl(&["put", "k/b", "--ignore-value"]), "OK");
+    let missing = world.try_ctl(version, &["put", "none", "--ignore-value"], "").unwrap_err();
+    assert!(missing.contains("etcdserver: key not found"), "{missing}");
+    assert_eq!(ctl(&["get", "k/", "--prefix"]), "k/a 3 k/b 2");
+    assert_eq!(ctl(&["get", "k/", "--prefix", "--rev", &first]), "k/a 1");
+    assert_eq!(ctl(&["get", "k/", "--prefix", "--keys-only"]), "k/a  k/b");
+    assert_eq!(ctl(&["get", "k/", "--prefix", "--sort-by=VALUE", "--order=DESCEND", "--limit=1"]), "k/a 3");
+    assert_eq!(ctl(&["get", "k/", "--prefix", "--sort-by=MODIFY"]), "k/a 3 k/b 2");
+    assert_eq!(ctl(&["get", "k/b", "--from-key", "--print-value-only"]), "2");
+    let future = world.try_ctl(version, &["get", "k/a", "--rev", "99"], "").unwrap_err();
+    assert!(future.contains("etcdserver: mvcc: required revision is a future revision"), "{future}");
+    let txn = "value(\"k/a\") = \"3\"\nmod(\"none\") = \"0\"\n\nput k/c 4\nget k/ --prefix\n\nput k/d 5\n\n";
+    assert_eq!(world.try_ctl(version, &["txn"], txn).unwrap(), "SUCCESS  OK  k/a 3 k/b 2 k/c 4");
+    let txn = "ver(\"k/a\") > \"9\"\n\nput k/c 6\n\ndel k/c\n\n";
+    assert_eq!(world.try_ctl(version, &["txn"], txn).unwrap(), "FAILURE  1");
+    assert_eq!(ctl(&["del", "k/", "--prefix", "--prev-kv"]), "2 k/a 3 k/b 2");
+    let now = world.revision().to_string();
+    assert_eq!(ctl(&["compaction", &now]), format!("compacted revision {now}"));
+    let gone = world.try_ctl(version, &["get", "k/a", "--rev", &first], "").unwrap_err();
+    assert!(gone.contains("etcdserver: mvcc: required revision has been compacted"), "{gone}");
+    let user = world.try_ctl(version, &["user", "list"], "").unwrap_err();
+    assert!(user.contains("users and roles are not supported"), "{user}");
+}
+
+fn watches(version: &str) {
+    let world = World::new();
+    world.ctl(version, &["put", "k/a", "old"]);
+    let first = world.revision().to_string();
+    let mut child = world
+        .command(version, &["watch", "k/", "--prefix", "--rev", &first, "--prev-kv"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let _child = Following(child);
+    let mut next = |count: usize| lines.by_ref().take(count).collect::<Vec<_>>().join(" ");
+    assert_eq!(next(5).trim_end(), "PUT   k/a old");
+    world.ctl(version, &["put", "k/a", "new"]);
+    assert_eq!(next(5), "PUT k/a old k/a new");
+    world.ctl(version, &["del", "k/a"]);
+    assert_eq!(next(5).trim_end(), "DELETE k/a new k/a");
+    // One that starts before the compaction is told.
+    world.ctl(version, &["put", "k/a", "newer"]);
+    world.ctl(version, &["compaction", &world.revision().to_string()]);
+    let gone = world.try_ctl(version, &["watch", "k/", "--prefix", "--rev", &first], "");
+    let gone = gone.unwrap_or_else(|error| error);
+    assert!(gone.contains("required revision has been compacted"), "{gone}");
+}
+
+fn leases(version: &str) {
+    let world = World::new();
+    let granted = world.ctl(version, &["lease", "grant", "300"]);
+    let id = granted.split(' ').nth(1).unwrap().to_owned();
+    world.ctl(version, &["put", "k", "v", "--lease", &id]);
+    assert!(world.ctl(version, &["lease", "list"]).contains(&id));
+    let left = world.ctl(version, &["lease", "timetolive", &id, "--keys"]);
+    assert!(left.contains("granted with TTL(300s)") && left.contains("[k]"), "{left}");
+    let kept = world.ctl(version, &["lease", "keep-alive", "--once", &id]);
+    assert!(kept.contains("keepalived with TTL(300)"), "{kept}");
+    assert!(world.ctl(version, &["lease", "revoke", &id]).ends_with("revoked"));
+    assert_eq!(world.ctl(version, &["get", "k"]), "");
+    let gone = world.ctl(version, &["lease", "timetolive", &id]);
+    assert!(gone.contains("already expired"), "{gone}");
+    let unknown = world.try_ctl(version, &["put", "k", "v", "--lease", "1234"], "").unwrap_err();
+    assert!(unknown.contains("etcdserver: requested lease not found"), "{unknown}");
+}
+
+fn upkeep(version: &str) {
+    let world = World::new();
+    world.ctl(version, &["put", "k", "v"]);
+    let members = world.ctl(version, &["member", "list"]);
+    assert!(members.starts_with("abc, started, default") && members.contains(&world.url), "{members}");
+    world.ctl(version, &["endpoint", "health"]);
+    let status = world.ctl(version, &["endpoint", "status"]);
+    assert!(status.contains(&world.url) && status.contains(", abc, ") && status.contains("true"), "{status}");
+    assert!(world.ctl(version, &["endpoint", "hashkv"]).starts_with(&world.url));
+    assert!(world.ctl(version, &["defrag"]).contains("Finished defragmenting"));
+    assert_eq!(world.ctl(version, &["alarm", "list"]), "");
+}
+
+/// A snapshot of ours: etcd's tools can read and restore it, and so can we.
+fn snapshots(version: &str) {
+    let world = World::new();
+    for n in 0..500 {
+        let ops = vec![Op::put(format!("k/{n}"), vec![b'x'; n * 7]), Op::put(format!("l/{n}"), "y")];
+        world.runtime.block_on(world.engine.txn(Txn::of(ops))).unwrap();
+    }
+    world.runtime.block_on(world.engine.txn(Txn::of(vec![Op::delete("k/7")]))).unwrap();
+    let file = world.directory.path().join("saved.db");
+    world.ctl(version, &["snapshot", "save", file.to_str().unwrap()]);
+    let status = Command::new(tool(version, "etcdctl"))
+        .env("ETCDCTL_API", "3")
+        .args(["snapshot", "status", "-w", "json"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("\"totalKey\":") && status.contains("\"revision\":501"), "{status}");
+
+    let contents = snapshot::read(&mut std::fs::File::open(&file).unwrap()).unwrap();
+    assert_eq!((contents.revision(), contents.keys().len()), (world.revision(), 999));
+    let all = world.runtime.block_on(world.engine.range(Range::prefix(""))).unwrap();
+    let mut keys = contents.into_keys();
+    keys.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(keys, all.kvs);
+
+    // Into an etcd.
+    let data = world.directory.path().join("etcd");
+    let restored = Command::new(tool(version, "etcdctl"))
+        .env("ETCDCTL_API", "3")
+        .args(["snapshot", "restore", "--data-dir"])
+        .arg(&data)
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (client, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
+    let child = Command::new(tool(version, "etcd"))
+        .arg("--data-dir")
+        .arg(&data)
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--log-level", "error"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _child = Following(child);
+    let get = || {
+        let output = Command::new(tool(version, "etcdctl"))
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &client, "get", "", "--prefix", "--keys-only"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()).count()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while get() == 0 && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert_eq!(get(), 999);
+
+    // And back: what an etcd saves is read as well.
+    let saved = world.directory.path().join("etcd.db");
+    let output = Command::new(tool(version, "etcdctl"))
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &client, "snapshot", "save"])
+        .arg(&saved)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let contents = snapshot::read(&mut std::fs::File::open(&saved).unwrap()).unwrap();
+    let mut keys = contents.into_keys();
+    keys.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(keys, all.kvs);
+}
+
+macro_rules! both {
+    ($($name:ident)+) => {
+        mod etcdctl_3_4 { $(#[test] fn $name() { super::$name("3.4"); })+ }
+        mod etcdctl_3_5 { $(#[test] fn $name() { super::$name("3.5"); })+ }
+    };
+}
+
+both! { reads_and_writes watches leases upkeep snapshots }
