@@ -1,8 +1,9 @@
 //! Structural schemas of CustomResourceDefinitions: what the fields of a custom resource are.
 //! Reads an `openAPIV3Schema`; gives pruning (in decoding), defaults and validation.
-//! Not here: whether a schema may be accepted as structural at all.
+//! Whether a schema may be accepted as structural at all is told by [`check`].
 //! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
 
+mod check;
 mod format;
 mod rules;
 mod typing;
@@ -16,6 +17,7 @@ use api::field::{self, ErrorList};
 use regex::Regex;
 use serde_json::{Map, Value};
 
+pub use check::{Tolerated, check, has_default, violations};
 pub(crate) use format::matches as format_matches;
 pub(crate) use typing::Shape;
 

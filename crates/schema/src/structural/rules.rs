@@ -17,7 +17,7 @@ use crate::cel::{
 };
 
 /// What the rules of one resource may cost together (upstream's RuntimeCELCostBudget).
-const BUDGET: i64 = 10_000_000;
+pub(super) const BUDGET: i64 = 10_000_000;
 
 const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
@@ -146,6 +146,23 @@ impl Structural {
         evaluation.walk(&self.root, &Path::root(), true, new, old, false);
         evaluation.errors
     }
+}
+
+/// What the rules say of a default at `path`, as a value that is new and as one that stays, and what is left of
+/// `budget` (negative: nothing more may be evaluated).
+pub(super) fn of_default(node: &Node, path: &Path, value: &Json, budget: i64) -> (ErrorList, i64) {
+    if !node.has_rules || budget < 0 {
+        return (ErrorList::new(), budget);
+    }
+    let mut evaluation = Evaluation { errors: ErrorList::new(), budget };
+    // First for the rules that compare; of the others none is heard here, as nothing changes.
+    evaluation.walk(node, path, false, value, Some(value), false);
+    if !evaluation.errors.is_empty() {
+        return (evaluation.errors, evaluation.budget);
+    }
+    let mut fresh = Evaluation { errors: ErrorList::new(), budget };
+    fresh.walk(node, path, false, value, None, false);
+    (fresh.errors, fresh.budget.min(evaluation.budget))
 }
 
 struct Evaluation {

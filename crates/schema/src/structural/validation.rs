@@ -8,10 +8,16 @@ use serde_json::{Map, Value};
 
 use super::{List, Node, Type, at, format};
 
-/// Everything that is wrong with a value.
-pub(super) fn validate(schema: &Node, value: &Value) -> ErrorList {
+/// What a schema itself says against a value.
+pub(super) fn by_schema(schema: &Node, value: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     check(schema, value, "", &mut errors);
+    errors
+}
+
+/// Everything that is wrong with a value.
+pub(super) fn validate(schema: &Node, value: &Value) -> ErrorList {
+    let mut errors = by_schema(schema, value);
     lists(schema, value, "", &mut errors);
     errors
 }

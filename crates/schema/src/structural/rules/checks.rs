@@ -14,7 +14,10 @@ const TOTAL_LIMIT: u64 = 100_000_000;
 const REQUEST: u64 = 3 * 1024 * 1024;
 
 const REASONS: [&str; 4] =
-    ["FieldValueRequired", "FieldValueInvalid", "FieldValueForbidden", "FieldValueDuplicate"];
+    ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+
+/// What ends a line in CEL.
+const NEW_LINES: [char; 2] = ['\n', '\r'];
 
 /// A rule's `fieldPath` as errors print it.
 pub(super) fn normalized(path: &str) -> String {
@@ -113,10 +116,10 @@ impl Check {
             if !rule.message.is_empty() && message.is_empty() {
                 let detail = "message must be non-empty if specified";
                 self.errors.push(field::invalid(&at.child("message"), rule.message.clone(), detail));
-            } else if message.contains('\n') {
+            } else if message.contains(NEW_LINES) {
                 let detail = "message must not contain line breaks";
                 self.errors.push(field::invalid(&at.child("message"), rule.message.clone(), detail));
-            } else if text.contains('\n') && message.is_empty() {
+            } else if text.contains(NEW_LINES) && message.is_empty() {
                 let detail = "message must be specified if rule contains line breaks";
                 self.errors.push(field::required(&at.child("message"), detail));
             }
@@ -127,11 +130,15 @@ impl Check {
             if let Some(reason) = rule.reason.as_deref().filter(|reason| !REASONS.contains(reason)) {
                 self.errors.push(field::not_supported(&at.child("reason"), reason, &REASONS));
             }
-            if !rule.field_path.is_empty()
-                && let Err(detail) = names_field(node, rule.field_path.trim())
-            {
-                let detail = format!("fieldPath must be a valid path: {detail}");
-                self.errors.push(field::invalid(&at.child("fieldPath"), rule.field_path.clone(), detail));
+            let field_path = rule.field_path.as_str();
+            for (wrong, detail) in [
+                (field_path.trim().is_empty(), "fieldPath must be non-empty if specified"),
+                (field_path.contains(NEW_LINES), "fieldPath must not contain line breaks"),
+                (names_field(node, field_path).is_err(), "fieldPath must be a valid path"),
+            ] {
+                if wrong && !field_path.is_empty() {
+                    self.errors.push(field::invalid(&at.child("fieldPath"), field_path, detail));
+                }
             }
             let invalid = |member: &'static str, detail: &str| {
                 field::invalid(&at.child(member), rule.written.clone(), detail)
