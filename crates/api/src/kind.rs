@@ -289,6 +289,10 @@ pub struct Descriptor {
     /// Seconds between the request to delete and deletion, when the client names none and the kind has such a
     /// period (pods: their own, see [`Hooks::deletion_grace_period`]).
     pub graceful_deletion: bool,
+    /// Whether DELETE answers with the object, rather than with a Status (upstream's `ReturnDeletedObject`).
+    pub returns_deleted: bool,
+    /// Whether objects come to an end, which `status.phase` tells (`Succeeded`, `Failed`) and rows of tables show.
+    pub ends: bool,
 }
 
 impl fmt::Debug for Descriptor {
@@ -339,6 +343,8 @@ impl Descriptor {
             create_on_update: false,
             unconditional_update: true,
             graceful_deletion: false,
+            returns_deleted: false,
+            ends: false,
         }
     }
 

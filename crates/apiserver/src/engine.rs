@@ -12,6 +12,7 @@ mod body;
 mod continuation;
 mod create;
 mod delete;
+mod owners;
 mod ownership;
 mod patch;
 mod read;
@@ -32,7 +33,7 @@ use parking_lot::Mutex;
 
 use crate::admission;
 use crate::authz::{self, Decision};
-use crate::negotiation::{self, Accepted, Offer};
+use crate::negotiation::{self, Accepted, Form, Offer};
 use crate::output::Output;
 use crate::registry::Resource;
 use crate::request::{Attributes, Query, RequestInfo, User};
@@ -243,5 +244,12 @@ pub fn accept(
     // What is not stored (a review) has no metadata to show and no columns.
     let transforms = resource.descriptor.verbs.contains(Verbs::GET);
     let offer = Offer { transforms, protobuf: schema::protobuf::supports(&resource.schema), stream };
-    negotiation::negotiate(headers, query, offer)
+    let accepted = negotiation::negotiate(headers, query, offer)?;
+    match (accepted.form, query.get("includeObject")) {
+        (Form::Table(_), Some(other)) if !matches!(other, "" | "Metadata" | "None" | "Object") => {
+            let quoted = api::field::quote(other);
+            Err(Status::bad_request(format!("unrecognized includeObject value: {quoted}")))
+        }
+        _ => Ok(accepted),
+    }
 }

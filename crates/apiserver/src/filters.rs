@@ -545,12 +545,27 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
     }
 }
 
+/// How many characters of warnings a response carries before each is cut short.
+const MAX_WARNINGS: usize = 4 * 1024;
+/// What is left of a warning that is cut short, in characters.
+const MAX_CUT_WARNING: usize = 256;
+
 /// `Warning: 299 - "text"`, one header each, as RFC 7234 has it.
 fn add_warnings(response: &mut Response, warnings: &[String]) {
     let mut seen = std::collections::HashSet::new();
-    for warning in warnings.iter().filter(|warning| seen.insert(warning.as_str())) {
-        let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
+    let warnings: Vec<&str> = warnings
+        .iter()
+        .map(String::as_str)
+        .filter(|warning| !warning.is_empty() && seen.insert(*warning))
+        // A header cannot carry them.
+        .filter(|warning| !warning.contains(char::is_control))
+        .collect();
+    let cut = warnings.iter().map(|warning| warning.chars().count()).sum::<usize>() > MAX_WARNINGS;
+    for warning in warnings {
+        let end = warning.char_indices().nth(MAX_CUT_WARNING).filter(|_| cut);
+        let shown = end.map_or(warning, |(end, _)| &warning[..end]);
+        let escaped = shown.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
     }

@@ -142,6 +142,9 @@ impl<'a> Output<'a> {
             .map(|item| {
                 let mut row = Map::new();
                 row.insert("cells".into(), self.descriptor.hooks.cells(item, self.now).into());
+                if let Some(condition) = self.completion(item) {
+                    row.insert("conditions".into(), json!([condition]));
+                }
                 match self.include {
                     "None" => {}
                     "Object" => {
@@ -161,6 +164,20 @@ impl<'a> Output<'a> {
             "columnDefinitions": if header { Value::from(columns) } else { Value::Null },
             "rows": rows,
         })
+    }
+
+    /// What the row of an object that came to its end says about it.
+    fn completion(&self, item: &Value) -> Option<Value> {
+        let (phase, message) = match item.pointer("/status/phase")?.as_str()? {
+            phase @ "Succeeded" => (phase, "completed successfully."),
+            phase @ "Failed" => (phase, "failed."),
+            _ => return None,
+        };
+        let has = if phase == "Succeeded" { " has" } else { "" };
+        let message = format!("The {}{has} {message}", self.descriptor.singular);
+        self.descriptor
+            .ends
+            .then(|| json!({"type": "Completed", "status": "True", "reason": phase, "message": message}))
     }
 
     fn value(&self, code: u16, value: &Value) -> Response {

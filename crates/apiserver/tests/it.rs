@@ -16,6 +16,8 @@ mod discovery;
 mod encodings;
 #[path = "it/encryption.rs"]
 mod encryption;
+#[path = "it/forms.rs"]
+mod forms;
 #[path = "it/lists.rs"]
 mod lists;
 #[path = "it/metrics.rs"]

@@ -2,7 +2,7 @@
 
 use crate::kind::Descriptor;
 
-mod custom_resource_definition;
+pub mod custom_resource_definition;
 
 /// Its kinds.
 pub(super) fn all() -> Vec<Descriptor> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::update::Target;
 use super::write::{self, WriteOptions};
-use super::{Call, body, ownership};
+use super::{Call, body, owners, ownership};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
@@ -41,6 +41,7 @@ pub(super) async fn create(
     let descriptor = &call.resource.descriptor;
     let versioned = !matches!(object.resource_version(), "" | "0");
     own_metadata(call, &mut object);
+    owners::deduplicate(call, &mut object, owners::When::Asked);
     descriptor.hooks.default(&mut object.0);
     ownership::track(call, Target::Main, options, None, &mut object);
     let name = object.name().to_owned();
@@ -50,6 +51,7 @@ pub(super) async fn create(
         call.server.admission.admit(&mut request).await?;
         call.warn(request.warnings);
     }
+    owners::deduplicate(call, &mut object, owners::When::Admitted);
     let name = object.name().to_owned();
     let base = object.generate_name().to_owned();
     if name.is_empty() && !base.is_empty() {

@@ -152,8 +152,7 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
         }
         Outcome::Gone(object) => {
             let descriptor = &call.resource.descriptor;
-            // Upstream answers with the object where its strategy says so, as for pods deleted at once.
-            if descriptor.graceful_deletion {
+            if descriptor.returns_deleted {
                 return Ok(call.respond(200, &crate::encoding::to_json(&object.0)));
             }
             let mut details = json!({"name": object.name(), "kind": descriptor.plural, "uid": object.uid()});

@@ -2,13 +2,14 @@
 //!
 //! Upstream: pkg/registry/apps/deployment/storage (ScaleREST), apiextensions' scale.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use api::field::{self, Path};
-use api::kind::ScalePaths;
+use api::kind::{Column, Descriptor, Hooks, ScalePaths, Scope};
 use api::meta::LabelSelector;
 use api::selector::labels;
 use api::{GroupKind, GroupVersionKind, Object, Status};
+use jiff::Timestamp;
 use schema::Schema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use super::update::{self, Target};
 use super::write::WriteOptions;
 use super::{Call, body, patch};
+use crate::negotiation::Form;
+use crate::output::Output;
 use crate::response::Response;
 
 /// The shape of `autoscaling/v1 Scale`.
@@ -34,7 +37,7 @@ pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
     match call.info.verb.as_str() {
         "get" => {
             let stored = call.stored().await?;
-            Ok(call.respond_value(200, &of(paths(call)?, &stored.object)))
+            Ok(respond(call, &of(paths(call)?, &stored.object)))
         }
         "update" => {
             let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
@@ -51,6 +54,54 @@ pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
         "patch" => patch::scale(call).await,
         _ => Err(call.method_not_allowed()),
     }
+}
+
+/// What tables of scales show.
+fn descriptor() -> &'static Descriptor {
+    static DESCRIPTOR: LazyLock<Descriptor> = LazyLock::new(|| Descriptor {
+        columns: vec![
+            Column::object_name(),
+            Column::new(
+                "Desired",
+                "integer",
+                "replicas is the desired number of instances for the scaled object.",
+            ),
+            Column::new(
+                "Available",
+                "integer",
+                "replicas is the actual number of observed instances of the scaled object.",
+            ),
+            Column::age(),
+        ],
+        hooks: Arc::new(Cells),
+        ..Descriptor::new("autoscaling", "v1", "Scale", "scales", Scope::Namespaced)
+    });
+    &DESCRIPTOR
+}
+
+struct Cells;
+
+impl Hooks for Cells {
+    fn cells(&self, scale: &Value, now: Timestamp) -> Vec<Value> {
+        let number = |pointer: &str| scale.pointer(pointer).cloned().unwrap_or_else(|| 0.into());
+        let created = scale.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+        let age = api::duration::age(created.and_then(|text| text.parse().ok()), now);
+        vec![
+            scale["metadata"]["name"].clone(),
+            number("/spec/replicas"),
+            number("/status/replicas"),
+            age.into(),
+        ]
+    }
+}
+
+/// A scale in the form the client wants.
+fn respond(call: &Call, scale: &Value) -> Response {
+    if call.accepted.form == Form::Whole {
+        return call.respond_value(200, scale);
+    }
+    let output = call.output();
+    Output { descriptor: descriptor(), ..output }.object(200, &crate::encoding::to_json(scale))
 }
 
 fn paths(call: &Call) -> Result<&ScalePaths, Status> {
@@ -81,7 +132,7 @@ pub(super) async fn change(
         Ok(object)
     })
     .await?;
-    Ok(call.respond_value(200, &of(paths, &stored.object)))
+    Ok(respond(call, &of(paths, &stored.object)))
 }
 
 /// Applies a number of replicas, or that there is none, to the object: `merge` gets it and the configuration.
@@ -103,7 +154,7 @@ pub(super) async fn apply(
         merge(&current.0, &config)
     })
     .await?;
-    Ok(call.respond_value(200, &of(paths, &stored.object)))
+    Ok(respond(call, &of(paths, &stored.object)))
 }
 
 /// What admission is shown of a write of `scale`: the scales of the object as it is to be and as it was. `None` for
@@ -189,6 +240,16 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_have_a_cell_for_each_column() {
+        let scale = json!({"metadata": {"name": "a", "creationTimestamp": "2026-11-21T10:00:00Z"},
+            "spec": {"replicas": 3}, "status": {}});
+        let now = "2026-11-21T10:05:00Z".parse().unwrap();
+        assert_eq!(Cells.cells(&scale, now), [json!("a"), json!(3), json!(0), json!("5m")]);
+        let names: Vec<_> = descriptor().columns.iter().map(|column| &*column.name).collect();
+        assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+    }
 
     #[test]
     fn selectors_of_every_shape_become_text() {

@@ -9,7 +9,7 @@ use api::{Object, Status, meta_validation};
 
 use super::create::unstored;
 use super::write::{self, WriteOptions};
-use super::{Call, body, create, ownership, scale};
+use super::{Call, body, create, owners, ownership, scale};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
@@ -90,6 +90,7 @@ async fn attempt(
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let (server, resource, descriptor) = (&call.server, &call.resource, &call.resource.descriptor);
     check_preconditions(call, &mut new, &old.object)?;
+    owners::deduplicate(call, &mut new, owners::When::Asked);
     // A status has no defaults; what other subresources take of the object has: an ephemeral container's, for one.
     if target != Target::Status {
         descriptor.hooks.default(&mut new.0);
@@ -97,6 +98,7 @@ async fn attempt(
     keep_metadata(&mut new, &old.object);
     ownership::track(call, target, options, Some(&old.object), &mut new);
     admission(call, options, Phase::Mutate, &mut new, &old.object).await?;
+    owners::deduplicate(call, &mut new, owners::When::Admitted);
     prepare(call, target, &mut new, &old.object);
     let undo = match target {
         Target::Main => resource.rest.before_update(call, &mut new, &old.object).await?,

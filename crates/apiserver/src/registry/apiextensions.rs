@@ -1,22 +1,22 @@
 //! CustomResourceDefinitions: which names they get, when they are served, and how they end.
 //!
 //! The request that creates or changes a definition decides about its names and sets the conditions
-//! ([`conditions`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
+//! ([`conditions`]), its schemas are checked ([`schemas`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
 //! a deleted definition stays, by its finalizer, until its objects are gone in order ([`cleanup`]).
-//! Not here: CEL rules (`custom::rules`), conversion webhooks (`conversion`).
+//! Not here: conversion webhooks (`conversion`).
 //! Upstream: apiextensions-apiserver/pkg/controller/{status,establish,finalizer,nonstructuralschema},
 //! pkg/registry/customresourcedefinition.
 
 mod cleanup;
 mod conditions;
+mod schemas;
 mod serving;
 
-use api::field::{self, ErrorList, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Deletion, Rest, Undo, custom};
+use super::{Deletion, Rest, Undo};
 use crate::engine::{Call, timestamp};
 use crate::server::Server;
 
@@ -45,8 +45,11 @@ impl Rest for Definitions {
         self.accept(call, new).await
     }
 
-    async fn check(&self, call: &Call, new: &Object, _: Option<&Object>) -> Result<(), Status> {
-        let errors = validate(new);
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        if call.info.subresource == "status" {
+            return Ok(());
+        }
+        let errors = schemas::check(new, old);
         if errors.is_empty() {
             return Ok(());
         }
@@ -79,36 +82,6 @@ impl Rest for Definitions {
         conditions::PENDING.set(&mut object, now);
         Deletion::Update(object)
     }
-}
-
-/// What only the parsed schemas tell; the rest is the kind's own validation.
-fn validate(definition: &Object) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = Path::new("spec");
-    let spec = &definition.0["spec"];
-    let path = path.child("versions");
-    for (at, version) in spec["versions"].as_array().into_iter().flatten().enumerate() {
-        let path = path.index(at).child("schema").child("openAPIV3Schema");
-        let schema = &version["schema"]["openAPIV3Schema"];
-        if !schema.is_object() {
-            errors.push(field::required(&path, "schemas are required"));
-            continue;
-        }
-        if schema["type"] != "object" {
-            errors.push(field::invalid(
-                &path.child("type"),
-                schema["type"].clone(),
-                "must be object at the root",
-            ));
-        }
-    }
-    if errors.is_empty()
-        && let Err(error) = custom::resources(definition, &custom::Instances::shared(), None)
-    {
-        errors.push(field::invalid(&path, "", error.to_string()));
-    }
-    errors.extend(custom::rules::check(definition));
-    errors
 }
 
 /// Where the store keeps a definition's objects.

@@ -5,14 +5,14 @@
 //! Upstream: apiextensions-apiserver/pkg/apiserver/customresource_handler.go.
 
 mod json_path;
-pub(super) mod rules;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use api::field::ErrorList;
+use api::field::{ErrorList, quote};
 use api::kind::{Column, Descriptor, Hooks, ScalePaths, Scope, SelectableField, Subresources, Text};
+use api::names::is_qualified_name;
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -23,6 +23,9 @@ use super::conversion::{Asking, Webhook};
 use super::{Resource, Rest, Undo};
 use crate::engine::Call;
 use json_path::JsonPath;
+
+/// The finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 2] = ["orphan", "foregroundDeletion"];
 
 /// What requests for the objects of one definition share.
 #[derive(Default)]
@@ -52,6 +55,29 @@ impl Rest for Instances {
         }
         Ok(Undo::nothing())
     }
+
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        call.warn(finalizer_warnings(new, old));
+        Ok(())
+    }
+}
+
+/// What is said of finalizers that this write adds.
+fn finalizer_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    let before = old.map(Object::finalizers).unwrap_or_default();
+    let added: BTreeSet<&str> = new.finalizers().into_iter().filter(|name| !before.contains(name)).collect();
+    let mut warnings = Vec::new();
+    for name in added {
+        let mut warn = |text: &str| warnings.push(format!("metadata.finalizers: {}: {text}", quote(name)));
+        is_qualified_name(name).iter().for_each(|text| warn(text));
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            warn(
+                "prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other \
+                 finalizer writers",
+            );
+        }
+    }
+    warnings
 }
 
 /// The resources of a definition: one for each version that is served, under the names that it was given.
@@ -268,6 +294,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn new_finalizers_without_a_domain_are_warned_of() {
+        let with = |finalizers: &[&str]| Object(json!({"metadata": {"finalizers": finalizers}}));
+        let warning = "metadata.finalizers: \"x.example.com\": prefer a domain-qualified finalizer name including a path \
+                       (/) to avoid accidental conflicts with other finalizer writers";
+        let new = with(&["x.example.com", "example.com/y", "orphan"]);
+        assert_eq!(finalizer_warnings(&new, None), [warning]);
+        assert_eq!(finalizer_warnings(&new, Some(&with(&[]))), [warning]);
+        assert_eq!(finalizer_warnings(&new, Some(&new)), [""; 0]);
+    }
 
     #[test]
     fn a_definition_becomes_a_resource_for_each_served_version() {

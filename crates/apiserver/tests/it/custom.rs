@@ -241,3 +241,62 @@ async fn names_in_use_and_bad_definitions_are_not_served() {
         refused.message()
     );
 }
+
+#[tokio::test]
+async fn a_definition_that_cannot_be_served_is_refused_and_says_why() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let refuse = async |change: &dyn Fn(&mut Value)| {
+        let mut body = definition();
+        change(&mut body);
+        admin.post(DEFINITIONS, &body).await.is(422).message().to_owned()
+    };
+    let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let prefix = "CustomResourceDefinition.apiextensions.k8s.io \"things.example.com\" is invalid: ";
+    let message = refuse(&|body| body.pointer_mut(schema).unwrap()["free"] = json!({})).await;
+    assert_eq!(
+        message,
+        format!(
+            "{prefix}spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[free].type: Required value: must \
+             not be empty for specified object fields"
+        )
+    );
+    let message = refuse(&|body| {
+        body.pointer_mut(schema).unwrap()["size"]["default"] = json!("many");
+    })
+    .await;
+    assert!(message.contains("properties[size].default: Invalid value"), "{message}");
+    let message = refuse(&|body| body["spec"]["preserveUnknownFields"] = json!(true)).await;
+    assert!(
+        message.contains("spec.preserveUnknownFields: Invalid value: true: cannot set to true"),
+        "{message}"
+    );
+    let message = refuse(&|body| {
+        body["metadata"]["name"] = json!("things.example.k8s.io");
+        body["spec"]["group"] = json!("example.k8s.io");
+    })
+    .await;
+    assert!(
+        message.ends_with(
+            "metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval \
+             annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111"
+        ),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn the_groups_of_the_community_say_whether_they_are_approved() {
+    let world = World::new().await;
+    let mut body = definition();
+    body["metadata"] = json!({"name": "things.example.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}});
+    body["spec"]["group"] = json!("example.k8s.io");
+    let made = world.admin.post(DEFINITIONS, &body).await.is(201);
+    let conditions = made.at("/status/conditions").as_array().unwrap();
+    let told = conditions.iter().find(|one| one["type"] == "KubernetesAPIApprovalPolicyConformant").unwrap();
+    assert_eq!(
+        (&told["status"], &told["reason"], &told["message"]),
+        (&json!("False"), &json!("UnapprovedAnnotation"), &json!("not approved: \"unapproved, a test\""))
+    );
+}

@@ -139,7 +139,8 @@ pub(super) fn add(
         operations.push(operation("patch", "patch", id("patch"), PATCH, None, own));
     }
     if verbs.contains(Verbs::DELETE) {
-        operations.push(operation("delete", "delete", id("delete"), DELETE, Some(&delete_options), &status));
+        let answer = if descriptor.returns_deleted { own } else { &status };
+        operations.push(operation("delete", "delete", id("delete"), DELETE, Some(&delete_options), answer));
     }
     put(object.clone(), operations, &gvk);
 

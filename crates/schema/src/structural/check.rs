@@ -87,8 +87,7 @@ pub fn check(schema: &Value, path: &Path, status: bool, tolerated: Tolerated) ->
     if flag(schema, "nullable") {
         errors.push(field::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
     }
-    let must_be_structural =
-        !tolerated.non_structural || keywords::any(schema, &keywords::needs_structure);
+    let must_be_structural = !tolerated.non_structural || keywords::any(schema, &keywords::needs_structure);
     let mut unreadable = None;
     if must_be_structural {
         match structure::convertible(schema) {
@@ -98,7 +97,11 @@ pub fn check(schema: &Value, path: &Path, status: bool, tolerated: Tolerated) ->
                 if found.is_empty() {
                     match Structural::parse(GroupVersionKind::new("", "", ""), schema) {
                         Ok(parsed) => {
-                            errors.extend(defaults::errors(parsed.root(), path, !tolerated.unpruned_defaults));
+                            errors.extend(defaults::errors(
+                                parsed.root(),
+                                path,
+                                !tolerated.unpruned_defaults,
+                            ));
                         }
                         Err(error) => errors.push(field::invalid(path, "", error.to_string())),
                     }

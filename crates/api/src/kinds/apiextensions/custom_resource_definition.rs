@@ -1,6 +1,11 @@
 //! CustomResourceDefinition: a kind made by the user.
-//! Not here: structural schemas (crate `schema`), serving the kind, the conditions of its status (the API server).
+//! Not here: structural schemas (crate `schema`), serving the kind, the conditions of its status (the API server);
+//! in files of their own: what its versions say but for their schemas ([`versions`]), and who may use the groups of
+//! the community ([`approval`]).
 //! Upstream: apiextensions-apiserver pkg/registry/customresourcedefinition, pkg/apis/apiextensions.
+
+pub mod approval;
+mod versions;
 
 use std::sync::Arc;
 
@@ -107,73 +112,17 @@ impl Hooks for DefinitionHooks {
     }
 
     fn validate(&self, object: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let path = Path::new("spec");
-        let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
-        let wanted = format!("{plural}.{group}");
-        if text(object, "/metadata/name") != wanted {
-            errors.push(field::invalid(
-                &Path::new("metadata").child("name"),
-                text(object, "/metadata/name"),
-                "must be spec.names.plural+\".\"+spec.group",
-            ));
-        }
-        if group.is_empty() {
-            errors.push(field::required(&path.child("group"), ""));
-        } else {
-            push_invalid(&mut errors, &path.child("group"), group, is_dns1123_subdomain(group));
-            if !group.contains('.') {
-                let message = "should be a domain with at least one dot";
-                errors.push(field::invalid(&path.child("group"), group, message));
-            }
-        }
-        match text(object, "/spec/scope") {
-            "" => errors.push(field::required(&path.child("scope"), "")),
-            "Cluster" | "Namespaced" => {}
-            other => {
-                errors.push(field::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"]))
-            }
-        }
-        let versions_path = path.child("versions");
-        let versions = versions(object);
-        let stored =
-            versions.iter().filter(|version| version.get("storage") == Some(&Value::Bool(true))).count();
-        if stored != 1 {
-            let message = "must have exactly one version marked as storage version";
-            errors.push(field::invalid(&versions_path, versions.to_vec(), message));
-        }
-        for (index, version) in versions.iter().enumerate() {
-            let path = versions_path.index(index);
-            let name = text(version, "/name");
-            push_invalid(&mut errors, &path.child("name"), name, is_dns1035_label(name));
-            if versions[..index].iter().any(|earlier| text(earlier, "/name") == name) {
-                errors.push(field::invalid(
-                    &versions_path,
-                    versions.to_vec(),
-                    "must contain unique version names",
-                ));
-            }
-            let preserves = object.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true));
-            if version.pointer("/schema/openAPIV3Schema").is_none() && !preserves {
-                errors.push(field::required(
-                    &path.child("schema").child("openAPIV3Schema"),
-                    "schemas are required",
-                ));
-            }
-        }
-        names(&mut errors, object, &path.child("names"));
-        conversion(&mut errors, object, &path.child("conversion"));
-        errors
+        validate(object, None)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = self.validate(new);
+        let mut errors = validate(new, Some(old));
         let established =
             old.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(
                 |condition| text(condition, "/type") == "Established" && text(condition, "/status") == "True",
             );
         for (name, only_established) in
-            [("group", false), ("names/plural", false), ("scope", true), ("names/kind", true)]
+            [("scope", true), ("names/kind", true), ("group", false), ("names/plural", false)]
         {
             let pointer = format!("/spec/{name}");
             let (new, old) = (text(new, &pointer), text(old, &pointer));
@@ -182,23 +131,95 @@ impl Hooks for DefinitionHooks {
                 errors.push(field::invalid(&path, new, crate::meta_validation::IMMUTABLE));
             }
         }
-        let stored = new.pointer("/status/storedVersions").and_then(Value::as_array).into_iter().flatten();
-        for (index, version) in stored.enumerate() {
-            let known = versions(new).iter().any(|served| served.get("name") == Some(version));
-            if !known {
-                let path = Path::new("status").child("storedVersions").index(index);
-                let message = "missing from spec.versions; v1beta1 was previously a storage version, and must remain \
-                               in spec.versions until a storage migration ensures no data remains persisted in it and \
-                               removes it from status.storedVersions";
-                let message = message.replace("v1beta1", version.as_str().unwrap_or_default());
-                errors.push(field::invalid(&path, version.clone(), message));
-            }
-        }
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        names(&mut errors, new, "/status/acceptedNames", &Path::new("status").child("acceptedNames"));
         errors
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         NoHooks.cells(object, now)
+    }
+}
+
+/// Whether a definition keeps fields that its schema does not know; only old ones do.
+fn keeps_unknown(object: &Value) -> bool {
+    object.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true))
+}
+
+/// What is wrong with a definition apart from its schemas, given what it was before.
+fn validate(object: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
+    if text(object, "/metadata/name") != format!("{plural}.{group}") {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(field::invalid(
+            &Path::new("metadata").child("name"),
+            text(object, "/metadata/name"),
+            detail,
+        ));
+    }
+    let at = path.child("group");
+    let wrong = is_dns1123_subdomain(group);
+    if group.is_empty() {
+        errors.push(field::required(&at, ""));
+    } else if !wrong.is_empty() {
+        errors.push(field::invalid(&at, group, wrong.join(",")));
+    } else if !group.contains('.') {
+        errors.push(field::invalid(&at, group, "should be a domain with at least one dot"));
+    }
+    match text(object, "/spec/scope") {
+        "" => errors.push(field::required(&path.child("scope"), "")),
+        "Cluster" | "Namespaced" => {}
+        other => errors.push(field::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"])),
+    }
+    versions::validate(&mut errors, object, old, &path);
+    for name in ["plural", "singular", "kind", "listKind"] {
+        if text(object, &format!("/spec/names/{name}")).is_empty() {
+            errors.push(field::required(&path.child("names").child(name), ""));
+        }
+    }
+    names(&mut errors, object, "/spec/names", &path.child("names"));
+    versions::validate_shared(&mut errors, object, &path);
+    conversion(&mut errors, object, &path.child("conversion"));
+    names(&mut errors, object, "/status/acceptedNames", &Path::new("status").child("acceptedNames"));
+    stored_versions(&mut errors, object);
+    approval::validate(&mut errors, object, old);
+    if keeps_unknown(object) && !old.is_some_and(keeps_unknown) {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
+                      spec.versions[*].schema instead";
+        errors.push(field::invalid(&path.child("preserveUnknownFields"), true, detail));
+    }
+    errors
+}
+
+/// Every version in which objects may be stored must be there to read them.
+fn stored_versions(errors: &mut ErrorList, object: &Value) {
+    let path = Path::new("status").child("storedVersions");
+    let stored = object.pointer("/status/storedVersions").and_then(Value::as_array);
+    let stored = stored.map_or(&[][..], Vec::as_slice);
+    if stored.is_empty() {
+        errors.push(field::invalid(&path, Value::Null, "must have at least one stored version"));
+        return;
+    }
+    if let Some(storage) = storage_version(object).filter(|name| !stored.iter().any(|known| known == name)) {
+        let detail = format!("must have the storage version {storage}");
+        errors.push(field::invalid(&path, stored.to_vec(), detail));
+    }
+    for (index, version) in stored.iter().enumerate() {
+        if !versions(object).iter().any(|known| known.get("name") == Some(version)) {
+            let name = version.as_str().unwrap_or_default();
+            let detail = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions \
+                 until a storage migration ensures no data remains persisted in {name} and removes {name} from \
+                 status.storedVersions"
+            );
+            errors.push(field::invalid(&path.index(index), version.clone(), detail));
+        }
     }
 }
 
@@ -258,27 +279,34 @@ fn conversion(errors: &mut ErrorList, object: &Value, path: &Path) {
     }
 }
 
-fn names(errors: &mut ErrorList, object: &Value, path: &Path) {
-    for name in ["plural", "singular", "kind", "listKind"] {
-        let value = text(object, &format!("/spec/names/{name}"));
-        let path = path.child(name);
-        if value.is_empty() {
-            errors.push(field::required(&path, ""));
-        } else {
-            push_invalid(errors, &path, value, is_dns1035_label(&value.to_ascii_lowercase()));
+/// The form of names that are given at `pointer`.
+fn names(errors: &mut ErrorList, object: &Value, pointer: &str, path: &Path) {
+    let given = |name: &str| text(object, &format!("{pointer}/{name}"));
+    for (name, may_be_mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
+        let value = given(name);
+        let wrong =
+            if may_be_mixed { is_dns1035_label(&value.to_lowercase()) } else { is_dns1035_label(value) };
+        if !value.is_empty() && !wrong.is_empty() {
+            let but = if may_be_mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            errors.push(field::invalid(&path.child(name), value, format!("{but}{}", wrong.join(","))));
         }
     }
-    for list in ["shortNames", "categories"] {
-        let values = object.pointer(&format!("/spec/names/{list}")).and_then(Value::as_array);
+    let list = |errors: &mut ErrorList, list: &'static str| {
+        let values = object.pointer(&format!("{pointer}/{list}")).and_then(Value::as_array);
         for (index, value) in values.into_iter().flatten().enumerate() {
             let value = value.as_str().unwrap_or_default();
-            push_invalid(errors, &path.child(list).index(index), value, is_dns1035_label(value));
+            let wrong = is_dns1035_label(value);
+            if !wrong.is_empty() {
+                errors.push(field::invalid(&path.child(list).index(index), value, wrong.join(",")));
+            }
         }
-    }
-    let kind = text(object, "/spec/names/kind");
-    if !kind.is_empty() && kind == text(object, "/spec/names/listKind") {
+    };
+    list(errors, "shortNames");
+    let kind = given("kind");
+    if !kind.is_empty() && kind == given("listKind") {
         errors.push(field::invalid(&path.child("listKind"), kind, "kind and listKind may not be the same"));
     }
+    list(errors, "categories");
 }
 
 #[cfg(test)]
@@ -306,7 +334,8 @@ mod tests {
         let table: [(Change, usize); 5] = [
             (|_| {}, 0),
             (|d| d["metadata"]["name"] = json!("x.example.com"), 1),
-            (|d| d["spec"]["versions"][0]["storage"] = json!(false), 1),
+            // Then there is no stored version either.
+            (|d| d["spec"]["versions"][0]["storage"] = json!(false), 2),
             (|d| d["spec"]["versions"][0]["schema"] = json!({}), 1),
             (|d| d["spec"]["scope"] = json!("Galaxy"), 1),
         ];
@@ -350,6 +379,12 @@ mod tests {
         keeping["spec"]["conversion"] = webhook(json!({"service": service}), json!(["v1"]));
         let errors = DefinitionHooks.validate(&keeping);
         assert!(errors.iter().any(|error| error.to_string().contains("must be None if")), "{errors:?}");
+        let refused = "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set \
+                       x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        assert!(errors.iter().any(|error| error.to_string() == refused), "{errors:?}");
+        // What already keeps them may go on.
+        keeping["spec"]["conversion"] = json!({"strategy": "None"});
+        assert_eq!(DefinitionHooks.validate_update(&keeping, &keeping), []);
     }
 
     #[test]
@@ -359,5 +394,31 @@ mod tests {
         DefinitionHooks.prepare_for_update(&mut new, &old);
         assert_eq!(new["status"]["storedVersions"], json!(["v1", "v2"]));
         assert_eq!(DefinitionHooks.validate_update(&new, &old).len(), 1);
+    }
+
+    fn said(change: Change) -> Vec<String> {
+        DefinitionHooks.validate(&definition(change)).iter().map(ToString::to_string).collect()
+    }
+
+    const LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+                         alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', \
+                         regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+    #[test]
+    fn names_are_labels() {
+        let mixed = "may have mixed case, but should otherwise match: ";
+        // The other names are made of the kind.
+        assert_eq!(
+            said(|d| d["spec"]["names"]["kind"] = json!("My_Kind")),
+            [
+                format!("spec.names.singular: Invalid value: \"my_kind\": {LABEL}"),
+                format!("spec.names.kind: Invalid value: \"My_Kind\": {mixed}{LABEL}"),
+                format!("spec.names.listKind: Invalid value: \"My_KindList\": {mixed}{LABEL}"),
+            ]
+        );
+        assert_eq!(
+            said(|d| d["spec"]["names"]["shortNames"] = json!(["ok", "Not"])),
+            [format!("spec.names.shortNames[1]: Invalid value: \"Not\": {LABEL}")]
+        );
     }
 }

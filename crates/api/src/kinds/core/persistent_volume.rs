@@ -32,6 +32,7 @@ const NOT_SOURCES: &[&str] = &[
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["pv".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: vec![

@@ -22,6 +22,7 @@ pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["pvc".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: vec![

@@ -18,6 +18,8 @@ use crate::types::core::v1::Pod;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
+        ends: true,
         short_names: vec!["po".into()],
         categories: vec!["all".into()],
         subresources: Subresources {

@@ -15,6 +15,7 @@ use crate::types::core::v1::{PodTemplate, PodTemplateSpec};
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         generation: true,
         columns: vec![
             Column::object_name(),

@@ -31,6 +31,7 @@ const CONFLICTS: [[&str; 2]; 2] = [["BestEffort", "NotBestEffort"], ["Terminatin
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["quota".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         create_on_update: true,

@@ -14,6 +14,7 @@ use crate::types::core::v1::ServiceAccount;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["sa".into()],
         subresources: Subresources {
             other: vec![Subresource::new(

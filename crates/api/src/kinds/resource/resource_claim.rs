@@ -17,6 +17,7 @@ use crate::types::resource::v1::ResourceClaim;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: vec![
             Column::object_name(),

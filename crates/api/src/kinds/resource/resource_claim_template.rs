@@ -12,6 +12,7 @@ use crate::types::resource::v1::ResourceClaimTemplate;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         hooks: Arc::new(
             Typed::<ResourceClaimTemplate>::new()
                 .default_with(|template| {

@@ -17,6 +17,7 @@ use crate::types::resource::v1::ResourceSlice;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         selectable_fields: vec![
             SelectableField::new("spec.nodeName", "/spec/nodeName"),
             SelectableField::new("spec.driver", "/spec/driver"),

@@ -19,6 +19,7 @@ const NAME_MAX: usize = 63;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         columns: vec![
             Column::object_name(),
             Column::new("AttachRequired", "boolean", "Whether its volumes must be attached."),

@@ -16,6 +16,7 @@ use crate::types::storage::v1::CSINode;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         columns: vec![
             Column::object_name(),
             Column::new(

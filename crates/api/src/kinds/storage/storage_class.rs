@@ -21,6 +21,7 @@ const DEFAULT_CLASS: [&str; 2] =
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["sc".into()],
         columns: vec![
             Column::object_name(),

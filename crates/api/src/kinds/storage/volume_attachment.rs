@@ -16,6 +16,7 @@ use crate::types::storage::v1::VolumeAttachment;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: vec![
             Column::object_name(),

@@ -15,6 +15,7 @@ use crate::types::storage::v1::VolumeAttributesClass;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        returns_deleted: true,
         short_names: vec!["vac".into()],
         columns: vec![
             Column::object_name(),

@@ -32,7 +32,7 @@ const SAY_AFTER: Duration = Duration::from_secs(60);
 const PAGE: usize = 500;
 
 fn terminating<'a>(holds: bool, reason: &'static str, message: &'a str) -> Condition<'a> {
-    Condition { kind: "Terminating", holds, reason, message }
+    Condition { kind: "Terminating", holds: Some(holds), reason, message }
 }
 
 /// Cleans up after the definition of this name and UID, unless somebody in this server does so already.

@@ -2,11 +2,14 @@
 //!
 //! A name that another definition of the group (or a built-in kind) has is not given; the others are, and the
 //! definition is served once it has had all of them. Pure but for [`accept`], which asks who has which names.
-//! Upstream: apiextensions-apiserver/pkg/controller/status/naming_controller.go, pkg/apihelpers.
+//! The same request says whether the schemas are structural ([`structural`]) and the group approved ([`approved`]).
+//! Upstream: apiextensions-apiserver/pkg/controller/{status,nonstructuralschema,apiapproval}, pkg/apihelpers.
 
 use std::collections::BTreeSet;
 
 use api::Object;
+use api::field::{self, ErrorList, Path};
+use api::kinds::apiextensions::custom_resource_definition::approval;
 use serde_json::{Value, json};
 
 use crate::engine::timestamp;
@@ -19,7 +22,8 @@ pub(super) const NON_STRUCTURAL: &str = "NonStructuralSchema";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Condition<'a> {
     pub(super) kind: &'static str,
-    pub(super) holds: bool,
+    /// `None`: it cannot be told.
+    pub(super) holds: Option<bool>,
     pub(super) reason: &'static str,
     pub(super) message: &'a str,
 }
@@ -27,7 +31,7 @@ pub(super) struct Condition<'a> {
 /// Set by the request that deletes.
 pub(super) const PENDING: Condition<'static> = Condition {
     kind: "Terminating",
-    holds: true,
+    holds: Some(true),
     reason: "InstanceDeletionPending",
     message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
 };
@@ -36,7 +40,11 @@ impl Condition<'_> {
     /// Puts the condition in, keeping the time of its last transition if its status stays. Whether that changes
     /// anything.
     pub(super) fn set(&self, definition: &mut Object, now: &str) -> bool {
-        let status = if self.holds { "True" } else { "False" };
+        let status = match self.holds {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
         let all = &mut definition.0["status"]["conditions"];
         if !all.is_array() {
             *all = json!([]);
@@ -108,7 +116,62 @@ impl Taken {
 /// Decides about the names of a definition that is to be stored, as of what is known now.
 pub(super) fn accept(server: &Server, definition: &mut Object) -> bool {
     let taken = server.definitions.taken(server, definition);
-    decide(definition, &taken, &timestamp(server.clock.now()))
+    let now = timestamp(server.clock.now());
+    let mut changes = decide(definition, &taken, &now);
+    changes |= structural(definition, &now);
+    changes |= approved(definition, &now);
+    changes
+}
+
+/// Sets the condition of a definition whose schemas are not structural, or takes it away. Whether that changes anything.
+pub(super) fn structural(definition: &mut Object, now: &str) -> bool {
+    let spec = &definition.0["spec"];
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    if spec["preserveUnknownFields"] == true {
+        errors.push(field::invalid(&path.child("preserveUnknownFields"), true, "must be false"));
+    }
+    let mut unreadable = None;
+    for (index, version) in spec["versions"].as_array().into_iter().flatten().enumerate() {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let at = path.child("versions").index(index).child("schema").child("openAPIV3Schema");
+        match schema::structural::violations(schema, &at) {
+            Ok(found) => errors.extend(found),
+            Err(reason) => {
+                let name = version["name"].as_str().unwrap_or_default();
+                unreadable = Some(format!("failed to check validation schema for version {name}: {reason}"));
+                break;
+            }
+        }
+    }
+    if let Some(message) = &unreadable {
+        return Condition { kind: NON_STRUCTURAL, holds: None, reason: "StructuralError", message }
+            .set(definition, now);
+    }
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let message = match texts.as_slice() {
+        [] => return remove(definition, NON_STRUCTURAL),
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    };
+    Condition { kind: NON_STRUCTURAL, holds: Some(true), reason: "Violations", message: &message }
+        .set(definition, now)
+}
+
+/// Says of a definition in a group of the community whether it is approved. Whether that changes anything.
+fn approved(definition: &mut Object, now: &str) -> bool {
+    let Some((state, message)) = approval::of(&definition.0) else { return false };
+    let (holds, reason) = match state {
+        approval::State::Missing => (false, "MissingAnnotation"),
+        approval::State::Invalid => (false, "InvalidAnnotation"),
+        approval::State::Approved => (true, "ApprovedAnnotation"),
+        approval::State::Bypassed => (false, "UnapprovedAnnotation"),
+    };
+    let kind = "KubernetesAPIApprovalPolicyConformant";
+    Condition { kind, holds: Some(holds), reason, message: &message }.set(definition, now)
 }
 
 /// Gives a definition the names that are free, and sets `NamesAccepted` and `Established`. Whether that changes
@@ -140,19 +203,21 @@ pub(super) fn decide(definition: &mut Object, taken: &Taken, now: &str) -> bool 
     let names_accepted = match &conflict {
         None => Condition {
             kind: "NamesAccepted",
-            holds: true,
+            holds: Some(true),
             reason: "NoConflicts",
             message: "no conflicts found",
         },
-        Some((reason, message)) => Condition { kind: "NamesAccepted", holds: false, reason, message },
+        Some((reason, message)) => Condition { kind: "NamesAccepted", holds: Some(false), reason, message },
     };
     names_accepted.set(definition, now);
     if !holds(definition, "Established") {
         let message = "not all names are accepted";
-        let mut established = Condition { kind: "Established", holds: false, reason: "NotAccepted", message };
+        let mut established =
+            Condition { kind: "Established", holds: Some(false), reason: "NotAccepted", message };
         if conflict.is_none() {
             let message = "the initial names have been accepted";
-            established = Condition { holds: true, reason: "InitialNamesAccepted", message, ..established };
+            established =
+                Condition { holds: Some(true), reason: "InitialNamesAccepted", message, ..established };
         }
         established.set(definition, now);
     }
@@ -254,5 +319,40 @@ mod tests {
         let conditions = definition.0["status"]["conditions"].as_array().unwrap();
         assert_eq!(conditions[0]["lastTransitionTime"], "later");
         assert_eq!(conditions[1]["lastTransitionTime"], NOW);
+    }
+
+    #[test]
+    fn schemas_that_are_not_structural_are_told() {
+        let mut definition = Object(json!({"spec": {"preserveUnknownFields": true, "versions": [
+            {"name": "v1", "schema": {"openAPIV3Schema": {"type": "object", "properties": {"a": {}}}}}]}, "status": {}}));
+        assert!(structural(&mut definition, NOW));
+        let message = "[spec.preserveUnknownFields: Invalid value: true: must be false, \
+                       spec.versions[0].schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for \
+                       specified object fields]";
+        assert_eq!(condition(&definition, NON_STRUCTURAL), said("True", "Violations", message));
+        definition.0["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["$ref"] = json!("x");
+        assert!(structural(&mut definition, NOW));
+        let message =
+            "failed to check validation schema for version v1: OpenAPIV3Schema '$ref' is not supported";
+        assert_eq!(condition(&definition, NON_STRUCTURAL), said("Unknown", "StructuralError", message));
+        definition.0["spec"] = json!({"versions": [{"schema": {"openAPIV3Schema": {"type": "object"}}}]});
+        assert!(structural(&mut definition, NOW));
+        assert_eq!(definition.0["status"]["conditions"], json!([]));
+    }
+
+    #[test]
+    fn approval_is_told_in_the_groups_that_need_it() {
+        let mut definition = Object(json!({"spec": {"group": "a.k8s.io"}, "status": {}, "metadata": {
+            "annotations": {approval::ANNOTATION: "https://github.com/a/b"}}}));
+        assert!(approved(&mut definition, NOW));
+        let kind = "KubernetesAPIApprovalPolicyConformant";
+        let told = said("True", "ApprovedAnnotation", "approved in https://github.com/a/b");
+        assert_eq!(condition(&definition, kind), told);
+        definition.0["metadata"]["annotations"][approval::ANNOTATION] = json!("unapproved");
+        assert!(approved(&mut definition, NOW));
+        let told = said("False", "UnapprovedAnnotation", "not approved: \"unapproved\"");
+        assert_eq!(condition(&definition, kind), told);
+        definition.0["spec"]["group"] = json!("example.com");
+        assert!(!approved(&mut definition, NOW));
     }
 }

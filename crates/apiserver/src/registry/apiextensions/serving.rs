@@ -300,9 +300,12 @@ async fn finish(server: &Arc<Server>, outcome: Outcome, revision: u64) {
         report(update(server, &name, &uid, |object, now| match &wrong {
             Some(message) => {
                 let kind = conditions::NON_STRUCTURAL;
-                Condition { kind, holds: true, reason: "Violations", message }.set(object, now)
+                Condition { kind, holds: Some(true), reason: "Violations", message }.set(object, now)
             }
-            None => conditions::remove(object, conditions::NON_STRUCTURAL),
+            // The request that stored it has told what else there is to tell.
+            None => {
+                conditions::holds(object, conditions::NON_STRUCTURAL) && conditions::structural(object, now)
+            }
         }))
         .await;
     }

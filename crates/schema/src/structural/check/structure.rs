@@ -152,7 +152,9 @@ fn restricts_more_than_names(metadata: &Value) -> bool {
     let said = metadata.as_object().unwrap_or(&empty);
     said.iter().any(|(key, value)| match key.as_str() {
         "type" | "default" | "externalDocs" | "example" => false,
-        "properties" => members(metadata, "properties").any(|(name, _)| !matches!(name.as_str(), "name" | "generateName")),
+        "properties" => {
+            members(metadata, "properties").any(|(name, _)| !matches!(name.as_str(), "name" | "generateName"))
+        }
         _ => !is_zero(value),
     })
 }
@@ -196,8 +198,11 @@ fn nested(schema: &Value, any: bool, path: &Path, errors: &mut ErrorList) {
     for (name, property) in members(schema, "properties") {
         nested(property, false, &path.child("properties").key(name), errors);
     }
-    let (empty, undefined, unset) =
-        ("must be empty to be structural", "must be undefined to be structural", "must be false to be structural");
+    let (empty, undefined, unset) = (
+        "must be empty to be structural",
+        "must be undefined to be structural",
+        "must be false to be structural",
+    );
     for (key, detail) in [
         ("type", empty),
         ("additionalProperties", undefined),
@@ -239,7 +244,13 @@ fn complete(bounds: &Value, described: Option<&Value>, at: &Path, path: &Path, e
     }
 }
 
-fn complete_nested(bounds: &Value, described: Option<&Value>, at: &Path, path: &Path, errors: &mut ErrorList) {
+fn complete_nested(
+    bounds: &Value,
+    described: Option<&Value>,
+    at: &Path,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let Some(schema) = described else {
         errors.push(field::required(at, format!("because it is defined in {path}")));
         return;

@@ -88,7 +88,9 @@ fn types_are_said_once_and_outside() {
         ("x-kubernetes-int-or-string", json!(true), "must be false to be structural"),
         ("x-kubernetes-validations", json!([{"rule": "true"}]), "must be empty to be structural"),
     ] {
-        for (place, at) in [("anyOf", "anyOf[0]"), ("allOf", "allOf[0]"), ("oneOf", "oneOf[0]"), ("not", "not")] {
+        for (place, at) in
+            [("anyOf", "anyOf[0]"), ("allOf", "allOf[0]"), ("oneOf", "oneOf[0]"), ("not", "not")]
+        {
             let inner = json!({ key: value });
             let inner = if place == "not" { inner } else { json!([inner]) };
             let wanted = format!("s.properties[a].{at}.{key}: Forbidden: {wanted}");
@@ -101,12 +103,18 @@ fn types_are_said_once_and_outside() {
 fn the_root_is_a_resource() {
     for (root, wanted) in [
         (json!({}), "s.type: Required value: must not be empty at the root"),
-        (json!({"type": "array", "items": {"type": "string"}}), "s.type: Invalid value: \"array\": must be object at the root"),
+        (
+            json!({"type": "array", "items": {"type": "string"}}),
+            "s.type: Invalid value: \"array\": must be object at the root",
+        ),
         (
             json!({"type": "object", "additionalProperties": {"type": "string"}}),
             "s.additionalProperties: Forbidden: must not be used at the root",
         ),
-        (json!({"type": "object", "nullable": true}), "s.nullable: Forbidden: nullable cannot be true at the root"),
+        (
+            json!({"type": "object", "nullable": true}),
+            "s.nullable: Forbidden: nullable cannot be true at the root",
+        ),
         (
             json!({"type": "object", "properties": {"kind": {"type": "integer"}}}),
             "s.properties[kind].type: Invalid value: \"integer\": must be string",
@@ -193,15 +201,60 @@ fn lists_have_keys_that_every_element_has() {
     let element = |key: Value| json!({"type": "object", "required": ["k"], "properties": {"k": key}});
     let name = || element(json!({"type": "string"}));
     for (list_type, keys, items, wanted) in [
-        (json!("bag"), json!(null), name(), "x-kubernetes-list-type: Unsupported value: \"bag\": supported values: \"atomic\", \"set\", \"map\""),
-        (json!(null), json!(["k"]), name(), "x-kubernetes-list-type: Required value: must be map if x-kubernetes-list-map-keys is non-empty"),
-        (json!("atomic"), json!(["k"]), name(), "x-kubernetes-list-type: Invalid value: \"atomic\": must be map if x-kubernetes-list-map-keys is non-empty"),
-        (json!("map"), json!(null), name(), "x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"),
-        (json!("map"), json!(["k"]), json!({"type": "string"}), "items.type: Invalid value: \"string\": must be object if parent array's x-kubernetes-list-type is map"),
-        (json!("map"), json!(["k", "z"]), name(), "x-kubernetes-list-map-keys: Invalid value: [\"k\",\"z\"]: entries must all be names of item properties"),
-        (json!("map"), json!(["k", "k"]), name(), "x-kubernetes-list-map-keys: Invalid value: [\"k\",\"k\"]: must not contain duplicate entries"),
-        (json!("map"), json!(["k"]), element(json!({"type": "object"})), "items.properties[k].type: Invalid value: \"object\": must be a scalar type if parent array's x-kubernetes-list-type is map"),
-        (json!("map"), json!(["k"]), element(json!({"type": "string", "nullable": true})), "items.properties[k].nullable: Forbidden: this property is in x-kubernetes-list-map-keys, so it cannot be nullable"),
+        (
+            json!("bag"),
+            json!(null),
+            name(),
+            "x-kubernetes-list-type: Unsupported value: \"bag\": supported values: \"atomic\", \"set\", \"map\"",
+        ),
+        (
+            json!(null),
+            json!(["k"]),
+            name(),
+            "x-kubernetes-list-type: Required value: must be map if x-kubernetes-list-map-keys is non-empty",
+        ),
+        (
+            json!("atomic"),
+            json!(["k"]),
+            name(),
+            "x-kubernetes-list-type: Invalid value: \"atomic\": must be map if x-kubernetes-list-map-keys is non-empty",
+        ),
+        (
+            json!("map"),
+            json!(null),
+            name(),
+            "x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map",
+        ),
+        (
+            json!("map"),
+            json!(["k"]),
+            json!({"type": "string"}),
+            "items.type: Invalid value: \"string\": must be object if parent array's x-kubernetes-list-type is map",
+        ),
+        (
+            json!("map"),
+            json!(["k", "z"]),
+            name(),
+            "x-kubernetes-list-map-keys: Invalid value: [\"k\",\"z\"]: entries must all be names of item properties",
+        ),
+        (
+            json!("map"),
+            json!(["k", "k"]),
+            name(),
+            "x-kubernetes-list-map-keys: Invalid value: [\"k\",\"k\"]: must not contain duplicate entries",
+        ),
+        (
+            json!("map"),
+            json!(["k"]),
+            element(json!({"type": "object"})),
+            "items.properties[k].type: Invalid value: \"object\": must be a scalar type if parent array's x-kubernetes-list-type is map",
+        ),
+        (
+            json!("map"),
+            json!(["k"]),
+            element(json!({"type": "string", "nullable": true})),
+            "items.properties[k].nullable: Forbidden: this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
+        ),
         (
             json!("map"),
             json!(["k"]),
@@ -209,8 +262,18 @@ fn lists_have_keys_that_every_element_has() {
             "items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have \
              a default or be a required property",
         ),
-        (json!("set"), json!(null), json!({"type": "string", "nullable": true}), "items.nullable: Forbidden: cannot be nullable when x-kubernetes-list-type is set"),
-        (json!("set"), json!(null), name(), "items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set"),
+        (
+            json!("set"),
+            json!(null),
+            json!({"type": "string", "nullable": true}),
+            "items.nullable: Forbidden: cannot be nullable when x-kubernetes-list-type is set",
+        ),
+        (
+            json!("set"),
+            json!(null),
+            name(),
+            "items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set",
+        ),
     ] {
         assert_eq!(list(list_type, keys, items), [format!("s.properties[a].{wanted}")]);
     }
