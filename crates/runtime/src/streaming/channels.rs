@@ -70,6 +70,10 @@ pub(crate) fn size(message: &[u8]) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use foundation::{Randomness, SeededRandomness};
+
     use super::*;
 
     #[test]
@@ -83,5 +87,41 @@ mod tests {
     fn sizes_are_read() {
         assert_eq!(size(br#"{"Width":80,"Height":24}"#), Some((80, 24)));
         assert_eq!(size(b"{}"), None);
+    }
+
+    /// As fuzzing does at greater length: a server's reader of WebSocket frames, and what it makes of their messages.
+    #[test]
+    fn any_frames_are_read_or_refused() {
+        use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+        use tokio_tungstenite::tungstenite::{Error, Message};
+
+        let random = SeededRandomness::new(13);
+        // Masked by zeros: a resize on channel 4, text, a ping, a close.
+        let sound = [
+            &[0x82, 0x80 | 25, 0, 0, 0, 0, 4][..],
+            br#"{"Width":80,"Height":24}"#,
+            &[0x81, 0x81, 0, 0, 0, 0, b'a', 0x89, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0],
+        ]
+        .concat();
+        let mut read = 0;
+        for round in 0..2_000 {
+            let mut bytes = sound.clone();
+            // The first round is sound.
+            for _ in 0..random.below(4) * u64::from(round > 0) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.u64() as u8;
+            }
+            let length = bytes.len();
+            let mut socket = WebSocket::from_raw_socket(Cursor::new(bytes), Role::Server, None);
+            // Every message takes two bytes at least.
+            for _ in 0..=length {
+                match socket.read() {
+                    Ok(Message::Binary(bytes)) => read += usize::from(size(&bytes[1.min(bytes.len())..]).is_some()),
+                    Ok(_) | Err(Error::Capacity(_)) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        assert!(read > 0, "no resize was read");
     }
 }

@@ -227,6 +227,7 @@ fn length(bytes: &[u8]) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use flate2::{Compress, Compression, FlushCompress};
+    use foundation::{Randomness, SeededRandomness};
 
     use super::*;
 
@@ -283,6 +284,42 @@ mod tests {
         for stream in [1, 3] {
             // A reader of replies, too, inflates them all in one context.
             assert_eq!(frames(&mut reader, &writer.reply(stream)), [Frame::Ignored]);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        let random = SeededRandomness::new(0x5b_d931);
+        let mut compress = Compress::new(Compression::default(), true);
+        compress.set_dictionary(DICTIONARY).unwrap();
+        let opened = open(&mut compress, 1, &[("streamtype", "data"), ("port", "8080")]);
+        let sound = [opened, data(1, b"abc", false), ping(9), refuse(1), data(1, b"", true)].concat();
+        for _ in 0..2_000 {
+            // Sound frames with some bytes changed, cut off somewhere; every fourth time just bytes.
+            let mut bytes = sound.clone();
+            if random.below(4) == 0 {
+                random.fill(&mut bytes);
+            }
+            for _ in 0..random.below(4) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.u64() as u8;
+            }
+            bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
+            let mut reader = Reader::new();
+            let mut read = 0;
+            let piece = 1 + random.below(9) as usize;
+            'reading: for piece in bytes.chunks(piece) {
+                reader.buffer().extend_from_slice(piece);
+                loop {
+                    match reader.next() {
+                        Ok(Some(_)) => read += 1,
+                        Ok(None) => break,
+                        Err(_) => break 'reading,
+                    }
+                }
+            }
+            // The smallest frame has eight bytes.
+            assert!(read <= bytes.len() / 8, "{read} frames in {bytes:?}");
         }
     }
 

@@ -102,6 +102,48 @@ fn configuration() -> impl Strategy<Value = Value> {
     )
 }
 
+/// Something like the schema of a CustomResourceDefinition.
+fn structural_schema() -> impl Strategy<Value = Value> {
+    let word = proptest::sample::select(
+        &["object", "array", "string", "integer", "set", "map", "atomic", "a", "b", "metadata", "("][..],
+    )
+    .prop_map(Value::from);
+    let leaf = prop_oneof![4 => word, 1 => any::<bool>().prop_map(Value::from), 1 => scalar()];
+    let keyword = proptest::sample::select(
+        &[
+            "type",
+            "properties",
+            "items",
+            "additionalProperties",
+            "default",
+            "nullable",
+            "pattern",
+            "required",
+            "allOf",
+            "anyOf",
+            "not",
+            "enum",
+            "x-kubernetes-list-type",
+            "x-kubernetes-list-map-keys",
+            "x-kubernetes-map-type",
+            "x-kubernetes-int-or-string",
+            "x-kubernetes-embedded-resource",
+            "x-kubernetes-preserve-unknown-fields",
+            "a",
+            "b",
+            "metadata",
+        ][..],
+    )
+    .prop_map(String::from);
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        prop_oneof![
+            1 => vec(inner.clone(), 0..3).prop_map(Value::Array),
+            4 => btree_map(keyword.clone(), inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
 fn operations() -> impl Strategy<Value = Value> {
     let operation = (
         proptest::sample::select(&["add", "remove", "replace", "move", "copy", "test", "x"][..]),
@@ -223,5 +265,26 @@ proptest! {
         prop_assert_eq!(&bare["spec"]["template"]["spec"]["nodeSelector"], &second["spec"]["template"]["spec"]["nodeSelector"]);
         prop_assert_eq!(&bare["spec"]["replicas"], &second["spec"]["replicas"]);
         prop_assert_eq!(&bare["metadata"]["labels"], &second["metadata"]["labels"]);
+    }
+
+    #[test]
+    fn schemas_are_refused_or_can_be_served(mut schema in structural_schema(), value in document()) {
+        if let Some(schema) = schema.as_object_mut() {
+            schema.insert("type".into(), "object".into());
+        }
+        let path = api::field::Path::new("schema");
+        let errors = schema::structural::check(&schema, &path, false, Default::default());
+        let kind = api::GroupVersionKind::new("example.com", "v1", "Thing");
+        if errors.is_empty() && schema.is_object() {
+            let structural = schema::Structural::parse(kind, &schema);
+            prop_assert!(structural.is_ok(), "{schema} {structural:?}");
+            let structural = structural.unwrap();
+            let mut value = value;
+            structural.default(&mut value);
+            structural.validate(&value);
+        }
+        // What is stored may stay: its own schema is the worst that a definition can be changed to.
+        let tolerated = schema::structural::Tolerated::by([&schema].into_iter(), true);
+        schema::structural::check(&schema, &path, true, tolerated);
     }
 }
