@@ -141,7 +141,8 @@ fn api_resources(resource: &Resource) -> Vec<Value> {
     if !d.categories.is_empty() {
         main["categories"] = json!(d.categories);
     }
-    if d.verbs.names().any(|verb| verb == "get") {
+    // What is not stored (reviews, bindings, ComponentStatus) has no version to be stored in.
+    if d.verbs.contains(Verbs::GET.and(Verbs::CREATE)) {
         main["storageVersionHash"] = storage_version_hash(resource.stored_version(), &d.kind).into();
     }
     let subs = subresources(resource).into_iter().map(|sub| {

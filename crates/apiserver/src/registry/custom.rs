@@ -275,17 +275,28 @@ impl Hooks for Custom {
 fn cell(printed: &Printed, object: &Value, now: Timestamp) -> Value {
     let found = printed.path.find(object);
     let Some(value) = found.first() else { return Value::Null };
-    match (&*printed.column.r#type, value) {
-        ("date", value) => match value.as_str().and_then(|text| text.parse::<Timestamp>().ok()) {
-            None => "<invalid>".into(),
-            then => api::duration::age(then, now).into(),
+    let several = || Value::from(found.iter().copied().cloned().collect::<Vec<_>>());
+    match &*printed.column.r#type {
+        "string" => match value {
+            Value::String(_) => (*value).clone(),
+            _ if found.len() > 1 => several().to_string().into(),
+            value => value.to_string().into(),
         },
-        ("string", Value::String(_)) => (*value).clone(),
-        ("string", _) if found.len() > 1 => {
-            Value::from(found.into_iter().cloned().collect::<Vec<_>>()).to_string().into()
-        }
-        ("string", value) => value.to_string().into(),
-        (_, value) => (*value).clone(),
+        // A value of another type than the column's is not shown.
+        "date" => match value.as_str() {
+            None => Value::Null,
+            Some(text) => match text.parse::<Timestamp>() {
+                Err(_) => "<invalid>".into(),
+                Ok(then) => api::duration::age(Some(then), now).into(),
+            },
+        },
+        "integer" => match value.as_i64().or_else(|| value.as_f64().map(|float| float as i64)) {
+            None => Value::Null,
+            Some(number) => number.into(),
+        },
+        "number" if value.is_number() => (*value).clone(),
+        "boolean" if value.is_boolean() => (*value).clone(),
+        _ => Value::Null,
     }
 }
 
@@ -304,6 +315,31 @@ mod tests {
         assert_eq!(finalizer_warnings(&new, None), [warning]);
         assert_eq!(finalizer_warnings(&new, Some(&with(&[]))), [warning]);
         assert_eq!(finalizer_warnings(&new, Some(&new)), [""; 0]);
+    }
+
+    #[test]
+    fn cells_are_of_their_columns_type() {
+        let cell = |kind: &str, value: Value| {
+            let column = Column { r#type: kind.to_owned().into(), ..Column::age() };
+            let path = JsonPath::parse(".v").unwrap();
+            super::cell(&Printed { column, path }, &json!({"v": value}), Timestamp::UNIX_EPOCH)
+        };
+        for (kind, value, shown) in [
+            ("integer", json!(3), json!(3)),
+            ("integer", json!(3.9), json!(3)),
+            ("integer", json!("3"), Value::Null),
+            ("number", json!(3.5), json!(3.5)),
+            ("number", json!("3.5"), Value::Null),
+            ("boolean", json!(true), json!(true)),
+            ("boolean", json!("true"), Value::Null),
+            ("string", json!("a"), json!("a")),
+            ("string", json!({"a": 1}), json!("{\"a\":1}")),
+            ("date", json!("1969-12-31T23:59:00Z"), json!("60s")),
+            ("date", json!("soon"), json!("<invalid>")),
+            ("date", json!(5), Value::Null),
+        ] {
+            assert_eq!(cell(kind, value.clone()), shown, "{kind} {value}");
+        }
     }
 
     #[test]

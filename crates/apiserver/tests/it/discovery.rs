@@ -6,6 +6,29 @@ use http::Method;
 use crate::world::World;
 
 #[tokio::test]
+async fn what_is_stored_says_in_which_version() {
+    let world = World::new().await;
+    for (version, resource, hash) in [
+        ("api/v1", "pods", "xPOwRZ+Yhw8="),
+        ("api/v1", "events", "r2yiGXH7wu8="),
+        ("apis/events.k8s.io/v1", "events", "r2yiGXH7wu8="),
+        ("apis/autoscaling/v1", "horizontalpodautoscalers", "qwQve8ut294="),
+        ("apis/autoscaling/v2", "horizontalpodautoscalers", "qwQve8ut294="),
+        ("apis/apps/v1", "deployments", "8aSe+NMegvE="),
+        ("apis/rbac.authorization.k8s.io/v1", "clusterroles", "bYE5ZWDrJ44="),
+        ("api/v1", "bindings", ""),
+        ("api/v1", "componentstatuses", ""),
+        ("api/v1", "pods/status", ""),
+        ("apis/authentication.k8s.io/v1", "tokenreviews", ""),
+    ] {
+        let list = world.admin.get(&format!("/{version}")).await.is(200);
+        let found = list.at("/resources").as_array().unwrap().iter().find(|one| one["name"] == resource);
+        let found = found.unwrap_or_else(|| panic!("{resource}"));
+        assert_eq!(found["storageVersionHash"].as_str().unwrap_or_default(), hash, "{version} {resource}");
+    }
+}
+
+#[tokio::test]
 async fn groups_and_resources_are_listed_in_both_forms() {
     let world = World::new().await;
     let admin = &world.admin;

@@ -116,7 +116,9 @@ mod tests {
             // Every message takes two bytes at least.
             for _ in 0..=length {
                 match socket.read() {
-                    Ok(Message::Binary(bytes)) => read += usize::from(size(&bytes[1.min(bytes.len())..]).is_some()),
+                    Ok(Message::Binary(bytes)) => {
+                        read += usize::from(size(&bytes[1.min(bytes.len())..]).is_some())
+                    }
                     Ok(_) | Err(Error::Capacity(_)) => {}
                     Err(_) => break,
                 }
