@@ -258,7 +258,9 @@ pub fn read_back(headers: &header::HeaderMap, body: &[u8]) -> Option<Value> {
     let media_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     match Encoding::of(media_type.split(';').next()?.trim())? {
         Encoding::Json => serde_json::from_slice(body).ok(),
-        Encoding::Yaml => serde_yaml_ng::from_slice(body).ok(),
+        Encoding::Yaml => {
+            schema::yaml_to_json(body).ok().and_then(|converted| serde_json::from_slice(&converted.json).ok())
+        }
         Encoding::Cbor => cbor::decode(body).ok(),
         Encoding::Protobuf => protobuf::decode_named(body).ok(),
     }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::authn;
 use crate::engine::Call;
-use crate::response::Response;
+use crate::response::{PassedOn, Response};
 use crate::server::Server;
 
 /// How long a connection may take to stand.
@@ -86,6 +86,7 @@ pub(crate) async fn pass_on(
     for name in HOP_BY_HOP {
         head.headers.remove(*name);
     }
+    head.extensions.insert(PassedOn);
     Ok(Response::from_parts(head, body.map_err(BoxError::from).boxed_unsync()))
 }
 

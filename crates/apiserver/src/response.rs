@@ -12,6 +12,11 @@ use http_body_util::{BodyExt, Limited, StreamBody};
 /// What every handler returns.
 pub type Response = http::Response<Body>;
 
+/// An extension of answers that are somebody else's, and only passed on: their bodies mean nothing to this server, and may
+/// never come.
+#[derive(Clone, Copy, Debug)]
+pub struct PassedOn;
+
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
 

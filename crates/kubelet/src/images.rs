@@ -16,6 +16,7 @@ use cri::v1::{
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tonic::Code;
 
 use self::pulls::{Needs, Source};
 use crate::node::Node;
@@ -111,7 +112,7 @@ pub async fn ensure(
         Some(offered) => offered,
         None => credentials(node, pod, &image).await,
     };
-    let mut failure = String::new();
+    let (mut failure, mut answered) = (String::new(), true);
     let unrecorded =
         |error: std::io::Error| Error::Pull(format!("failed to record image pull intent: {error}"));
     let pulling = node.pulls.begin(&image).map_err(unrecorded)?;
@@ -137,10 +138,17 @@ pub async fn ensure(
                 node.container_event(pod, container, client::EventType::Normal, "Pulled", message);
                 return Ok(found.unwrap_or(Image { reference, uid: None, username: String::new() }));
             }
-            Err(status) => failure = crate::runtime::Error::from(status).to_string(),
+            Err(status) => {
+                // A runtime that went away, or was given up, may have pulled it all the same.
+                answered &=
+                    !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+                failure = crate::runtime::Error::from(status).to_string();
+            }
         }
     }
-    pulling.failed();
+    if answered {
+        pulling.failed();
+    }
     Err(Error::Pull(failure))
 }
 

@@ -18,7 +18,7 @@ use super::policy::{Level, Stage, Verdict};
 use super::{Door, Seen, Sink};
 use crate::output;
 use crate::request::{Attributes, User};
-use crate::response::Response;
+use crate::response::{PassedOn, Response};
 
 /// Answers up to this size are shown in events: more than any object may have.
 const LARGEST_RECORDED: u64 = 4 << 20;
@@ -207,8 +207,9 @@ impl Record {
             });
             return Response::from_parts(head, body.boxed_unsync());
         }
-        // What somebody else answers through a proxy has no end that is known, and is passed on as it comes.
-        let known = response.body().size_hint().upper().is_some_and(|size| size <= LARGEST_RECORDED);
+        // What somebody else answers through a proxy is no object of ours, and may take its time.
+        let known = response.extensions().get::<PassedOn>().is_none()
+            && response.body().size_hint().upper().is_some_and(|size| size <= LARGEST_RECORDED);
         let whole = known && (code >= 400 || self.rule.level == Level::RequestResponse);
         let mut status = json!({"metadata": {}, "code": code});
         let (head, body) = response.into_parts();

@@ -94,6 +94,39 @@ async fn metadata_leaves_objects_out_but_says_why_it_failed() {
     assert!(events.0.try_recv().is_err(), "the first stage is omitted");
 }
 
+/// A body that is announced and does not come.
+struct Announced;
+
+impl http_body::Body for Announced {
+    type Data = Bytes;
+    type Error = client::BoxError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, client::BoxError>>> {
+        std::task::Poll::Pending
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(1000)
+    }
+}
+
+#[tokio::test]
+async fn what_a_stranger_answers_is_neither_waited_for_nor_read() {
+    let (auditor, mut events) = auditor("{level: RequestResponse, omitStages: [RequestReceived]}");
+    let path = "/api/v1/namespaces/default/services/s/proxy/";
+    let record = begin(&auditor, "GET", path).await.unwrap();
+    let mut answer = http::Response::new(Announced.boxed_unsync());
+    *answer.status_mut() = http::StatusCode::NOT_FOUND;
+    answer.extensions_mut().insert(response::PassedOn);
+    let answered = record.answered(answer, false);
+    futures::FutureExt::now_or_never(answered).expect("nobody waits for the body");
+    let complete = next(&mut events);
+    assert_eq!((&complete["responseStatus"]["code"], &complete["responseObject"]), (&json!(404), &Value::Null));
+}
+
 #[tokio::test]
 async fn a_watch_is_complete_when_it_ends() {
     let (auditor, mut events) = auditor("{level: Metadata, verbs: [watch]}");

@@ -32,7 +32,9 @@ pub(super) fn tls_config(config: &Config) -> Result<ClientConfig, TransportError
         builder.dangerous().with_custom_certificate_verifier(trust::any_certificate())
     } else {
         let roots = match config.ca_pem.as_deref().filter(|pem| !pem.is_empty()) {
-            Some(pem) => trust::authorities(pem).map_err(|error| invalid("certificate authority", &error))?,
+            Some(pem) => {
+                Arc::new(trust::authorities(pem).map_err(|error| invalid("certificate authority", &error))?)
+            }
             None => trust::system_authorities(),
         };
         builder.with_root_certificates(roots)

@@ -3,7 +3,7 @@
 //! Reads the file of authorities that the machine's distribution keeps. Not here: who the client is.
 //! Upstream: Go's crypto/x509 (`root_linux.go`) for the places; client-go `rest.TLSClientConfig`.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -32,14 +32,23 @@ pub fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("no certificates".to_owned()) } else { Ok(roots) }
 }
 
-/// The authorities that this machine trusts; none where it keeps no list of them.
-pub fn system_authorities() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    if let Some(pem) = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok()) {
-        // A certificate in it that cannot be read is worth nothing, and no reason to trust none of the others.
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-    }
-    roots
+/// The authorities that this machine trusts; none where it keeps no list of them. Read once, by whoever needs them first.
+pub fn system_authorities() -> Arc<RootCertStore> {
+    static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        match SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok()) {
+            // A certificate in it that cannot be read is worth nothing, and no reason to trust none of the others.
+            Some(pem) => {
+                roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+            }
+            None => tracing::warn!(
+                looked_in = ?SYSTEM_AUTHORITIES,
+                "this machine has no certificate authorities: servers without one in their settings are not believed"
+            ),
+        }
+        Arc::new(roots)
+    });
+    ROOTS.clone()
 }
 
 /// Believes any certificate, though a broken signature in the handshake is refused.

@@ -3,6 +3,7 @@
 //! An owner that is referred to but was not seen is a virtual node: it may be of a kind whose cache is behind, or gone.
 //! Upstream: `pkg/controller/garbagecollector/graph_builder.go`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -117,7 +118,7 @@ impl Graph {
         for owner in &old_owners {
             let still = new_owners.iter().find(|new| new.uid == owner.uid);
             if still.is_none() {
-                self.unlink(&owner.uid, &uid);
+                self.unlink(owner, &uid);
             }
             // It blocks its owner no longer.
             if owner.block_owner_deletion == Some(true)
@@ -142,16 +143,12 @@ impl Graph {
     pub(super) fn remove(&mut self, uid: &str) -> Vec<String> {
         let Some(node) = self.nodes.get_mut(uid) else { return Vec::new() };
         let mut woken: Vec<String> = node.dependents.iter().cloned().collect();
-        let owners: Vec<String> = node.owners().iter().map(|owner| owner.uid.clone()).collect();
+        let owners = node.owners().to_vec();
         // Its dependents still refer to it: it stays as a virtual node until they do not.
         node.seen = None;
-        self.puzzled.retain(|_, dependents| {
-            dependents.remove(uid);
-            !dependents.is_empty()
-        });
         for owner in owners {
-            if self.nodes.get(&owner).is_some_and(Node::waits_for_dependents) {
-                woken.push(owner.clone());
+            if self.nodes.get(&owner.uid).is_some_and(Node::waits_for_dependents) {
+                woken.push(owner.uid.clone());
             }
             self.unlink(&owner, uid);
         }
@@ -159,11 +156,18 @@ impl Graph {
         woken
     }
 
-    fn unlink(&mut self, owner: &str, dependent: &str) {
-        if let Some(node) = self.nodes.get_mut(owner) {
+    fn unlink(&mut self, owner: &OwnerReference, dependent: &str) {
+        let named = (group_of(owner).to_owned(), owner.kind.clone());
+        if let Entry::Occupied(mut puzzled) = self.puzzled.entry(named) {
+            puzzled.get_mut().remove(dependent);
+            if puzzled.get().is_empty() {
+                puzzled.remove();
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(&owner.uid) {
             node.dependents.remove(dependent);
         }
-        self.drop_if_unused(owner);
+        self.drop_if_unused(&owner.uid);
     }
 
     fn drop_if_unused(&mut self, uid: &str) {

@@ -118,12 +118,25 @@ fn follow(
         "Number of times that a changed file of settings was taken into use, or could not be.",
         &["status"],
     );
+    let path = path.to_owned();
     tasks.spawn_until_cancelled("configuration", async move {
-        while changes.changed().await.is_ok() {
-            let outcome = reload();
-            reloads.with(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
-            if let Err(error) = outcome {
-                tracing::error!(error = format!("{error:#}"), what, "the configuration is left as it was");
+        // It was read before it was watched, so it is read once more.
+        let mut known = None;
+        loop {
+            let text = std::fs::read_to_string(&path).ok();
+            // Other files of the directory change too, and what was learnt under the same settings is worth keeping.
+            if text.is_some() && text != known {
+                let outcome = reload();
+                if known.is_some() || outcome.is_err() {
+                    reloads.with(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
+                }
+                if let Err(error) = outcome {
+                    tracing::error!(error = format!("{error:#}"), what, "the configuration is left as it was");
+                }
+                known = text;
+            }
+            if changes.changed().await.is_err() {
+                return;
             }
         }
     });

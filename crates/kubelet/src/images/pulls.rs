@@ -95,6 +95,7 @@ struct State {
 pub struct Pulling<'a> {
     pulls: &'a Pulls,
     image: String,
+    ended: bool,
 }
 
 impl Pulls {
@@ -144,7 +145,7 @@ impl Pulls {
         let mut state = self.state.lock();
         write(&self.path("pulling", image), &Mark { image: image.to_owned() })?;
         *state.pulling.entry(image.to_owned()).or_default() += 1;
-        Ok(Pulling { pulls: self, image: image.to_owned() })
+        Ok(Pulling { pulls: self, image: image.to_owned(), ended: false })
     }
 
     /// Whether there are so many records that those of images that are gone should go.
@@ -200,12 +201,18 @@ impl Pulling<'_> {
         self.end();
     }
 
-    /// Takes the mark away with the last pull of this image that is under way.
-    fn end(self) {
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+/// The mark goes with the last pull of this image that is under way, if that has ended.
+impl Drop for Pulling<'_> {
+    fn drop(&mut self) {
         let mut state = self.pulls.state.lock();
         let Some(count) = state.pulling.get_mut(&self.image) else { return };
         *count = count.saturating_sub(1);
-        if *count == 0 {
+        if *count == 0 && self.ended {
             state.pulling.remove(&self.image);
             let _ = std::fs::remove_file(self.pulls.path("pulling", &self.image));
         }
@@ -284,6 +291,16 @@ mod tests {
             let again = Pulls::open(root.path()).unwrap();
             assert_eq!(again.needs(image, REF), expected, "{what}, after a restart");
         }
+    }
+
+    #[test]
+    fn the_next_pull_that_ends_takes_an_old_mark_away() {
+        let root = tempfile::tempdir().unwrap();
+        let pulls = Pulls::open(root.path()).unwrap();
+        drop(pulls.begin(IMAGE).unwrap());
+        pulls.begin(IMAGE).unwrap().done(REF, None);
+        assert_eq!(std::fs::read_dir(root.path().join("image_manager/pulling")).unwrap().count(), 0);
+        assert_eq!(pulls.needs(IMAGE, "sha256:bb"), Needs::Nothing, "another image of that name, loaded by hand");
     }
 
     #[test]
