@@ -124,7 +124,10 @@ async fn what_a_stranger_answers_is_neither_waited_for_nor_read() {
     let answered = record.answered(answer, false);
     futures::FutureExt::now_or_never(answered).expect("nobody waits for the body");
     let complete = next(&mut events);
-    assert_eq!((&complete["responseStatus"]["code"], &complete["responseObject"]), (&json!(404), &Value::Null));
+    assert_eq!(
+        (&complete["responseStatus"]["code"], &complete["responseObject"]),
+        (&json!(404), &Value::Null)
+    );
 }
 
 #[tokio::test]

@@ -131,7 +131,11 @@ fn follow(
                     reloads.with(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
                 }
                 if let Err(error) = outcome {
-                    tracing::error!(error = format!("{error:#}"), what, "the configuration is left as it was");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        what,
+                        "the configuration is left as it was"
+                    );
                 }
                 known = text;
             }

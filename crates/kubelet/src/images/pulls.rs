@@ -300,7 +300,11 @@ mod tests {
         drop(pulls.begin(IMAGE).unwrap());
         pulls.begin(IMAGE).unwrap().done(REF, None);
         assert_eq!(std::fs::read_dir(root.path().join("image_manager/pulling")).unwrap().count(), 0);
-        assert_eq!(pulls.needs(IMAGE, "sha256:bb"), Needs::Nothing, "another image of that name, loaded by hand");
+        assert_eq!(
+            pulls.needs(IMAGE, "sha256:bb"),
+            Needs::Nothing,
+            "another image of that name, loaded by hand"
+        );
     }
 
     #[test]
