@@ -16,6 +16,7 @@ mod pod_start;
 mod report;
 mod space;
 mod start;
+mod store;
 
 use std::path::Path;
 
@@ -32,6 +33,8 @@ pub enum Command {
     PodStart(PodStartOptions),
     /// Writes, lists and watches of the API server, beside a bare TLS echo of the same bytes
     Api(ApiOptions),
+    /// The store behind the etcd v3 API, beside a real etcd on the same disk
+    Store(StoreOptions),
 }
 
 /// Settings of `start`.
@@ -72,6 +75,29 @@ pub struct ApiOptions {
     pub watchers: usize,
 }
 
+/// Settings of `store`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StoreOptions {
+    /// The etcd to measure beside; the one on the path by default
+    #[arg(long, value_name = "FILE")]
+    pub etcd: Option<std::path::PathBuf>,
+    /// Writes of one client; many clients write ten times as many
+    #[arg(long, default_value_t = 5_000, value_name = "N")]
+    pub puts: usize,
+    /// How many watch at once
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub watchers: usize,
+    /// Events to deliver to all watchers together
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub events: usize,
+    /// Updates before the disk is looked at
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub updates: usize,
+    /// Keys of 1 KB in memory
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub keys: usize,
+}
+
 /// Measures, and prints what was found; `own_path` is the program to start. Needs root.
 pub async fn run(command: Command, own_path: &Path) -> anyhow::Result<()> {
     let own_path = own_path.to_owned();
@@ -91,6 +117,7 @@ fn measure(command: &Command, own_path: &Path) -> anyhow::Result<()> {
             Command::Idle(options) => idle::run(options, own_path).await,
             Command::PodStart(options) => pod_start::run(options, own_path).await,
             Command::Api(options) => api::run(options, own_path).await,
+            Command::Store(options) => store::run(options, own_path).await,
         }
     })
 }

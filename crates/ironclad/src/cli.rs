@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 use anyhow::Context;
 use clap::Parser;
 
-use crate::{config, demo, demo_app, images, server, uninstall};
+use crate::{config, demo, demo_app, images, roles, server, store_commands, uninstall};
 
 /// A whole Kubernetes in one program
 #[derive(Debug, Parser)]
@@ -21,6 +21,13 @@ struct Cli {
 enum Command {
     /// Run a cluster: control plane and node in one process
     Server(Box<config::Server>),
+    /// Run the store alone, behind the etcd v3 API
+    Etcd(roles::etcd::Options),
+    /// Look after a store: save and restore it, verify, compact, dump
+    Store {
+        #[command(subcommand)]
+        command: store_commands::Command,
+    },
     /// Start a cluster and run a first workload in it
     Demo(demo::Options),
     /// Manage the images of this node
@@ -52,6 +59,11 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             options.logs.start()?;
             event_loop()?.block_on(server::run(*options))
         }
+        Command::Etcd(options) => {
+            options.logs.start()?;
+            event_loop()?.block_on(roles::etcd::run(options))
+        }
+        Command::Store { command } => event_loop()?.block_on(store_commands::run(command)),
         Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
         Command::Images { command } => images::run(command),
         Command::Bench { command } => event_loop()?.block_on(bench::run(command, &own_path()?)),

@@ -7,6 +7,7 @@
 //! Upstream: the manner is that of k3s, where a file is only another way to write flags.
 
 pub mod apiserver;
+pub mod datastore;
 pub mod logs;
 
 use std::{
@@ -153,6 +154,8 @@ pub struct Server {
     pub stop_pods: bool,
     #[command(flatten)]
     pub logs: logs::Logs,
+    #[command(flatten)]
+    pub datastore: datastore::Datastore,
     #[command(flatten)]
     pub apiserver: apiserver::ApiServer,
 }

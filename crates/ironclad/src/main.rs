@@ -14,6 +14,7 @@ mod preflight;
 mod progress;
 mod roles;
 mod server;
+mod store_commands;
 mod uninstall;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};

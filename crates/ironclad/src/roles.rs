@@ -4,9 +4,12 @@
 //! Not here: the order in which they start (`server`).
 
 pub mod apiserver;
+pub mod backup;
 pub mod controllers;
 pub mod dns;
+pub mod etcd;
 pub mod kubelet;
+pub mod leader;
 pub mod network;
 pub mod proxy;
 pub mod runtime;

@@ -36,12 +36,12 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     let (data_dir, stop_pods) = (config.dirs.data_dir.clone(), config.stop_pods);
     // Held until this process ends: who removes the cluster knows by it that somebody is at home.
     let _lock = uninstall::announce(&config)?;
-    let engine = roles::store::open(&data_dir, clock.clone())?;
-    progress.done("store", &data_dir.join("store").display().to_string(), started.elapsed());
+    let opened = roles::store::open(&data_dir, &config.datastore, clock.clone())?;
+    progress.done("store", &opened.place(&data_dir, &config.datastore), started.elapsed());
 
     let scopes = Scopes::new();
     let mut node = NodeParts::default();
-    let run = run_parts(config, clock, engine.clone(), listener, &scopes, &mut node, &mut progress);
+    let run = run_parts(config, clock, &opened, listener, &scopes, &mut node, &mut progress);
     let outcome = tokio::select! {
         outcome = run => outcome,
         _ = terminate.recv() => Ok(()),
@@ -57,7 +57,7 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
         _ => Ok(()),
     };
     scopes.shutdown().await;
-    engine.shutdown();
+    opened.shutdown();
     outcome.and(stopped)
 }
 
@@ -92,7 +92,7 @@ impl Scopes {
 async fn run_parts(
     config: Server,
     clock: foundation::SharedClock,
-    engine: Arc<store::embedded::Engine>,
+    opened: &roles::store::Opened,
     listener: tokio::net::TcpListener,
     scopes: &Scopes,
     node: &mut NodeParts,
@@ -100,10 +100,18 @@ async fn run_parts(
 ) -> anyhow::Result<()> {
     let context = context(config, clock)?;
     let started = Instant::now();
-    let api = roles::apiserver::start(&context, engine, listener, &scopes.control_plane).await?;
+    let api = roles::apiserver::start(&context, opened.store(), listener, &scopes.control_plane).await?;
     let (server, port) = (api.server, api.port);
     progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
     let api = Api::new(server, &scopes.loops, context.clock.clone());
+    if let (roles::store::Opened::Embedded(engine), Some(address)) =
+        (opened, context.config.datastore.etcd_listen)
+    {
+        let address = roles::etcd::start(engine, address, &scopes.control_plane).await?;
+        progress.done("etcd", &format!("http://{address}"), started.elapsed());
+    }
+    roles::backup::start(&context, opened.store(), &scopes.control_plane)?;
+    start_loops(&context, &api, opened.is_shared(), &scopes.loops, progress);
     start_parts(&context, &api, scopes, node, progress).await?;
     progress.say(&format!(
         "\n{} in {}.\n\n  export KUBECONFIG={}\n  kubectl get nodes\n",
@@ -137,23 +145,33 @@ struct NodeParts {
     runtime: Option<PathBuf>,
 }
 
+/// Starts the controllers and the scheduler: at once, or where others share the store, when this server leads them.
+fn start_loops(context: &Context, api: &Api, shared: bool, loops: &Tasks, progress: &mut Progress) {
+    let started = Instant::now();
+    let start = |component, user, start: roles::leader::Start| match shared {
+        true => roles::leader::run(context, api, loops, component, user, start),
+        false => start(context, api, loops),
+    };
+    if context.config.enabled(Part::Controllers) {
+        let user = "system:kube-controller-manager";
+        start("kube-controller-manager", user, roles::controllers::start);
+        progress.done("controllers", &format!("{} of them", controllers::all().len()), started.elapsed());
+    }
+    if context.config.enabled(Part::Scheduler) {
+        start("kube-scheduler", "system:kube-scheduler", roles::scheduler::start);
+        progress.done("scheduler", "default-scheduler", started.elapsed());
+    }
+}
+
 async fn start_parts(
     context: &Context,
     api: &Api,
-    Scopes { nodes, loops, .. }: &Scopes,
+    Scopes { nodes, .. }: &Scopes,
     node: &mut NodeParts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
     let config = &context.config;
     let started = Instant::now();
-    if config.enabled(Part::Controllers) {
-        roles::controllers::start(context, api, loops);
-        progress.done("controllers", &format!("{} of them", controllers::all().len()), started.elapsed());
-    }
-    if config.enabled(Part::Scheduler) {
-        roles::scheduler::start(context, api, loops);
-        progress.done("scheduler", "default-scheduler", started.elapsed());
-    }
     if config.hollow_nodes > 0 {
         roles::kubelet::start_hollow(context, api, nodes).ready().await;
         progress.done("nodes", &format!("{} simulated", config.hollow_nodes), started.elapsed());
