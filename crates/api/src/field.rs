@@ -196,6 +196,11 @@ pub fn required(path: &Path, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Required, path, None, detail)
 }
 
+/// What is malformed as a whole: the value is too much to show, or says nothing.
+pub fn invalid_whole(path: &Path, detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, path, None, detail)
+}
+
 /// A malformed value, or one out of bounds.
 pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, path, Some(value.into()), detail)

@@ -286,6 +286,8 @@ pub struct Descriptor {
     pub create_on_update: bool,
     /// Whether an update may leave `resourceVersion` out, which makes it unconditional.
     pub unconditional_update: bool,
+    /// What every request for the kind is warned of, when it is deprecated: `v1 Endpoints is deprecated in v1.33+`.
+    pub deprecated: Option<&'static str>,
     /// Seconds between the request to delete and deletion, when the client names none and the kind has such a
     /// period (pods: their own, see [`Hooks::deletion_grace_period`]).
     pub graceful_deletion: bool,
@@ -342,6 +344,7 @@ impl Descriptor {
             stored_as: None,
             create_on_update: false,
             unconditional_update: true,
+            deprecated: None,
             graceful_deletion: false,
             returns_deleted: false,
             ends: false,
@@ -454,9 +457,10 @@ pub trait Hooks: Send + Sync {
         let _ = (subresource, new, old);
         ErrorList::new()
     }
-    /// What the client should be told although the request is served.
-    fn warnings(&self, object: &Value) -> Vec<String> {
-        let _ = object;
+    /// What the client should be told although the request is served. `old` is the object before an update, and
+    /// nothing for a new one.
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let _ = (object, old);
         Vec::new()
     }
     /// One cell for each column; without it, the name and creation time.

@@ -15,6 +15,8 @@ pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 mod check;
+#[cfg(test)]
+mod columns;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -30,6 +32,7 @@ mod row;
 pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
+mod warn;
 mod workload;
 
 /// Every built-in kind. Where a kind has several versions, the preferred one comes first.

@@ -300,6 +300,39 @@ pub fn is_percent(text: &str) -> Vec<String> {
     }
 }
 
+/// A name of the language C.
+pub fn is_c_identifier(text: &str) -> Vec<String> {
+    let first = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if first && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        Vec::new()
+    } else {
+        vec![pattern_message(
+            "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric \
+             characters or '_'",
+            "[A-Za-z_][A-Za-z0-9_]*",
+            &["my_name", "MY_NAME", "MyName"],
+        )]
+    }
+}
+
+/// The reason of a condition.
+pub fn is_condition_reason(text: &str) -> Vec<String> {
+    let mut characters = text.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_alphabetic());
+    let last = text.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let between = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ',' | ':');
+    if first && last && characters.all(between) {
+        Vec::new()
+    } else {
+        vec![pattern_message(
+            "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric \
+             characters or '_,:', and must end with an alphanumeric character or '_'",
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+        )]
+    }
+}
+
 /// An IP address in the form upstream accepts: IPv4 without leading zeros, or IPv6, no zone.
 pub fn is_ip(text: &str) -> Vec<String> {
     if text.parse::<std::net::IpAddr>().is_ok() {

@@ -14,6 +14,14 @@ use crate::field::{self, ErrorList, Path};
 /// See [`Hooks::deletion_grace_period`].
 type GracePeriod = fn(&Value, Option<i64>) -> Option<i64>;
 
+/// Functions behind [`Hooks::warnings`].
+enum Warnings<T> {
+    /// Only of a new object.
+    OfNew(fn(&T) -> Vec<String>),
+    /// Of every change, with the object before it.
+    OfChange(fn(&T, Option<&Value>) -> Vec<String>),
+}
+
 /// [`Hooks`] from functions over the typed struct `T`. Name those a kind has:
 /// `Typed::<Lease>::new().validate(validate).cells(cells)`.
 pub struct Typed<T> {
@@ -29,7 +37,7 @@ pub struct Typed<T> {
     validate_status_update: Option<fn(&T, &T) -> ErrorList>,
     prepare_for_subresource_update: Option<fn(&str, &mut T, &T)>,
     validate_subresource_update: Option<fn(&str, &T, &T) -> ErrorList>,
-    warnings: Option<fn(&T) -> Vec<String>>,
+    warnings: Option<Warnings<T>>,
     cells: Option<fn(&T, Timestamp) -> Vec<Value>>,
     to_storage: Option<fn(&mut Value)>,
     from_storage: Option<fn(&mut Value)>,
@@ -125,9 +133,14 @@ impl<T> Typed<T> {
         self.validate_subresource_update = Some(function);
         self
     }
-    /// See [`Hooks::warnings`].
-    pub const fn warnings(mut self, function: fn(&T) -> Vec<String>) -> Self {
-        self.warnings = Some(function);
+    /// See [`Hooks::warnings`]. The object before the change comes untyped: warnings ask little of it.
+    pub const fn warnings(mut self, function: fn(&T, Option<&Value>) -> Vec<String>) -> Self {
+        self.warnings = Some(Warnings::OfChange(function));
+        self
+    }
+    /// As [`Typed::warnings`], for a kind whose updates warn of nothing (and then cost nothing).
+    pub const fn warnings_of_new(mut self, function: fn(&T) -> Vec<String>) -> Self {
+        self.warnings = Some(Warnings::OfNew(function));
         self
     }
     /// See [`Hooks::cells`].
@@ -277,9 +290,13 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
         })
     }
 
-    fn warnings(&self, object: &Value) -> Vec<String> {
-        match self.warnings.map(|warnings| (warnings, Self::read(object))) {
-            Some((warnings, Ok(typed))) => warnings(&typed),
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let typed = |warnings: &dyn Fn(&T) -> Vec<String>| {
+            Self::read(object).map_or_else(|_| Vec::new(), |typed| warnings(&typed))
+        };
+        match (&self.warnings, old) {
+            (Some(Warnings::OfNew(warnings)), None) => typed(warnings),
+            (Some(Warnings::OfChange(warnings)), old) => typed(&|object: &T| warnings(object, old)),
             _ => Vec::new(),
         }
     }

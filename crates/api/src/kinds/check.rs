@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
-use crate::meta::{IntOrString, Quantity};
+use crate::meta::{Condition, IntOrString, Quantity};
 use crate::meta_validation::{NOT_NEGATIVE, push_invalid};
 use crate::names;
 use crate::quantity;
@@ -72,6 +72,97 @@ pub(crate) fn ip(errors: &mut ErrorList, path: &Path, value: &str) {
 /// Refuses what is no CIDR.
 pub(crate) fn cidr(errors: &mut ErrorList, path: &Path, value: &str) {
     push_invalid(errors, path, value, names::is_cidr(value));
+}
+
+/// Refuses conditions that are ill-formed or of a type that another has.
+/// Upstream: apimachinery pkg/apis/meta/v1/validation.
+pub(crate) fn conditions(errors: &mut ErrorList, path: &Path, conditions: &[Condition]) {
+    const REASON_MAX: usize = 1024;
+    const MESSAGE_MAX: usize = 32 * 1024;
+    for (index, condition) in conditions.iter().enumerate() {
+        let path = path.index(index);
+        if conditions[..index].iter().any(|earlier| earlier.type_ == condition.type_) {
+            errors.push(field::duplicate(&path.child("type"), &*condition.type_));
+        }
+        qualified_name(errors, &path.child("type"), &condition.type_);
+        if !["False", "True", "Unknown"].contains(&&*condition.status) {
+            let values = ["False", "True", "Unknown"];
+            errors.push(field::not_supported(&path.child("status"), condition.status.as_str(), &values));
+        }
+        if let Some(generation) = condition.observed_generation.filter(|generation| *generation < 0) {
+            let path = path.child("observedGeneration");
+            errors.push(field::invalid(&path, generation, "must be greater than or equal to zero"));
+        }
+        if condition.last_transition_time.0 == jiff::Timestamp::UNIX_EPOCH {
+            // The zero time of the wire: decoding makes it of a missing one.
+            errors.push(field::required(&path.child("lastTransitionTime"), "must be set"));
+        }
+        let (reason_path, reason) = (path.child("reason"), &condition.reason);
+        if reason.is_empty() {
+            errors.push(field::required(&reason_path, "must be set"));
+        } else {
+            push_invalid(errors, &reason_path, reason, names::is_condition_reason(reason));
+            if reason.len() > REASON_MAX {
+                errors.push(field::too_long(&reason_path, REASON_MAX));
+            }
+        }
+        if condition.message.len() > MESSAGE_MAX {
+            errors.push(field::too_long(&path.child("message"), MESSAGE_MAX));
+        }
+    }
+}
+
+/// Refuses what cannot be the name of a driver of volumes or devices.
+pub(crate) fn driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
+    const MAX: usize = 63;
+    if name.is_empty() {
+        errors.push(field::required(path, ""));
+    }
+    if name.len() > MAX {
+        errors.push(field::too_long(path, MAX));
+    }
+    push_invalid(errors, path, name, names::is_dns1123_subdomain(&name.to_lowercase()));
+}
+
+/// Refuses what cannot be the value of a label.
+pub(crate) fn label_value(errors: &mut ErrorList, path: &Path, value: &str) {
+    push_invalid(errors, path, value, names::is_label_value(value));
+}
+
+/// Refuses the elements from the second one on that another before them equals by `key`.
+pub(crate) fn unique<T, K: PartialEq + Serialize>(
+    errors: &mut ErrorList,
+    path: &Path,
+    list: &[T],
+    key: impl Fn(&T) -> K,
+) {
+    let mut seen: Vec<K> = Vec::with_capacity(list.len());
+    for (index, item) in list.iter().enumerate() {
+        let key = key(item);
+        if seen.contains(&key) {
+            errors.push(field::duplicate(&path.index(index), json(&key)));
+        } else {
+            seen.push(key);
+        }
+    }
+}
+
+/// Refuses a list that is too long, and then does not look at it: the limit is also there to bound the work.
+/// Otherwise runs `check` on every element.
+pub(crate) fn each<T>(
+    errors: &mut ErrorList,
+    path: &Path,
+    list: &[T],
+    max: usize,
+    mut check: impl FnMut(&mut ErrorList, &Path, &T),
+) {
+    if list.len() > max {
+        errors.push(field::too_many(path, list.len(), max));
+        return;
+    }
+    for (index, item) in list.iter().enumerate() {
+        check(errors, &path.index(index), item);
+    }
 }
 
 /// Refuses a missing text.

@@ -4,6 +4,7 @@ use crate::kind::Descriptor;
 
 mod flow_schema;
 mod priority_level_configuration;
+mod rules;
 
 /// Its kinds.
 pub(super) fn all() -> Vec<Descriptor> {

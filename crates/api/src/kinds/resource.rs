@@ -2,12 +2,16 @@
 
 use crate::kind::Descriptor;
 
+mod allocation;
 mod device_class;
 mod device_taint_rule;
+mod devices;
+mod names;
 mod requests;
 mod resource_claim;
 mod resource_claim_template;
 mod resource_slice;
+mod taints;
 
 /// Its kinds.
 pub(super) fn all() -> Vec<Descriptor> {

@@ -1,14 +1,36 @@
 //! Rules that the workloads share: how selector and template belong together, counts and percentages of updates.
 //! Upstream: pkg/apis/apps/validation.
 
+use serde_json::Value;
+
 use crate::field::{self, ErrorList, Path};
 use crate::kinds::check::{count_or_percent, json, not_negative_if_set};
-use crate::kinds::core::pod::validation;
+use crate::kinds::core::pod::{self, validation};
 use crate::kinds::optional::text;
-use crate::meta::{IntOrString, LabelSelector};
+use crate::kinds::warn;
+use crate::meta::{IntOrString, LabelSelector, ObjectMeta};
 use crate::meta_validation::{label_selector_errors, selector_is_empty};
 use crate::selector::labels::Selector;
 use crate::types::core::v1::PodTemplateSpec;
+
+/// Warnings of a workload whose template is at `spec.template`; `named` when its pods are named after it.
+pub(crate) fn warnings(
+    meta: &ObjectMeta,
+    named: bool,
+    template: Option<&PodTemplateSpec>,
+    old: Option<&Value>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if named && old.is_none() {
+        warn::name_of_pods(&mut warnings, meta);
+    }
+    if let Some(template) = template
+        && warn::is_new_generation(meta, old)
+    {
+        pod::warnings::template(&mut warnings, &Path::new("spec").child("template"), template);
+    }
+    warnings
+}
 
 const MISMATCH: &str = "`selector` does not match template `labels`";
 

@@ -101,7 +101,7 @@ async fn attempt(
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
     }
-    call.warn(descriptor.hooks.warnings(&object.0));
+    call.warn(descriptor.hooks.warnings(&object.0, None));
     call.resource.rest.check(call, &object, None).await?;
     let name = object.name().to_owned();
     {

@@ -114,7 +114,7 @@ async fn attempt(
         return Err(Status::invalid(&descriptor.group_kind(), name, errors));
     }
     if target == Target::Main {
-        call.warn(descriptor.hooks.warnings(&new.0));
+        call.warn(descriptor.hooks.warnings(&new.0, Some(&old.object.0)));
     }
     resource.rest.check(call, &new, Some(&old.object)).await?;
     admission(call, options, Phase::Validate, &mut new, &old.object).await?;

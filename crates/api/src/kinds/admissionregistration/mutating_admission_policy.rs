@@ -37,6 +37,7 @@ pub fn descriptor() -> Descriptor {
         hooks: Arc::new(
             Typed::<MutatingAdmissionPolicy>::new().default_with(default).validate(validate).cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "admissionregistration.k8s.io",
             "v1",

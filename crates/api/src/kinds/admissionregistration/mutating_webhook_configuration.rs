@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::matching::{Webhook, default_client, default_rules};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
+use crate::kinds::check::one_of_if_set;
 use crate::kinds::optional::{default_text, items, items_mut};
 use crate::kinds::row;
 use crate::types::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -34,6 +35,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "admissionregistration.k8s.io",
             "v1",
@@ -74,6 +76,9 @@ fn validate(configuration: &MutatingWebhookConfiguration) -> ErrorList {
             conditions: items(&webhook.match_conditions),
         }
         .validate(&mut errors, &path);
+        let policies = ["IfNeeded", "Never"];
+        let policy_path = path.child("reinvocationPolicy");
+        one_of_if_set(&mut errors, &policy_path, &webhook.reinvocation_policy, &policies);
         if !seen.insert(&webhook.name) {
             errors.push(field::duplicate(&path.child("name"), &*webhook.name));
         }

@@ -34,6 +34,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "admissionregistration.k8s.io",
             "v1",

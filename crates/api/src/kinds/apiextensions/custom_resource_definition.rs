@@ -28,6 +28,7 @@ pub fn descriptor() -> Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
         generation: true,
         hooks: Arc::new(DefinitionHooks),
+        unconditional_update: false,
         ..Descriptor::new(
             "apiextensions.k8s.io",
             "v1",

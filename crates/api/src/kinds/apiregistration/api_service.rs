@@ -35,6 +35,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new("apiregistration.k8s.io", "v1", "APIService", "apiservices", Scope::Cluster)
     }
 }

@@ -12,7 +12,7 @@ use crate::kinds::check::{at_most_hundred_percent, json as value_of, not_negativ
 use crate::kinds::core::pod::defaults;
 use crate::kinds::optional::{default_text, text};
 use crate::kinds::row;
-use crate::kinds::workload::{count_if_set, is_nothing, selector_and_template};
+use crate::kinds::workload::{self, count_if_set, is_nothing, selector_and_template};
 use crate::meta::IntOrString;
 use crate::meta_validation::immutable;
 use crate::types::apps::v1::{DaemonSet, DaemonSetUpdateStrategy};
@@ -53,6 +53,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("apps", "v1", "DaemonSet", "daemonsets", Scope::Namespaced)
@@ -165,6 +166,10 @@ fn validate_status_update(new: &DaemonSet, _: &DaemonSet) -> ErrorList {
         not_negative(&mut errors, &path.child(name), count);
     }
     errors
+}
+
+fn warnings(set: &DaemonSet, old: Option<&Value>) -> Vec<String> {
+    workload::warnings(&set.metadata, false, Some(&set.spec.template), old)
 }
 
 fn cells(set: &DaemonSet, now: Timestamp) -> Vec<Value> {

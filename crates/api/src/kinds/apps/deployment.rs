@@ -12,7 +12,7 @@ use crate::kinds::check::{at_most_hundred_percent, json as value_of, not_negativ
 use crate::kinds::core::pod::defaults;
 use crate::kinds::optional::{default_text, text};
 use crate::kinds::row;
-use crate::kinds::workload::{count_if_set, is_nothing, selector_and_template};
+use crate::kinds::workload::{self, count_if_set, is_nothing, selector_and_template};
 use crate::meta::IntOrString;
 use crate::meta_validation::immutable;
 use crate::types::apps::v1::{Deployment, DeploymentStrategy};
@@ -48,6 +48,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("apps", "v1", "Deployment", "deployments", Scope::Namespaced)
@@ -174,6 +175,10 @@ fn validate_status_update(new: &Deployment, old: &Deployment) -> ErrorList {
         errors.push(field::invalid(&path.child("collisionCount"), count, "cannot be decremented"));
     }
     errors
+}
+
+fn warnings(deployment: &Deployment, old: Option<&Value>) -> Vec<String> {
+    workload::warnings(&deployment.metadata, true, Some(&deployment.spec.template), old)
 }
 
 fn cells(deployment: &Deployment, now: Timestamp) -> Vec<Value> {

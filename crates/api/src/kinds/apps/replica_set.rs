@@ -11,7 +11,7 @@ use crate::kind::{Column, Descriptor, ScalePaths, Scope, SelectableField, Subres
 use crate::kinds::check::not_negative_if_set;
 use crate::kinds::core::pod::defaults;
 use crate::kinds::row;
-use crate::kinds::workload::{ReplicaCounts, selector_and_template};
+use crate::kinds::workload::{self, ReplicaCounts, selector_and_template};
 use crate::meta_validation::immutable;
 use crate::types::apps::v1::ReplicaSet;
 use crate::types::core::v1::PodTemplateSpec;
@@ -39,6 +39,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("apps", "v1", "ReplicaSet", "replicasets", Scope::Namespaced)
@@ -98,6 +99,10 @@ fn validate_status_update(new: &ReplicaSet, _: &ReplicaSet) -> ErrorList {
         .validate(&mut errors, status.observed_generation);
     }
     errors
+}
+
+fn warnings(set: &ReplicaSet, old: Option<&Value>) -> Vec<String> {
+    workload::warnings(&set.metadata, true, set.spec.template.as_ref(), old)
 }
 
 fn cells(set: &ReplicaSet, now: Timestamp) -> Vec<Value> {

@@ -11,9 +11,9 @@ use crate::kind::{Column, Descriptor, ScalePaths, Scope, Subresources, Typed};
 use crate::kinds::check::{json as value_of, not_negative_if_set, one_of_if_set};
 use crate::kinds::core::persistent_volume_claim;
 use crate::kinds::core::pod::defaults;
-use crate::kinds::optional::{default_text, items_mut, text};
+use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
-use crate::kinds::workload::{count_if_set, is_nothing, runs_for_ever, template_labels};
+use crate::kinds::workload::{self, count_if_set, is_nothing, runs_for_ever, template_labels};
 use crate::meta::IntOrString;
 use crate::meta_validation::{annotations_errors, label_selector_errors, labels_errors, selector_is_empty};
 use crate::names::NameRule;
@@ -46,6 +46,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("apps", "v1", "StatefulSet", "statefulsets", Scope::Namespaced)
@@ -195,6 +196,22 @@ fn validate_status_update(new: &StatefulSet, _: &StatefulSet) -> ErrorList {
         errors.push(field::invalid(&path, available, "cannot be greater than status.readyReplicas"));
     }
     errors
+}
+
+fn warnings(set: &StatefulSet, old: Option<&Value>) -> Vec<String> {
+    let spec = &set.spec;
+    let mut warnings = workload::warnings(&set.metadata, false, Some(&spec.template), old);
+    let path = Path::new("spec").child("volumeClaimTemplates");
+    for (index, claim) in items(&spec.volume_claim_templates).iter().enumerate() {
+        if let Some(spec) = &claim.spec {
+            persistent_volume_claim::spec_warnings(&mut warnings, &path.index(index), spec);
+        }
+    }
+    if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
+        let message = "a negative value retains all historical revisions; a value >= 0 is recommended";
+        warnings.push(format!("spec.revisionHistoryLimit: {message}"));
+    }
+    warnings
 }
 
 fn cells(set: &StatefulSet, now: Timestamp) -> Vec<Value> {

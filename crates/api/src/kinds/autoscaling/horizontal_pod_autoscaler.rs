@@ -1,6 +1,8 @@
 //! HorizontalPodAutoscaler: replicas by metrics.
 //! Upstream: pkg/registry/autoscaling/horizontalpodautoscaler, pkg/apis/autoscaling.
 
+mod metrics;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{one_of_if_set, quantity, required};
+use crate::kinds::check::{not_negative_if_set, one_of_if_set, quantity};
 use crate::kinds::optional::{default_text, items};
 use crate::kinds::row;
 use crate::types::autoscaling::v2::{
@@ -30,6 +32,11 @@ pub fn descriptor() -> Descriptor {
                 .status(|| Some(json!({"currentMetrics": null, "desiredReplicas": 0})))
                 .default_with(default)
                 .validate(validate)
+                .validate_status_update(|new, _| {
+                    let counts = new.status.as_ref();
+                    let counts = counts.map(|status| (status.current_replicas, status.desired_replicas));
+                    validate_status(counts.and_then(|counts| counts.0), counts.map(|counts| counts.1))
+                })
                 .cells(cells),
         ),
         ..Descriptor::new(
@@ -105,35 +112,9 @@ fn validate(object: &HorizontalPodAutoscaler) -> ErrorList {
         errors.push(field::invalid(&path.child("maxReplicas"), spec.max_replicas, message));
     }
     let target = path.child("scaleTargetRef");
-    required(&mut errors, &target.child("kind"), &spec.scale_target_ref.kind);
-    required(&mut errors, &target.child("name"), &spec.scale_target_ref.name);
+    metrics::reference(&mut errors, &target, &spec.scale_target_ref.kind, &spec.scale_target_ref.name);
     for (index, metric) in items(&spec.metrics).iter().enumerate() {
-        let path = path.child("metrics").index(index);
-        let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-        if metric.type_.is_empty() {
-            errors.push(field::required(&path.child("type"), "must specify a metric source type"));
-            continue;
-        }
-        if !kinds.contains(&&*metric.type_) {
-            errors.push(field::not_supported(&path.child("type"), &*metric.type_, &kinds));
-            continue;
-        }
-        if sources(metric).iter().all(|(kind, set)| *kind != metric.type_ || !set) {
-            let mut name = metric.type_.clone();
-            name[..1].make_ascii_lowercase();
-            errors.push(field::required(
-                &path.child(name),
-                "must populate information for the given metric source",
-            ));
-        }
-        for (kind, set) in sources(metric) {
-            if set && kind != metric.type_ {
-                let mut name = kind.to_owned();
-                name[..1].make_ascii_lowercase();
-                let message = "must populate the given metric source only";
-                errors.push(field::forbidden(&path.child(name), message));
-            }
-        }
+        metrics::validate(&mut errors, &path.child("metrics").index(index), metric);
     }
     let behavior = spec.behavior.iter();
     for (name, rules) in behavior.flat_map(|b| [("scaleUp", &b.scale_up), ("scaleDown", &b.scale_down)]) {
@@ -144,14 +125,13 @@ fn validate(object: &HorizontalPodAutoscaler) -> ErrorList {
     errors
 }
 
-fn sources(metric: &MetricSpec) -> [(&'static str, bool); 5] {
-    [
-        ("Object", metric.object.is_some()),
-        ("Pods", metric.pods.is_some()),
-        ("Resource", metric.resource.is_some()),
-        ("External", metric.external.is_some()),
-        ("ContainerResource", metric.container_resource.is_some()),
-    ]
+/// Refuses negative counts in the status of either version.
+pub(super) fn validate_status(current: Option<i32>, desired: Option<i32>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("status");
+    not_negative_if_set(&mut errors, &path.child("currentReplicas"), current);
+    not_negative_if_set(&mut errors, &path.child("desiredReplicas"), desired);
+    errors
 }
 
 fn scaling_rules(errors: &mut ErrorList, rules: &HPAScalingRules, path: &Path) {
@@ -169,6 +149,12 @@ fn scaling_rules(errors: &mut ErrorList, rules: &HPAScalingRules, path: &Path) {
     }
     let selections = ["Disabled", "Max", "Min"];
     one_of_if_set(errors, &path.child("selectPolicy"), &rules.select_policy, &selections);
+    if let Some(tolerance) = &rules.tolerance
+        && quantity(tolerance).is_negative()
+    {
+        let message = "must be greater or equal to zero";
+        errors.push(field::invalid(&path.child("tolerance"), tolerance.0.as_str(), message));
+    }
     let path = path.child("policies");
     if items(&rules.policies).is_empty() {
         errors.push(field::required(&path, "must specify at least one Policy"));

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::horizontal_pod_autoscaler::{cells, columns, is_cpu_utilization};
+use super::horizontal_pod_autoscaler::{cells, columns, is_cpu_utilization, validate_status};
 use crate::field::{ErrorList, Path};
 use crate::gvk::GroupVersionResource;
 use crate::kind::{Descriptor, Hooks, Scope, Subresources};
@@ -111,6 +111,12 @@ impl Hooks for OldForm {
 
     fn validate_update(&self, new: &Value, _: &Value) -> ErrorList {
         self.validate(new)
+    }
+
+    fn validate_status_update(&self, new: &Value, _: &Value) -> ErrorList {
+        let count =
+            |pointer| new.pointer(pointer).and_then(Value::as_i64).and_then(|count| count.try_into().ok());
+        validate_status(count("/status/currentReplicas"), count("/status/desiredReplicas"))
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -2,6 +2,7 @@
 //! Upstream: pkg/registry/batch/job, pkg/apis/batch.
 
 mod failure_policy;
+mod status;
 mod success_policy;
 
 use std::collections::BTreeMap;
@@ -14,12 +15,13 @@ use crate::duration;
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, SelectableField, Subresources, Typed};
 use crate::kinds::check::{json as value_of, labels_match, not_negative_if_set, one_of_if_set};
-use crate::kinds::core::pod::{defaults, validation};
+use crate::kinds::core::pod::{self, defaults, validation};
 use crate::kinds::optional::{items, items_mut, text};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta::LabelSelector;
 use crate::meta_validation::{immutable, label_selector_errors, push_invalid, selector_is_empty};
-use crate::names::is_domain_prefixed_path;
+use crate::names::{is_dns1123_label, is_domain_prefixed_path};
 use crate::selector::labels::Selector;
 use crate::types::batch::v1::{Job, JobSpec, JobStatus};
 use crate::types::core::v1::PodTemplateSpec;
@@ -56,9 +58,10 @@ pub fn descriptor() -> Descriptor {
                 .status(|| Some(json!({})))
                 .default_with(default)
                 .prepare_for_create(generate_selector)
-                .validate(validate)
+                .validate(validate_create)
                 .validate_update(validate_update)
-                .validate_status_update(validate_status_update)
+                .validate_status_update(status::validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("batch", "v1", "Job", "jobs", Scope::Namespaced)
@@ -110,6 +113,21 @@ fn generate_selector(job: &mut Job) {
     if job.metadata.labels.as_ref().is_none_or(BTreeMap::is_empty) {
         job.metadata.labels = Some(labels);
     }
+}
+
+fn validate_create(job: &Job) -> ErrorList {
+    let mut errors = validate(job);
+    let indexed = job.spec.as_ref().filter(|spec| text(&spec.completion_mode) == "Indexed");
+    if let Some(completions) = indexed.and_then(|spec| spec.completions).filter(|&count| count > 0) {
+        // The pods of an indexed job are named by their index: the longest name must do as a host name.
+        let name = text(&job.metadata.name);
+        let host = format!("{name}-{}", completions - 1);
+        if !is_dns1123_label(&host).is_empty() {
+            let message = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.push(field::invalid(&Path::new("metadata").child("name"), name, message));
+        }
+    }
+    errors
 }
 
 fn validate(job: &Job) -> ErrorList {
@@ -222,6 +240,10 @@ pub(super) fn validate_job_spec(errors: &mut ErrorList, spec: &JobSpec, path: &P
 
 fn indexed(errors: &mut ErrorList, spec: &JobSpec, path: &Path) {
     const MAX_PARALLEL: i32 = 100_000;
+    const MAX_FAILED: i32 = 100_000;
+    /// From so many completions on, fewer indexes may run and fail: their lists must fit into the status.
+    const MANY: i32 = 100_000;
+    const FEW: i32 = 10_000;
     let path = path.clone();
     if spec.completions.is_none() {
         errors.push(field::required(&path.child("completions"), "when completion mode is Indexed"));
@@ -235,6 +257,29 @@ fn indexed(errors: &mut ErrorList, spec: &JobSpec, path: &Path) {
     {
         let message = "must be less than or equal to completions";
         errors.push(field::invalid(&path.child("maxFailedIndexes"), failed, message));
+    }
+    if let Some(failed) = spec.max_failed_indexes.filter(|&failed| failed > MAX_FAILED) {
+        let message = format!("must be less than or equal to {MAX_FAILED}");
+        errors.push(field::invalid(&path.child("maxFailedIndexes"), failed, message));
+    }
+    let many = spec.completions.is_some_and(|completions| completions > MANY);
+    if many && spec.backoff_limit_per_index.is_some() {
+        let failed_path = path.child("maxFailedIndexes");
+        if spec.max_failed_indexes.is_none() {
+            let message = format!("must be specified when completions is above {MANY}");
+            errors.push(field::required(&failed_path, message));
+        }
+        for (path, count) in
+            [(path.child("parallelism"), spec.parallelism), (failed_path, spec.max_failed_indexes)]
+        {
+            if let Some(count) = count.filter(|&count| count > FEW) {
+                let message = format!(
+                    "must be less than or equal to {FEW} when completions are above {MANY} and used with backoff \
+                     limit per index"
+                );
+                errors.push(field::invalid(&path, count, message));
+            }
+        }
     }
     if spec.max_failed_indexes.is_some() && spec.backoff_limit_per_index.is_none() {
         let message = "when maxFailedIndexes is specified";
@@ -321,45 +366,33 @@ fn take_scheduling(template: &mut PodTemplateSpec, old: &PodTemplateSpec) {
     }
 }
 
-fn validate_status_update(new: &Job, old: &Job) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let empty = JobStatus::default();
-    let (status, old) = (new.status.as_ref().unwrap_or(&empty), old.status.as_ref().unwrap_or(&empty));
-    let path = Path::new("status");
-    for (name, count) in [
-        ("active", status.active),
-        ("succeeded", status.succeeded),
-        ("failed", status.failed),
-        ("ready", status.ready),
-        ("terminating", status.terminating),
-    ] {
-        not_negative_if_set(&mut errors, &path.child(name), count);
+fn warnings(job: &Job, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if old.is_none() {
+        warn::name_of_pods(&mut warnings, &job.metadata);
     }
-    let condition = |status: &JobStatus, kind: &str| {
-        items(&status.conditions)
-            .iter()
-            .any(|condition| condition.type_ == kind && condition.status == "True")
-    };
-    let conditions = path.child("conditions");
-    if condition(status, "Complete") && condition(status, "Failed") {
-        let message = "cannot set Complete=True and Failed=true conditions";
-        errors.push(field::invalid(&conditions, value_of(&status.conditions), message));
+    if let Some(spec) = &job.spec
+        && warn::is_new_generation(&job.metadata, old)
+    {
+        spec_warnings(&mut warnings, &Path::new("spec"), spec);
     }
-    for kind in ["Complete", "Failed"] {
-        if condition(old, kind) && !condition(status, kind) {
-            let message = format!("cannot disable the terminal {kind}=True condition");
-            errors.push(field::invalid(&conditions, value_of(&status.conditions), message));
-        }
-    }
-    if status.completion_time.is_some() && !condition(status, "Complete") {
-        let message = "cannot set completionTime when there is no Complete=True condition";
-        errors.push(field::invalid(
-            &path.child("completionTime"),
-            value_of(&status.completion_time),
-            message,
+    warnings
+}
+
+/// Warnings of a job, alone or in the template of a CronJob.
+pub(super) fn spec_warnings(warnings: &mut Vec<String>, path: &Path, spec: &JobSpec) {
+    const MANY_INDEXES: i32 = 100_000;
+    const MANY_PODS: i32 = 10_000;
+    if text(&spec.completion_mode) == "Indexed"
+        && spec.completions.unwrap_or(0) > MANY_INDEXES
+        && spec.parallelism.unwrap_or(0) > MANY_PODS
+    {
+        warnings.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than \
+             10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
         ));
     }
-    errors
+    pod::warnings::template(warnings, &path.child("template"), &spec.template);
 }
 
 fn cells(job: &Job, now: Timestamp) -> Vec<Value> {

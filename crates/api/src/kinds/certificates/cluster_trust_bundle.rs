@@ -34,6 +34,7 @@ pub fn descriptor() -> Descriptor {
                 .validate_update(validate_update)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "certificates.k8s.io",
             "v1",

@@ -52,6 +52,7 @@ pub fn descriptor() -> Descriptor {
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "certificates.k8s.io",
             "v1",

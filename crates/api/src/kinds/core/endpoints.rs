@@ -12,6 +12,7 @@ use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::{dns_label, dns_subdomain, ip, one_of, port_number, qualified_name};
 use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::types::core::v1::{EndpointAddress, EndpointPort, Endpoints};
 
 /// How it is served.
@@ -23,7 +24,15 @@ pub fn descriptor() -> Descriptor {
             Column::new("Endpoints", "string", "The addresses and ports, at most three."),
             Column::age(),
         ],
-        hooks: Arc::new(Typed::<Endpoints>::new().default_with(default).validate(validate).cells(cells)),
+        hooks: Arc::new(
+            Typed::<Endpoints>::new()
+                .default_with(default)
+                .validate(validate)
+                .warnings(warnings)
+                .cells(cells),
+        ),
+        create_on_update: true,
+        deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         ..Descriptor::new("", "v1", "Endpoints", "endpoints", Scope::Namespaced)
     }
 }
@@ -80,6 +89,26 @@ fn port(errors: &mut ErrorList, port: &EndpointPort, needs_name: bool, path: &Pa
     if let Some(protocol) = &port.app_protocol {
         qualified_name(errors, &path.child("appProtocol"), protocol);
     }
+}
+
+/// The controller's own are in order, and written often: they are not looked at.
+fn warnings(endpoints: &Endpoints, _: Option<&Value>) -> Vec<String> {
+    let labels = endpoints.metadata.labels.as_ref();
+    let manager = labels.and_then(|labels| labels.get("endpoints.kubernetes.io/managed-by"));
+    let mut warnings = Vec::new();
+    if manager.is_some_and(|manager| manager == "endpoint-controller") {
+        return warnings;
+    }
+    for (index, subset) in items(&endpoints.subsets).iter().enumerate() {
+        let path = Path::new("subsets").index(index);
+        let lists = [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)];
+        for (name, addresses) in lists {
+            for (index, address) in items(addresses).iter().enumerate() {
+                warn::ip(&mut warnings, &path.child(name).index(index).child("ip"), &address.ip);
+            }
+        }
+    }
+    warnings
 }
 
 fn cells(endpoints: &Endpoints, now: Timestamp) -> Vec<Value> {

@@ -52,6 +52,7 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("", "v1", "Node", "nodes", Scope::Cluster)
@@ -141,6 +142,18 @@ fn roles(node: &Node) -> Vec<&str> {
     roles.sort_unstable();
     roles.dedup();
     roles
+}
+
+fn warnings(node: &Node, _: Option<&Value>) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let mut warnings = Vec::new();
+    if spec.config_source.is_some() {
+        warnings.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !text(&spec.external_id).is_empty() {
+        warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    warnings
 }
 
 fn cells(node: &Node, now: Timestamp) -> Vec<Value> {

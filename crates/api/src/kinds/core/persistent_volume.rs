@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use super::persistent_volume_claim::{VOLUME_MODES, access_modes, short_modes};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{dns_subdomain, json as value_of, no_backsteps, one_of_if_set, quantity};
-use crate::kinds::core::pod::validation::scheduling;
+use crate::kinds::check::{
+    dns_subdomain, driver_name, json as value_of, no_backsteps, one_of_if_set, quantity, required,
+};
+use crate::kinds::core::pod::validation::{scheduling, volumes};
 use crate::kinds::optional::{default_text, items, text};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta_validation::immutable;
-use crate::types::core::v1::{PersistentVolume, PersistentVolumeSpec};
+use crate::types::core::v1::{CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec};
 
 /// The fields of the spec that are not the source of the volume.
 const NOT_SOURCES: &[&str] = &[
@@ -55,6 +58,7 @@ pub fn descriptor() -> Descriptor {
                 .prepare_for_create(prepare_for_create)
                 .validate(validate)
                 .validate_update(validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("", "v1", "PersistentVolume", "persistentvolumes", Scope::Cluster)
@@ -153,11 +157,66 @@ fn validate(volume: &PersistentVolume) -> ErrorList {
             errors.push(field::forbidden(&policy_path, "may not be 'recycle' for a hostPath mount of '/'"));
         }
     }
+    for (name, source) in &sources {
+        source_fields(&mut errors, name, source, &path.child(name.clone()));
+    }
+    if let Some(csi) = &spec.csi {
+        csi_source(&mut errors, csi, &path.child("csi"));
+    }
     if !text(&spec.storage_class_name).is_empty() {
         dns_subdomain(&mut errors, &path.child("storageClassName"), text(&spec.storage_class_name));
     }
+    if let Some(class) = &spec.volume_attributes_class_name {
+        let path = path.child("volumeAttributesClassName");
+        if class.is_empty() {
+            errors.push(field::required(&path, "an empty string is disallowed"));
+        } else {
+            dns_subdomain(&mut errors, &path, class);
+        }
+        if spec.csi.is_none() {
+            let path = Path::new("spec").child("csi");
+            let message = "has to be specified when using volumeAttributesClassName";
+            errors.push(field::required(&path, message));
+        }
+    }
     one_of_if_set(&mut errors, &path.child("volumeMode"), &spec.volume_mode, VOLUME_MODES);
     errors
+}
+
+/// Checks a source that a pod could also name itself. Their fields are the same.
+fn source_fields(errors: &mut ErrorList, name: &str, source: &Value, path: &Path) {
+    let volume = json!({"name": "", name: source});
+    if name != "csi"
+        && let Ok(volume) = serde_json::from_value(volume)
+    {
+        volumes::network_storage(errors, &volume, name, path);
+    }
+    if name == "local" {
+        let target = source["path"].as_str().unwrap_or_default();
+        let path = path.child("path");
+        if target.is_empty() {
+            errors.push(field::required(&path, ""));
+        } else {
+            no_backsteps(errors, &path, target);
+        }
+    }
+}
+
+fn csi_source(errors: &mut ErrorList, csi: &CSIPersistentVolumeSource, path: &Path) {
+    driver_name(errors, &path.child("driver"), &csi.driver);
+    required(errors, &path.child("volumeHandle"), &csi.volume_handle);
+    for (name, secret) in [
+        ("controllerPublishSecretRef", &csi.controller_publish_secret_ref),
+        ("controllerExpandSecretRef", &csi.controller_expand_secret_ref),
+        ("nodePublishSecretRef", &csi.node_publish_secret_ref),
+        ("nodeExpandSecretRef", &csi.node_expand_secret_ref),
+    ] {
+        if let Some(secret) = secret {
+            let path = path.child(name);
+            required(errors, &path.child("name"), text(&secret.name));
+            required(errors, &path.child("namespace"), text(&secret.namespace));
+        }
+    }
 }
 
 fn capacity(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path) {
@@ -190,6 +249,44 @@ fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> ErrorList 
         }
     }
     errors
+}
+
+fn warnings(volume: &PersistentVolume, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let message = r#"deprecated since v1.8; use "storageClassName" attribute instead"#;
+    warn::annotation(&mut warnings, &volume.metadata, warn::STORAGE_CLASS_ANNOTATION, message);
+    let Some(spec) = &volume.spec else { return warnings };
+    if text(&spec.persistent_volume_reclaim_policy) == "Recycle" {
+        warnings.push(
+            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended \
+             approach is to use dynamic provisioning."
+                .to_owned(),
+        );
+    }
+    let path = Path::new("spec");
+    if let Some(required) = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref()) {
+        let path = path.child("nodeAffinity").child("required").child("nodeSelectorTerms");
+        for (index, term) in required.node_selector_terms.iter().enumerate() {
+            warn::node_selector_term(&mut warnings, term, false, &path.index(index));
+        }
+    }
+    for (is, source, message) in [
+        (spec.cephfs.is_some(), "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        (
+            spec.photon_persistent_disk.is_some(),
+            "photonPersistentDisk",
+            "deprecated in v1.11, non-functional in v1.16+",
+        ),
+        (spec.scale_io.is_some(), "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        (spec.storageos.is_some(), "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        (spec.glusterfs.is_some(), "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        (spec.rbd.is_some(), "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ] {
+        if is {
+            warnings.push(format!("{}: {message}", path.child(source)));
+        }
+    }
+    warnings
 }
 
 fn cells(volume: &PersistentVolume, now: Timestamp) -> Vec<Value> {
@@ -240,6 +337,29 @@ mod tests {
         two["nfs"] = json!({"server": "s", "path": "/"});
         assert_eq!(validate(&volume(two)).len(), 1);
         assert_eq!(validate(&volume(json!({}))).len(), 3);
+        let source = |name: &str, source: Value| {
+            let mut spec = right.clone();
+            spec.as_object_mut().unwrap().remove("hostPath");
+            spec[name] = source;
+            validate(&volume(spec)).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            source("nfs", json!({"server": "", "path": "data"})),
+            [
+                "spec.nfs.server: Required value",
+                r#"spec.nfs.path: Invalid value: "data": must be an absolute path"#
+            ]
+        );
+        assert_eq!(
+            source(
+                "csi",
+                json!({"driver": "d.example.com", "volumeHandle": "", "nodePublishSecretRef": {"name": "s"}})
+            ),
+            [
+                "spec.csi.volumeHandle: Required value",
+                "spec.csi.nodePublishSecretRef.namespace: Required value"
+            ]
+        );
         let mut moved = right.clone();
         moved["hostPath"] = json!({"path": "/other"});
         assert_eq!(validate_update(&volume(moved), &volume(right)).len(), 1);

@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{dns_label, dns_subdomain, immutable_spec, one_of_if_set, quantity, required};
+use crate::kinds::check::{
+    dns_label, dns_subdomain, immutable_spec, one_of_if_set, qualified_name, quantity, required,
+};
 use crate::kinds::optional::{default_text, items, text};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta::Quantity;
 use crate::meta_validation::{immutable, label_selector_errors};
 use crate::types::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
@@ -42,6 +45,8 @@ pub fn descriptor() -> Descriptor {
                 .default_with(default)
                 .validate(validate)
                 .validate_update(validate_update)
+                .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", Scope::Namespaced)
@@ -213,6 +218,79 @@ pub(super) fn short_modes(modes: &[String]) -> String {
     .map(|(_, short)| short)
     .collect::<Vec<_>>()
     .join(",")
+}
+
+fn validate_status_update(new: &PersistentVolumeClaim, _: &PersistentVolumeClaim) -> ErrorList {
+    const RESIZES: &[&str] = &[
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizePending",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+    ];
+    let mut errors = ErrorList::new();
+    if new.spec.as_ref().is_none_or(|spec| items(&spec.access_modes).is_empty()) {
+        let path = Path::new("Spec").child("accessModes");
+        errors.push(field::required(&path, "at least 1 access mode is required"));
+    }
+    let Some(status) = &new.status else { return errors };
+    let path = Path::new("status");
+    for (name, amount) in status.capacity.iter().flatten() {
+        amount_of(&mut errors, amount, &path.child("capacity").key(name));
+    }
+    let resizes_path = path.child("allocatedResourceStatus");
+    for (name, resize) in status.allocated_resource_statuses.iter().flatten() {
+        resource_key(&mut errors, name, &resizes_path);
+        if !RESIZES.contains(&resize.as_str()) {
+            errors.push(field::not_supported(&resizes_path, resize.as_str(), RESIZES));
+        }
+    }
+    let allocated_path = path.child("allocatedResources");
+    for (name, amount) in status.allocated_resources.iter().flatten() {
+        let before = errors.len();
+        resource_key(&mut errors, name, &allocated_path);
+        if errors.len() == before {
+            amount_of(&mut errors, amount, &allocated_path.key(name));
+        }
+    }
+    errors
+}
+
+fn amount_of(errors: &mut ErrorList, amount: &Quantity, path: &Path) {
+    let amount = quantity(amount);
+    if amount.is_negative() {
+        errors.push(field::invalid(path, amount.value(), "must be a valid resource quantity"));
+    }
+}
+
+/// A claim has storage, and what others define under a domain of theirs.
+fn resource_key(errors: &mut ErrorList, name: &str, path: &Path) {
+    let before = errors.len();
+    qualified_name(errors, path, name);
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    if errors.len() == before && native && name != "storage" {
+        errors.push(field::not_supported(path, name, &["storage"]));
+    }
+}
+
+fn warnings(claim: &PersistentVolumeClaim, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let message = r#"deprecated since v1.8; use "storageClassName" attribute instead"#;
+    warn::annotation(&mut warnings, &claim.metadata, warn::STORAGE_CLASS_ANNOTATION, message);
+    if let Some(spec) = &claim.spec {
+        spec_warnings(&mut warnings, &Path::new("spec"), spec);
+    }
+    warnings
+}
+
+/// Warnings of a claim, alone or in a template.
+pub(crate) fn spec_warnings(warnings: &mut Vec<String>, path: &Path, spec: &PersistentVolumeClaimSpec) {
+    let Some(resources) = &spec.resources else { return };
+    let path = path.child("resources");
+    for (name, amounts) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        let amount = amounts.as_ref().and_then(|amounts| amounts.get("storage"));
+        warn::whole_bytes(warnings, &path.child(name).key("storage"), amount);
+    }
 }
 
 fn cells(claim: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {

@@ -7,6 +7,7 @@ pub mod resources;
 mod table;
 mod update;
 pub(crate) mod validation;
+pub(crate) mod warnings;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ pub fn descriptor() -> Descriptor {
                 .validate_update(update::validate)
                 .validate_status_update(update::validate_status)
                 .validate_subresource_update(update::validate_subresource_update)
+                .warnings_of_new(warnings::pod)
                 .deletion_grace_period(deletion_grace_period)
                 .cells(table::cells),
         ),

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::field::{ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
-use crate::kinds::core::pod::{defaults, validation};
+use crate::kinds::core::pod::{self, defaults, validation};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::types::core::v1::{PodTemplate, PodTemplateSpec};
 
 /// How it is served.
@@ -23,7 +24,13 @@ pub fn descriptor() -> Descriptor {
             Column::new("Images", "string", "Images referenced by each container in the template."),
             Column::new("Pod Labels", "string", "The labels for the pod template."),
         ],
-        hooks: Arc::new(Typed::<PodTemplate>::new().default_with(default).validate(validate).cells(cells)),
+        hooks: Arc::new(
+            Typed::<PodTemplate>::new()
+                .default_with(default)
+                .validate(validate)
+                .warnings(warnings)
+                .cells(cells),
+        ),
         ..Descriptor::new("", "v1", "PodTemplate", "podtemplates", Scope::Namespaced)
     }
 }
@@ -37,6 +44,16 @@ fn validate(object: &PodTemplate) -> ErrorList {
     let empty = PodTemplateSpec::default();
     validation::template(&mut errors, object.template.as_ref().unwrap_or(&empty), &Path::new("template"));
     errors
+}
+
+fn warnings(object: &PodTemplate, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(template) = &object.template
+        && warn::is_new_generation(&object.metadata, old)
+    {
+        pod::warnings::template(&mut warnings, &Path::new("template"), template);
+    }
+    warnings
 }
 
 fn cells(object: &PodTemplate, _: Timestamp) -> Vec<Value> {

@@ -12,7 +12,7 @@ use crate::kinds::apps::replica_set;
 use crate::kinds::check::{json as value_of, labels_match, not_negative_if_set};
 use crate::kinds::core::pod::{defaults, validation};
 use crate::kinds::row;
-use crate::kinds::workload::{ReplicaCounts, runs_for_ever};
+use crate::kinds::workload::{self, ReplicaCounts, runs_for_ever};
 use crate::types::core::v1::{ReplicationController, ReplicationControllerSpec};
 
 /// How it is served.
@@ -37,6 +37,7 @@ pub fn descriptor() -> Descriptor {
                 .default_with(default)
                 .validate(validate)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("", "v1", "ReplicationController", "replicationcontrollers", Scope::Namespaced)
@@ -102,6 +103,15 @@ fn validate_status_update(new: &ReplicationController, _: &ReplicationController
         .validate(&mut errors, status.observed_generation);
     }
     errors
+}
+
+fn warnings(controller: &ReplicationController, old: Option<&Value>) -> Vec<String> {
+    workload::warnings(
+        &controller.metadata,
+        true,
+        controller.spec.as_ref().and_then(|spec| spec.template.as_ref()),
+        old,
+    )
 }
 
 fn cells(controller: &ReplicationController, now: Timestamp) -> Vec<Value> {

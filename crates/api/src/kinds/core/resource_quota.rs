@@ -34,7 +34,6 @@ pub fn descriptor() -> Descriptor {
         returns_deleted: true,
         short_names: vec!["quota".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
-        create_on_update: true,
         columns: vec![
             Column::object_name(),
             Column::new(

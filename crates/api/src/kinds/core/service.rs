@@ -17,6 +17,7 @@ use crate::kinds::check::{
 };
 use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta::IntOrString;
 use crate::meta_validation::labels_errors;
 use crate::names::{NameRule, is_dns1123_subdomain};
@@ -64,8 +65,10 @@ pub fn descriptor() -> Descriptor {
                 .validate(validate)
                 .validate_update(validate_update)
                 .validate_status_update(validate_status_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
+        create_on_update: true,
         ..Descriptor::new("", "v1", "Service", "services", Scope::Namespaced)
     }
 }
@@ -187,8 +190,19 @@ fn validate(service: &Service) -> ErrorList {
     errors
 }
 
+/// Where kubelets listen. Clouds that open a port of a balancer on the nodes would open this one.
+const KUBELET_PORT: i32 = 10250;
+
 fn by_type(errors: &mut ErrorList, spec: &ServiceSpec, path: &Path) {
-    match text(&spec.type_) {
+    let kind = text(&spec.type_);
+    for (index, port) in items(&spec.ports).iter().enumerate() {
+        if kind == "LoadBalancer" && port.port == KUBELET_PORT {
+            let message =
+                format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+            errors.push(field::invalid(&path.child("ports").index(index), port.port, message));
+        }
+    }
+    match kind {
         kind @ ("LoadBalancer" | "NodePort") if is_headless(spec) => {
             let path = path.child("clusterIPs").index(0);
             errors.push(field::invalid(
@@ -449,6 +463,44 @@ fn external_address(service: &Service, spec: &ServiceSpec) -> String {
         "ExternalName" => text(&spec.external_name).to_owned(),
         _ => "<unknown>".to_owned(),
     }
+}
+
+fn warnings(service: &Service, _: Option<&Value>) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let mut warnings = Vec::new();
+    if service.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(HINTS)) {
+        let mode = "service.kubernetes.io/topology-mode";
+        warnings.push(format!("annotation {HINTS} is deprecated, please use {mode} instead"));
+    }
+    let Some(spec) = &service.spec else { return warnings };
+    let path = Path::new("spec");
+    let headless = text(&spec.cluster_ip) == "None";
+    if !headless {
+        for (index, address) in items(&spec.cluster_ips).iter().enumerate() {
+            warn::ip(&mut warnings, &path.child("clusterIPs").index(index), address);
+        }
+    }
+    let external = items(&spec.external_ips);
+    for (ignored, name) in [
+        (!text(&spec.load_balancer_ip).is_empty(), "loadBalancerIP"),
+        (!external.is_empty(), "externalIPs"),
+        (text(&spec.session_affinity) == "ClientIP", "SessionAffinity"),
+    ] {
+        if headless && ignored {
+            warnings.push(format!("spec.{name} is ignored for headless services"));
+        }
+    }
+    if !external.is_empty() {
+        warnings.push("spec.externalIPs is deprecated".to_owned());
+    }
+    for (index, address) in external.iter().enumerate() {
+        warn::ip(&mut warnings, &path.child("externalIPs").index(index), address);
+    }
+    warn::ip(&mut warnings, &path.child("loadBalancerIP"), text(&spec.load_balancer_ip));
+    for (index, range) in items(&spec.load_balancer_source_ranges).iter().enumerate() {
+        warn::cidr(&mut warnings, &path.child("loadBalancerSourceRanges").index(index), range);
+    }
+    warnings
 }
 
 fn cells(service: &Service, now: Timestamp) -> Vec<Value> {

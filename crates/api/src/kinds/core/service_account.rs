@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::kind::{Column, Descriptor, Scope, Subresource, Subresources, Typed, Verbs};
 use crate::kinds::optional::items;
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::types::core::v1::ServiceAccount;
 
 /// How it is served.
@@ -31,9 +32,20 @@ pub fn descriptor() -> Descriptor {
             Column::new("Secrets", "string", "Number of secrets that pods of the account may use."),
             Column::age(),
         ],
-        hooks: Arc::new(Typed::<ServiceAccount>::new().cells(cells)),
+        hooks: Arc::new(Typed::<ServiceAccount>::new().warnings(warnings).cells(cells)),
         ..Descriptor::new("", "v1", "ServiceAccount", "serviceaccounts", Scope::Namespaced)
     }
+}
+
+/// An account that already has the annotation is not warned of again.
+fn warnings(account: &ServiceAccount, old: Option<&Value>) -> Vec<String> {
+    const ANNOTATION: &str = "kubernetes.io/enforce-mountable-secrets";
+    let mut warnings = Vec::new();
+    if old.and_then(|old| old["metadata"]["annotations"].get(ANNOTATION)).is_none() {
+        let message = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        warn::annotation(&mut warnings, &account.metadata, ANNOTATION, message);
+    }
+    warnings
 }
 
 fn cells(account: &ServiceAccount, now: Timestamp) -> Vec<Value> {

@@ -9,15 +9,20 @@ use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
-use crate::kinds::check::{dns_label, dns_subdomain, json, one_of, port_number, qualified_name};
+use crate::kinds::check::{dns_label, dns_subdomain, json, label_value, one_of, port_number, qualified_name};
 use crate::kinds::core::service::special_address;
 use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
+use crate::kinds::warn;
+use crate::meta_validation::labels_errors;
 use crate::types::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
 const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
+
+/// The most labels of an endpoint's old topology.
+const TOPOLOGY_MAX: usize = 16;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -35,6 +40,7 @@ pub fn descriptor() -> Descriptor {
                 .default_with(default)
                 .validate(validate)
                 .validate_update(validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", Scope::Namespaced)
@@ -99,15 +105,35 @@ fn endpoint(errors: &mut ErrorList, endpoint: &Endpoint, kind: &str, path: &Path
     if let Some(hostname) = &endpoint.hostname {
         dns_label(errors, &path.child("hostname"), hostname);
     }
-    let hints = endpoint.hints.iter();
-    for (index, zone) in hints.flat_map(|hints| items(&hints.for_zones)).enumerate() {
-        let path = path.child("hints").child("forZones").index(index).child("name");
-        crate::meta_validation::push_invalid(
-            errors,
-            &path,
-            &zone.name,
-            crate::names::is_label_value(&zone.name),
-        );
+    if let Some(labels) = &endpoint.deprecated_topology {
+        let path = path.child("deprecatedTopology");
+        if labels.len() > TOPOLOGY_MAX {
+            errors.push(field::too_many(&path, labels.len(), TOPOLOGY_MAX));
+        }
+        errors.extend(labels_errors(labels, &path));
+    }
+    if let Some(hints) = &endpoint.hints {
+        let path = path.child("hints");
+        let zones: Vec<&str> = items(&hints.for_zones).iter().map(|zone| zone.name.as_str()).collect();
+        named(errors, &path.child("forZones"), &zones, label_value);
+        let nodes: Vec<&str> = items(&hints.for_nodes).iter().map(|node| node.name.as_str()).collect();
+        named(errors, &path.child("forNodes"), &nodes, dns_subdomain);
+    }
+}
+
+/// Checks a list of hints: few, and each name once.
+fn named(errors: &mut ErrorList, path: &Path, names: &[&str], check: fn(&mut ErrorList, &Path, &str)) {
+    const HINTS_MAX: usize = 8;
+    if names.len() > HINTS_MAX {
+        errors.push(field::too_many(path, names.len(), HINTS_MAX));
+        return;
+    }
+    for (index, name) in names.iter().enumerate() {
+        let path = path.index(index).child("name");
+        if names[..index].contains(name) {
+            errors.push(field::duplicate(&path, *name));
+        }
+        check(errors, &path, name);
     }
 }
 
@@ -145,6 +171,28 @@ fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> ErrorList {
         &old.address_type,
     );
     errors
+}
+
+/// The controllers' own are in order, and written often: their addresses are not looked at.
+fn warnings(slice: &EndpointSlice, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if slice.address_type == "FQDN" {
+        // `spec` is upstream's slip: the kind has none.
+        warnings.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+    }
+    let labels = slice.metadata.labels.as_ref();
+    let manager = labels.and_then(|labels| labels.get("endpointslice.kubernetes.io/managed-by"));
+    let own = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+    if manager.is_some_and(|manager| own.contains(&manager.as_str())) {
+        return warnings;
+    }
+    for (index, endpoint) in items(&slice.endpoints).iter().enumerate() {
+        let path = Path::new("endpoints").index(index).child("addresses");
+        for (index, address) in endpoint.addresses.iter().enumerate() {
+            warn::ip(&mut warnings, &path.index(index), address);
+        }
+    }
+    warnings
 }
 
 fn cells(slice: &EndpointSlice, now: Timestamp) -> Vec<Value> {

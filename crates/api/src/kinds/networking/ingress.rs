@@ -14,7 +14,7 @@ use crate::kinds::optional::{items, text};
 use crate::kinds::row;
 use crate::meta_validation::push_invalid;
 use crate::names::{is_port_name, is_wildcard_dns1123_subdomain};
-use crate::types::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
+use crate::types::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressSpec};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
@@ -49,6 +49,7 @@ pub fn descriptor() -> Descriptor {
                 .status(|| Some(json!({"loadBalancer": {}})))
                 .validate(validate_create)
                 .validate_update(|new, _| validate(new))
+                .warnings_of_new(warnings)
                 .cells(cells),
         ),
         ..Descriptor::new("networking.k8s.io", "v1", "Ingress", "ingresses", Scope::Namespaced)
@@ -94,6 +95,10 @@ fn validate(ingress: &Ingress) -> ErrorList {
         backend(&mut errors, default, &path.child("defaultBackend"));
     }
     for (index, tls) in items(&spec.tls).iter().enumerate() {
+        if !text(&tls.secret_name).is_empty() {
+            let path = path.child("tls").index(index).child("secretName");
+            dns_subdomain(&mut errors, &path, text(&tls.secret_name));
+        }
         for (host_index, name) in items(&tls.hosts).iter().enumerate() {
             let path = path.child("tls").index(index).child("hosts").index(host_index);
             if name.contains('*') {
@@ -195,19 +200,38 @@ fn backend(errors: &mut ErrorList, backend: &IngressBackend, path: &Path) {
     }
 }
 
+fn warnings(ingress: &Ingress) -> Vec<String> {
+    const CLASS: &str = "kubernetes.io/ingress.class";
+    let annotated =
+        ingress.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(CLASS));
+    let named = ingress.spec.as_ref().is_some_and(|spec| spec.ingress_class_name.is_some());
+    let message =
+        || format!("annotation \"{CLASS}\" is deprecated, please use 'spec.ingressClassName' instead");
+    (annotated && !named).then(message).into_iter().collect()
+}
+
+/// The first three hosts. As upstream, how many more there are is counted by rules, whether these have a host or not.
+fn shown_hosts(rules: &[IngressRule]) -> String {
+    let mut hosts = Vec::new();
+    for rule in rules {
+        if hosts.len() == 3 {
+            return format!("{} + {} more...", hosts.join(","), rules.len() - 3);
+        }
+        hosts.extend(rule.host.as_deref().filter(|host| !host.is_empty()));
+    }
+    if hosts.is_empty() { "*".to_owned() } else { hosts.join(",") }
+}
+
 fn cells(ingress: &Ingress, now: Timestamp) -> Vec<Value> {
     let empty = IngressSpec::default();
     let spec = ingress.spec.as_ref().unwrap_or(&empty);
-    let rules = items(&spec.rules);
-    let hosts: Vec<String> =
-        rules.iter().filter_map(|rule| rule.host.clone()).filter(|host| !host.is_empty()).collect();
     let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let points = balancer.map_or(&[][..], |balancer| items(&balancer.ingress));
     let address = load_balancer_addresses(points.iter().map(|one| (one.ip.clone(), one.hostname.clone())));
     vec![
         row::name(&ingress.metadata),
         row::or_none(text(&spec.ingress_class_name)),
-        row::first_three(&hosts, "*").into(),
+        shown_hosts(items(&spec.rules)).into(),
         address.into(),
         if items(&spec.tls).is_empty() { "80" } else { "80, 443" }.into(),
         row::age(&ingress.metadata, now),

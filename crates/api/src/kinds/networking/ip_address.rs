@@ -23,7 +23,6 @@ pub fn descriptor() -> Descriptor {
         columns: vec![
             Column::object_name(),
             Column::new("ParentRef", "string", "The object that has the address."),
-            Column::age(),
         ],
         hooks: Arc::new(
             Typed::<IPAddress>::new().validate(validate).validate_update(validate_update).cells(cells),
@@ -47,7 +46,7 @@ fn validate_update(new: &IPAddress, old: &IPAddress) -> ErrorList {
     errors
 }
 
-fn cells(address: &IPAddress, now: Timestamp) -> Vec<Value> {
+fn cells(address: &IPAddress, _: Timestamp) -> Vec<Value> {
     let parent = &address.spec.parent_ref;
     let resource = match text(&parent.group) {
         "" => parent.resource.clone(),
@@ -57,5 +56,5 @@ fn cells(address: &IPAddress, now: Timestamp) -> Vec<Value> {
         "" => parent.name.clone(),
         namespace => format!("{namespace}/{}", parent.name),
     };
-    vec![row::name(&address.metadata), format!("{resource}/{name}").into(), row::age(&address.metadata, now)]
+    vec![row::name(&address.metadata), format!("{resource}/{name}").into()]
 }

@@ -11,6 +11,7 @@ use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::{cidr, json, one_of_if_set, port, port_number};
 use crate::kinds::optional::{default_text, items, items_mut};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta::IntOrString;
 use crate::meta_validation::label_selector_errors;
 use crate::names::parse_cidr;
@@ -26,7 +27,13 @@ pub fn descriptor() -> Descriptor {
             Column::new("Pod-Selector", "string", "Which pods the policy is for."),
             Column::age(),
         ],
-        hooks: Arc::new(Typed::<NetworkPolicy>::new().default_with(default).validate(validate).cells(cells)),
+        hooks: Arc::new(
+            Typed::<NetworkPolicy>::new()
+                .default_with(default)
+                .validate(validate)
+                .warnings(warnings)
+                .cells(cells),
+        ),
         ..Descriptor::new("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", Scope::Namespaced)
     }
 }
@@ -170,6 +177,29 @@ fn within(inner: (std::net::IpAddr, u8), outer: (std::net::IpAddr, u8)) -> bool 
         }
         _ => false,
     }
+}
+
+fn warnings(policy: &NetworkPolicy, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Some(spec) = &policy.spec else { return warnings };
+    let path = Path::new("spec");
+    let mut peers = |path: Path, peers: &[NetworkPolicyPeer]| {
+        for (index, peer) in peers.iter().enumerate() {
+            let Some(block) = &peer.ip_block else { continue };
+            let path = path.index(index).child("ipBlock");
+            warn::cidr(&mut warnings, &path.child("cidr"), &block.cidr);
+            for (index, except) in items(&block.except).iter().enumerate() {
+                warn::cidr(&mut warnings, &path.child("except").index(index), except);
+            }
+        }
+    };
+    for (index, rule) in items(&spec.ingress).iter().enumerate() {
+        peers(path.child("ingress").index(index).child("from"), items(&rule.from));
+    }
+    for (index, rule) in items(&spec.egress).iter().enumerate() {
+        peers(path.child("egress").index(index).child("to"), items(&rule.to));
+    }
+    warnings
 }
 
 fn cells(policy: &NetworkPolicy, now: Timestamp) -> Vec<Value> {

@@ -13,6 +13,7 @@ use crate::kinds::core::pod::resources::validate_list;
 use crate::kinds::core::pod::validation::scheduling;
 use crate::kinds::optional::items;
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta_validation::{immutable, labels_errors};
 use crate::types::node::v1::RuntimeClass;
 
@@ -25,8 +26,13 @@ pub fn descriptor() -> Descriptor {
             Column::age(),
         ],
         hooks: Arc::new(
-            Typed::<RuntimeClass>::new().validate(validate).validate_update(validate_update).cells(cells),
+            Typed::<RuntimeClass>::new()
+                .validate(validate)
+                .validate_update(validate_update)
+                .warnings(warnings)
+                .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", Scope::Cluster)
     }
 }
@@ -51,6 +57,14 @@ fn validate_update(new: &RuntimeClass, old: &RuntimeClass) -> ErrorList {
     let mut errors = validate(new);
     immutable(&mut errors, &Path::new("handler"), &new.handler, &old.handler);
     errors
+}
+
+fn warnings(class: &RuntimeClass, _: Option<&Value>) -> Vec<String> {
+    let selector = class.scheduling.as_ref().and_then(|scheduling| scheduling.node_selector.as_ref());
+    let keys = selector.into_iter().flat_map(|selector| selector.keys());
+    keys.filter_map(|key| warn::node_label(key))
+        .map(|message| format!("scheduling.nodeSelector: {message}"))
+        .collect()
 }
 
 fn cells(class: &RuntimeClass, now: Timestamp) -> Vec<Value> {

@@ -42,6 +42,7 @@ pub fn descriptor() -> Descriptor {
                 .validate_status_update(validate_status_update)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", Scope::Namespaced)
     }
 }

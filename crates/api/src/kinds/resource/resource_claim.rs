@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::requests;
+use super::{allocation, requests};
 use crate::field::{ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
 use crate::kinds::optional::items;
@@ -34,6 +34,7 @@ pub fn descriptor() -> Descriptor {
                 .default_with(|claim| requests::default(claim.spec.as_mut()))
                 .validate(|claim| requests::validate(claim.spec.as_ref(), &Path::new("spec")))
                 .validate_update(validate_update)
+                .validate_status_update(allocation::validate_status_update)
                 .cells(cells),
         ),
         ..Descriptor::new("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", Scope::Namespaced)

@@ -5,26 +5,26 @@ use std::sync::Arc;
 
 use super::requests;
 use crate::field::{ErrorList, Path};
-use crate::kind::{Descriptor, Scope, Typed};
-use crate::meta_validation::immutable;
+use crate::kind::{Column, Descriptor, Scope, Typed};
+use crate::kinds::row;
+use crate::meta_validation::{annotations_errors, immutable, labels_errors};
 use crate::types::resource::v1::ResourceClaimTemplate;
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
         returns_deleted: true,
+        columns: vec![Column::object_name(), Column::age()],
         hooks: Arc::new(
             Typed::<ResourceClaimTemplate>::new()
                 .default_with(|template| {
                     requests::default(template.spec.as_mut().and_then(|spec| spec.spec.as_mut()))
                 })
-                .validate(|template| {
-                    requests::validate(
-                        template.spec.as_ref().and_then(|spec| spec.spec.as_ref()),
-                        &Path::new("spec").child("spec"),
-                    )
-                })
-                .validate_update(validate_update),
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(|template, now| {
+                    vec![row::name(&template.metadata), row::age(&template.metadata, now)]
+                }),
         ),
         ..Descriptor::new(
             "resource.k8s.io",
@@ -34,6 +34,22 @@ pub fn descriptor() -> Descriptor {
             Scope::Namespaced,
         )
     }
+}
+
+fn validate(template: &ResourceClaimTemplate) -> ErrorList {
+    let spec = template.spec.as_ref();
+    let path = Path::new("spec");
+    let mut errors = ErrorList::new();
+    if let Some(meta) = spec.and_then(|spec| spec.metadata.as_ref()) {
+        let path = path.child("metadata");
+        errors.extend(annotations_errors(
+            &meta.annotations.clone().unwrap_or_default(),
+            &path.child("annotations"),
+        ));
+        errors.extend(labels_errors(&meta.labels.clone().unwrap_or_default(), &path.child("labels")));
+    }
+    errors.extend(requests::validate(spec.and_then(|spec| spec.spec.as_ref()), &path.child("spec")));
+    errors
 }
 
 fn validate_update(new: &ResourceClaimTemplate, old: &ResourceClaimTemplate) -> ErrorList {

@@ -30,7 +30,7 @@ pub fn descriptor() -> Descriptor {
             Column::new("Value", "integer", "The priority."),
             Column::new("Global-Default", "boolean", "Whether pods that name no class have it."),
             Column::age(),
-            Column::wide("PreemptionPolicy", "string", "Whether its pods may preempt others."),
+            Column::new("PreemptionPolicy", "string", "Whether its pods may preempt others."),
         ],
         hooks: Arc::new(
             Typed::<PriorityClass>::new()

@@ -38,6 +38,7 @@ pub fn descriptor() -> Descriptor {
                 .validate_update(validate_update)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new("storage.k8s.io", "v1", "CSIDriver", "csidrivers", Scope::Cluster)
     }
 }
@@ -75,6 +76,11 @@ fn validate(driver: &CSIDriver) -> ErrorList {
         if !modes.contains(&&**mode) {
             errors.push(field::not_supported(&path.child("volumeLifecycleModes"), &**mode, &modes));
         }
+    }
+    if let Some(seconds) = driver.spec.node_allocatable_update_period_seconds.filter(|seconds| *seconds < 10)
+    {
+        let path = path.child("nodeAllocatableUpdatePeriodSeconds");
+        errors.push(field::invalid(&path, seconds, "must be greater than or equal to 10 seconds"));
     }
     let tokens = items(&driver.spec.token_requests);
     for (index, token) in tokens.iter().enumerate() {

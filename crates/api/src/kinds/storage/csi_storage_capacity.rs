@@ -10,6 +10,7 @@ use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::{dns_subdomain, quantity};
 use crate::kinds::row;
+use crate::kinds::warn;
 use crate::meta_validation::{NOT_NEGATIVE, immutable, label_selector_errors};
 use crate::types::storage::v1::CSIStorageCapacity;
 
@@ -25,8 +26,10 @@ pub fn descriptor() -> Descriptor {
             Typed::<CSIStorageCapacity>::new()
                 .validate(validate)
                 .validate_update(validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new(
             "storage.k8s.io",
             "v1",
@@ -58,6 +61,12 @@ fn validate_update(new: &CSIStorageCapacity, old: &CSIStorageCapacity) -> ErrorL
     immutable(&mut errors, &Path::new("nodeTopology"), &new.node_topology, &old.node_topology);
     immutable(&mut errors, &Path::new("storageClassName"), &new.storage_class_name, &old.storage_class_name);
     errors
+}
+
+fn warnings(capacity: &CSIStorageCapacity, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    warn::node_selector(&mut warnings, capacity.node_topology.as_ref(), &Path::new("nodeTopology"));
+    warnings
 }
 
 fn cells(capacity: &CSIStorageCapacity, _: Timestamp) -> Vec<Value> {

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{json as value_of, required};
+use crate::kinds::check::{dns_subdomain, driver_name, json as value_of};
 use crate::kinds::optional::text;
 use crate::kinds::row;
+use crate::names::range_message;
 use crate::types::storage::v1::VolumeAttachment;
 
 /// How it is served.
@@ -31,8 +32,10 @@ pub fn descriptor() -> Descriptor {
                 .status(|| Some(json!({"attached": false})))
                 .validate(validate)
                 .validate_update(validate_update)
+                .validate_status_update(|new, _| validate_status(new))
                 .cells(cells),
         ),
+        unconditional_update: false,
         ..Descriptor::new("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", Scope::Cluster)
     }
 }
@@ -41,8 +44,8 @@ fn validate(attachment: &VolumeAttachment) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
     let spec = &attachment.spec;
-    required(&mut errors, &path.child("attacher"), &spec.attacher);
-    required(&mut errors, &path.child("nodeName"), &spec.node_name);
+    driver_name(&mut errors, &path.child("attacher"), &spec.attacher);
+    dns_subdomain(&mut errors, &path.child("nodeName"), &spec.node_name);
     let path = path.child("source");
     match (&spec.source.persistent_volume_name, &spec.source.inline_volume_spec) {
         (None, None) => {
@@ -53,7 +56,40 @@ fn validate(attachment: &VolumeAttachment) -> ErrorList {
             let message = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
             errors.push(field::forbidden(&path, message));
         }
-        _ => {}
+        (Some(name), None) => {
+            let path = path.child("persistentVolumeName");
+            if name.is_empty() {
+                errors.push(field::required(&path, "must specify non empty persistentVolumeName"));
+            }
+            dns_subdomain(&mut errors, &path, name);
+        }
+        (None, Some(_)) => {}
+    }
+    errors.extend(validate_status(attachment));
+    errors
+}
+
+fn validate_status(attachment: &VolumeAttachment) -> ErrorList {
+    const METADATA_MAX: usize = 256 * 1024;
+    const MESSAGE_MAX: usize = 1024;
+    let mut errors = ErrorList::new();
+    let Some(status) = &attachment.status else { return errors };
+    let path = Path::new("status");
+    let metadata = status.attachment_metadata.iter().flatten();
+    if metadata.map(|(key, value)| key.len() + value.len()).sum::<usize>() > METADATA_MAX {
+        errors.push(field::too_long(&path.child("attachmentMetadata"), METADATA_MAX));
+    }
+    for (name, error) in [("attachError", &status.attach_error), ("detachError", &status.detach_error)] {
+        let Some(error) = error else { continue };
+        let path = path.child(name);
+        if text(&error.message).len() > MESSAGE_MAX {
+            // The number is not the limit: upstream's slip.
+            errors.push(field::too_long(&path.child("message"), METADATA_MAX));
+        }
+        if let Some(code) = error.error_code.filter(|code| *code < 0) {
+            let message = range_message(0, i32::MAX.into());
+            errors.push(field::invalid(&path.child("errorCode"), code, message));
+        }
     }
     errors
 }

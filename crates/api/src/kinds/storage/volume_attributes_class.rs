@@ -6,9 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::storage_class;
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
-use crate::kinds::check::required;
 use crate::kinds::row;
 use crate::types::storage::v1::VolumeAttributesClass;
 
@@ -40,8 +40,11 @@ pub fn descriptor() -> Descriptor {
 
 fn validate(class: &VolumeAttributesClass) -> ErrorList {
     let mut errors = ErrorList::new();
-    required(&mut errors, &Path::new("driverName"), &class.driver_name);
-    if class.parameters.as_ref().is_none_or(|parameters| parameters.is_empty()) {
+    storage_class::provisioner(&mut errors, &class.driver_name, &Path::new("driverName"));
+    let empty = Default::default();
+    let parameters = class.parameters.as_ref().unwrap_or(&empty);
+    storage_class::parameters(&mut errors, parameters, &Path::new("parameters"));
+    if parameters.is_empty() {
         errors.push(field::required(&Path::new("parameters"), "must contain at least one key/value pair"));
     }
     errors

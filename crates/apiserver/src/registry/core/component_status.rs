@@ -19,7 +19,6 @@ impl Rest for ComponentStatuses {
             Ok(Some(alarm)) => json!({"type": "Healthy", "status": "False", "message": alarm}),
             Err(error) => json!({"type": "Healthy", "status": "False", "error": error.to_string()}),
         };
-        call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
         Ok(Some(vec![json!({
             "apiVersion": "v1", "kind": "ComponentStatus", "metadata": {"name": "etcd-0"},
             "conditions": [condition],

@@ -68,7 +68,7 @@ fn rule(errors: &mut ErrorList, rule: &SuccessPolicyRule, completions: i32, path
 }
 
 /// How many indexes a text like `0,3-5` lists; they must rise, and be below `completions`.
-fn indexes(text: &str, completions: i32) -> Result<i64, String> {
+pub(super) fn indexes(text: &str, completions: i32) -> Result<i64, String> {
     let (mut number, mut last) = (0, None);
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let (from, to) = interval(part, completions.into())?;
@@ -79,6 +79,11 @@ fn indexes(text: &str, completions: i32) -> Result<i64, String> {
         last = Some(to);
     }
     Ok(number)
+}
+
+/// The intervals of such a text that are well formed.
+pub(super) fn intervals(text: &str, completions: i32) -> Vec<(i64, i64)> {
+    text.split(',').filter_map(|part| interval(part, completions.into()).ok()).collect()
 }
 
 fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {

@@ -4,10 +4,11 @@
 
 mod containers;
 mod env;
+mod operating_system;
 mod probes;
 pub(crate) mod scheduling;
 mod security;
-mod volumes;
+pub(crate) mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,9 @@ use crate::names;
 use crate::types::core::v1::{Pod, PodDNSConfig, PodResourceClaim, PodSpec, PodTemplateSpec, Volume};
 
 pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// The longest name of a host: Linux takes no longer one.
+const HOST_NAME_MAX: usize = 64;
 
 /// What the checks of a spec need to know of its surroundings.
 #[derive(Clone, Copy)]
@@ -247,7 +251,21 @@ fn identity_and_placement(errors: &mut ErrorList, spec: &PodSpec, path: &Path) {
     if let Some(overhead) = &spec.overhead {
         resources::validate_list(errors, overhead, &path.child("overhead").child("limits"));
     }
+    if let Some(name) = &spec.hostname_override {
+        let path = path.child("hostnameOverride");
+        dns_subdomain(errors, &path, name);
+        if name.len() > HOST_NAME_MAX {
+            errors.push(field::too_long(&path, HOST_NAME_MAX));
+        }
+        if spec.set_hostname_as_fqdn == Some(true) {
+            errors.push(field::forbidden(&path, "may not be specified when setHostnameAsFQDN is true"));
+        }
+        if spec.host_network == Some(true) {
+            errors.push(field::forbidden(&path, "may not be specified when hostNetwork is true"));
+        }
+    }
     if let Some(os) = &spec.os {
+        operating_system::validate(errors, spec, &os.name, path);
         if os.name.is_empty() {
             errors.push(field::required(&path.child("os").child("name"), "cannot be empty"));
         } else if !["linux", "windows"].contains(&&*os.name) {

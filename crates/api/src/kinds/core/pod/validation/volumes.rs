@@ -181,7 +181,7 @@ fn contents(
     }
 }
 
-fn network_storage(errors: &mut ErrorList, volume: &Volume, name: &str, path: &Path) {
+pub(crate) fn network_storage(errors: &mut ErrorList, volume: &Volume, name: &str, path: &Path) {
     let mut need = |field: &'static str, value: &str| required(errors, &path.child(field), value);
     match name {
         "nfs" => {
