@@ -20,7 +20,9 @@ mod metrics;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
+mod pod_resize_validator;
 pub mod pod_security;
+mod pod_topology_labels;
 pub(crate) mod policy;
 mod priority;
 mod resource_quota;
@@ -268,7 +270,7 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),
-        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(node_restriction::NodeRestriction::new(authorization.authorizer.clone())),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity::new(options.pod_security.clone())),
         Arc::new(priority::Priority),
@@ -284,6 +286,8 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
         )),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_ingress_class::DefaultIngressClass),
+        Arc::new(pod_topology_labels::PodTopologyLabels),
+        Arc::new(pod_resize_validator::PodResizeValidator),
         Arc::new(policy::MutatingAdmissionPolicy::new(surroundings.clone())),
         Arc::new(webhook::MutatingAdmissionWebhook::new(surroundings.clone())),
         Arc::new(policy::ValidatingAdmissionPolicy::new(surroundings.clone())),

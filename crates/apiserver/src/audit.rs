@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use foundation::SharedClock;
 use foundation::metrics::{Counter, registry};
+use parking_lot::Mutex;
 
 use crate::request::{Attributes, User};
 use policy::{Level, Policy};
@@ -30,6 +31,8 @@ use sink::{Door, Sink};
 
 tokio::task_local! {
     static CURRENT: Arc<Record>;
+    /// What is told before there is a record: while it is found out who asks.
+    static EARLY: Mutex<Vec<(String, String)>>;
 }
 
 /// What is recorded, and where to.
@@ -98,14 +101,22 @@ impl Auditor {
         Hold { sinks: self.sinks.iter().filter_map(Door::hold).collect() }
     }
 
-    /// Begins the record of a request, if the policy wants one.
-    pub async fn begin(&self, attributes: &Attributes, seen: Seen<'_>) -> Option<Arc<Record>> {
+    /// Begins the record of a request, if the policy wants one, with what was told before.
+    pub async fn begin(
+        &self,
+        attributes: &Attributes,
+        seen: Seen<'_>,
+        told: Vec<(String, String)>,
+    ) -> Option<Arc<Record>> {
         let rule = self.policy.as_ref()?.find(attributes);
         if rule.level == Level::None {
             return None;
         }
         let record =
             Record::new(rule, attributes, seen, self.sinks.clone(), self.clock.clone(), self.events.clone());
+        for (key, value) in told {
+            record.annotate(&key, &value);
+        }
         record.received().await;
         Some(Arc::new(record))
     }
@@ -131,9 +142,30 @@ pub async fn scope<F: Future>(record: Option<Arc<Record>>, future: F) -> F::Outp
     }
 }
 
+/// Runs what goes before the record of a request, and gives the annotations that it made for the record to be.
+pub(crate) async fn before<F: Future>(future: F) -> (F::Output, Vec<(String, String)>) {
+    let told = async {
+        let output = future.await;
+        let told = EARLY.with(|early| std::mem::take(&mut *early.lock()));
+        (output, told)
+    };
+    EARLY.scope(Mutex::default(), told).await
+}
+
 /// Adds an annotation to the record of the request that is being served. The first value of a key stays.
 pub fn annotate(key: &str, value: &str) {
-    let _ = CURRENT.try_with(|record| record.annotate(key, value));
+    if CURRENT.try_with(|record| record.annotate(key, value)).is_err() {
+        let _ = EARLY.try_with(|early| early.lock().push((key.to_owned(), value.to_owned())));
+    }
+}
+
+/// The same, where requests are recorded at `level` or more.
+pub(crate) fn annotate_from(level: Level, key: &str, value: impl FnOnce() -> String) {
+    let _ = CURRENT.try_with(|record| {
+        if record.level() >= level {
+            record.annotate(key, &value());
+        }
+    });
 }
 
 /// Adds annotations, keys and values, to the record of the request that is being served.
@@ -159,10 +191,10 @@ pub(crate) fn request_body(body: &[u8]) {
     });
 }
 
-/// Records whom the caller acts as.
-pub(crate) fn impersonated(user: &User) {
-    let _ = CURRENT.try_with(|record| record.impersonated(user));
+/// Records whom the caller acts as, and the verb that lets them if it is a constrained one.
+pub(crate) fn impersonated(user: &User, constraint: Option<&str>) {
+    let _ = CURRENT.try_with(|record| record.impersonated(user, constraint));
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

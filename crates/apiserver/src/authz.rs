@@ -27,6 +27,7 @@ use foundation::SharedClock;
 
 use crate::cluster::ClusterState;
 use crate::request::{Attributes, User};
+use crate::response::{self, Response};
 
 /// What an authorizer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,29 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Decides, with a reason for people (it goes into the 403's message and into SubjectAccessReviews).
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String);
+
+    /// The same, with what went wrong on the way. Sources that can fail tell it here.
+    async fn evaluate(&self, attributes: &Attributes) -> Evaluation {
+        let (decision, reason) = self.authorize(attributes).await;
+        Evaluation { decision, reason, error: None }
+    }
+
+    /// Why nobody can list what `user` may do here, where that is so.
+    fn unresolved(&self, user: &User) -> Vec<String> {
+        let _ = user;
+        Vec::new()
+    }
+}
+
+/// A decision and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// What was decided.
+    pub decision: Decision,
+    /// For people; may be empty.
+    pub reason: String,
+    /// What went wrong. A request that nobody allows then fails instead of being refused.
+    pub error: Option<String>,
 }
 
 /// One of the sources of decisions that can be turned on.
@@ -148,17 +172,26 @@ pub struct Chain(pub Vec<Arc<dyn Authorizer>>);
 #[async_trait]
 impl Authorizer for Chain {
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
-        let mut reasons = Vec::new();
+        let Evaluation { decision, reason, .. } = self.evaluate(attributes).await;
+        (decision, reason)
+    }
+
+    async fn evaluate(&self, attributes: &Attributes) -> Evaluation {
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
         for authorizer in &self.0 {
-            let (decision, reason) = authorizer.authorize(attributes).await;
-            if decision != Decision::NoOpinion {
-                return (decision, reason);
+            let said = authorizer.evaluate(attributes).await;
+            if said.decision != Decision::NoOpinion {
+                return said;
             }
-            if !reason.is_empty() {
-                reasons.push(reason);
-            }
+            reasons.extend(Some(said.reason).filter(|reason| !reason.is_empty()));
+            errors.extend(said.error);
         }
-        (Decision::NoOpinion, reasons.join("\n"))
+        let error = (!errors.is_empty()).then(|| rbac::join_errors(&errors));
+        Evaluation { decision: Decision::NoOpinion, reason: reasons.join("\n"), error }
+    }
+
+    fn unresolved(&self, user: &User) -> Vec<String> {
+        self.0.iter().flat_map(|authorizer| authorizer.unresolved(user)).collect()
     }
 }
 
@@ -223,10 +256,49 @@ pub fn forbidden(attributes: &Attributes, reason: &str) -> Status {
     Status::forbidden(&GroupResource::new(info.group.as_str(), info.resource.as_str()), &info.name, message)
 }
 
+/// The 500 for a request that nobody allowed since somebody could not be asked. `uri` is path and query.
+pub fn failed(uri: &str, error: &str) -> Response {
+    let escape = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    response::text(500, escape(format!("Internal Server Error: {uri:?}: {error}\n")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::request::RequestInfo;
+
+    /// Decides and fails as it is told to.
+    struct Told(Decision, &'static str, Option<&'static str>);
+
+    #[async_trait]
+    impl Authorizer for Told {
+        async fn authorize(&self, _: &Attributes) -> (Decision, String) {
+            (self.0, self.1.to_owned())
+        }
+
+        async fn evaluate(&self, _: &Attributes) -> Evaluation {
+            Evaluation { decision: self.0, reason: self.1.to_owned(), error: self.2.map(str::to_owned) }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_unless_somebody_else_decides() {
+        use Decision::{Allow, Deny, NoOpinion};
+        #[rustfmt::skip]
+        let table = [
+            (vec![Told(NoOpinion, "a", None), Told(NoOpinion, "b", None)], (NoOpinion, "a\nb", None)),
+            (vec![Told(NoOpinion, "", Some("down")), Told(Allow, "yes", None)], (Allow, "yes", None)),
+            (vec![Told(NoOpinion, "", Some("down")), Told(NoOpinion, "b", None)], (NoOpinion, "b", Some("down"))),
+            (vec![Told(NoOpinion, "", Some("x")), Told(NoOpinion, "", Some("y"))], (NoOpinion, "", Some("[x, y]"))),
+            (vec![Told(Deny, "", Some("down")), Told(Allow, "yes", None)], (Deny, "", Some("down"))),
+        ];
+        for (index, (chain, (decision, reason, error))) in table.into_iter().enumerate() {
+            let chain = Chain(chain.into_iter().map(|told| Arc::new(told) as Arc<dyn Authorizer>).collect());
+            let want =
+                Evaluation { decision, reason: reason.to_owned(), error: error.map(str::to_owned) };
+            assert_eq!(chain.evaluate(&ask("bob", "GET", "/api")).await, want, "row {index}");
+        }
+    }
 
     fn ask(user: &str, method: &str, path: &str) -> Attributes {
         Attributes::new(User::new(user, &[]), RequestInfo::parse(&method.parse().unwrap(), path, None))

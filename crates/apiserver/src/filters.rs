@@ -7,7 +7,7 @@
 
 mod compression;
 pub(crate) mod cors;
-mod impersonation;
+pub(crate) mod impersonation;
 
 pub(crate) use impersonation::extra_key;
 
@@ -269,7 +269,11 @@ async fn admitted(
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
-    let authenticated = authenticate(server, &head.headers, &info.path, identity).await;
+    let authenticating = authenticate(server, &head.headers, &info.path, identity);
+    let (authenticated, told) = match server.audit.is_on() {
+        true => audit::before(authenticating).await,
+        false => (authenticating.await, Vec::new()),
+    };
     let mut span = match (&server.tracer, &authenticated) {
         (Some(tracer), Ok(user)) => {
             let ago = server.clock.monotonic().saturating_sub(trail.started);
@@ -283,7 +287,7 @@ async fn admitted(
     if server.audit.is_on() {
         let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
         let seen = audit::Seen { id: &trail.id, head: &head, remote, at: trail.at };
-        record = server.audit.begin(&Attributes::new(user, info.clone()), seen).await;
+        record = server.audit.begin(&Attributes::new(user, info.clone()), seen, told).await;
     }
     if let (Some(record), Err(_)) = (&record, &authenticated) {
         record.unauthenticated(&head, certified);
@@ -302,13 +306,13 @@ async fn admitted(
 
 /// From the impersonation on: under the request's record.
 async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> Result<Response, Status> {
-    let caller = call.user.clone();
-    let authorizer = &*server.authorization.authorizer;
-    let step = traces::span("impersonation");
-    call.user = impersonation::apply(authorizer, call.user, &mut call.head.headers).await?;
-    drop(step);
-    if call.user != caller {
-        audit::impersonated(&call.user);
+    if let Some(target) = impersonation::target(&mut call.head.headers)? {
+        let _step = traces::span("impersonation");
+        let asked = attributes(call.user.clone(), call.info.clone(), &call.query);
+        let authorizer = &*server.authorization.authorizer;
+        let (user, constraint) = server.impersonation.check(authorizer, &asked, &target).await?;
+        audit::impersonated(&user, constraint.as_deref());
+        call.user = user;
     }
     let Admitted { user, info, query, .. } = &call;
     let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
@@ -378,24 +382,33 @@ struct Admitted {
     query: Query,
 }
 
+/// What is decided on. Only what means many objects has selectors.
+fn attributes(user: User, info: RequestInfo, query: &Query) -> Attributes {
+    let many = info.is_resource && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    let selector =
+        |name| query.get(name).filter(|text| many && !text.is_empty()).map(str::to_owned);
+    let (field_selector, label_selector) = (selector("fieldSelector"), selector("labelSelector"));
+    Attributes { user, info, field_selector, label_selector }
+}
+
 async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, Status> {
     let Admitted { mut head, body, user, info, raw_query, query } = call;
-    let attributes = Attributes {
-        user,
-        field_selector: query.get("fieldSelector").filter(|s| !s.is_empty()).map(str::to_owned),
-        label_selector: query.get("labelSelector").filter(|s| !s.is_empty()).map(str::to_owned),
-        info,
-    };
+    let attributes = attributes(user, info, &query);
     let step = traces::span("authorization");
     let began = server.clock.monotonic();
-    let (decision, reason) = server.authorization.authorizer.authorize(&attributes).await;
+    let said = server.authorization.authorizer.evaluate(&attributes).await;
     drop(step);
-    metrics::access::authorized(decision, server.clock.monotonic().saturating_sub(began));
-    let allowed = decision == Decision::Allow;
+    metrics::access::authorized(said.decision, server.clock.monotonic().saturating_sub(began));
+    let allowed = said.decision == Decision::Allow;
+    if let Some(error) = said.error.filter(|_| !allowed) {
+        audit::annotate("authorization.k8s.io/reason", "internal error");
+        let uri = head.uri.path_and_query().map_or("/", |uri| uri.as_str());
+        return Ok(authz::failed(uri, &error));
+    }
     audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
-    audit::annotate("authorization.k8s.io/reason", &reason);
+    audit::annotate("authorization.k8s.io/reason", &said.reason);
     if !allowed {
-        return Err(authz::forbidden(&attributes, &reason));
+        return Err(authz::forbidden(&attributes, &said.reason));
     }
     let Attributes { user, info, .. } = attributes;
     if let Some(remote) = server.aggregator.find(&info) {

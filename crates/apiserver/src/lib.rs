@@ -40,6 +40,7 @@ mod proxy;
 pub mod registry;
 pub mod request;
 pub mod response;
+mod reviewer;
 pub mod server;
 pub mod storage;
 pub mod traces;

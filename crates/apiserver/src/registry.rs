@@ -14,6 +14,7 @@ mod conversion;
 mod core;
 mod custom;
 mod rbac;
+mod resource;
 mod rest;
 mod special;
 

@@ -15,6 +15,7 @@ use crate::authz::{self, Authorization};
 use crate::cache::Hub;
 use crate::cluster::{ClusterState, Local};
 use crate::fairness::Fairness;
+use crate::filters::impersonation::Impersonation;
 use crate::handlers::openapi::Documents;
 use crate::metrics::Metrics;
 use crate::metrics::storage::Measured;
@@ -38,6 +39,8 @@ pub struct Server {
     pub authentication: Authentication,
     /// May they.
     pub authorization: Authorization,
+    /// May they as somebody else.
+    pub(crate) impersonation: Impersonation,
     /// What other servers serve.
     pub aggregator: Aggregator,
     /// What is written down.
@@ -132,6 +135,7 @@ impl Server {
             cluster,
             authentication,
             authorization,
+            impersonation: Impersonation::default(),
             webhooks: caller,
             admission,
             clock,

@@ -180,18 +180,22 @@ impl Plugin for LimitRanger {
         if ranges.is_empty() || object.deletion_timestamp().is_some() {
             return Ok(());
         }
+        let pod: Option<core::Pod> = pod.then(|| typed(object)).transpose()?;
+        let requests: Resources =
+            serde_json::from_value(object.0["spec"]["resources"]["requests"].clone()).unwrap_or_default();
         let mut found = Vec::new();
-        if pod {
-            let pod: core::Pod = typed(object)?;
-            for range in &ranges {
-                check_pod(range, pod.spec.as_ref().unwrap_or(&core::PodSpec::default()), &mut found);
+        // All that one range has against it is told; of what the next ones have nobody hears.
+        for range in &ranges {
+            match &pod {
+                Some(pod) => check_pod(range, pod.spec.as_ref().unwrap_or(&core::PodSpec::default()), &mut found),
+                None => {
+                    for limit in limits(range).filter(|limit| limit.type_ == "PersistentVolumeClaim") {
+                        violations(limit, &requests, &Resources::new(), &mut found);
+                    }
+                }
             }
-        } else {
-            let requests: Resources =
-                serde_json::from_value(object.0["spec"]["resources"]["requests"].clone()).unwrap_or_default();
-            for limit in ranges.iter().flat_map(limits).filter(|limit| limit.type_ == "PersistentVolumeClaim")
-            {
-                violations(limit, &requests, &Resources::new(), &mut found);
+            if !found.is_empty() {
+                break;
             }
         }
         if found.is_empty() { Ok(()) } else { Err(request.forbidden(joined(found))) }
@@ -284,5 +288,21 @@ mod tests {
                 Err(status) => assert!(status.message.ends_with(want), "{}", status.message),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn one_range_that_refuses_is_enough() {
+        let cluster = FakeCluster::new();
+        for (name, most) in [("first", "1"), ("second", "2")] {
+            let mut range = range(json!([{ "type": "Container", "max": { "cpu": most } }]));
+            range["metadata"]["name"] = name.into();
+            cluster.put("limitranges", range);
+        }
+        let spec = json!({ "containers": [{ "name": "c", "resources": { "limits": { "cpu": "3" } } }] });
+        let error = run(&LimitRanger, &cluster, Write::create("pods", "Pod", pod(spec))).await.unwrap_err();
+        assert_eq!(
+            error.message,
+            "pods \"p\" is forbidden: maximum cpu usage per Container is 1, but limit is 3"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Lets a node write only what is its own: its Node and Lease, the status of its pods, mirror pods of its static
 //! pods, tokens and requests for certificates for its pods.
-//! Reads Pods and Nodes.
+//! Reads Pods and Nodes, and what leads from a pod's volumes to CSIDrivers. Asks the authorizer about audiences.
 //! Not here: what a node may read (`authz::node`).
 //! Upstream: plugin/pkg/admission/noderestriction.
 
@@ -18,7 +18,11 @@ use super::json::{find, items, text, typed};
 use super::{Operation, Plugin, Request};
 use crate::authz::node::graph::{Kind, references};
 use crate::authz::node::node_name;
+use crate::authz::{Authorizer, Decision};
 use crate::cluster::ClusterState;
+use crate::request::{Attributes, RequestInfo};
+
+mod audiences;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -39,7 +43,16 @@ const OWN_LABELS: [&str; 11] = [
 /// The domains in which it may set any.
 const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
-pub(super) struct NodeRestriction;
+pub(super) struct NodeRestriction {
+    authorizer: Arc<dyn Authorizer>,
+}
+
+impl NodeRestriction {
+    /// `authorizer` says which audiences a node may ask for beside those of its pods' volumes.
+    pub(super) fn new(authorizer: Arc<dyn Authorizer>) -> Self {
+        Self { authorizer }
+    }
+}
 
 /// What a check says against the write: the rest of a 403's sentence, or a whole status.
 enum Refusal {
@@ -289,7 +302,12 @@ fn claim_status(node: &str, request: &Request<'_>) -> Check {
     Ok(())
 }
 
-async fn token(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+async fn token(
+    node: &str,
+    request: &Request<'_>,
+    cluster: &dyn ClusterState,
+    authorizer: &dyn Authorizer,
+) -> Check {
     let Some(object) = request.object.as_deref() else { return Ok(()) };
     let reference = &object.0["spec"]["boundObjectRef"];
     let (name, uid) = (text(reference, "/name"), text(reference, "/uid"));
@@ -309,7 +327,31 @@ async fn token(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) ->
     if !runs_on(&pod, node) {
         return refuse("node requested token bound to a pod scheduled on a different node");
     }
-    Ok(())
+    let mut asked = items(&object.0, "/spec/audiences").filter_map(Value::as_str);
+    let audience = asked.next().unwrap_or_default();
+    if asked.next().is_some() {
+        return refuse("node may only request 0 or 1 audiences");
+    }
+    if audiences::of(&pod, audience, cluster).await? {
+        return Ok(());
+    }
+    let info = RequestInfo {
+        is_resource: true,
+        verb: "request-serviceaccounts-token-audience".into(),
+        version: "v1".into(),
+        resource: audience.into(),
+        namespace: request.namespace.into(),
+        name: request.name.into(),
+        ..RequestInfo::default()
+    };
+    let attributes = Attributes::new(request.user.clone(), info);
+    if authorizer.authorize(&attributes).await.0 == Decision::Allow {
+        return Ok(());
+    }
+    refuse(format!(
+        "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+        request.user.name
+    ))
 }
 
 /// An object that must have the node's name, also on creation, when the path has none.
@@ -322,7 +364,12 @@ fn same_name(node: &str, request: &Request<'_>, what: &str) -> Check {
     Ok(())
 }
 
-async fn check(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+async fn check(
+    node: &str,
+    request: &Request<'_>,
+    cluster: &dyn ClusterState,
+    authorizer: &dyn Authorizer,
+) -> Check {
     let resource = &request.resource;
     match (resource.group.as_str(), resource.resource.as_str(), request.subresource) {
         ("", "pods", "") => pod(node, request, cluster).await,
@@ -334,7 +381,7 @@ async fn check(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) ->
         ("", "nodes", _) => own_node(node, request),
         ("", "persistentvolumeclaims", "status") => claim_status(node, request),
         ("", "persistentvolumeclaims", _) => refuse("may only update PVC status"),
-        ("", "serviceaccounts", "token") => token(node, request, cluster).await,
+        ("", "serviceaccounts", "token") => token(node, request, cluster, authorizer).await,
         ("coordination.k8s.io", "leases", _) if request.namespace != LEASES => {
             refuse(format!("can only access leases in the {LEASES:?} system namespace"))
         }
@@ -371,7 +418,7 @@ impl Plugin for NodeRestriction {
                 request.forbidden(format!("could not determine node from user {:?}", request.user.name))
             );
         }
-        match check(node, request, &**cluster).await {
+        match check(node, request, &**cluster, &*self.authorizer).await {
             Ok(()) => Ok(()),
             Err(Refusal::Reason(reason)) => Err(request.forbidden(reason)),
             Err(Refusal::Status(status)) => Err(*status),
@@ -380,105 +427,4 @@ impl Plugin for NodeRestriction {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::testing::{Write, run};
-    use super::*;
-    use crate::authz::fake::FakeCluster;
-    use crate::request::User;
-
-    fn pod(name: &str, node: &str) -> Value {
-        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "a", "uid": name },
-            "spec": { "nodeName": node, "containers": [] } })
-    }
-
-    fn node(name: &str, labels: Value) -> Value {
-        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels }, "spec": {} })
-    }
-
-    fn mirror(node: &str) -> Value {
-        let mut pod = pod("mirror", node);
-        pod["metadata"]["annotations"] = json!({ MIRROR: "x" });
-        pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": "uid-n1", "controller": true }]);
-        pod
-    }
-
-    fn lease(name: &str, namespace: &str) -> Value {
-        json!({ "kind": "Lease", "metadata": { "name": name, "namespace": namespace } })
-    }
-
-    fn request(pod: &str) -> Value {
-        json!({ "kind": "TokenRequest", "metadata": { "name": "default", "namespace": "a" },
-            "spec": { "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod } } })
-    }
-
-    #[tokio::test]
-    async fn a_node_writes_only_its_own() {
-        let cluster = FakeCluster::new();
-        cluster.put("pods", pod("mine", "n1"));
-        cluster.put("pods", pod("theirs", "n2"));
-        let mut n1 = node("n1", json!({}));
-        n1["metadata"]["uid"] = "uid-n1".into();
-        cluster.put("nodes", n1);
-        let mut tainted = node("n1", json!({}));
-        tainted["spec"]["taints"] = json!([{ "key": "x", "effect": "NoSchedule" }]);
-        let mut with_secret = mirror("n1");
-        with_secret["spec"]["volumes"] = json!([{ "name": "v", "secret": { "secretName": "s" } }]);
-        let mut with_claim = mirror("n1");
-        with_claim["spec"]["resourceClaims"] = json!([{ "name": "c", "resourceClaimTemplateName": "t" }]);
-        let mut owned = node("n1", json!({}));
-        owned["metadata"]["ownerReferences"] =
-            json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "x" }]);
-        let relabelled = |key: &str| node("n1", json!({ key: "x" }));
-        let status = |of: &str, on: &str| Write::update("pods/status", "Pod", pod(of, on), pod(of, on));
-        let relabel = |key: &str| Write::update("nodes", "Node", node("n1", json!({})), relabelled(key));
-        let leases = "leases.coordination.k8s.io";
-        #[rustfmt::skip]
-        let table = [
-            (Write::create("nodes", "Node", node("n1", json!({ "kubernetes.io/hostname": "n1" }))), ""),
-            (Write::create("nodes", "Node", node("n2", json!({}))), "node \"n1\" is not allowed to modify node \"n2\""),
-            (Write::create("nodes", "Node", relabelled("node-restriction.kubernetes.io/x")), "node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/x"),
-            (relabel("example.com/x"), ""),
-            (relabel("a.node.kubernetes.io/x"), ""),
-            (relabel("node-role.kubernetes.io/x"), "is not allowed to modify labels: node-role.kubernetes.io/x"),
-            (Write::update("nodes", "Node", tainted, node("n1", json!({}))), "node \"n1\" is not allowed to modify taints"),
-            (Write::update("nodes", "Node", node("n1", json!({})), owned.clone()), "node \"n1\" is not allowed to modify ownerReferences"),
-            (Write::update("nodes", "Node", owned.clone(), owned), ""),
-            (status("mine", "n1"), ""),
-            (status("theirs", "n2"), "node \"n1\" can only update pod status for pods with spec.nodeName set to itself"),
-            (Write::delete("pods", "Pod", pod("mine", "n1")), ""),
-            (Write::delete("pods", "Pod", pod("theirs", "n2")), "node \"n1\" can only delete pods with spec.nodeName set to itself"),
-            (Write::create("pods", "Pod", mirror("n1")), ""),
-            (Write::create("pods", "Pod", mirror("n2")), "node \"n1\" can only create pods with spec.nodeName set to itself"),
-            (Write::create("pods", "Pod", pod("p", "n1")), "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods"),
-            (Write::create("pods", "Pod", with_secret), "node \"n1\" can not create pods that reference secrets"),
-            (Write::create("pods", "Pod", with_claim), "node \"n1\" can not create pods that reference resourceclaims"),
-            (Write::create(leases, "Lease", lease("n1", LEASES)), ""),
-            (Write::create(leases, "Lease", lease("n2", LEASES)), "can only access node lease with the same name as the requesting node"),
-            (Write::create(leases, "Lease", lease("n1", "a")), "can only access leases in the \"kube-node-lease\" system namespace"),
-            (Write::create("serviceaccounts/token", "TokenRequest", request("mine")), ""),
-            (Write::create("serviceaccounts/token", "TokenRequest", request("theirs")), "node requested token bound to a pod scheduled on a different node"),
-            (Write::create("configmaps", "ConfigMap", json!({ "kind": "ConfigMap", "metadata": { "name": "c" } })), ""),
-        ];
-        for (index, (write, want)) in table.into_iter().enumerate() {
-            let write = write.by(User::new("system:node:n1", &["system:nodes"]));
-            match run(&NodeRestriction, &cluster, write).await {
-                Ok(_) => assert_eq!(want, "", "row {index}"),
-                Err(status) => {
-                    assert!(
-                        !want.is_empty() && status.message.ends_with(want),
-                        "row {index}: {}",
-                        status.message
-                    );
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn others_are_not_held_back() {
-        let write = Write::create("nodes", "Node", node("n2", json!({})));
-        run(&NodeRestriction, &FakeCluster::new(), write).await.unwrap();
-    }
-}
+mod tests;

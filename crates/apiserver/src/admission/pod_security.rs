@@ -1,6 +1,7 @@
 //! Holds pods to the Pod Security Standard that the labels of their namespace name.
 //!
-//! `enforce` refuses pods; `warn` warns about pods and about what makes pods. (`audit` belongs to the audit log.)
+//! `enforce` refuses pods; `warn` warns about pods and about what makes pods; `audit` notes the same in the audit log,
+//! beside the standard that was enforced and why somebody was exempt.
 //! Reads Namespaces and, when a namespace's level is raised, its Pods.
 //! Not here: the standards (`checks`), the labels (`level`).
 //! Upstream: staging/src/k8s.io/pod-security-admission, plugin/pkg/admission/security/podsecurity.
@@ -16,7 +17,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use self::checks::Finding;
-pub use self::level::{Defaults, Level, LevelVersion};
+pub use self::level::{Defaults, Exemptions, Level, LevelVersion};
+use self::level::Policy;
 use super::json::text;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
@@ -57,15 +59,28 @@ impl PodSecurity {
             let kind = GroupKind::new("", "Namespace");
             return Err(Status::invalid(&kind, new.name(), policy.errors));
         }
-        let Some(old) = old else { return Ok(()) };
+        let exempt = self.defaults.exemptions.namespaces.iter().any(|name| name == new.name());
+        let ignored = exempt.then(|| policy.described(&new.labels(), &self.defaults)).flatten().map(|modes| {
+            let name = new.name();
+            format!("namespace {name:?} is exempt from Pod Security, and the policy ({modes}) will be ignored")
+        });
+        let Some(old) = old else {
+            request.warnings.extend(ignored);
+            return Ok(());
+        };
         let (before, after) = (old.enforce, policy.enforce);
         let raised =
             after.level > before.level || after.level == before.level && after.version != before.version;
         if before == after || after.level == Level::Privileged || !raised {
             return Ok(());
         }
+        if exempt {
+            request.warnings.extend(ignored);
+            return Ok(());
+        }
         let name = new.name().to_owned();
-        let mut warnings = existing_pods(&name, after, cluster).await?;
+        let classes = &self.defaults.exemptions.runtime_classes;
+        let mut warnings = existing_pods(&name, after, classes, cluster).await?;
         request.warnings.append(&mut warnings);
         Ok(())
     }
@@ -75,12 +90,16 @@ impl PodSecurity {
 async fn existing_pods(
     namespace: &str,
     level: LevelVersion,
+    exempt_classes: &[String],
     cluster: &dyn ClusterState,
 ) -> Result<Vec<String>, Status> {
     let pods = cluster.list(&GroupResource::new("", "pods"), namespace).await?.items;
     let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for bytes in pods.iter().take(MOST_PODS) {
         let pod: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+        if exempt_classes.iter().any(|class| class == text(&pod, "/spec/runtimeClassName")) {
+            continue;
+        }
         let findings = checks::evaluate(level, &pod["metadata"], &pod["spec"]);
         if findings.is_empty() {
             continue;
@@ -171,15 +190,32 @@ impl Plugin for PodSecurity {
         if request.is("", "namespaces", "") {
             return self.namespace(request, &**cluster).await;
         }
-        let pod = request.is("", "pods", "") || request.is("", "pods", "ephemeralcontainers");
+        let pod = ["", "ephemeralcontainers", "resize"].iter().any(|sub| request.is("", "pods", sub));
         let made = template(&request.resource.group_resource()).filter(|_| request.subresource.is_empty());
         if !pod && made.is_none() {
             return Ok(());
         }
+        let exemptions = &self.defaults.exemptions;
+        for (exempt, names, name) in [
+            ("namespace", &exemptions.namespaces, request.namespace),
+            ("user", &exemptions.usernames, &request.user.name),
+        ] {
+            if names.iter().any(|exempt| exempt == name) {
+                note("exempt", exempt);
+                return Ok(());
+            }
+        }
         let labels = self.namespace_labels(request.namespace, &**cluster).await?;
         let policy = level::policy(&labels, &self.defaults);
-        if policy.enforce.level == Level::Privileged && policy.warn.level == Level::Privileged {
-            return Ok(());
+        if policy.errors.is_empty() {
+            if pod && policy.is_privileged() {
+                note("enforce-policy", &LevelVersion::default().to_string());
+                return Ok(());
+            }
+            let silent = [policy.audit, policy.warn].iter().all(|mode| mode.level == Level::Privileged);
+            if !pod && silent {
+                return Ok(());
+            }
         }
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         if pod && request.old.is_some_and(|old| !is_significant(&object.0, &old.0)) {
@@ -188,23 +224,56 @@ impl Plugin for PodSecurity {
         let Some(subject) = made.map_or(Some(&object.0), |pointer| object.0.pointer(pointer)) else {
             return Ok(());
         };
-        let check = |level: LevelVersion| checks::evaluate(level, &subject["metadata"], &subject["spec"]);
-        if pod {
-            let findings = check(policy.enforce);
-            if !findings.is_empty() {
-                let level = policy.enforce.to_string();
-                return Err(
-                    request.forbidden(format!("violates PodSecurity {level:?}: {}", details(&findings)))
-                );
-            }
+        if exemptions.runtime_classes.iter().any(|class| class == text(subject, "/spec/runtimeClassName")) {
+            note("exempt", "runtimeClass");
+            return Ok(());
         }
-        let findings = check(policy.warn);
-        if !findings.is_empty() {
-            let level = policy.warn.to_string();
-            request.warnings.push(format!("would violate PodSecurity {level:?}: {}", details(&findings)));
-        }
+        let warning = judge(&policy, subject, pod).map_err(|refusal| request.forbidden(refusal))?;
+        request.warnings.extend(warning);
         Ok(())
     }
+}
+
+/// Holds what is at `subject` (a pod, or the template of one) to each mode's standard, and tells the audit log. A
+/// warning, or, where pods are refused, the refusal.
+fn judge(policy: &Policy, subject: &Value, enforced: bool) -> Result<Option<String>, String> {
+    if let Some(error) = problem(policy) {
+        note("error", &format!("Failed to parse policy: {error}"));
+    }
+    let check = |level: LevelVersion| checks::evaluate(level, &subject["metadata"], &subject["spec"]);
+    let violation = |level: LevelVersion, findings: &[Finding]| {
+        format!("PodSecurity {:?}: {}", level.to_string(), details(findings))
+    };
+    let refused = enforced.then(|| {
+        note("enforce-policy", &policy.enforce.to_string());
+        check(policy.enforce)
+    });
+    let audited = match &refused {
+        Some(findings) if policy.audit == policy.enforce => findings.clone(),
+        _ => check(policy.audit),
+    };
+    if !audited.is_empty() {
+        note("audit-violations", &format!("would violate {}", violation(policy.audit, &audited)));
+    }
+    if let Some(findings) = refused.filter(|findings| !findings.is_empty()) {
+        return Err(format!("violates {}", violation(policy.enforce, &findings)));
+    }
+    let findings = check(policy.warn);
+    Ok((!findings.is_empty()).then(|| format!("would violate {}", violation(policy.warn, &findings))))
+}
+
+/// What is wrong with the labels, as Go tells of one error or of several.
+fn problem(policy: &Policy) -> Option<String> {
+    let errors: Vec<String> = policy.errors.iter().map(ToString::to_string).collect();
+    match errors.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        more => Some(format!("[{}]", more.join(", "))),
+    }
+}
+
+fn note(key: &str, value: &str) {
+    crate::audit::annotate(&format!("pod-security.kubernetes.io/{key}"), value);
 }
 
 #[cfg(test)]

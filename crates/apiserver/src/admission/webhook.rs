@@ -3,6 +3,7 @@
 //! Not here: validation of the configurations (`api`, `registry::admissionregistration`).
 //! Upstream: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating}`.
 
+mod annotator;
 mod call;
 mod mutating;
 mod review;
@@ -22,6 +23,7 @@ use super::dynamic::versions;
 use super::{Request, Surroundings};
 use crate::cluster::ClusterState;
 use crate::traces::{self, Span};
+use annotator::Annotator;
 pub(crate) use call::{Caller, Client};
 pub(super) use mutating::MutatingAdmissionWebhook;
 pub(super) use validating::ValidatingAdmissionWebhook;
@@ -31,6 +33,7 @@ pub(super) use validating::ValidatingAdmissionWebhook;
 pub(super) struct Webhook {
     /// `<configuration>/<webhook>`: unique among all.
     pub id: String,
+    pub configuration: String,
     pub name: String,
     pub client: Client,
     pub matcher: Matcher,
@@ -72,6 +75,7 @@ impl Webhook {
         let configuration = configuration.name().to_owned();
         Self {
             id: format!("{configuration}/{}/{index}", parts.name),
+            configuration,
             name: parts.name,
             client: Client::new(&parts.client),
             matcher: Matcher {
@@ -147,11 +151,12 @@ async fn data(request: &Request<'_>, matched: &Matched, surroundings: &Surroundi
     Ok(data)
 }
 
-/// What remains of a webhook's failure: nothing if it is to be ignored.
-fn failed(webhook: &Webhook, error: call::Failure) -> Result<(), Status> {
+/// What remains of a webhook's failure: nothing if it is to be ignored, but a note in the audit log.
+fn failed(webhook: &Webhook, error: call::Failure, annotator: Annotator<'_>) -> Result<(), Status> {
     match error {
         call::Failure::Calling(error) if webhook.ignores_failure => {
             tracing::warn!(webhook = webhook.name, %error, "a webhook failed and is ignored");
+            annotator.failed_open();
             Ok(())
         }
         call::Failure::Calling(error) => {

@@ -152,8 +152,21 @@ impl Record {
         self.state.lock().annotations.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
 
-    pub(super) fn impersonated(&self, user: &User) {
-        self.state.lock().event["impersonatedUser"] = describe(user);
+    pub(super) fn level(&self) -> Level {
+        self.rule.level
+    }
+
+    #[cfg(test)]
+    pub(super) fn annotations(&self) -> BTreeMap<String, String> {
+        self.state.lock().annotations.clone()
+    }
+
+    pub(super) fn impersonated(&self, user: &User, constraint: Option<&str>) {
+        let mut state = self.state.lock();
+        state.event["impersonatedUser"] = describe(user);
+        if let Some(constraint) = constraint {
+            state.event["authenticationMetadata"] = json!({"impersonationConstraint": constraint});
+        }
     }
 
     /// Nobody was recognised by the request's credentials.

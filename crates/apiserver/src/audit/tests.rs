@@ -46,7 +46,21 @@ async fn begin(auditor: &Auditor, method: &str, uri: &str) -> Option<Arc<Record>
         remote: Some([10, 2, 2, 2].into()),
         at: "2026-01-01T00:00:00Z".parse().unwrap(),
     };
-    auditor.begin(&Attributes::new(User::new("bob", &["dev"]), info), seen).await
+    let (attributes, told) = before(async {
+        annotate("authentication.example.com/by", "token");
+        Attributes::new(User::new("bob", &["dev"]), info)
+    })
+    .await;
+    let told = if uri.contains("token=1") { told } else { Vec::new() };
+    auditor.begin(&attributes, seen, told).await
+}
+
+/// Runs `future` as a request that is recorded at `level`, and gives the annotations that it made.
+pub(crate) async fn annotated<F: Future>(level: &str, future: F) -> (F::Output, Value) {
+    let (auditor, _events) = auditor(&format!("{{level: {level}}}"));
+    let record = begin(&auditor, "POST", "/api/v1/namespaces/a/pods").await.expect("a rule");
+    let output = scope(Some(record.clone()), future).await;
+    (output, json!(record.annotations()))
 }
 
 fn next(events: &mut Events) -> Value {
@@ -271,4 +285,11 @@ fn a_policy_that_nobody_hears_is_refused() {
     let options = Options { policy: Some(Arc::new(Policy::read(policy).unwrap())), ..Options::default() };
     let tasks = foundation::Tasks::new("test");
     assert!(Auditor::new(&options, &tasks, Arc::new(ManualClock::default())).is_err());
+}
+
+#[tokio::test]
+async fn what_is_told_before_the_user_is_known_is_recorded() {
+    let (auditor, mut events) = auditor("{level: Metadata}");
+    let _record = begin(&auditor, "GET", "/api/v1/pods?token=1").await.unwrap();
+    assert_eq!(next(&mut events)["annotations"], json!({"authentication.example.com/by": "token"}));
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use api::Status;
 use async_trait::async_trait;
-use bytes::Bytes;
 use client::Transport;
 use foundation::SharedClock;
 use parking_lot::Mutex;
@@ -19,13 +18,14 @@ use serde_json::json;
 
 use super::{Authenticated, Authenticator, Credentials, bearer};
 use crate::request::User;
+use crate::reviewer::Reviewer;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 4096;
 /// How long a refusal is remembered at most.
 const REFUSAL: Duration = Duration::from_secs(10);
+/// How long the server has to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-const ANSWER: usize = 1 << 20;
 
 /// Which server is asked.
 #[derive(Clone)]
@@ -75,13 +75,20 @@ type Answer = Result<Option<Authenticated>, String>;
 /// The authenticator.
 pub(super) struct TokenWebhook {
     options: Options,
+    reviewer: Reviewer,
     clock: SharedClock,
     known: Mutex<HashMap<[u8; 32], (Duration, Answer)>>,
 }
 
 impl TokenWebhook {
     pub(super) fn new(options: Options, clock: SharedClock) -> Self {
-        Self { options, clock, known: Mutex::default() }
+        let reviewer = Reviewer {
+            transport: options.transport.clone(),
+            path: options.path.clone(),
+            timeout: PATIENCE,
+            clock: clock.clone(),
+        };
+        Self { options, reviewer, clock, known: Mutex::default() }
     }
 
     async fn ask(&self, token: &str, audiences: &[String]) -> Result<Answer, String> {
@@ -89,24 +96,7 @@ impl TokenWebhook {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
             "spec": {"token": token, "audiences": audiences},
         });
-        let request = http::Request::post(self.options.path.as_str())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json")
-            .body(Bytes::from(review.to_string()))
-            .map_err(|error| error.to_string())?;
-        let exchange = async {
-            let response = self.options.transport.send(request).await.map_err(|error| error.to_string())?;
-            if !response.status().is_success() {
-                return Err(format!("the token webhook answered {}", response.status()));
-            }
-            let body =
-                crate::response::read(response.into_body(), ANSWER).await.map_err(|e| e.to_string())?;
-            serde_json::from_slice::<Review>(&body).map_err(|error| error.to_string())
-        };
-        let review = tokio::select! {
-            review = exchange => review?,
-            () = self.clock.sleep(PATIENCE) => return Err("the token webhook did not answer in time".to_owned()),
-        };
+        let review: Review = self.reviewer.ask(&review).await.map_err(|why| format!("the token webhook: {why}"))?;
         let status = review.status;
         if !status.authenticated {
             return Ok(if status.error.is_empty() { Ok(None) } else { Err(status.error) });
@@ -165,5 +155,112 @@ impl Authenticator for TokenWebhook {
             }
         };
         answer.map_err(Status::unauthorized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use foundation::ManualClock;
+    use http::{HeaderMap, header};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reviewer::testing::{Server, while_time_passes};
+
+    fn world(answers: Vec<(u16, Value)>) -> (TokenWebhook, Arc<Server>, ManualClock) {
+        let (server, clock) = (Server::new(answers), ManualClock::default());
+        let options = Options {
+            transport: server.clone(),
+            path: "/authenticate".into(),
+            remember: Duration::from_secs(120),
+            audiences: vec!["api".into()],
+        };
+        (TokenWebhook::new(options, Arc::new(clock.clone())), server, clock)
+    }
+
+    async fn show(webhook: &TokenWebhook, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer secret".parse().unwrap());
+        let credentials =
+            Credentials { headers: &headers, certificates: &[], remote: None, audiences, path: "/api" };
+        webhook.authenticate(credentials).await.map_err(|status| status.message)
+    }
+
+    fn bob() -> Value {
+        json!({"authenticated": true, "user": {"username": "bob", "uid": "7", "groups": ["dev"],
+            "extra": {"Example.com/Team": ["a"]}}})
+    }
+
+    #[tokio::test]
+    async fn a_token_is_who_the_server_says() {
+        let (webhook, server, _) = world(vec![(201, bob())]);
+        let found = show(&webhook, &[]).await.unwrap().unwrap();
+        let extra = BTreeMap::from([("example.com/team".to_owned(), vec!["a".to_owned()])]);
+        let user = User { name: "bob".into(), uid: "7".into(), groups: vec!["dev".into()], extra };
+        assert_eq!(found, Authenticated { user, audiences: vec!["api".into()] });
+        let asked = &server.asked.lock()[0];
+        assert_eq!((&asked["apiVersion"], &asked["kind"]), (&json!("authentication.k8s.io/v1"), &json!("TokenReview")));
+        assert_eq!(asked["spec"], json!({"token": "secret", "audiences": ["api"]}));
+    }
+
+    #[tokio::test]
+    async fn answers_are_remembered_refusals_shortly() {
+        let no = || (200, json!({"authenticated": false}));
+        let (webhook, server, clock) = world(vec![(200, bob()), no(), no(), (200, bob())]);
+        for _ in 0..2 {
+            assert!(show(&webhook, &[]).await.unwrap().is_some());
+        }
+        assert_eq!(server.asked.lock().len(), 1);
+        clock.advance(Duration::from_secs(121));
+        for _ in 0..2 {
+            assert_eq!(show(&webhook, &[]).await, Ok(None), "unknown tokens are somebody else's to judge");
+        }
+        assert_eq!(server.asked.lock().len(), 2);
+        clock.advance(REFUSAL + Duration::from_secs(1));
+        assert_eq!(show(&webhook, &[]).await, Ok(None));
+        clock.advance(REFUSAL + Duration::from_secs(1));
+        assert!(show(&webhook, &[]).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn audiences_are_held_apart() {
+        let told = |audiences: &[&str]| {
+            let mut status = bob();
+            status["audiences"] = json!(audiences);
+            (200, status)
+        };
+        #[rustfmt::skip]
+        let table = [
+            (vec![], told(&["api", "other"]), Some(vec!["api"])),
+            (vec![], told(&["other"]), None),
+            (vec!["vault"], told(&["vault"]), Some(vec!["vault"])),
+            // A server that knows no audiences means ours.
+            (vec!["vault"], (200, bob()), None),
+            (vec!["vault", "api"], (200, bob()), Some(vec!["api"])),
+        ];
+        for (index, (asked, answer, want)) in table.into_iter().enumerate() {
+            let (webhook, server, _) = world(vec![answer]);
+            let asked: Vec<String> = asked.into_iter().map(str::to_owned).collect();
+            let found = show(&webhook, &asked).await.unwrap().map(|found| found.audiences);
+            let want = want.map(|list| list.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(found, want, "row {index}");
+            let sent = if asked.is_empty() { json!(["api"]) } else { json!(asked) };
+            assert_eq!(server.asked.lock()[0]["spec"]["audiences"], sent, "row {index}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_refuse_and_are_not_remembered() {
+        let wrong = json!({"authenticated": false, "error": "expired"});
+        let (webhook, _, _) = world(vec![(200, wrong)]);
+        assert_eq!(show(&webhook, &[]).await, Err("expired".into()));
+
+        let (webhook, server, clock) = world(vec![(400, Value::Null), (500, Value::Null), (200, bob())]);
+        assert_eq!(show(&webhook, &[]).await, Err("the token webhook: it answered 400 Bad Request".into()));
+        let found = while_time_passes(&clock, show(&webhook, &[])).await;
+        assert!(found.unwrap().is_some(), "a server that failed once is asked again");
+        assert_eq!(server.asked.lock().len(), 3);
     }
 }

@@ -18,6 +18,8 @@ pub struct Write<'a> {
     pub resource: &'a GroupVersionResource,
     /// Empty for cluster-scoped ones.
     pub namespace: &'a str,
+    /// The name in the path; empty where a new object is posted.
+    pub name: &'a str,
     /// Who asks.
     pub user: &'a User,
     /// The object as it will be.
@@ -75,7 +77,7 @@ async fn check_role(write: &Write<'_>, authorizer: &dyn Authorizer, rbac: &Rbac)
     if write.old.is_some_and(|old| differ_in_ownership_only(old, write.new)) {
         return Ok(());
     }
-    if asks(authorizer, write, "escalate", &write.resource.resource, write.new.name()).await {
+    if asks(authorizer, write, "escalate", &write.resource.resource, write.name).await {
         return Ok(());
     }
     let aggregated = aggregates(write.new) || write.old.is_some_and(aggregates);
@@ -100,11 +102,9 @@ fn differ_in_ownership_only(old: &Object, new: &Object) -> bool {
 }
 
 async fn check_binding(write: &Write<'_>, authorizer: &dyn Authorizer, rbac: &Rbac) -> Result<(), Status> {
-    if let Some(old) = write.old {
-        let same = |field: &str| old.0[field] == write.new.0[field];
-        if same("roleRef") && same("subjects") {
-            return Ok(());
-        }
+    // Labels too: whoever could not make the binding cannot change it.
+    if write.old.is_some_and(|old| differ_in_ownership_only(old, write.new)) {
+        return Ok(());
     }
     let role: RoleRef = serde_json::from_value(write.new.0["roleRef"].clone()).unwrap_or_default();
     let resource = if role.kind == "Role" { "roles" } else { "clusterroles" };

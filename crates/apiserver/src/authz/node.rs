@@ -1,15 +1,17 @@
 //! What a node may do: its own objects, and what the pods that are bound to it refer to.
 //!
-//! Reads Pods (through an index by node, `node::graph`), PersistentVolumes and VolumeAttachments out of the
-//! watch caches. Everything that is not subdivided by relation follows the rules of the role `system:node`.
+//! Reads Pods (through an index by node, `node::graph`), PersistentVolumeClaims, PersistentVolumes and
+//! VolumeAttachments out of the watch caches. Everything that is not subdivided by relation follows the rules of the role `system:node`.
 //! Not here: what a node may *write into* its objects (`admission::node_restriction`).
 //! Upstream: plugin/pkg/auth/authorizer/node (with AuthorizeNodeWithSelectors).
 
 pub mod graph;
+mod volumes;
 
 use std::sync::Arc;
 
 use api::selector::fields;
+use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use api::types::rbac::v1::PolicyRule;
 use api::{GroupResource, Object};
 use async_trait::async_trait;
@@ -51,7 +53,7 @@ impl NodeAuthorizer {
             return self.by_rules(info);
         }
         match (info.group.as_str(), info.resource.as_str()) {
-            ("", "secrets") => self.read_named(node, Kind::Secret, info).await,
+            ("", "secrets") => self.secret(node, info).await,
             ("", "configmaps") => self.read_named(node, Kind::ConfigMap, info).await,
             ("", "persistentvolumeclaims") if info.subresource == "status" => {
                 if !matches!(info.verb.as_str(), "update" | "patch") {
@@ -89,6 +91,36 @@ impl NodeAuthorizer {
             return deny("can only read namespaced object of this type");
         }
         self.related(node, kind, info).await
+    }
+
+    /// A Secret is the node's if a pod of the node names it, or a PersistentVolume that is bound to a claim of such.
+    async fn secret(&self, node: &str, info: &RequestInfo) -> Result<(), String> {
+        let Err(reason) = self.read_named(node, Kind::Secret, info).await else { return Ok(()) };
+        let wanted = (info.namespace.clone(), info.name.clone());
+        if info.name.is_empty() || Err(reason.clone()) != unrelated(node) {
+            return Err(reason);
+        }
+        for (namespace, claim) in self.graph.claims(node) {
+            let Some(volume) = self.volume_of(&namespace, &claim).await else { continue };
+            if volumes::secrets(&volume).contains(&wanted) {
+                return Ok(());
+            }
+        }
+        Err(reason)
+    }
+
+    /// The volume that a claim is bound to, and which is bound to that claim.
+    async fn volume_of(&self, namespace: &str, claim: &str) -> Option<PersistentVolume> {
+        let claims = GroupResource::new("", "persistentvolumeclaims");
+        let bytes = self.cluster.cached(&claims, namespace, claim).await.ok()??;
+        let found: PersistentVolumeClaim = api::json::read(&bytes).ok()?;
+        let name = found.spec?.volume_name?;
+        let volumes = GroupResource::new("", "persistentvolumes");
+        let bytes = self.cluster.cached(&volumes, "", &name).await.ok()??;
+        let volume: PersistentVolume = api::json::read(&bytes).ok()?;
+        let bound = volume.spec.as_ref()?.claim_ref.as_ref()?;
+        let same = bound.namespace.as_deref() == Some(namespace) && bound.name.as_deref() == Some(claim);
+        same.then_some(volume)
     }
 
     async fn get_only(&self, node: &str, kind: Kind, info: &RequestInfo) -> Result<(), String> {
@@ -295,6 +327,11 @@ impl Authorizer for NodeAuthorizer {
                 Err(reason) => (Decision::NoOpinion, reason),
             },
         }
+    }
+
+    fn unresolved(&self, user: &User) -> Vec<String> {
+        let told = node_name(user).map(|_| "node authorizer does not support user rule resolution".to_owned());
+        told.into_iter().collect()
     }
 }
 

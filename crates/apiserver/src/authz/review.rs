@@ -3,13 +3,14 @@
 //! Each function takes the object that was posted and fills in its status; nothing is stored.
 //! Upstream: pkg/registry/authorization, pkg/apis/authorization/validation.
 
-use api::field::{self, Path};
+use api::field::{self, ErrorList, Path};
+use api::names::{is_label_value, is_qualified_name};
 use api::selector::fields;
 use api::{GroupKind, Object, Status};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::rbac::{Rbac, join_errors};
-use super::{Authorizer, Decision};
+use super::rbac::join_errors;
+use super::{Authorization, Authorizer, Decision};
 use crate::request::{Attributes, RequestInfo, User};
 
 const GROUP: &str = "authorization.k8s.io";
@@ -17,7 +18,7 @@ const GROUP: &str = "authorization.k8s.io";
 /// Evaluates a SubjectAccessReview: may the user in the spec do this.
 ///
 /// # Errors
-/// 422 where the spec does not say one thing exactly.
+/// 422 where the spec does not say one thing exactly, or the metadata says anything.
 pub async fn subject_access(review: Object, authorizer: &dyn Authorizer) -> Result<Object, Status> {
     let user = spec_user(&review);
     decide(review, user, authorizer, true, None).await
@@ -26,18 +27,12 @@ pub async fn subject_access(review: Object, authorizer: &dyn Authorizer) -> Resu
 /// Evaluates a LocalSubjectAccessReview in `namespace`.
 ///
 /// # Errors
-/// 400 where the namespaces differ; 422 as [`subject_access`].
+/// As [`subject_access`], and where the namespaces differ.
 pub async fn local_subject_access(
     review: Object,
     namespace: &str,
     authorizer: &dyn Authorizer,
 ) -> Result<Object, Status> {
-    let asked = review.0.pointer("/spec/resourceAttributes/namespace").and_then(Value::as_str);
-    if asked.unwrap_or_default() != namespace {
-        let message =
-            format!("spec.resourceAttributes.namespace must match namespace: {}", asked.unwrap_or_default());
-        return Err(Status::bad_request(message));
-    }
     let user = spec_user(&review);
     decide(review, user, authorizer, true, Some(namespace)).await
 }
@@ -58,7 +53,11 @@ pub async fn self_subject_access(
 ///
 /// # Errors
 /// 400 without a namespace; the RBAC index cannot be read.
-pub async fn self_subject_rules(mut review: Object, user: &User, rbac: &Rbac) -> Result<Object, Status> {
+pub async fn self_subject_rules(
+    mut review: Object,
+    user: &User,
+    Authorization { authorizer, rbac }: &Authorization,
+) -> Result<Object, Status> {
     let namespace = review.0.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default();
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
@@ -86,9 +85,11 @@ pub async fn self_subject_rules(mut review: Object, user: &User, rbac: &Rbac) ->
         "nonResourceRules": path_rules,
         "incomplete": false,
     });
-    if !resolved.errors.is_empty() {
+    let mut errors = authorizer.unresolved(user);
+    errors.extend(resolved.errors);
+    if !errors.is_empty() {
         status["incomplete"] = true.into();
-        status["evaluationError"] = join_errors(&resolved.errors).into();
+        status["evaluationError"] = join_errors(&errors).into();
     }
     review.0["status"] = status;
     Ok(review)
@@ -126,13 +127,13 @@ fn attributes(spec: &Value, user: User) -> Attributes {
             name: text(resource, "name"),
             ..RequestInfo::default()
         };
-        let selector = |field: &str| {
-            let raw = resource[field]["rawSelector"].as_str();
-            raw.map(str::to_owned).or_else(|| selector_text(&resource[field]["requirements"]))
+        let selector = |field: &str, of: fn(&Value) -> Option<String>| {
+            let raw = resource[field]["rawSelector"].as_str().filter(|raw| !raw.is_empty());
+            raw.map(str::to_owned).or_else(|| of(&resource[field]["requirements"]))
         };
         return Attributes {
-            field_selector: selector("fieldSelector"),
-            label_selector: selector("labelSelector"),
+            field_selector: selector("fieldSelector", field_text),
+            label_selector: selector("labelSelector", label_text),
             user,
             info,
         };
@@ -142,24 +143,111 @@ fn attributes(spec: &Value, user: User) -> Attributes {
     Attributes::new(user, info)
 }
 
-/// Requirements in the form a query carries. Only equality means anything to an authorizer here.
-fn selector_text(requirements: &Value) -> Option<String> {
-    let parts: Vec<String> = requirements
-        .as_array()?
-        .iter()
-        .filter_map(|requirement| {
-            let values = requirement["values"].as_array()?;
-            match (requirement["operator"].as_str()?, values.as_slice()) {
-                ("In", [one]) => {
-                    // Escaped: a value must not become a requirement of its own.
-                    let selector = fields::Selector::equals(requirement["key"].as_str()?, one.as_str()?);
-                    Some(selector.to_string())
-                }
-                _ => None,
-            }
-        })
-        .collect();
+/// Requirements of fields in the form a query carries. What a query cannot say is left out: it would only narrow.
+fn field_text(requirements: &Value) -> Option<String> {
+    let parts = requirements.as_array()?.iter().filter_map(|requirement| {
+        let [one] = requirement["values"].as_array()?.as_slice() else { return None };
+        // Escaped: a value must not become a requirement of its own.
+        let equal = fields::Selector::equals(requirement["key"].as_str()?, one.as_str()?).to_string();
+        match requirement["operator"].as_str()? {
+            "In" => Some(equal),
+            "NotIn" => Some(equal.replacen('=', "!=", 1)),
+            _ => None,
+        }
+    });
+    joined(parts)
+}
+
+/// The same for labels.
+fn label_text(requirements: &Value) -> Option<String> {
+    let parts = requirements.as_array()?.iter().filter_map(|requirement| {
+        let key = requirement["key"].as_str()?;
+        let values: Vec<&str> =
+            requirement["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        match requirement["operator"].as_str()? {
+            "In" => Some(format!("{key} in ({})", values.join(","))),
+            "NotIn" => Some(format!("{key} notin ({})", values.join(","))),
+            "Exists" => Some(key.to_owned()),
+            "DoesNotExist" => Some(format!("!{key}")),
+            _ => None,
+        }
+    });
+    joined(parts)
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> Option<String> {
+    let parts: Vec<String> = parts.collect();
     (!parts.is_empty()).then(|| parts.join(","))
+}
+
+/// What is wrong with a selector; `labels` says whether it is one of labels. Operators of newer clients pass.
+fn selector_errors(selector: &Value, path: &Path, labels: bool) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if !selector.is_object() {
+        return errors;
+    }
+    let raw = text(selector, "rawSelector");
+    let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    match (raw.is_empty(), requirements.is_empty()) {
+        (false, false) => errors.push(field::invalid(
+            &path.child("rawSelector"),
+            raw,
+            "may not specified at the same time as requirements",
+        )),
+        (true, true) => errors.push(field::required(
+            &path.child("requirements"),
+            format!("when {path} is specified, requirements or rawSelector is required"),
+        )),
+        _ => {}
+    }
+    for (index, requirement) in requirements.iter().enumerate() {
+        let path = path.child("requirements").index(index);
+        let (key, values) = (text(requirement, "key"), &requirement["values"]);
+        let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+        if key.is_empty() && !labels {
+            errors.push(field::required(&path.child("key"), "must be specified"));
+        }
+        match requirement["operator"].as_str().unwrap_or_default() {
+            "In" | "NotIn" if values.is_empty() => errors.push(field::required(
+                &path.child("values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(field::forbidden(
+                &path.child("values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            _ => {}
+        }
+        if labels {
+            let wrong = is_qualified_name(&key);
+            errors.extend(wrong.into_iter().map(|detail| field::invalid(&path.child("key"), key.as_str(), detail)));
+            for (at, value) in values.iter().enumerate() {
+                let value = value.as_str().unwrap_or_default();
+                let path = path.child("values").index(at);
+                let wrong = is_label_value(value);
+                errors.extend(wrong.into_iter().map(|detail| field::invalid(&path, value, detail)));
+            }
+        }
+    }
+    errors
+}
+
+/// What is said in the metadata of a review, which is nobody's.
+fn metadata(review: &Object, local: bool) -> Map<String, Value> {
+    let mut metadata = review.0["metadata"].as_object().cloned().unwrap_or_default();
+    metadata.remove("managedFields");
+    if local {
+        metadata.remove("namespace");
+    }
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    metadata.retain(|_, value| !empty(value));
+    metadata
 }
 
 fn validate(review: &Object, other_user: bool, local: Option<&str>) -> Result<(), Status> {
@@ -179,6 +267,22 @@ fn validate(review: &Object, other_user: bool, local: Option<&str>) -> Result<()
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",
         )),
         _ => {}
+    }
+    let said = metadata(review, local.is_some());
+    if !said.is_empty() {
+        let detail = if local.is_some() { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(field::invalid(&Path::new("metadata"), review.0["metadata"].clone(), detail));
+    }
+    for (name, labels) in [("fieldSelector", false), ("labelSelector", true)] {
+        let path = spec.child("resourceAttributes").child(name);
+        errors.extend(selector_errors(&resource[name], &path, labels));
+    }
+    if let Some(namespace) = local.filter(|_| resource.is_object()) {
+        let asked = text(resource, "namespace");
+        if asked != namespace {
+            let path = spec.child("resourceAttributes").child("namespace");
+            errors.push(field::invalid(&path, asked, "must match metadata.namespace"));
+        }
     }
     if local.is_some() && path.is_object() {
         errors.push(field::invalid(
@@ -209,86 +313,20 @@ async fn decide(
     local: Option<&str>,
 ) -> Result<Object, Status> {
     validate(&review, other_user, local)?;
-    let (decision, reason) = authorizer.authorize(&attributes(&review.0["spec"], user)).await;
-    let mut status = json!({ "allowed": decision == Decision::Allow });
-    if decision == Decision::Deny {
+    let said = authorizer.evaluate(&attributes(&review.0["spec"], user)).await;
+    let mut status = json!({ "allowed": said.decision == Decision::Allow });
+    if said.decision == Decision::Deny {
         status["denied"] = true.into();
     }
-    if !reason.is_empty() {
-        status["reason"] = reason.into();
+    if !said.reason.is_empty() {
+        status["reason"] = said.reason.into();
+    }
+    if let Some(error) = said.error {
+        status["evaluationError"] = error.into();
     }
     review.0["status"] = status;
     Ok(review)
 }
 
 #[cfg(test)]
-mod tests {
-    use async_trait::async_trait;
-
-    use super::*;
-
-    /// Allows jane everything on pods in namespace `a`.
-    struct Jane;
-
-    #[async_trait]
-    impl Authorizer for Jane {
-        async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
-            let info = &attributes.info;
-            if attributes.user.name == "jane" && info.resource == "pods" && info.namespace == "a" {
-                (Decision::Allow, "because".to_owned())
-            } else {
-                (Decision::NoOpinion, String::new())
-            }
-        }
-    }
-
-    #[test]
-    fn a_value_does_not_become_a_requirement() {
-        let one = |value: &str| json!([{"key": "metadata.name", "operator": "In", "values": [value]}]);
-        for value in ["a", "a,spec.nodeName=n1", "a\\,spec.nodeName=n1"] {
-            let text = selector_text(&one(value)).unwrap();
-            let read = fields::Selector::parse(&text).unwrap();
-            assert_eq!(read, fields::Selector::equals("metadata.name", value), "{text}");
-        }
-    }
-
-    fn review(kind: &str, spec: Value) -> Object {
-        Object(json!({ "apiVersion": "authorization.k8s.io/v1", "kind": kind, "metadata": {}, "spec": spec }))
-    }
-
-    #[tokio::test]
-    async fn reviews_tell_what_the_authorizer_says() {
-        let pods = json!({ "verb": "get", "resource": "pods", "namespace": "a" });
-        let spec = json!({ "user": "jane", "resourceAttributes": pods });
-        let done = subject_access(review("SubjectAccessReview", spec), &Jane).await.unwrap();
-        assert_eq!(done.0["status"], json!({ "allowed": true, "reason": "because" }));
-
-        let spec = json!({ "resourceAttributes": pods });
-        let bob = User::new("bob", &[]);
-        let done = self_subject_access(review("SelfSubjectAccessReview", spec), &bob, &Jane).await;
-        assert_eq!(done.unwrap().0["status"], json!({ "allowed": false }));
-
-        let spec = json!({ "user": "jane", "resourceAttributes": pods });
-        let local = review("LocalSubjectAccessReview", spec);
-        assert!(local_subject_access(local.clone(), "b", &Jane).await.unwrap_err().is_bad_request());
-        assert_eq!(local_subject_access(local, "a", &Jane).await.unwrap().0["status"]["allowed"], true);
-    }
-
-    #[tokio::test]
-    async fn a_review_asks_one_thing_about_somebody() {
-        let pods = json!({ "verb": "get", "resource": "pods" });
-        let path = json!({ "verb": "get", "path": "/" });
-        for (spec, part) in [
-            (json!({ "user": "jane" }), "exactly one of nonResourceAttributes or resourceAttributes"),
-            (
-                json!({ "user": "jane", "resourceAttributes": pods, "nonResourceAttributes": path }),
-                "cannot be specified in combination",
-            ),
-            (json!({ "resourceAttributes": pods }), "at least one of user or group must be specified"),
-        ] {
-            let error = subject_access(review("SubjectAccessReview", spec), &Jane).await.unwrap_err();
-            assert_eq!(error.code, 422);
-            assert!(error.message.contains(part), "{}", error.message);
-        }
-    }
-}
+mod tests;

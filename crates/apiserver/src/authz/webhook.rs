@@ -1,15 +1,16 @@
 //! Asks another server whether somebody may do something, by a SubjectAccessReview.
 //!
 //! Answers are remembered, allowances for longer than refusals. When the server cannot be asked the failure policy
-//! decides; match conditions keep it from being asked about what it has no opinion of.
+//! decides, and why is told; match conditions keep it from being asked about what it has no opinion of. Selectors are
+//! sent as the requirements that they are made of, since they only narrow: what cannot be read is left out.
 //! Upstream: apiserver/plugin/pkg/authorizer/webhook, apiserver/pkg/authorization/cel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::selector::{fields, labels};
 use async_trait::async_trait;
-use bytes::Bytes;
 use client::Transport;
 use foundation::SharedClock;
 use parking_lot::Mutex;
@@ -17,14 +18,14 @@ use schema::cel::value::from_json;
 use schema::cel::{self, Bindings, Program, Scope, Type};
 use serde_json::{Value, json};
 
-use super::{Authorizer, Decision};
-use crate::request::Attributes;
+use super::{Authorizer, Decision, Evaluation};
+use crate::request::{Attributes, User};
+use crate::reviewer::Reviewer;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 8192;
 /// Requests with longer names are not remembered: nobody is to fill the memory with them.
 const LONGEST: usize = 10_000;
-const ANSWER: usize = 1 << 20;
 
 /// What is decided when the server cannot be asked, or a condition cannot be evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,7 @@ type Answers = HashMap<String, (Duration, Decision, String)>;
 /// The authorizer.
 pub struct Webhook {
     options: Options,
+    reviewer: Reviewer,
     clock: SharedClock,
     known: Mutex<Answers>,
 }
@@ -88,7 +90,13 @@ pub struct Webhook {
 impl Webhook {
     /// An authorizer that asks as `options` say.
     pub fn new(options: Options, clock: SharedClock) -> Self {
-        Self { options, clock, known: Mutex::default() }
+        let reviewer = Reviewer {
+            transport: options.transport.clone(),
+            path: options.path.clone(),
+            timeout: options.timeout,
+            clock: clock.clone(),
+        };
+        Self { options, reviewer, clock, known: Mutex::default() }
     }
 
     /// Whether the server is to be asked; an error where that cannot be said.
@@ -112,24 +120,7 @@ impl Webhook {
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {"creationTimestamp": null},
             "spec": spec, "status": {"allowed": false},
         });
-        let request = http::Request::post(self.options.path.as_str())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json")
-            .body(Bytes::from(review.to_string()))
-            .map_err(|error| error.to_string())?;
-        let exchange = async {
-            let response = self.options.transport.send(request).await.map_err(|error| error.to_string())?;
-            if !response.status().is_success() {
-                return Err(format!("it answered {}", response.status()));
-            }
-            let body =
-                crate::response::read(response.into_body(), ANSWER).await.map_err(|e| e.to_string())?;
-            serde_json::from_slice::<Value>(&body).map_err(|error| error.to_string())
-        };
-        let mut answer = tokio::select! {
-            answer = exchange => answer?,
-            () = self.clock.sleep(self.options.timeout) => return Err("no answer in time".to_owned()),
-        };
+        let mut answer: Value = self.reviewer.ask(&review).await?;
         let status = answer["status"].take();
         let reason = status["reason"].as_str().unwrap_or_default().to_owned();
         match (status["allowed"] == true, status["denied"] == true) {
@@ -142,13 +133,44 @@ impl Webhook {
         }
     }
 
-    fn failed(&self, problem: &str) -> (Decision, String) {
+    fn failed(&self, problem: String) -> Evaluation {
         tracing::warn!(webhook = self.options.name, problem, "the authorization webhook cannot be asked");
-        match self.options.failure {
-            FailurePolicy::NoOpinion => (Decision::NoOpinion, String::new()),
-            FailurePolicy::Deny => (Decision::Deny, String::new()),
-        }
+        let decision = match self.options.failure {
+            FailurePolicy::NoOpinion => Decision::NoOpinion,
+            FailurePolicy::Deny => Decision::Deny,
+        };
+        Evaluation { decision, reason: String::new(), error: Some(problem) }
     }
+}
+
+/// The requirements of a field selector, as reviews have them.
+fn field_requirements(selector: &str) -> Vec<Value> {
+    let read = fields::Selector::parse(selector).unwrap_or_default();
+    let requirements = read.requirements().iter().map(|requirement| {
+        let operator = if requirement.equal { "In" } else { "NotIn" };
+        json!({"key": requirement.field, "operator": operator, "values": [requirement.value]})
+    });
+    requirements.collect()
+}
+
+/// The requirements of a label selector, as reviews have them. They know no comparisons of numbers.
+fn label_requirements(selector: &str) -> Vec<Value> {
+    let Ok(read) = labels::Selector::parse(selector) else { return Vec::new() };
+    let requirements = read.requirements().iter().filter_map(|requirement| {
+        let (operator, valued) = match requirement.operator {
+            labels::Operator::In => ("In", true),
+            labels::Operator::NotIn => ("NotIn", true),
+            labels::Operator::Exists => ("Exists", false),
+            labels::Operator::DoesNotExist => ("DoesNotExist", false),
+            labels::Operator::GreaterThan | labels::Operator::LessThan => return None,
+        };
+        let mut out = json!({"key": requirement.key, "operator": operator});
+        if valued {
+            out["values"] = json!(requirement.values);
+        }
+        Some(out)
+    });
+    requirements.collect()
 }
 
 /// The spec of the review about a request.
@@ -181,12 +203,12 @@ fn spec(attributes: &Attributes) -> Value {
         ("subresource", &info.subresource),
         ("name", &info.name),
     ]);
-    // Unread, as upstream sends what it cannot parse: the other side has the whole of it.
-    for (name, selector) in
-        [("fieldSelector", &attributes.field_selector), ("labelSelector", &attributes.label_selector)]
-    {
-        if let Some(selector) = selector {
-            resource[name] = json!({"rawSelector": selector});
+    for (name, requirements) in [
+        ("fieldSelector", attributes.field_selector.as_deref().map(field_requirements)),
+        ("labelSelector", attributes.label_selector.as_deref().map(label_requirements)),
+    ] {
+        if let Some(requirements) = requirements.filter(|requirements| !requirements.is_empty()) {
+            resource[name] = json!({"requirements": requirements});
         }
     }
     spec["resourceAttributes"] = resource;
@@ -196,20 +218,26 @@ fn spec(attributes: &Attributes) -> Value {
 #[async_trait]
 impl Authorizer for Webhook {
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        let Evaluation { decision, reason, .. } = self.evaluate(attributes).await;
+        (decision, reason)
+    }
+
+    async fn evaluate(&self, attributes: &Attributes) -> Evaluation {
         let spec = spec(attributes);
+        let said = |decision, reason| Evaluation { decision, reason, error: None };
         match self.concerns(&spec) {
             Ok(true) => {}
-            Ok(false) => return (Decision::NoOpinion, String::new()),
-            Err(problem) => return self.failed(&problem),
+            Ok(false) => return said(Decision::NoOpinion, String::new()),
+            Err(problem) => return self.failed(problem),
         }
         let key = spec.to_string();
         let now = self.clock.monotonic();
         if let Some((_, decision, reason)) = self.known.lock().get(&key).filter(|(until, ..)| now < *until) {
-            return (*decision, reason.clone());
+            return said(*decision, reason.clone());
         }
         let (decision, reason) = match self.ask(&spec).await {
             Ok(answer) => answer,
-            Err(problem) => return self.failed(&problem),
+            Err(problem) => return self.failed(problem),
         };
         let keep = match decision {
             Decision::Allow => self.options.authorized,
@@ -224,45 +252,28 @@ impl Authorizer for Webhook {
                 known.insert(key, (now + keep, decision, reason.clone()));
             }
         }
-        (decision, reason)
+        said(decision, reason)
+    }
+
+    fn unresolved(&self, _: &User) -> Vec<String> {
+        vec!["webhook authorizer does not support user rule resolution".to_owned()]
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
-    use client::TransportError;
     use foundation::ManualClock;
 
     use super::*;
-    use crate::request::{RequestInfo, User};
-    use crate::response;
-
-    /// Answers what it is told to, and remembers what it was asked.
-    struct Server {
-        answers: Mutex<VecDeque<(u16, Value)>>,
-        asked: Mutex<Vec<Value>>,
-    }
-
-    #[async_trait]
-    impl Transport for Server {
-        async fn send(
-            &self,
-            request: http::Request<Bytes>,
-        ) -> Result<http::Response<client::Body>, TransportError> {
-            self.asked.lock().push(serde_json::from_slice(request.body()).unwrap());
-            let (code, status) = self.answers.lock().pop_front().expect("not asked more often than expected");
-            Ok(response::json(code, &json!({"status": status})))
-        }
-    }
+    use crate::request::RequestInfo;
+    use crate::reviewer::testing::Server;
 
     fn world(
         answers: Vec<(u16, Value)>,
         failure: FailurePolicy,
         conditions: &[&str],
     ) -> (Webhook, Arc<Server>, ManualClock) {
-        let server = Arc::new(Server { answers: Mutex::new(answers.into()), asked: Mutex::default() });
+        let server = Server::new(answers);
         let clock = ManualClock::default();
         let options = Options {
             name: "w".into(),
@@ -319,13 +330,39 @@ mod tests {
         for (failure, want) in
             [(FailurePolicy::NoOpinion, Decision::NoOpinion), (FailurePolicy::Deny, Decision::Deny)]
         {
-            let (webhook, _, _) = world(vec![(500, Value::Null)], failure, &[]);
-            assert_eq!(webhook.authorize(&ask("/x")).await.0, want);
+            let (webhook, _, _) = world(vec![(400, Value::Null)], failure, &[]);
+            let said = webhook.evaluate(&ask("/x")).await;
+            assert_eq!((said.decision, said.error.as_deref()), (want, Some("it answered 400 Bad Request")));
             let (webhook, server, _) =
                 world(vec![], failure, &["request.resourceAttributes.namespace == 'a'"]);
             assert_eq!(webhook.authorize(&ask("/x")).await.0, want, "the condition cannot be evaluated");
             assert!(server.asked.lock().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn selectors_are_sent_as_their_requirements() {
+        let (webhook, server, _) = world(vec![(200, json!({"allowed": true}))], FailurePolicy::Deny, &[]);
+        let mut pods = ask("/api/v1/pods");
+        pods.field_selector = Some("spec.nodeName=n1,status.phase!=Failed".into());
+        pods.label_selector = Some("a in (x,y),b,!c,d!=z,e>5".into());
+        assert_eq!(webhook.authorize(&pods).await.0, Decision::Allow);
+        let attributes = &server.asked.lock()[0]["spec"]["resourceAttributes"];
+        let fields = json!({"requirements": [
+            {"key": "spec.nodeName", "operator": "In", "values": ["n1"]},
+            {"key": "status.phase", "operator": "NotIn", "values": ["Failed"]},
+        ]});
+        assert_eq!(attributes["fieldSelector"], fields);
+        let labels = json!({"requirements": [
+            {"key": "a", "operator": "In", "values": ["x", "y"]},
+            {"key": "b", "operator": "Exists"},
+            {"key": "c", "operator": "DoesNotExist"},
+            {"key": "d", "operator": "NotIn", "values": ["z"]},
+        ]});
+        assert_eq!(attributes["labelSelector"], labels);
+        let mut odd = ask("/api/v1/pods");
+        odd.field_selector = Some("nonsense".into());
+        assert!(spec(&odd)["resourceAttributes"]["fieldSelector"].is_null(), "what cannot be read is left out");
     }
 
     #[tokio::test]

@@ -45,8 +45,6 @@ pub(super) struct SelfSubjectRulesReviews;
 #[async_trait]
 impl Rest for SelfSubjectRulesReviews {
     async fn answer(&self, call: &Call, object: &Object) -> Result<Option<Object>, Status> {
-        review::self_subject_rules(object.clone(), &call.user, &call.server.authorization.rbac)
-            .await
-            .map(Some)
+        review::self_subject_rules(object.clone(), &call.user, &call.server.authorization).await.map(Some)
     }
 }

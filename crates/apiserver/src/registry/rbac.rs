@@ -15,8 +15,14 @@ pub(super) struct Policy;
 impl Rest for Policy {
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let resource = call.resource.descriptor.group_version_resource();
-        let write =
-            Write { resource: &resource, namespace: &call.info.namespace, user: &call.user, new, old };
+        let write = Write {
+            resource: &resource,
+            namespace: &call.info.namespace,
+            name: &call.info.name,
+            user: &call.user,
+            new,
+            old,
+        };
         let authorization = &call.server.authorization;
         escalation::check(write, &*authorization.authorizer, &authorization.rbac).await
     }

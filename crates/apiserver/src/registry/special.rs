@@ -6,7 +6,7 @@ use api::kind::Descriptor;
 
 use super::{
     Plain, Rest, admissionregistration::Expressions, apiextensions, authentication, authorization,
-    certificates, core, rbac,
+    certificates, core, rbac, resource,
 };
 
 type Make = fn() -> Arc<dyn Rest>;
@@ -42,6 +42,7 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("rbac.authorization.k8s.io", "clusterroles", || Arc::new(rbac::Policy)),
     ("rbac.authorization.k8s.io", "rolebindings", || Arc::new(rbac::Policy)),
     ("rbac.authorization.k8s.io", "roles", || Arc::new(rbac::Policy)),
+    ("resource.k8s.io", "resourceclaims", || Arc::new(resource::ResourceClaims)),
 ];
 
 /// What `descriptor`'s resource does differently.

@@ -9,7 +9,15 @@ use super::expressions::{Data, Decided, Environment};
 
 /// The conditions of one webhook or policy.
 #[derive(Debug)]
-pub(crate) struct Conditions(Vec<(String, Result<Program, String>)>);
+pub(crate) struct Conditions(Vec<Condition>);
+
+#[derive(Debug)]
+struct Condition {
+    name: String,
+    /// As it was written: errors quote it.
+    expression: String,
+    program: Result<Program, String>,
+}
 
 /// What conditions say of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +43,11 @@ pub(crate) fn compile_bool(expression: &str, scope: &Scope) -> Result<Program, S
 impl Conditions {
     /// Compiles conditions. What does not compile (validation has seen to that) fails when it is evaluated.
     pub fn new(conditions: &[MatchCondition], scope: &Scope) -> Self {
-        let compile =
-            |condition: &MatchCondition| (condition.name.clone(), compile_bool(&condition.expression, scope));
+        let compile = |condition: &MatchCondition| Condition {
+            name: condition.name.clone(),
+            expression: condition.expression.clone(),
+            program: compile_bool(&condition.expression, scope),
+        };
         Self(conditions.iter().map(compile).collect())
     }
 
@@ -50,7 +61,7 @@ impl Conditions {
         let environment = Environment { data, known, variables: None };
         let mut budget = REQUEST_BUDGET / 4;
         let mut broken = Vec::new();
-        for (name, program) in &self.0 {
+        for Condition { name, expression, program } in &self.0 {
             let program = match program {
                 Ok(program) => program,
                 Err(error) => {
@@ -65,7 +76,7 @@ impl Conditions {
                 Ok(Value::Bool(true)) => {}
                 Ok(Value::Bool(false)) => return Ok(Verdict::Fails(name.clone())),
                 Ok(other) => broken.push(format!("expression gave {}, not bool", other.type_name())),
-                Err(error) => broken.push(format!("expression '{name}' resulted in error: {error}")),
+                Err(error) => broken.push(format!("expression '{expression}' resulted in error: {error}")),
             }
             if budget < 0 {
                 broken.push(
@@ -80,5 +91,31 @@ impl Conditions {
             1 => Verdict::Broken(broken.remove(0)),
             _ => Verdict::Broken(format!("[{}]", broken.join(", "))),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::expressions::{self, Names};
+    use super::*;
+
+    #[test]
+    fn errors_quote_the_expression() {
+        let scope = expressions::scope(Names::default(), expressions::dynamic(), expressions::dynamic());
+        let condition = |name: &str, expression: &str| MatchCondition {
+            name: name.to_owned(),
+            expression: expression.to_owned(),
+        };
+        let object = serde_json::json!({ "metadata": { "name": "x" } });
+        let data = Data { object, ..Data::default() };
+        let say = |conditions: &[MatchCondition]| {
+            Conditions::new(conditions, &scope).evaluate(&data, &Decided::default()).unwrap()
+        };
+        let broken = condition("second", "object.spec.missing == 1");
+        let text = "expression 'object.spec.missing == 1' resulted in error: no such key: spec";
+        assert_eq!(say(std::slice::from_ref(&broken)), Verdict::Broken(text.into()));
+        let fails = condition("third", "object.metadata.name == 'y'");
+        assert_eq!(say(&[broken, fails]), Verdict::Fails("third".into()), "one that is false is enough");
+        assert_eq!(say(&[condition("fine", "object.metadata.name == 'x'")]), Verdict::Holds);
     }
 }

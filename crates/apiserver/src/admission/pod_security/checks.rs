@@ -18,7 +18,7 @@ const KNOWS_WINDOWS: u32 = 25;
 const KNOWS_USER_NAMESPACES: u32 = 35;
 
 /// What one check has against a pod.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Finding {
     /// In a few words.
     pub(super) reason: String,

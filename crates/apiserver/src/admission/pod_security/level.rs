@@ -54,20 +54,71 @@ impl fmt::Display for LevelVersion {
     }
 }
 
-/// What holds for namespaces without labels.
+impl LevelVersion {
+    /// Reads a level (`baseline`) and a version (`latest`, `v1.25`) as configuration files and labels have them.
+    pub fn parse(level: &str, version: &str) -> Option<Self> {
+        Some(Self { level: Level::parse(level)?, version: self::version(version)? })
+    }
+}
+
+/// Whom the standards are not applied to.
+#[derive(Clone, Debug, Default)]
+pub struct Exemptions {
+    /// Users whose requests are not looked at.
+    pub usernames: Vec<String>,
+    /// Namespaces in which nothing is looked at.
+    pub namespaces: Vec<String>,
+    /// RuntimeClasses whose pods are not looked at.
+    pub runtime_classes: Vec<String>,
+}
+
+/// What holds for namespaces without labels, and where nothing does.
 #[derive(Clone, Debug, Default)]
 pub struct Defaults {
     /// What pods are refused by.
     pub enforce: LevelVersion,
+    /// What is noted in the audit log.
+    pub audit: LevelVersion,
     /// What is warned about.
     pub warn: LevelVersion,
+    /// Whom the standards are not applied to.
+    pub exemptions: Exemptions,
 }
 
 /// What a namespace's labels ask for.
 pub(super) struct Policy {
     pub(super) enforce: LevelVersion,
+    pub(super) audit: LevelVersion,
     pub(super) warn: LevelVersion,
     pub(super) errors: ErrorList,
+}
+
+impl Policy {
+    /// Whether no mode asks for anything.
+    pub(super) fn is_privileged(&self) -> bool {
+        [self.enforce, self.audit, self.warn].iter().all(|mode| mode.level == Level::Privileged)
+    }
+
+    /// The modes that labels set and that ask for something, as a warning tells them; `None` where the policy is
+    /// what holds without labels.
+    pub(super) fn described(
+        &self,
+        labels: &BTreeMap<String, String>,
+        defaults: &Defaults,
+    ) -> Option<String> {
+        if self.is_privileged()
+            || (self.enforce, self.audit, self.warn) == (defaults.enforce, defaults.audit, defaults.warn)
+        {
+            return None;
+        }
+        let labelled = |mode: &str| {
+            labels.contains_key(&format!("{PREFIX}{mode}"))
+                || labels.contains_key(&format!("{PREFIX}{mode}-version"))
+        };
+        let modes = [("enforce", self.enforce), ("audit", self.audit), ("warn", self.warn)];
+        let told = modes.iter().filter(|(mode, held)| held.level != Level::Privileged && labelled(mode));
+        Some(told.map(|(mode, held)| format!("{mode}={held}")).collect::<Vec<_>>().join(", "))
+    }
 }
 
 fn version(text: &str) -> Option<Option<u32>> {
@@ -115,17 +166,16 @@ fn one(
     chosen
 }
 
-/// Reads the labels. Where they are wrong, pods are held to the strictest standard and nobody is warned.
+/// Reads the labels. Where they are wrong, pods are held to the strictest standard, and nobody is warned or told.
 pub(super) fn policy(labels: &BTreeMap<String, String>, defaults: &Defaults) -> Policy {
     let mut errors = ErrorList::new();
     let enforce = one(labels, "enforce", defaults.enforce, Level::Restricted, &mut errors);
-    // Read only to be checked: it belongs to the audit log.
-    one(labels, "audit", LevelVersion::default(), Level::Privileged, &mut errors);
+    let audit = one(labels, "audit", defaults.audit, Level::Privileged, &mut errors);
     let mut warn = one(labels, "warn", defaults.warn, Level::Privileged, &mut errors);
     // Who enforces and says nothing of warnings is warned of what makes pods by the same standard.
     let silent = !labels.contains_key(&format!("{PREFIX}warn"));
     if silent && enforce.level > warn.level && labels.contains_key(&format!("{PREFIX}enforce")) {
         warn = enforce;
     }
-    Policy { enforce, warn, errors }
+    Policy { enforce, audit, warn, errors }
 }

@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::super::testing::{Write, pod, run};
 use super::*;
+use crate::audit::tests::annotated;
 use crate::authz::fake::FakeCluster;
+use crate::request::User;
 
 fn namespace(labels: Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "a", "labels": labels } })
@@ -148,5 +150,67 @@ async fn labels_are_checked_and_raising_a_level_warns() {
             "existing pods in namespace \"a\" violate the new PodSecurity enforce level \"baseline:latest\"",
             "p1 (and 1 other pod): host namespaces",
         ]
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_told_what_was_enforced_and_what_would_not_pass() {
+    let label = |mode: &str| format!("pod-security.kubernetes.io/{mode}");
+    let bad = || pod(json!({ "hostPID": true, "containers": [] }));
+    let deployment = json!({ "metadata": { "name": "d", "namespace": "a" }, "spec": { "template": bad() } });
+    let deploy = || Write::create("deployments.apps", "Deployment", deployment.clone());
+    let create = || Write::create("pods", "Pod", bad());
+    let violation = "would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)";
+    let audit = json!({ label("audit"): "baseline" });
+    let wrong = "Failed to parse policy: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"x\": \
+                 must be one of privileged, baseline, restricted";
+    #[rustfmt::skip]
+    let table = [
+        (json!({}), create(), json!({ label("enforce-policy"): "privileged:latest" })),
+        (json!({}), deploy(), json!({})),
+        (audit.clone(), create(), json!({ label("enforce-policy"): "privileged:latest", label("audit-violations"): violation })),
+        (audit, deploy(), json!({ label("audit-violations"): violation })),
+        (json!({ label("enforce"): "baseline", label("enforce-version"): "v1.25" }), create(), json!({ label("enforce-policy"): "baseline:v1.25" })),
+        (json!({ label("enforce"): "x" }), create(), json!({ label("enforce-policy"): "restricted:latest", label("error"): wrong })),
+    ];
+    for (labels, write, want) in table {
+        let cluster = cluster(labels.clone());
+        let (_, notes) = annotated("Metadata", run(&plugin(), &cluster, write)).await;
+        assert_eq!(notes, want, "{labels}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_exempt_is_let_through_and_noted() {
+    let exemptions = Exemptions {
+        usernames: vec!["jane".into()],
+        namespaces: vec!["kube-system".into()],
+        runtime_classes: vec!["sandboxed".into()],
+    };
+    let plugin = PodSecurity::new(Defaults { exemptions, ..Defaults::default() });
+    let cluster = cluster(enforce("restricted"));
+    let bad = |class: Option<&str>, namespace: &str| {
+        let mut bad = pod(json!({ "hostPID": true, "containers": [], "runtimeClassName": class }));
+        bad["metadata"]["namespace"] = namespace.into();
+        Write::create("pods", "Pod", bad)
+    };
+    let bob = || User::new("bob", &[]);
+    for (write, want) in [
+        (bad(None, "a"), Some("user")),
+        (bad(None, "a").by(bob()), None),
+        (bad(Some("other"), "a").by(bob()), None),
+        (bad(Some("sandboxed"), "a").by(bob()), Some("runtimeClass")),
+        (bad(None, "kube-system").by(bob()), Some("namespace")),
+    ] {
+        let (outcome, notes) = annotated("Metadata", run(&plugin, &cluster, write)).await;
+        assert_eq!(outcome.is_ok(), want.is_some(), "{outcome:?}");
+        assert_eq!(notes["pod-security.kubernetes.io/exempt"].as_str(), want);
+    }
+    let mut exempt = namespace(enforce("baseline"));
+    exempt["metadata"]["name"] = "kube-system".into();
+    let (_, warnings) = run(&plugin, &cluster, Write::create("namespaces", "Namespace", exempt)).await.unwrap();
+    assert_eq!(
+        warnings,
+        ["namespace \"kube-system\" is exempt from Pod Security, and the policy (enforce=baseline:latest) will be ignored"]
     );
 }

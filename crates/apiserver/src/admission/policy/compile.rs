@@ -63,6 +63,8 @@ pub(in crate::admission) struct Binding {
     pub denies: bool,
     pub warns: bool,
     pub audits: bool,
+    /// All that it does, as it was written.
+    pub actions: Vec<String>,
 }
 
 fn matcher(resources: MatchResources, all: bool) -> Matcher {
@@ -247,6 +249,7 @@ pub(super) fn validating_binding(object: &Object) -> Option<Binding> {
         denies: has("Deny"),
         warns: has("Warn"),
         audits: has("Audit"),
+        actions,
     })
 }
 
@@ -262,5 +265,6 @@ pub(super) fn mutating_binding(object: &Object) -> Option<Binding> {
         denies: true,
         warns: false,
         audits: false,
+        actions: Vec::new(),
     })
 }

@@ -149,7 +149,7 @@ impl Plugin for ValidatingAdmissionPolicy {
                     if matching.binding.audits {
                         failures.push(json!({
                             "message": message, "policy": policy, "binding": binding, "expressionIndex": index,
-                            "validationActions": ["Audit"],
+                            "validationActions": matching.binding.actions,
                         }));
                     }
                 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use schema::FieldValidation;
 use serde_json::Value;
 
-use super::{Parts, Webhook, call::Failure, data, failed, matching, review, versions};
+use super::{Annotator, Parts, Webhook, call::Failure, data, failed, matching, review, versions};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::matching::Matched;
 use crate::admission::metrics::{self, Step};
@@ -37,6 +37,7 @@ impl MutatingAdmissionWebhook {
         webhook: &Webhook,
         matched: &Matched,
         request: &mut Request<'_>,
+        annotator: Annotator<'_>,
     ) -> Result<Option<Value>, Failure> {
         let data = data(request, matched, &self.surroundings).await;
         let data = data.map_err(|error| Failure::Denied(Box::new(error)))?;
@@ -59,6 +60,7 @@ impl MutatingAdmissionWebhook {
         }
         let patched = schema::patch::json_patch(data.object, &patch)
             .map_err(|error| Failure::Denied(Box::new(Status::internal(error.message))))?;
+        annotator.patched(&patch);
         let registry = &self.surroundings.registry;
         let back = versions::convert(registry, &patched, &matched.resource, &request.resource).await;
         back.map(Some).map_err(|error| Failure::Denied(Box::new(error)))
@@ -124,12 +126,14 @@ impl Plugin for MutatingAdmissionWebhook {
         request.reinvocation.begin(NAME, object);
         // Collected: an iterator with a closure cannot be kept while waiting.
         let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();
-        for webhook in webhooks {
+        for (index, webhook) in webhooks.into_iter().enumerate() {
             let Some(matched) = webhook.wants(request, &self.surroundings, cluster).await? else { continue };
             if request.reinvocation.again && !request.reinvocation.rounds(NAME).is_due(&webhook.id) {
                 continue;
             }
+            let annotator = Annotator::mutating(webhook, request.reinvocation.again, index);
             if request.dry_run && !webhook.allows_dry_run {
+                annotator.called(false);
                 return Err(Status::bad_request(format!(
                     "admission webhook {:?} does not support dry run",
                     webhook.name
@@ -137,22 +141,25 @@ impl Plugin for MutatingAdmissionWebhook {
             }
             let began = self.surroundings.clock.monotonic();
             let span = webhook.span("Call mutating webhook", request);
-            let outcome = span.around(self.call(webhook, &matched, request)).await;
+            let outcome = span.around(self.call(webhook, &matched, request, annotator)).await;
             drop(span);
             let took = self.surroundings.clock.monotonic().saturating_sub(began);
             metrics::webhook(&webhook.name, Step::Admit, request.operation, outcome.is_err(), took);
-            match outcome {
-                Ok(Some(patched)) => {
-                    let typed = self.surroundings.retyped(request, patched)?;
-                    let Some(object) = request.object.as_deref_mut() else { continue };
+            let mut mutated = false;
+            let passed = match outcome {
+                Ok(Some(patched)) => self.surroundings.retyped(request, patched).map(|typed| {
+                    let Some(object) = request.object.as_deref_mut() else { return };
                     if object.0 != typed {
                         object.0 = typed;
                         request.reinvocation.changed(NAME);
+                        mutated = true;
                     }
-                }
-                Ok(None) => {}
-                Err(error) => failed(webhook, error)?,
-            }
+                }),
+                Ok(None) => Ok(()),
+                Err(error) => failed(webhook, error, annotator),
+            };
+            annotator.called(mutated);
+            passed?;
             if webhook.reinvoked {
                 request.reinvocation.rounds(NAME).ran(&webhook.id);
             }

@@ -8,7 +8,7 @@ use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 
-use super::{Parts, Webhook, call::Failure, data, failed, matching, review};
+use super::{Annotator, Parts, Webhook, call::Failure, data, failed, matching, review};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
@@ -31,17 +31,18 @@ impl ValidatingAdmissionWebhook {
     fn calling<'a>(
         &'a self,
         webhook: &'a Webhook,
+        annotator: Annotator<'a>,
         sent: serde_json::Value,
         operation: Operation,
         span: Span,
-    ) -> BoxFuture<'a, (&'a Webhook, Result<review::Answer, Failure>)> {
+    ) -> BoxFuture<'a, (&'a Webhook, Annotator<'a>, Result<review::Answer, Failure>)> {
         let clock = &self.surroundings.clock;
         Box::pin(async move {
             let began = clock.monotonic();
             let outcome = span.around(self.call(webhook, sent)).await;
             let took = clock.monotonic().saturating_sub(began);
             metrics::webhook(&webhook.name, Step::Validate, operation, outcome.is_err(), took);
-            (webhook, outcome)
+            (webhook, annotator, outcome)
         })
     }
 
@@ -94,7 +95,7 @@ impl Plugin for ValidatingAdmissionWebhook {
             return Ok(());
         }
         let configurations = self.configurations.get(cluster).await?;
-        let mut calls = Vec::new();
+        let (mut calls, mut called) = (Vec::new(), 0);
         // Collected: an iterator with a closure cannot be kept while waiting.
         let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();
         for webhook in webhooks {
@@ -105,24 +106,26 @@ impl Plugin for ValidatingAdmissionWebhook {
                     webhook.name
                 )));
             }
+            let annotator = Annotator::validating(webhook, called);
+            called += 1;
             let data = data(request, &matched, &self.surroundings).await?;
             match review::review(webhook, request, &matched, &data, &self.surroundings.uid()) {
                 Ok(sent) => {
                     let span = webhook.span("Call validating webhook", request);
-                    calls.push(self.calling(webhook, sent, request.operation, span));
+                    calls.push(self.calling(webhook, annotator, sent, request.operation, span));
                 }
-                Err(error) => failed(webhook, error)?,
+                Err(error) => failed(webhook, error, annotator)?,
             }
         }
         let mut refused = None;
-        for (webhook, outcome) in join_all(calls).await {
+        for (webhook, annotator, outcome) in join_all(calls).await {
             match outcome {
                 Ok(answer) => {
                     request.warnings.extend(answer.warnings);
                     crate::audit::annotate_all(&answer.annotations);
                 }
                 Err(error) => {
-                    if let Err(status) = failed(webhook, error) {
+                    if let Err(status) = failed(webhook, error, annotator) {
                         refused.get_or_insert(status);
                     }
                 }

@@ -49,10 +49,10 @@ impl Issuer {
     }
 
     /// Answers a TokenRequest for an account: fills in the spec's defaults and the status. Warnings for the
-    /// client are added to `warnings`.
+    /// client are added to `warnings`; the audit log is told the token's id.
     ///
     /// # Errors
-    /// 404 where the account or the bound object does not exist, 409 where its UID is another, 400 and 422 as
+    /// 404 where the bound object does not exist, 409 where its UID or the account's is another, 400 and 422 as
     /// upstream.
     pub async fn issue(
         &self,
@@ -62,6 +62,7 @@ impl Issuer {
     ) -> Result<Object, Status> {
         let now = self.clock.now();
         let namespace = account.namespace().unwrap_or_default().to_owned();
+        addressed(account, &namespace, &request)?;
         let spec = &mut request.0["spec"];
         if !spec.is_object() {
             *spec = json!({});
@@ -112,6 +113,8 @@ impl Issuer {
             private,
         };
         let token = self.keys.sign(&claims).map_err(Status::internal)?;
+        let id = format!("JTI={}", claims.jti);
+        crate::audit::annotate("authentication.kubernetes.io/issued-credential-id", &id);
         let end = now + SignedDuration::from_secs(seconds);
         request.0["metadata"]["name"] = account.name().into();
         request.0["metadata"]["namespace"] = namespace.into();
@@ -181,6 +184,31 @@ impl Issuer {
         }
         Ok(private)
     }
+}
+
+/// Whether the request, where it names an account, names this one.
+fn addressed(account: &Object, namespace: &str, request: &Object) -> Result<(), Status> {
+    let metadata = Path::new("metadata");
+    for (field, named, own) in [
+        ("name", request.name(), account.name()),
+        ("namespace", request.namespace().unwrap_or_default(), namespace),
+    ] {
+        if !named.is_empty() && named != own {
+            let detail = format!("must match the service account {field} if specified");
+            let errors = vec![field::invalid(&metadata.child(field), named, detail)];
+            let kind = GroupKind::new("authentication.k8s.io", "TokenRequest");
+            return Err(Status::invalid(&kind, account.name(), errors));
+        }
+    }
+    let (asked, own) = (request.uid(), account.uid());
+    if !asked.is_empty() && asked != own {
+        let message = format!(
+            "the UID in the token request ({asked}) does not match the UID of the service account ({own})"
+        );
+        let resource = GroupResource::new("authentication.k8s.io", "TokenRequest");
+        return Err(Status::conflict(&resource, account.name(), message));
+    }
+    Ok(())
 }
 
 fn validate(name: &str, seconds: i64) -> Result<(), Status> {

@@ -11,6 +11,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::audit::tests::annotated;
 use crate::authn::{self, Credentials};
 use crate::authz::fake::FakeCluster;
 use crate::cluster::ClusterState;
@@ -219,4 +220,52 @@ async fn reviews_and_discovery() {
     .unwrap();
     assert_eq!(head["kid"], jwks["keys"][0]["kid"]);
     assert_eq!(keys.discovery()["jwks_uri"], "https://kubernetes.default.svc.cluster.local/openid/v1/jwks");
+}
+
+#[tokio::test]
+async fn a_request_that_names_another_account_is_refused() {
+    let fixture = fixture(|_| {});
+    let account = json!({ "metadata": { "name": "robot", "namespace": "a", "uid": "uid-robot" } });
+    let issuer = fixture.authentication.issuer.as_ref().unwrap();
+    for (metadata, want) in [
+        (json!({ "name": "robot", "namespace": "a", "uid": "uid-robot" }), Ok(())),
+        (json!({}), Ok(())),
+        (
+            json!({ "uid": "old" }),
+            Err((409, "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"robot\": the UID in the \
+                  token request (old) does not match the UID of the service account (uid-robot)")),
+        ),
+        (
+            json!({ "name": "other" }),
+            Err((422, "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.name: Invalid value: \"other\": \
+                  must match the service account name if specified")),
+        ),
+        (
+            json!({ "namespace": "b" }),
+            Err((422, "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.namespace: Invalid value: \"b\": \
+                  must match the service account namespace if specified")),
+        ),
+    ] {
+        let request = Object(json!({ "kind": "TokenRequest", "metadata": metadata }));
+        let answer = issuer.issue(&Object(account.clone()), request, &mut Vec::new()).await;
+        let answer = answer.map(drop).map_err(|status| (status.code, status.message));
+        assert_eq!(answer, want.map_err(|(code, message): (u16, &str)| (code, message.to_owned())), "{metadata}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_log_knows_tokens_by_their_ids_and_tells_of_stale_ones() {
+    let fixture = fixture(|options| options.extend_expiration = true);
+    let spec = json!({ "expirationSeconds": 3607, "boundObjectRef": pod_reference() });
+    let (token, notes) = annotated("Metadata", fixture.token(spec)).await;
+    let user = fixture.user(&token, &[]).await.unwrap().unwrap();
+    let id = &user.extra["authentication.kubernetes.io/credential-id"][0];
+    assert_eq!(notes, json!({ "authentication.kubernetes.io/issued-credential-id": id }));
+    fixture.clock.advance(Duration::from_secs(3607));
+    let (_, notes) = annotated("Metadata", fixture.user(&token, &[])).await;
+    assert_eq!(notes, json!({}), "it is as old as was asked for");
+    fixture.clock.advance(Duration::from_secs(3));
+    let (_, notes) = annotated("Metadata", fixture.user(&token, &[])).await;
+    let stale = "subject: system:serviceaccount:a:robot, seconds after warning threshold: 3";
+    assert_eq!(notes, json!({ "authentication.k8s.io/stale-token": stale }));
 }

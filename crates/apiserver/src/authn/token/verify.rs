@@ -95,6 +95,11 @@ impl Verifier {
             // The node of a bound pod goes with the pod; a node that the token itself is bound to must exist.
             self.alive("nodes", "node", "", node, now).await?;
         }
+        if let Some(warned) = private.warnafter.filter(|warned| now.as_second() > *warned) {
+            let late = now.as_second() - warned;
+            let stale = format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
+            crate::audit::annotate("authentication.k8s.io/stale-token", &stale);
+        }
         Ok(Authenticated { user: user(claims), audiences })
     }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::GroupResource;
-use api::types::core::v1::{Container, Pod};
+use api::types::core::v1::{Container, LocalObjectReference, Pod, Volume};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -83,6 +83,17 @@ impl Graph {
         }
         drop(nodes);
         found(&pods).is_some()
+    }
+
+    /// Namespace and name of every claim that a pod of `node` refers to, as they were when the node was last asked
+    /// about: to be called after [`Self::refers`] has found nothing.
+    pub fn claims(&self, node: &str) -> HashSet<(String, String)> {
+        let known = self.nodes.lock().get(node).cloned().unwrap_or_default();
+        let claims = |entry: &Arc<Entry>| {
+            let claims = entry.references.iter().filter(|(kind, _)| *kind == Kind::Claim);
+            claims.map(|(_, name)| (entry.namespace.clone(), name.clone())).collect::<Vec<_>>()
+        };
+        known.values().flat_map(claims).collect()
     }
 
     async fn still_there(&self, entry: &Entry) -> bool {
@@ -164,8 +175,10 @@ pub fn references(pod: &Pod) -> HashSet<(Kind, String)> {
                 add(Kind::ConfigMap, &map.name);
             }
         }
-        let csi = volume.csi.as_ref().and_then(|c| c.node_publish_secret_ref.as_ref());
-        if let Some(secret) = csi {
+        if let Some(file) = &volume.azure_file {
+            add(Kind::Secret, &file.secret_name);
+        }
+        for secret in volume_secrets(volume).into_iter().flatten() {
             add(Kind::Secret, &secret.name);
         }
     }
@@ -176,7 +189,25 @@ pub fn references(pod: &Pod) -> HashSet<(Kind, String)> {
     for status in statuses {
         add(Kind::ResourceClaim, status.resource_claim_name.as_deref().unwrap_or_default());
     }
+    let extended = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+    if let Some(status) = extended {
+        add(Kind::ResourceClaim, &status.resource_claim_name);
+    }
     out
+}
+
+/// The Secrets of a pod's volume that are named in the same way whatever the kind of volume.
+fn volume_secrets(volume: &Volume) -> [Option<&LocalObjectReference>; 8] {
+    [
+        volume.csi.as_ref().and_then(|source| source.node_publish_secret_ref.as_ref()),
+        volume.cephfs.as_ref().and_then(|source| source.secret_ref.as_ref()),
+        volume.cinder.as_ref().and_then(|source| source.secret_ref.as_ref()),
+        volume.flex_volume.as_ref().and_then(|source| source.secret_ref.as_ref()),
+        volume.rbd.as_ref().and_then(|source| source.secret_ref.as_ref()),
+        volume.scale_io.as_ref().map(|source| &source.secret_ref),
+        volume.iscsi.as_ref().and_then(|source| source.secret_ref.as_ref()),
+        volume.storageos.as_ref().and_then(|source| source.secret_ref.as_ref()),
+    ]
 }
 
 fn container_references(container: &Container, add: &mut impl FnMut(Kind, &str)) {

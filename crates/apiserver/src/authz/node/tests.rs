@@ -192,3 +192,42 @@ async fn a_mirror_pod_gives_its_node_nothing() {
         assert_eq!(ask(&authorizer, "GET", url).await.0 == Decision::Allow, allowed, "{url}");
     }
 }
+
+#[tokio::test]
+async fn secrets_of_volumes_are_reached_through_the_claims_of_pods() {
+    let cluster = FakeCluster::new();
+    let authorizer = NodeAuthorizer::new(cluster.clone());
+    let mut pod = pod("p", "n1");
+    pod["spec"]["volumes"] = json!([
+        { "name": "v", "persistentVolumeClaim": { "claimName": "data" } },
+        { "name": "f", "azureFile": { "secretName": "inline", "shareName": "x" } },
+        { "name": "i", "iscsi": { "targetPortal": "t", "iqn": "q", "lun": 0, "secretRef": { "name": "chap" } } },
+    ]);
+    pod["status"] = json!({ "extendedResourceClaimStatus": { "resourceClaimName": "gpus", "requestMappings": [] } });
+    cluster.put("pods", pod);
+    let volume = |claim: &str| {
+        json!({ "metadata": { "name": "pv" }, "spec": { "claimRef": { "namespace": "a", "name": claim },
+            "csi": { "driver": "d", "volumeHandle": "h",
+                "nodeStageSecretRef": { "namespace": "storage", "name": "stage" },
+                "controllerPublishSecretRef": { "namespace": "storage", "name": "publish" } } } })
+    };
+    let stage = "/api/v1/namespaces/storage/secrets/stage";
+    cluster.put("persistentvolumes", volume("data"));
+    assert_eq!(ask(&authorizer, "GET", stage).await.0, Decision::NoOpinion, "there is no claim yet");
+    let claim = json!({ "metadata": { "name": "data", "namespace": "a" }, "spec": { "volumeName": "pv" } });
+    cluster.put("persistentvolumeclaims", claim);
+    for (url, allowed) in [
+        (stage, true),
+        ("/api/v1/namespaces/a/secrets/stage", false),
+        ("/api/v1/namespaces/storage/secrets/publish", false),
+        ("/api/v1/namespaces/a/secrets/inline", true),
+        ("/api/v1/namespaces/a/secrets/chap", true),
+        ("/apis/resource.k8s.io/v1/namespaces/a/resourceclaims/gpus", true),
+        ("/apis/resource.k8s.io/v1/namespaces/a/resourceclaims/others", false),
+    ] {
+        assert_eq!(ask(&authorizer, "GET", url).await.0 == Decision::Allow, allowed, "{url}");
+    }
+    assert_eq!(ask(&authorizer, "DELETE", stage).await.0, Decision::NoOpinion);
+    cluster.put("persistentvolumes", volume("someone-elses"));
+    assert_eq!(ask(&authorizer, "GET", stage).await.0, Decision::NoOpinion, "it is bound to another claim");
+}

@@ -179,6 +179,12 @@ async fn nobody_grants_what_they_do_not_hold() {
                 json!([{ "verbs": ["escalate"], "apiGroups": [GROUP], "resources": ["*"] }]),
             ),
             binding(None, "escalator", ("ClusterRole", "escalator"), user("escalator")),
+            role(
+                None,
+                "of-one",
+                json!([{ "verbs": ["escalate"], "apiGroups": [GROUP], "resources": ["roles"], "resourceNames": ["r"] }]),
+            ),
+            binding(None, "of-one", ("ClusterRole", "of-one"), user("of-one")),
         ],
     );
     let rbac = Rbac::new(cluster);
@@ -194,6 +200,10 @@ async fn nobody_grants_what_they_do_not_hold() {
         role
     };
     let bind = |to: &str| binding(Some("a"), "b", ("ClusterRole", to), user("x"));
+    let labelled = |mut object: Value| {
+        object["metadata"]["labels"] = json!({ "a": "b" });
+        object
+    };
     let bind_everywhere = || binding(None, "b", ("ClusterRole", "cluster-admin"), user("x"));
     let told = "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"jane\" (groups=[\"system:authenticated\"]) \
                 is attempting to grant RBAC permissions not currently held:\n\
@@ -205,9 +215,14 @@ async fn nobody_grants_what_they_do_not_hold() {
         ("jane", nodes(), Some(nodes()), ""),
         ("jane", nodes(), Some(pods()), told),
         ("escalator", nodes(), None, ""),
+        // A new object has no name yet that a rule could be about.
+        ("of-one", nodes(), None, "attempting to grant RBAC permissions not currently held"),
+        ("of-one", nodes(), Some(pods()), ""),
         ("jane", bind("view"), None, ""),
         ("jane", bind("cluster-admin"), None, "attempting to grant RBAC permissions not currently held"),
         ("jane", bind("cluster-admin"), Some(bind("cluster-admin")), ""),
+        ("jane", labelled(bind("cluster-admin")), Some(bind("cluster-admin")), "attempting to grant RBAC permissions not currently held"),
+        ("jane", labelled(bind("view")), Some(bind("view")), ""),
         ("binder", bind("cluster-admin"), None, ""),
         ("delegate", bind("cluster-admin"), None, ""),
         ("delegate", bind_everywhere(), None, "attempting to grant RBAC permissions not currently held"),
@@ -220,6 +235,7 @@ async fn nobody_grants_what_they_do_not_hold() {
         let write = escalation::Write {
             resource: &api::GroupVersionResource::new(GROUP, "v1", plural),
             namespace: new.namespace().unwrap_or_default(),
+            name: if old.is_some() { new.name() } else { "" },
             user: &User::new(who, &["system:authenticated"]),
             new: &new,
             old: old.as_ref(),
