@@ -294,8 +294,7 @@ mod tests {
         ];
         for (index, (chain, (decision, reason, error))) in table.into_iter().enumerate() {
             let chain = Chain(chain.into_iter().map(|told| Arc::new(told) as Arc<dyn Authorizer>).collect());
-            let want =
-                Evaluation { decision, reason: reason.to_owned(), error: error.map(str::to_owned) };
+            let want = Evaluation { decision, reason: reason.to_owned(), error: error.map(str::to_owned) };
             assert_eq!(chain.evaluate(&ask("bob", "GET", "/api")).await, want, "row {index}");
         }
     }

@@ -385,8 +385,7 @@ struct Admitted {
 /// What is decided on. Only what means many objects has selectors.
 fn attributes(user: User, info: RequestInfo, query: &Query) -> Attributes {
     let many = info.is_resource && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
-    let selector =
-        |name| query.get(name).filter(|text| many && !text.is_empty()).map(str::to_owned);
+    let selector = |name| query.get(name).filter(|text| many && !text.is_empty()).map(str::to_owned);
     let (field_selector, label_selector) = (selector("fieldSelector"), selector("labelSelector"));
     Attributes { user, info, field_selector, label_selector }
 }

@@ -187,7 +187,9 @@ impl Plugin for LimitRanger {
         // All that one range has against it is told; of what the next ones have nobody hears.
         for range in &ranges {
             match &pod {
-                Some(pod) => check_pod(range, pod.spec.as_ref().unwrap_or(&core::PodSpec::default()), &mut found),
+                Some(pod) => {
+                    check_pod(range, pod.spec.as_ref().unwrap_or(&core::PodSpec::default()), &mut found)
+                }
                 None => {
                     for limit in limits(range).filter(|limit| limit.type_ == "PersistentVolumeClaim") {
                         violations(limit, &requests, &Resources::new(), &mut found);

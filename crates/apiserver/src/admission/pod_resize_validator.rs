@@ -32,10 +32,12 @@ fn check(pod: &Pod, name: &str, node: Option<&Node>) -> Result<(), Refusal> {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
     let zero = Quantity::default();
     let mut lacking = Vec::new();
-    let shown: [(&str, fn(Quantity) -> i64); 2] = [("cpu", Quantity::milli_value), ("memory", Quantity::value)];
+    let shown: [(&str, fn(Quantity) -> i64); 2] =
+        [("cpu", Quantity::milli_value), ("memory", Quantity::value)];
     for (resource, shown) in shown {
         let wanted = requested.get(resource).copied().unwrap_or(zero);
-        let most = allocatable.and_then(|list| list.get(resource)).and_then(|most| Quantity::parse(&most.0).ok());
+        let most =
+            allocatable.and_then(|list| list.get(resource)).and_then(|most| Quantity::parse(&most.0).ok());
         let most = most.unwrap_or(zero);
         if wanted > most {
             lacking.push(format!("{resource}, requested: {}, allocatable: {}", shown(wanted), shown(most)));

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use self::checks::Finding;
-pub use self::level::{Defaults, Exemptions, Level, LevelVersion};
 use self::level::Policy;
+pub use self::level::{Defaults, Exemptions, Level, LevelVersion};
 use super::json::text;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
@@ -60,10 +60,13 @@ impl PodSecurity {
             return Err(Status::invalid(&kind, new.name(), policy.errors));
         }
         let exempt = self.defaults.exemptions.namespaces.iter().any(|name| name == new.name());
-        let ignored = exempt.then(|| policy.described(&new.labels(), &self.defaults)).flatten().map(|modes| {
-            let name = new.name();
-            format!("namespace {name:?} is exempt from Pod Security, and the policy ({modes}) will be ignored")
-        });
+        let ignored =
+            exempt.then(|| policy.described(&new.labels(), &self.defaults)).flatten().map(|modes| {
+                let name = new.name();
+                format!(
+                    "namespace {name:?} is exempt from Pod Security, and the policy ({modes}) will be ignored"
+                )
+            });
         let Some(old) = old else {
             request.warnings.extend(ignored);
             return Ok(());

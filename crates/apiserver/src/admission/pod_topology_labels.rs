@@ -80,9 +80,7 @@ mod tests {
     #[tokio::test]
     async fn pods_get_the_place_of_their_node() {
         let cluster = FakeCluster::new();
-        let node = |name: &str, labels: Value| {
-            json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } })
-        };
+        let node = |name: &str, labels: Value| json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } });
         let (zone, region) = ("topology.kubernetes.io/zone", "topology.kubernetes.io/region");
         cluster.put("nodes", node("n1", json!({ zone: "z", region: "r", "kubernetes.io/hostname": "n1" })));
         cluster.put("nodes", node("bare", json!({})));
@@ -91,9 +89,8 @@ mod tests {
                 "target": { "kind": kind, "name": node } });
             Write::create("pods/binding", "Binding", binding)
         };
-        let create = |path, node: &str| {
-            Write::create(path, "Pod", pod(json!({ "nodeName": node, "containers": [] })))
-        };
+        let create =
+            |path, node: &str| Write::create(path, "Pod", pod(json!({ "nodeName": node, "containers": [] })));
         #[rustfmt::skip]
         let table = [
             (bind("Node", "n1", Value::Null), json!({ zone: "z", region: "r" })),

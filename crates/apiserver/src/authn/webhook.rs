@@ -96,7 +96,8 @@ impl TokenWebhook {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
             "spec": {"token": token, "audiences": audiences},
         });
-        let review: Review = self.reviewer.ask(&review).await.map_err(|why| format!("the token webhook: {why}"))?;
+        let review: Review =
+            self.reviewer.ask(&review).await.map_err(|why| format!("the token webhook: {why}"))?;
         let status = review.status;
         if !status.authenticated {
             return Ok(if status.error.is_empty() { Ok(None) } else { Err(status.error) });
@@ -201,7 +202,10 @@ mod tests {
         let user = User { name: "bob".into(), uid: "7".into(), groups: vec!["dev".into()], extra };
         assert_eq!(found, Authenticated { user, audiences: vec!["api".into()] });
         let asked = &server.asked.lock()[0];
-        assert_eq!((&asked["apiVersion"], &asked["kind"]), (&json!("authentication.k8s.io/v1"), &json!("TokenReview")));
+        assert_eq!(
+            (&asked["apiVersion"], &asked["kind"]),
+            (&json!("authentication.k8s.io/v1"), &json!("TokenReview"))
+        );
         assert_eq!(asked["spec"], json!({"token": "secret", "audiences": ["api"]}));
     }
 

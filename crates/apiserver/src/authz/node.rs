@@ -330,7 +330,8 @@ impl Authorizer for NodeAuthorizer {
     }
 
     fn unresolved(&self, user: &User) -> Vec<String> {
-        let told = node_name(user).map(|_| "node authorizer does not support user rule resolution".to_owned());
+        let told =
+            node_name(user).map(|_| "node authorizer does not support user rule resolution".to_owned());
         told.into_iter().collect()
     }
 }

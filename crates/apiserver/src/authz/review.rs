@@ -220,7 +220,9 @@ fn selector_errors(selector: &Value, path: &Path, labels: bool) -> ErrorList {
         }
         if labels {
             let wrong = is_qualified_name(&key);
-            errors.extend(wrong.into_iter().map(|detail| field::invalid(&path.child("key"), key.as_str(), detail)));
+            errors.extend(
+                wrong.into_iter().map(|detail| field::invalid(&path.child("key"), key.as_str(), detail)),
+            );
             for (at, value) in values.iter().enumerate() {
                 let value = value.as_str().unwrap_or_default();
                 let path = path.child("values").index(at);

@@ -362,7 +362,10 @@ mod tests {
         assert_eq!(attributes["labelSelector"], labels);
         let mut odd = ask("/api/v1/pods");
         odd.field_selector = Some("nonsense".into());
-        assert!(spec(&odd)["resourceAttributes"]["fieldSelector"].is_null(), "what cannot be read is left out");
+        assert!(
+            spec(&odd)["resourceAttributes"]["fieldSelector"].is_null(),
+            "what cannot be read is left out"
+        );
     }
 
     #[tokio::test]

@@ -142,7 +142,9 @@ impl Mode {
         match self {
             Mode::AssociatedNode => {
                 let runs_on = caller.extra.get("authentication.kubernetes.io/node-name");
-                let own = runs_on.is_some_and(|names| matches!(names.as_slice(), [one] if node(&target.name) == Some(one)));
+                let own = runs_on.is_some_and(
+                    |names| matches!(names.as_slice(), [one] if node(&target.name) == Some(one)),
+                );
                 only_named(target) && own && service_account(&caller.name).is_some()
             }
             Mode::ArbitraryNode => only_named(target) && node(&target.name).is_some(),

@@ -44,7 +44,8 @@ async fn refused(
     let path = Path::new("status");
     let mut errors = ErrorList::new();
     let part = |verb: String, subresource: &str, namespace: &str, name: &str| {
-        let mut info = RequestInfo { verb, namespace: namespace.into(), name: name.into(), ..request.clone() };
+        let mut info =
+            RequestInfo { verb, namespace: namespace.into(), name: name.into(), ..request.clone() };
         info.subresource = subresource.into();
         Attributes::new(user.clone(), info)
     };
@@ -166,7 +167,8 @@ mod tests {
     async fn each_part_of_a_status_has_its_own_permission() {
         let allocation = json!({ "nodeSelector": { "nodeSelectorTerms": [
             { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["n1"] }] }] } });
-        let device = |state: &str| json!({ "driver": "gpu.example", "pool": "p", "device": "d", "data": state });
+        let device =
+            |state: &str| json!({ "driver": "gpu.example", "pool": "p", "device": "d", "data": state });
         let old = json!({ "allocation": allocation, "devices": [device("a")] });
         let with = |devices: Value| json!({ "allocation": allocation, "devices": devices });
         let freed = json!({ "devices": [device("a")] });

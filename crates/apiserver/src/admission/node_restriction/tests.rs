@@ -36,7 +36,8 @@ fn node(name: &str, labels: Value) -> Value {
 fn mirror(node: &str) -> Value {
     let mut pod = pod("mirror", node);
     pod["metadata"]["annotations"] = json!({ MIRROR: "x" });
-    pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": "uid-n1", "controller": true }]);
+    pod["metadata"]["ownerReferences"] =
+        json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": "uid-n1", "controller": true }]);
     pod
 }
 
@@ -63,9 +64,7 @@ async fn a_node_writes_only_its_own() {
     let mut bare = pod("bare", "n1");
     bare["spec"]["volumes"] = json!([]);
     cluster.put("pods", bare);
-    let driver = |name: &str, audience: &str| {
-        json!({ "metadata": { "name": name }, "spec": { "tokenRequests": [{ "audience": audience }] } })
-    };
+    let driver = |name: &str, audience: &str| json!({ "metadata": { "name": name }, "spec": { "tokenRequests": [{ "audience": audience }] } });
     cluster.put("csidrivers.storage.k8s.io", driver("secrets.example.com", "inline"));
     cluster.put("csidrivers.storage.k8s.io", driver("disk.csi.azure.com", "migrated"));
     cluster.put("csidrivers.storage.k8s.io", driver("unused.example.com", "unused"));

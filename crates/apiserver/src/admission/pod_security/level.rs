@@ -101,11 +101,7 @@ impl Policy {
 
     /// The modes that labels set and that ask for something, as a warning tells them; `None` where the policy is
     /// what holds without labels.
-    pub(super) fn described(
-        &self,
-        labels: &BTreeMap<String, String>,
-        defaults: &Defaults,
-    ) -> Option<String> {
+    pub(super) fn described(&self, labels: &BTreeMap<String, String>, defaults: &Defaults) -> Option<String> {
         if self.is_privileged()
             || (self.enforce, self.audit, self.warn) == (defaults.enforce, defaults.audit, defaults.warn)
         {

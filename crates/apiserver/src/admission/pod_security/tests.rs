@@ -208,9 +208,12 @@ async fn who_is_exempt_is_let_through_and_noted() {
     }
     let mut exempt = namespace(enforce("baseline"));
     exempt["metadata"]["name"] = "kube-system".into();
-    let (_, warnings) = run(&plugin, &cluster, Write::create("namespaces", "Namespace", exempt)).await.unwrap();
+    let (_, warnings) =
+        run(&plugin, &cluster, Write::create("namespaces", "Namespace", exempt)).await.unwrap();
     assert_eq!(
         warnings,
-        ["namespace \"kube-system\" is exempt from Pod Security, and the policy (enforce=baseline:latest) will be ignored"]
+        [
+            "namespace \"kube-system\" is exempt from Pod Security, and the policy (enforce=baseline:latest) will be ignored"
+        ]
     );
 }

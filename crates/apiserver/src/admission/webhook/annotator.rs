@@ -121,8 +121,14 @@ mod tests {
         for (policy, passes) in [("Ignore", true), ("Fail", false)] {
             let webhook = webhook(policy);
             for (annotator, key) in [
-                (Annotator::validating(&webhook, 1), "failed-open.validating.webhook.admission.k8s.io/round_0_index_1"),
-                (Annotator::mutating(&webhook, true, 0), "failed-open.mutating.webhook.admission.k8s.io/round_1_index_0"),
+                (
+                    Annotator::validating(&webhook, 1),
+                    "failed-open.validating.webhook.admission.k8s.io/round_0_index_1",
+                ),
+                (
+                    Annotator::mutating(&webhook, true, 0),
+                    "failed-open.mutating.webhook.admission.k8s.io/round_1_index_0",
+                ),
             ] {
                 let call = async { failed(&webhook, Failure::Calling("refused".into()), annotator) };
                 let (outcome, notes) = annotated("Metadata", call).await;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use api::names::is_domain_prefixed_path;
 use client::Transport;
 use foundation::SharedClock;
 use serde::Deserialize;
@@ -86,6 +87,9 @@ struct IssuerFields {
     certificate_authority: Option<String>,
     audiences: Vec<String>,
     audience_match_policy: Option<String>,
+    /// Which way out of the cluster is taken. There is one here; what upstream knows is accepted.
+    #[serde(default)]
+    egress_selector_type: String,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +195,12 @@ fn issuer(
             return Err(wrong(at(field), "URL scheme must be https, without a query"));
         }
     }
+    if !matches!(fields.egress_selector_type.as_str(), "" | "controlplane" | "cluster") {
+        return Err(wrong(
+            at("issuer.egressSelectorType"),
+            "egress selector must be either controlplane or cluster",
+        ));
+    }
     if fields.audiences.is_empty() {
         return Err(wrong(
             at("issuer.audiences"),
@@ -207,6 +217,15 @@ fn issuer(
             ));
         }
     }
+    let email = jwt.claim_mappings.username.expression.as_deref().is_some_and(|text| uses(text, "email"));
+    if email && !verifies_email(&jwt) {
+        return Err(wrong(
+            at("claimMappings.username.expression"),
+            "claims.email_verified must be used in claimMappings.username.expression or \
+             claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used \
+             in claimMappings.username.expression",
+        ));
+    }
     let username = source(jwt.claim_mappings.username, &at("claimMappings.username"), true)?
         .ok_or_else(|| wrong(at("claimMappings.username"), "claim or expression is required"))?;
     let groups = jwt.claim_mappings.groups.unwrap_or_default();
@@ -215,11 +234,20 @@ fn issuer(
     let mut extra: Vec<(String, _)> = Vec::new();
     for (index, fields) in jwt.claim_mappings.extra.into_iter().enumerate() {
         let path = at(&format!("claimMappings.extra[{index}]"));
-        if !fields.key.contains('/') || fields.key != fields.key.to_lowercase() {
-            return Err(wrong(
-                format!("{path}.key"),
-                "key must be a lower-case domain-prefixed path (such as \"acme.io/foo\")",
-            ));
+        let key = || format!("{path}.key");
+        if let Some(problem) = is_domain_prefixed_path(&fields.key).into_iter().next() {
+            return Err(wrong(key(), problem));
+        }
+        if fields.key != fields.key.to_lowercase() {
+            return Err(wrong(key(), "must be lowercase"));
+        }
+        let domain = fields.key.split('/').next().unwrap_or_default();
+        let reserved = ["k8s.io", "kubernetes.io"]
+            .iter()
+            .any(|root| domain.strip_suffix(root).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+        if reserved {
+            let problem = "k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use";
+            return Err(wrong(key(), problem));
         }
         if extra.iter().any(|(known, _)| *known == fields.key) {
             return Err(wrong(format!("{path}.key"), format!("duplicate value: {:?}", fields.key)));
@@ -243,6 +271,25 @@ fn issuer(
         keys: Arc::new(keys),
         mapping: Arc::new(mapping),
     })
+}
+
+/// Whether an expression reads this claim by its name.
+fn uses(expression: &str, claim: &str) -> bool {
+    let squeezed: String = expression.split_whitespace().collect();
+    let named = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    squeezed.match_indices(&format!("claims.{claim}")).any(|(at, found)| {
+        let before = squeezed[..at].chars().next_back();
+        let after = squeezed[at + found.len()..].chars().next();
+        !before.is_some_and(|char| named(char) || char == '.') && !after.is_some_and(named)
+    })
+}
+
+/// Whether anything that decides about the user looks at whether the e-mail address is theirs.
+fn verifies_email(jwt: &Jwt) -> bool {
+    let extra = jwt.claim_mappings.extra.iter().map(|extra| extra.value_expression.as_str());
+    let rules = jwt.claim_validation_rules.iter().filter_map(|rule| rule.expression.as_deref());
+    let mut all = jwt.claim_mappings.username.expression.as_deref().into_iter().chain(extra).chain(rules);
+    all.any(|expression| uses(expression, "email_verified"))
 }
 
 fn source(fields: SourceFields, path: &str, prefixed: bool) -> Result<Option<Source>, Error> {

@@ -200,10 +200,31 @@ fn mistakes_in_the_file_are_named() {
         (jwt(good, "username: {claim: sub, expression: 'claims.sub'}"), "can't both be set"),
         (jwt(good, "username: {expression: 'claims.'}"), "compilation failed"),
         (jwt(good, &format!("{name}, extra: [{{key: Key, valueExpression: \"''\"}}]")), "domain-prefixed"),
+        (
+            jwt(good, &format!("{name}, extra: [{{key: a.io/Key, valueExpression: \"''\"}}]")),
+            "must be lowercase",
+        ),
+        (
+            jwt(good, &format!("{name}, extra: [{{key: a.k8s.io/key, valueExpression: \"''\"}}]")),
+            "reserved for Kubernetes use",
+        ),
+        (jwt(good, "username: {expression: 'claims.email'}"), "claims.email_verified must be used in"),
+        (
+            jwt(good, "username: {expression: 'claims.email + claims.email_verified2'}"),
+            "claims.email_verified must be used in",
+        ),
+        (jwt(&format!("{good}, egressSelectorType: etcd"), name), "must be either controlplane or cluster"),
         ("anonymous: {enabled: false, conditions: [{path: /x}]}".to_owned(), "enabled should be set to true"),
     ] {
         let problem = read(&text).expect_err(&text);
         assert!(problem.contains(want), "{text}: {problem}");
+    }
+    for fine in [
+        jwt(good, "username: {expression: 'claims.email_verified ? claims.email : claims.sub'}"),
+        jwt(good, &format!("{name}, extra: [{{key: myk8s.io/key, valueExpression: \"''\"}}]")),
+        jwt(&format!("{good}, egressSelectorType: cluster"), name),
+    ] {
+        assert!(read(&fine).is_ok(), "{fine}: {:?}", read(&fine).err());
     }
     assert_eq!(read("anonymous: {enabled: true}").unwrap().anonymous_paths, Some(vec!["*".to_owned()]));
     let open = read("anonymous: {enabled: true, conditions: [{path: /livez}]}").unwrap();

@@ -232,24 +232,37 @@ async fn a_request_that_names_another_account_is_refused() {
         (json!({}), Ok(())),
         (
             json!({ "uid": "old" }),
-            Err((409, "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"robot\": the UID in the \
-                  token request (old) does not match the UID of the service account (uid-robot)")),
+            Err((
+                409,
+                "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"robot\": the UID in the \
+                  token request (old) does not match the UID of the service account (uid-robot)",
+            )),
         ),
         (
             json!({ "name": "other" }),
-            Err((422, "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.name: Invalid value: \"other\": \
-                  must match the service account name if specified")),
+            Err((
+                422,
+                "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.name: Invalid value: \"other\": \
+                  must match the service account name if specified",
+            )),
         ),
         (
             json!({ "namespace": "b" }),
-            Err((422, "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.namespace: Invalid value: \"b\": \
-                  must match the service account namespace if specified")),
+            Err((
+                422,
+                "TokenRequest.authentication.k8s.io \"robot\" is invalid: metadata.namespace: Invalid value: \"b\": \
+                  must match the service account namespace if specified",
+            )),
         ),
     ] {
         let request = Object(json!({ "kind": "TokenRequest", "metadata": metadata }));
         let answer = issuer.issue(&Object(account.clone()), request, &mut Vec::new()).await;
         let answer = answer.map(drop).map_err(|status| (status.code, status.message));
-        assert_eq!(answer, want.map_err(|(code, message): (u16, &str)| (code, message.to_owned())), "{metadata}");
+        assert_eq!(
+            answer,
+            want.map_err(|(code, message): (u16, &str)| (code, message.to_owned())),
+            "{metadata}"
+        );
     }
 }
 

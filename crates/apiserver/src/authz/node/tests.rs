@@ -203,7 +203,8 @@ async fn secrets_of_volumes_are_reached_through_the_claims_of_pods() {
         { "name": "f", "azureFile": { "secretName": "inline", "shareName": "x" } },
         { "name": "i", "iscsi": { "targetPortal": "t", "iqn": "q", "lun": 0, "secretRef": { "name": "chap" } } },
     ]);
-    pod["status"] = json!({ "extendedResourceClaimStatus": { "resourceClaimName": "gpus", "requestMappings": [] } });
+    pod["status"] =
+        json!({ "extendedResourceClaimStatus": { "resourceClaimName": "gpus", "requestMappings": [] } });
     cluster.put("pods", pod);
     let volume = |claim: &str| {
         json!({ "metadata": { "name": "pv" }, "spec": { "claimRef": { "namespace": "a", "name": claim },

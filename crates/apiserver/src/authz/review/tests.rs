@@ -50,7 +50,11 @@ async fn reviews_tell_what_the_authorizer_says() {
     let spec = json!({ "user": "jane", "resourceAttributes": pods });
     let local = review("LocalSubjectAccessReview", spec);
     let refused = local_subject_access(local.clone(), "b", &Jane).await.unwrap_err();
-    assert!(refused.message.ends_with("Invalid value: \"a\": must match metadata.namespace"), "{}", refused.message);
+    assert!(
+        refused.message.ends_with("Invalid value: \"a\": must match metadata.namespace"),
+        "{}",
+        refused.message
+    );
     assert_eq!(local_subject_access(local, "a", &Jane).await.unwrap().0["status"]["allowed"], true);
 }
 

@@ -29,7 +29,8 @@ fn get_pod(user: User) -> Attributes {
 }
 
 fn agent(node: &str) -> User {
-    let extra = [("authentication.kubernetes.io/node-name", node), ("authentication.kubernetes.io/pod-name", "p")];
+    let extra =
+        [("authentication.kubernetes.io/node-name", node), ("authentication.kubernetes.io/pod-name", "p")];
     User {
         name: "system:serviceaccount:ns:agent".into(),
         extra: extra.map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).into(),
@@ -91,7 +92,10 @@ async fn each_mode_asks_for_the_identity_and_for_the_act() {
         let found = Impersonation::default().check(&authorizer, &get_pod(caller), &target).await;
         match (found, want) {
             (Ok((user, constraint)), Ok((verb, groups))) => {
-                assert_eq!((user.name, user.groups), (target.name, groups.iter().map(|g| (*g).to_owned()).collect()));
+                assert_eq!(
+                    (user.name, user.groups),
+                    (target.name, groups.iter().map(|g| (*g).to_owned()).collect())
+                );
                 assert_eq!(constraint.unwrap_or_default(), verb, "row {index}");
             }
             (Err(status), Err(want)) => assert_eq!(status.message, want, "row {index}"),
