@@ -147,6 +147,14 @@ impl Authorizer for Current {
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
         self.chain.load_full().authorize(attributes).await
     }
+
+    async fn evaluate(&self, attributes: &Attributes) -> Evaluation {
+        self.chain.load_full().evaluate(attributes).await
+    }
+
+    fn unresolved(&self, user: &User) -> Vec<String> {
+        self.chain.load().unresolved(user)
+    }
 }
 
 /// Builds the chain that `options` asks for.
@@ -322,6 +330,39 @@ mod tests {
             assert_eq!(status.message, want);
             assert_eq!(status.code, 403);
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_server_asks_tells_of_failures_and_of_what_it_cannot_list() {
+        let server = crate::reviewer::testing::Server::new(vec![(400, serde_json::Value::Null)]);
+        let webhook = webhook::Options {
+            name: "w".into(),
+            transport: server,
+            path: "/authorize".into(),
+            authorized: std::time::Duration::ZERO,
+            unauthorized: std::time::Duration::ZERO,
+            timeout: std::time::Duration::from_secs(1),
+            failure: webhook::FailurePolicy::NoOpinion,
+            conditions: Vec::new(),
+        };
+        let options = Options { modes: vec![Mode::Node, Mode::Webhook(webhook), Mode::Rbac] };
+        let cluster: Arc<dyn ClusterState> = fake::FakeCluster::new();
+        let clock: SharedClock = Arc::new(foundation::ManualClock::default());
+        let authorizer = build(&options, &cluster, &clock).unwrap().authorizer;
+        let said = authorizer.evaluate(&ask("bob", "GET", "/api")).await;
+        assert_eq!(said.error.as_deref(), Some("it answered 400 Bad Request"));
+        let webhook = "webhook authorizer does not support user rule resolution";
+        assert_eq!(authorizer.unresolved(&User::new("bob", &[])), [webhook]);
+        let node = "node authorizer does not support user rule resolution";
+        assert_eq!(authorizer.unresolved(&User::new("system:node:n1", &["system:nodes"])), [node, webhook]);
+    }
+
+    #[test]
+    fn failures_read_as_upstreams() {
+        let answer = failed("/api?a=<b>", "x & y");
+        assert_eq!(answer.status(), 500);
+        let body = futures::executor::block_on(response::read(answer.into_body(), 1 << 10)).unwrap();
+        assert_eq!(body, "Internal Server Error: \"/api?a=&lt;b&gt;\": x &amp; y\n");
     }
 
     #[tokio::test]

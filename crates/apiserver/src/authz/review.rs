@@ -9,8 +9,8 @@ use api::selector::fields;
 use api::{GroupKind, Object, Status};
 use serde_json::{Map, Value, json};
 
-use super::rbac::join_errors;
-use super::{Authorization, Authorizer, Decision};
+use super::rbac::{Rbac, join_errors};
+use super::{Authorizer, Decision};
 use crate::request::{Attributes, RequestInfo, User};
 
 const GROUP: &str = "authorization.k8s.io";
@@ -56,7 +56,8 @@ pub async fn self_subject_access(
 pub async fn self_subject_rules(
     mut review: Object,
     user: &User,
-    Authorization { authorizer, rbac }: &Authorization,
+    authorizer: &dyn Authorizer,
+    rbac: &Rbac,
 ) -> Result<Object, Status> {
     let namespace = review.0.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default();
     if namespace.is_empty() {

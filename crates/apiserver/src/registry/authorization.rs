@@ -45,6 +45,14 @@ pub(super) struct SelfSubjectRulesReviews;
 #[async_trait]
 impl Rest for SelfSubjectRulesReviews {
     async fn answer(&self, call: &Call, object: &Object) -> Result<Option<Object>, Status> {
-        review::self_subject_rules(object.clone(), &call.user, &call.server.authorization).await.map(Some)
+        let authorization = &call.server.authorization;
+        review::self_subject_rules(
+            object.clone(),
+            &call.user,
+            &*authorization.authorizer,
+            &authorization.rbac,
+        )
+        .await
+        .map(Some)
     }
 }

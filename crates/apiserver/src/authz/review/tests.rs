@@ -100,10 +100,9 @@ async fn failures_are_told() {
     let done = subject_access(review("SubjectAccessReview", spec), &Broken).await.unwrap();
     assert_eq!(done.0["status"], json!({ "allowed": false, "evaluationError": "nobody home" }));
     let cluster = FakeCluster::new();
-    let rbac = std::sync::Arc::new(crate::authz::rbac::Rbac::new(cluster));
-    let authorization = Authorization { authorizer: std::sync::Arc::new(Broken), rbac };
+    let rbac = Rbac::new(cluster);
     let rules = review("SelfSubjectRulesReview", json!({ "namespace": "a" }));
-    let done = self_subject_rules(rules, &User::new("jane", &[]), &authorization).await.unwrap();
+    let done = self_subject_rules(rules, &User::new("jane", &[]), &Broken, &rbac).await.unwrap();
     assert_eq!(done.0["status"]["incomplete"], true);
     assert_eq!(done.0["status"]["evaluationError"], "no rules here");
 }
