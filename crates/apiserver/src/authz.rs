@@ -357,11 +357,11 @@ mod tests {
         assert_eq!(authorizer.unresolved(&User::new("system:node:n1", &["system:nodes"])), [node, webhook]);
     }
 
-    #[test]
-    fn failures_read_as_upstreams() {
+    #[tokio::test]
+    async fn failures_read_as_upstreams() {
         let answer = failed("/api?a=<b>", "x & y");
         assert_eq!(answer.status(), 500);
-        let body = futures::executor::block_on(response::read(answer.into_body(), 1 << 10)).unwrap();
+        let body = response::read(answer.into_body(), 1 << 10).await.unwrap();
         assert_eq!(body, "Internal Server Error: \"/api?a=&lt;b&gt;\": x &amp; y\n");
     }
 
