@@ -218,7 +218,7 @@ fn issuer(
         }
     }
     let email = jwt.claim_mappings.username.expression.as_deref().is_some_and(|text| uses(text, "email"));
-    if email && !verifies_email(&jwt) {
+    if email && !verifies_email(&jwt.claim_mappings, &jwt.claim_validation_rules) {
         return Err(wrong(
             at("claimMappings.username.expression"),
             "claims.email_verified must be used in claimMappings.username.expression or \
@@ -285,10 +285,10 @@ fn uses(expression: &str, claim: &str) -> bool {
 }
 
 /// Whether anything that decides about the user looks at whether the e-mail address is theirs.
-fn verifies_email(jwt: &Jwt) -> bool {
-    let extra = jwt.claim_mappings.extra.iter().map(|extra| extra.value_expression.as_str());
-    let rules = jwt.claim_validation_rules.iter().filter_map(|rule| rule.expression.as_deref());
-    let mut all = jwt.claim_mappings.username.expression.as_deref().into_iter().chain(extra).chain(rules);
+fn verifies_email(mappings: &Mappings, rules: &[RuleFields]) -> bool {
+    let extra = mappings.extra.iter().map(|extra| extra.value_expression.as_str());
+    let rules = rules.iter().filter_map(|rule| rule.expression.as_deref());
+    let mut all = mappings.username.expression.as_deref().into_iter().chain(extra).chain(rules);
     all.any(|expression| uses(expression, "email_verified"))
 }
 
