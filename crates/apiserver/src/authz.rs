@@ -70,6 +70,25 @@ pub struct Evaluation {
     pub error: Option<String>,
 }
 
+impl Evaluation {
+    /// Whether it allows what `attributes` ask.
+    ///
+    /// # Errors
+    /// 403 with the reason, and with what went wrong.
+    pub fn demanded(self, attributes: &Attributes) -> Result<(), Status> {
+        let Evaluation { decision, reason, error } = self;
+        if decision == Decision::Allow {
+            return Ok(());
+        }
+        let told = match error {
+            Some(error) if reason.is_empty() => error,
+            Some(error) => format!("{error}: {reason}"),
+            None => reason,
+        };
+        Err(forbidden(attributes, &told))
+    }
+}
+
 /// One of the sources of decisions that can be turned on.
 #[derive(Clone, Debug)]
 pub enum Mode {

@@ -14,7 +14,7 @@ use api::names::{is_dns1123_label, is_dns1123_subdomain, is_domain_prefixed_path
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::authz::{self, Authorizer, Decision};
+use crate::authz::{self, Authorizer};
 use crate::request::{Attributes, RequestInfo, User, percent};
 
 const USER: &str = "impersonate-user";
@@ -340,16 +340,7 @@ impl Check<'_> {
     }
 
     async fn demand(&self, attributes: &Attributes) -> Result<(), Status> {
-        let said = self.authorizer.evaluate(attributes).await;
-        if said.decision == Decision::Allow {
-            return Ok(());
-        }
-        let reason = match said.error {
-            Some(error) if said.reason.is_empty() => error,
-            Some(error) => format!("{error}: {}", said.reason),
-            None => said.reason,
-        };
-        Err(authz::forbidden(attributes, &reason))
+        self.authorizer.evaluate(attributes).await.demanded(attributes)
     }
 }
 

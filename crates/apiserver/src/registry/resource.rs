@@ -7,13 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::field::{self, ErrorList, Path};
+use api::field::{self, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
 use super::Rest;
-use crate::authz::{self, Authorizer, Decision};
+use crate::authz::Authorizer;
 use crate::engine::Call;
 use crate::request::{Attributes, RequestInfo, User};
 
@@ -25,10 +25,12 @@ impl Rest for ResourceClaims {
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let Some(old) = old.filter(|_| call.info.subresource == "status") else { return Ok(()) };
         let authorizer = &*call.server.authorization.authorizer;
-        let errors = refused(authorizer, &call.user, &call.info, &new.0["status"], &old.0["status"]).await;
-        if errors.is_empty() {
+        let refused = refused(authorizer, &call.user, &call.info, &new.0["status"], &old.0["status"]).await;
+        if refused.is_empty() {
             return Ok(());
         }
+        let path = Path::new("status");
+        let errors = refused.into_iter().map(|detail| field::forbidden(&path, detail)).collect();
         Err(Status::invalid(&call.resource.descriptor.group_kind(), new.name(), errors))
     }
 }
@@ -40,9 +42,8 @@ async fn refused(
     request: &RequestInfo,
     new: &Value,
     old: &Value,
-) -> ErrorList {
-    let path = Path::new("status");
-    let mut errors = ErrorList::new();
+) -> Vec<String> {
+    let mut errors = Vec::new();
     let part = |verb: String, subresource: &str, namespace: &str, name: &str| {
         let mut info =
             RequestInfo { verb, namespace: namespace.into(), name: name.into(), ..request.clone() };
@@ -53,12 +54,9 @@ async fn refused(
         let verb = &request.verb;
         // Whoever allocates does so for all claims.
         if let Err(why) = may(authorizer, &part(verb.clone(), "binding", "", "")).await {
-            errors.push(field::forbidden(
-                &path,
-                format!(
-                    "changing status.allocation or status.reservedFor requires resource=\"resourceclaims/binding\", \
-                     verb=\"{verb}\" permission: {why}"
-                ),
+            errors.push(format!(
+                "changing status.allocation or status.reservedFor requires resource=\"resourceclaims/binding\", \
+                 verb=\"{verb}\" permission: {why}"
             ));
         }
     }
@@ -78,12 +76,9 @@ async fn refused(
             }
         }
         if let Some(why) = first {
-            errors.push(field::forbidden(
-                &path,
-                format!(
-                    "changing status.devices requires resource=\"resourceclaims/driver\", verb=\"[{}]\" permission: {why}",
-                    verbs.join(" ")
-                ),
+            let verbs = verbs.join(" ");
+            errors.push(format!(
+                "changing status.devices requires resource=\"resourceclaims/driver\", verb=\"[{verbs}]\" permission: {why}"
             ));
         }
     }
@@ -92,15 +87,7 @@ async fn refused(
 
 async fn may(authorizer: &dyn Authorizer, attributes: &Attributes) -> Result<(), String> {
     let said = authorizer.evaluate(attributes).await;
-    if said.decision == Decision::Allow {
-        return Ok(());
-    }
-    let reason = match said.error {
-        Some(error) if said.reason.is_empty() => error,
-        Some(error) => format!("{error}: {}", said.reason),
-        None => said.reason,
-    };
-    Err(authz::forbidden(attributes, &reason).message)
+    said.demanded(attributes).map_err(|refusal| refusal.message)
 }
 
 /// Whether two values mean different things; what is empty means what is not there.
@@ -150,6 +137,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::authz::Decision;
 
     /// Allows one thing, as `verb subresource namespace/name`.
     struct Only(&'static str);
@@ -209,8 +197,7 @@ mod tests {
         let path = "/apis/resource.k8s.io/v1/namespaces/ns/resourceclaims/c/status";
         let info = RequestInfo::parse(&http::Method::PUT, path, None);
         for (index, (grant, user, new, want)) in table.into_iter().enumerate() {
-            let errors = refused(&Only(grant), &user, &info, &new, &old).await;
-            let told: Vec<String> = errors.iter().map(|error| error.detail.clone()).collect();
+            let told = refused(&Only(grant), &user, &info, &new, &old).await;
             assert_eq!(told.join("\n"), want, "row {index}");
         }
     }

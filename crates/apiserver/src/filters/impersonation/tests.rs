@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::*;
+use crate::authz::Decision;
 
 /// Allows what is listed, as `verb resource[/subresource] [namespace/]name`, and remembers what it was asked.
 struct Grants(Vec<&'static str>, Mutex<Vec<String>>);
