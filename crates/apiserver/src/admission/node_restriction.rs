@@ -4,6 +4,7 @@
 //! Not here: what a node may read (`authz::node`).
 //! Upstream: plugin/pkg/admission/noderestriction.
 
+mod audiences;
 mod pod_certificate;
 
 use std::collections::BTreeSet;
@@ -21,8 +22,6 @@ use crate::authz::node::node_name;
 use crate::authz::{Authorizer, Decision};
 use crate::cluster::ClusterState;
 use crate::request::{Attributes, RequestInfo};
-
-mod audiences;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";

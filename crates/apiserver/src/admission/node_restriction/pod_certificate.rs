@@ -123,7 +123,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::super::testing::{Write, run};
-    use super::super::NodeRestriction;
+    use super::super::tests::plugin;
     use crate::authz::fake::FakeCluster;
     use crate::request::User;
 
@@ -179,7 +179,7 @@ mod tests {
             let resource = "podcertificaterequests.certificates.k8s.io";
             let write = Write::create(resource, "PodCertificateRequest", request(pod, change));
             let write = write.by(User::new("system:node:n1", &["system:nodes"]));
-            match run(&NodeRestriction, &cluster, write).await {
+            match run(&plugin(), &cluster, write).await {
                 Ok(_) => assert_eq!(want, "", "row {index}"),
                 Err(status) => assert!(
                     !want.is_empty() && status.message.ends_with(want),

@@ -20,7 +20,7 @@ impl Authorizer for Grants {
     }
 }
 
-fn plugin() -> NodeRestriction {
+pub(super) fn plugin() -> NodeRestriction {
     NodeRestriction::new(Arc::new(Grants))
 }
 
