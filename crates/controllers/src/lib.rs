@@ -12,6 +12,8 @@
 //!
 //! To add a controller: one file with its [`reconcile::Controller`], one line in [`all`].
 
+pub mod bootstrap_signer;
+pub mod certificates;
 mod claim;
 pub mod clusterrole_aggregation;
 mod condition;
@@ -74,6 +76,8 @@ pub struct Options {
     pub client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
     /// The authority that pods may trust for the API server, PEM.
     pub root_ca_pem: String,
+    /// Signs what was approved, with the cluster's authority.
+    pub sign: certificates::signing::Sign,
     /// The ranges that pods' addresses come from, one per IP family.
     pub cluster_cidrs: Vec<String>,
     /// How large each node's part of an IPv4 range is.
@@ -165,6 +169,22 @@ pub fn all() -> Vec<Entry> {
         }),
         row("certificatesigningrequest-cleaner", "certificate-controller", |runner, _, client| {
             runner.start(csr_cleaner::CsrCleaner, client)
+        }),
+        row("certificatesigningrequest-approving", "certificate-controller", |runner, _, client| {
+            runner.start(certificates::approving::Approving, client)
+        }),
+        row("certificatesigningrequest-signing", "certificate-controller", |runner, options, client| {
+            runner.start(certificates::signing::Signing::new(options.sign.clone()), client)
+        }),
+        row(
+            "kube-apiserver-serving-clustertrustbundle-publisher",
+            "kube-apiserver-serving-clustertrustbundle-publisher",
+            |runner, options, client| {
+                runner.start(certificates::publishing::Publishing::new(&options.root_ca_pem), client)
+            },
+        ),
+        row("bootstrap-signer", "bootstrap-signer", |runner, _, client| {
+            runner.start(bootstrap_signer::BootstrapSigner, client)
         }),
         row("podcertificaterequest-cleaner", "podcertificaterequestcleaner", |runner, _, client| {
             runner.start(pod_certificate_cleaner::PodCertificateCleaner, client)

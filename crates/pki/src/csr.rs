@@ -4,28 +4,59 @@
 //! Upstream: `pkg/controller/certificates/authority` (permissive signing with the request's subject and names).
 //! Not here: whether a request is to be approved, and which usages a signer allows.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer as _;
 
-use crate::authority::{self, Authority, Certificate, Request};
-use crate::{Error, Usage, pem};
+use crate::authority::{Authority, Certificate, Request};
+use crate::{Error, der, pem};
 
 /// What the signer decides; all else is the request's.
 #[derive(Debug, Clone)]
 pub struct Terms<'a> {
-    /// Extended key usages to certify.
-    pub usages: &'a [Usage],
-    /// Whether `key encipherment` is among the usages (meaningful for RSA keys only).
-    pub key_encipherment: bool,
-    /// How long the certificate is to be valid, from now; cut to the authority's end.
-    pub life: SignedDuration,
+    /// What the key may be used for, under the names of the API (`digital signature`, `client auth`, …).
+    pub usages: &'a [&'a str],
+    /// From when the certificate is valid; cut to the authority's begin.
+    pub not_before: Timestamp,
+    /// Until when it is valid; cut to the authority's end.
+    pub not_after: Timestamp,
 }
 
+/// The usages that are bits of the key usage (RFC 5280, 4.2.1.3).
+const KEY_USAGES: &[(&str, u8)] = &[
+    ("signing", 0),
+    ("digital signature", 0),
+    ("content commitment", 1),
+    ("key encipherment", 2),
+    ("data encipherment", 3),
+    ("key agreement", 4),
+    ("cert sign", 5),
+    ("crl sign", 6),
+    ("encipher only", 7),
+    ("decipher only", 8),
+];
+
+/// The usages that are extended ones, in the order that a certificate lists them.
+const EXTENDED_USAGES: &[(&str, &[u64])] = &[
+    ("any", &[2, 5, 29, 37, 0]),
+    ("server auth", &[1, 3, 6, 1, 5, 5, 7, 3, 1]),
+    ("client auth", &[1, 3, 6, 1, 5, 5, 7, 3, 2]),
+    ("code signing", &[1, 3, 6, 1, 5, 5, 7, 3, 3]),
+    ("email protection", &[1, 3, 6, 1, 5, 5, 7, 3, 4]),
+    ("s/mime", &[1, 3, 6, 1, 5, 5, 7, 3, 4]),
+    ("ipsec end system", &[1, 3, 6, 1, 5, 5, 7, 3, 5]),
+    ("ipsec tunnel", &[1, 3, 6, 1, 5, 5, 7, 3, 6]),
+    ("ipsec user", &[1, 3, 6, 1, 5, 5, 7, 3, 7]),
+    ("timestamping", &[1, 3, 6, 1, 5, 5, 7, 3, 8]),
+    ("ocsp signing", &[1, 3, 6, 1, 5, 5, 7, 3, 9]),
+    ("microsoft sgc", &[1, 3, 6, 1, 4, 1, 311, 10, 3, 3]),
+    ("netscape sgc", &[2, 16, 840, 1, 113730, 4, 1]),
+];
+
 /// The identity that a request asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     /// Common name: the user name.
     pub common_name: String,
@@ -35,6 +66,10 @@ pub struct Subject {
     pub dns_names: Vec<String>,
     /// Addresses asked for.
     pub ip_addresses: Vec<std::net::IpAddr>,
+    /// Mail addresses asked for.
+    pub emails: Vec<String>,
+    /// URIs asked for.
+    pub uris: Vec<String>,
 }
 
 /// Reads what a request (PEM) asks for and checks that its sender holds the key.
@@ -49,12 +84,7 @@ pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
     let organizations = strings(names.iter_organization().filter_map(|value| value.as_str().ok()).collect());
     let common_name =
         names.iter_common_name().filter_map(|value| value.as_str().ok()).last().unwrap_or_default();
-    let mut subject = Subject {
-        common_name: common_name.to_owned(),
-        organizations,
-        dns_names: Vec::new(),
-        ip_addresses: Vec::new(),
-    };
+    let mut subject = Subject { common_name: common_name.to_owned(), organizations, ..Subject::default() };
     for extension in request.requested_extensions().into_iter().flatten() {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
             for name in &names.general_names {
@@ -69,6 +99,10 @@ pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
                             subject.ip_addresses.push(v6.into());
                         }
                     }
+                    x509_parser::extensions::GeneralName::RFC822Name(mail) => {
+                        subject.emails.push((*mail).to_owned());
+                    }
+                    x509_parser::extensions::GeneralName::URI(uri) => subject.uris.push((*uri).to_owned()),
                     _ => {}
                 }
             }
@@ -88,25 +122,42 @@ pub fn verify(der: &[u8]) -> Result<(), Error> {
 /// Signs a request (PEM).
 ///
 /// # Errors
-/// [`Error::BadRequest`] where the request is malformed or not signed by its own key.
-pub fn sign(
-    authority: &Authority,
-    request_pem: &str,
-    terms: &Terms<'_>,
-    now: Timestamp,
-) -> Result<Certificate, Error> {
+/// [`Error::BadRequest`] where the request is malformed or not signed by its own key, or a usage has no meaning.
+pub fn sign(authority: &Authority, request_pem: &str, terms: &Terms<'_>) -> Result<Certificate, Error> {
+    let (key_usage, extended) = usages(terms.usages)?;
     let der = request_der(request_pem)?;
     let request = parse(&der)?;
     let info = &request.certification_request_info;
     authority.sign(Request {
         subject: info.subject.as_raw().to_vec(),
         public_info: info.subject_pki.raw,
-        not_before: now - authority::BACKDATE,
-        not_after: now + terms.life,
-        key_usage: if terms.key_encipherment { &[0, 2] } else { &[0] },
-        extended: authority::extended(terms.usages),
+        not_before: terms.not_before,
+        not_after: terms.not_after,
+        key_usage: &key_usage,
+        extended,
         alternative_names: requested_names(info)?,
     })
+}
+
+/// Bits of the key usage and encoded extended usages.
+fn usages(names: &[&str]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
+    let known = |name: &&&str| {
+        KEY_USAGES.iter().any(|(known, _)| known == *name)
+            || EXTENDED_USAGES.iter().any(|(known, _)| known == *name)
+    };
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        return Err(Error::BadRequest(format!("unrecognized usage values: [{unknown:?}]")));
+    }
+    let mut bits: Vec<u8> =
+        KEY_USAGES.iter().filter(|(name, _)| names.contains(name)).map(|(_, bit)| *bit).collect();
+    bits.dedup();
+    let mut extended: Vec<Vec<u8>> = EXTENDED_USAGES
+        .iter()
+        .filter(|(name, _)| names.contains(name))
+        .map(|(_, oid)| der::oid(oid))
+        .collect();
+    extended.dedup();
+    Ok((bits, extended))
 }
 
 fn request_der(request_pem: &str) -> Result<Vec<u8>, Error> {

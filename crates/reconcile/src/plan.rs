@@ -25,6 +25,9 @@ pub struct Plan {
     /// Paths to GET before this key can be planned: they are asked, and the plan is made again at once with their
     /// [`Answers`]; steps and events of a plan with questions are carried out first.
     pub questions: Vec<String>,
+    /// What is POSTed before this key can be planned, and stored nowhere (access reviews); answered like the questions, under
+    /// the review's name.
+    pub reviews: Vec<Review>,
     /// When to look again though nothing has changed. A later plan replaces it.
     pub requeue_at: Option<Timestamp>,
     /// Come back with the key's back-off, though nothing failed: something outside the caches is not ready.
@@ -85,6 +88,17 @@ pub struct Action {
     pub on_success: Option<EventSpec>,
     /// Said when it has failed; `{error}` stands for what the server said.
     pub on_failure: Option<EventSpec>,
+}
+
+/// A question with a body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Review {
+    /// What [`Answers`] know the answer by.
+    pub name: String,
+    /// Where it is sent.
+    pub path: String,
+    /// What is sent.
+    pub body: Value,
 }
 
 /// One event.
@@ -311,6 +325,12 @@ impl Plan {
         self
     }
 
+    /// Sends a review, whose answer goes by `name`.
+    pub fn review(&mut self, name: &str, path: &str, body: Value) -> &mut Plan {
+        self.reviews.push(Review { name: name.to_owned(), path: path.to_owned(), body });
+        self
+    }
+
     /// Looks again at `at`, or earlier if asked before.
     pub fn requeue_at(&mut self, at: Timestamp) -> &mut Plan {
         self.requeue_at = Some(self.requeue_at.map_or(at, |earlier| earlier.min(at)));
@@ -335,7 +355,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// The answer to a path: `None` if it was not asked.
+    /// The answer to a path, or to the review of that name: `None` if it was not asked.
     pub fn get(&self, path: &str) -> Option<&Result<Value, api::Status>> {
         self.said.get(path)
     }

@@ -215,15 +215,18 @@ impl<C: Controller> Loop<C> {
                     return Outcome::Failed;
                 }
             }
-            if plan.questions.is_empty() {
+            if plan.questions.is_empty() && plan.reviews.is_empty() {
                 if plan.retry {
                     return Outcome::Failed;
                 }
                 return Outcome::Done(plan.requeue_at.map(|at| self.monotonic_of(at, now)));
             }
-            for path in plan.questions {
-                match self.executor.ask(&path).await {
-                    Ok(answer) => drop(answers.said.insert(path, answer)),
+            let questions = plan.questions.into_iter().map(|path| (path.clone(), path, None));
+            let reviews =
+                plan.reviews.into_iter().map(|review| (review.name, review.path, Some(review.body)));
+            for (name, path, body) in questions.chain(reviews) {
+                match self.executor.ask(&path, body).await {
+                    Ok(answer) => drop(answers.said.insert(name, answer)),
                     Err(error) => {
                         tracing::debug!(controller = C::NAME, %key, path, %error, "no answer");
                         return Outcome::Failed;

@@ -12,6 +12,7 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
     let events = api.client("system:kube-controller-manager", &[]);
     let options = RecorderOptions::component("controller-manager");
     let identities = api.clone();
+    let pki = context.pki.clone();
     controllers::start(&controllers::Options {
         informers: api.informers.clone(),
         tasks: tasks.clone(),
@@ -19,6 +20,7 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
         recorder: EventRecorder::new(events, tasks, context.clock.clone(), options),
         client_for: Arc::new(move |user| identities.client(user, &SERVICE_ACCOUNT_GROUPS)),
         root_ca_pem: context.pki.cluster_authority().certificate().pem(),
+        sign: Arc::new(move |request, terms| pki::csr::sign(pki.cluster_authority(), request, terms)),
         cluster_cidrs: vec![context.config.cluster_cidr.to_string()],
         node_cidr_mask_v4: 24,
         node_cidr_mask_v6: 64,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::*;
-use crate::{Usage, csr};
+use crate::csr;
 
 const START: &str = "2026-11-21T10:00:00Z";
 
@@ -208,12 +208,19 @@ fn signing_a_request_keeps_every_group() {
     assert_eq!(asked.ip_addresses, ["192.0.2.44".parse::<IpAddr>().unwrap()]);
 
     let terms = csr::Terms {
-        usages: &[Usage::Client, Usage::Server],
-        key_encipherment: true,
-        life: SignedDuration::from_hours(1),
+        usages: &["key encipherment", "client auth", "digital signature", "server auth"],
+        not_before: now,
+        not_after: now + SignedDuration::from_hours(1),
     };
-    let signed = csr::sign(pki.cluster_authority(), REQUEST, &terms, now).unwrap();
+    let signed = csr::sign(pki.cluster_authority(), REQUEST, &terms).unwrap();
     let (_, parsed) = x509_parser::parse_x509_certificate(signed.der()).unwrap();
+    let usage = parsed.key_usage().unwrap().unwrap().value;
+    assert!(usage.digital_signature() && usage.key_encipherment() && !usage.key_cert_sign());
+    let extended = parsed.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.client_auth && extended.server_auth && !extended.any);
+    let unknown = csr::Terms { usages: &["cooking"], ..terms.clone() };
+    let error = csr::sign(pki.cluster_authority(), REQUEST, &unknown).unwrap_err().to_string();
+    assert!(error.contains("unrecognized usage values"), "{error}");
     let groups: Vec<&str> = parsed.subject().iter_organization().filter_map(|o| o.as_str().ok()).collect();
     assert_eq!(groups, ["dev", "ops", "dev:leads"]);
     assert_eq!(parsed.validity().not_after.timestamp(), at("2026-11-21T11:00:00Z").as_second());

@@ -159,8 +159,14 @@ impl Executor {
 
     /// A question: whatever the server says is an answer, also that it (or the server behind it) cannot say now; only
     /// silence is none. So a plan that gets an error must decide whether it is one to try again on.
-    pub(super) async fn ask(&self, path: &str) -> Result<Result<Value, api::Status>, Error> {
-        match self.client.request(Method::GET, path, None).await {
+    /// With a body it is a POST.
+    pub(super) async fn ask(
+        &self,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Result<Value, api::Status>, Error> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        match self.client.request(method, path, body.as_ref()).await {
             Ok(value) => Ok(Ok(value)),
             Err(Error::Status(status)) => Ok(Err(*status)),
             Err(error) => Err(error),
