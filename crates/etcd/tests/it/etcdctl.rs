@@ -129,10 +129,15 @@ fn watches(version: &str) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let output = BufReader::new(child.stdout.take().unwrap());
     let _child = Following(child);
-    let mut next = |count: usize| lines.by_ref().take(count).collect::<Vec<_>>().join(" ");
-    assert_eq!(next(5).trim_end(), "PUT   k/a old");
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let line =
+        || lines.recv_timeout(std::time::Duration::from_secs(60)).expect("nothing was printed in time");
+    let next = |count: usize| (0..count).map(|_| line()).collect::<Vec<_>>().join(" ");
+    // Nothing was before: only the key and its value.
+    assert_eq!(next(3), "PUT k/a old");
     world.ctl(version, &["put", "k/a", "new"]);
     assert_eq!(next(5), "PUT k/a old k/a new");
     world.ctl(version, &["del", "k/a"]);
