@@ -91,7 +91,10 @@ const UPSTREAM: &[(&str, &str)] = &[
         "Name=, Age, SignerName, Requestor, RequestedDuration, Condition",
     ),
     ("clustertrustbundles.certificates.k8s.io", "Name=, SignerName"),
-    ("podcertificaterequests.certificates.k8s.io", GENERIC),
+    (
+        "podcertificaterequests.certificates.k8s.io",
+        "Name=, PodName, ServiceAccountName, NodeName, SignerName, State, UserAnnotations*",
+    ),
     ("mutatingadmissionpolicies.admissionregistration.k8s.io", "Name=, Mutations:integer, ParamKind, Age"),
     ("mutatingadmissionpolicybindings.admissionregistration.k8s.io", "Name=, PolicyName, ParamRef, Age"),
     ("mutatingwebhookconfigurations.admissionregistration.k8s.io", "Name=, Webhooks:integer, Age"),

@@ -8,8 +8,9 @@ use crate::kind::Column;
 use crate::kinds::check::{one_of, one_of_if_set, required};
 use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
+use crate::meta::LabelSelector;
 use crate::meta_validation::{label_selector_errors, push_invalid};
-use crate::names::{is_dns1123_subdomain, is_path_segment, is_qualified_name};
+use crate::names::{is_dns1035_label, is_dns1123_subdomain, is_path_segment, is_qualified_name};
 use crate::types::admissionregistration::v1::{
     MatchCondition, MatchResources, NamedRuleWithOperations, ParamKind, ParamRef, RuleWithOperations,
     WebhookClientConfig,
@@ -53,6 +54,8 @@ pub(super) struct Webhook<'a> {
     pub(super) side_effects: &'a str,
     pub(super) timeout: Option<i32>,
     pub(super) conditions: &'a [MatchCondition],
+    pub(super) namespaces: &'a Option<LabelSelector>,
+    pub(super) objects: &'a Option<LabelSelector>,
 }
 
 impl Webhook<'_> {
@@ -95,6 +98,11 @@ impl Webhook<'_> {
                 errors.push(field::not_supported(&path.child("sideEffects"), other, &effects));
             }
             _ => {}
+        }
+        for (name, selector) in [("namespaceSelector", self.namespaces), ("objectSelector", self.objects)] {
+            if let Some(selector) = selector {
+                errors.extend(label_selector_errors(selector, &path.child(name)));
+            }
         }
         if let Some(seconds) = self.timeout.filter(|seconds| !(1..=30).contains(seconds)) {
             let message = "the timeout value must be between 1 and 30 seconds";
@@ -155,6 +163,41 @@ pub(super) fn conditions(errors: &mut ErrorList, conditions: &[MatchCondition], 
 
 pub(super) fn failure_policy(errors: &mut ErrorList, policy: &Option<String>, path: &Path) {
     one_of_if_set(errors, path, policy, &POLICIES);
+}
+
+/// What is wrong with the kind of a policy's parameters.
+pub(super) fn param_kind(errors: &mut ErrorList, kind: &ParamKind, path: &Path) {
+    let (version_path, api_version) = (path.child("apiVersion"), text(&kind.api_version));
+    let joined = |errors: &mut ErrorList, path: &Path, value: &str, prefix: &str, messages: Vec<String>| {
+        if !messages.is_empty() {
+            errors.push(field::invalid(path, value, format!("{prefix}{}", messages.join(","))));
+        }
+    };
+    match api_version.split('/').collect::<Vec<_>>()[..] {
+        [""] => errors.push(field::required(&version_path, "")),
+        [version] => joined(errors, &version_path, version, "", is_dns1035_label(version)),
+        [group, version] => {
+            if !group.is_empty() {
+                joined(errors, &version_path, group, "", is_dns1123_subdomain(group));
+            }
+            if version.is_empty() {
+                errors.push(field::invalid(&version_path, api_version, "version must be specified"));
+            } else {
+                joined(errors, &version_path, version, "", is_dns1035_label(version));
+            }
+        }
+        _ => {
+            let message = format!("unexpected GroupVersion string: {api_version}");
+            errors.push(field::invalid(&version_path, api_version, message));
+        }
+    }
+    let (kind_path, kind) = (path.child("kind"), text(&kind.kind));
+    if kind.is_empty() {
+        errors.push(field::required(&kind_path, ""));
+    } else {
+        let messages = is_dns1035_label(&kind.to_lowercase());
+        joined(errors, &kind_path, kind, "may have mixed case, but should otherwise match: ", messages);
+    }
 }
 
 pub(super) fn resources(errors: &mut ErrorList, resources: &MatchResources, path: &Path) {

@@ -74,6 +74,8 @@ fn validate(configuration: &MutatingWebhookConfiguration) -> ErrorList {
             side_effects: &webhook.side_effects,
             timeout: webhook.timeout_seconds,
             conditions: items(&webhook.match_conditions),
+            namespaces: &webhook.namespace_selector,
+            objects: &webhook.object_selector,
         }
         .validate(&mut errors, &path);
         let policies = ["IfNeeded", "Never"];

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::matching::{conditions, default_resources, failure_policy, kind_cell, resources};
+use super::matching::{conditions, default_resources, failure_policy, kind_cell, param_kind, resources};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::required;
-use crate::kinds::optional::{default_text, items};
+use crate::kinds::check::one_of_if_set;
+use crate::kinds::optional::{default_text, items, text};
 use crate::kinds::row;
-use crate::types::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicySpec};
+use crate::types::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicySpec, Validation,
+};
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -84,11 +86,37 @@ fn validate(policy: &ValidatingAdmissionPolicy) -> ErrorList {
             errors.push(field::required(&path.child(name), message));
         }
     }
-    for (index, validation) in items(&spec.validations).iter().enumerate() {
-        let path = path.child("validations").index(index).child("expression");
-        required(&mut errors, &path, validation.expression.trim());
+    if let Some(kind) = &spec.param_kind {
+        param_kind(&mut errors, kind, &path.child("paramKind"));
+    }
+    for (index, one) in items(&spec.validations).iter().enumerate() {
+        validation(&mut errors, one, &path.child("validations").index(index));
     }
     errors
+}
+
+fn validation(errors: &mut ErrorList, validation: &Validation, path: &Path) {
+    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    let broken = |text: &str| text.contains(['\n', '\r']);
+    let expression = validation.expression.trim();
+    if expression.is_empty() {
+        errors.push(field::required(&path.child("expression"), "expression is not specified"));
+    }
+    let formula = text(&validation.message_expression);
+    if !formula.is_empty() && formula.trim().is_empty() {
+        let message = "must be non-empty if specified";
+        errors.push(field::invalid(&path.child("messageExpression"), formula, message));
+    }
+    let (message_path, message) = (path.child("message"), text(&validation.message));
+    if !message.is_empty() && message.trim().is_empty() {
+        errors.push(field::invalid(&message_path, message, "message must be non-empty if specified"));
+    } else if broken(message.trim()) {
+        errors.push(field::invalid(&message_path, message, "message must not contain line breaks"));
+    } else if broken(expression) && message.is_empty() {
+        let detail = "message must be specified if expression contains line breaks";
+        errors.push(field::required(&message_path, detail));
+    }
+    one_of_if_set(errors, &path.child("reason"), &validation.reason, REASONS);
 }
 
 fn cells(policy: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
@@ -100,4 +128,52 @@ fn cells(policy: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
         kind_cell(spec.param_kind.as_ref()),
         row::age(&policy.metadata, now),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(change: Value) -> Vec<String> {
+        let mut policy = json!({"metadata": {"name": "p"}, "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                                                    "resources": ["pods"]}]},
+            "validations": [{"expression": "true"}]}});
+        policy["spec"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mut policy = serde_json::from_value(policy).unwrap();
+        default(&mut policy);
+        validate(&policy).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn policies_are_checked() {
+        for (change, expected) in [
+            (json!({}), vec![]),
+            (json!({"paramKind": {"apiVersion": "rules.example.com/v1", "kind": "ReplicaLimit"}}), vec![]),
+            (
+                json!({"paramKind": {"apiVersion": "a/b/c", "kind": ""}}),
+                vec![
+                    r#"spec.paramKind.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c"#,
+                    "spec.paramKind.kind: Required value",
+                ],
+            ),
+            (
+                json!({"validations": [{"expression": " ", "message": " ", "reason": "Because"}]}),
+                vec![
+                    "spec.validations[0].expression: Required value: expression is not specified",
+                    r#"spec.validations[0].message: Invalid value: " ": message must be non-empty if specified"#,
+                    r#"spec.validations[0].reason: Unsupported value: "Because": supported values: "Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized""#,
+                ],
+            ),
+            (
+                json!({"validations": [{"expression": "true\n&& true"}, {"expression": "true", "message": "a\nb"}]}),
+                vec![
+                    "spec.validations[0].message: Required value: message must be specified if expression contains line breaks",
+                    r#"spec.validations[1].message: Invalid value: "a\nb": message must not contain line breaks"#,
+                ],
+            ),
+        ] {
+            assert_eq!(texts(change), expected);
+        }
+    }
 }

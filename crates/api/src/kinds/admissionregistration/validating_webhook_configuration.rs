@@ -73,6 +73,8 @@ fn validate(configuration: &ValidatingWebhookConfiguration) -> ErrorList {
             side_effects: &webhook.side_effects,
             timeout: webhook.timeout_seconds,
             conditions: items(&webhook.match_conditions),
+            namespaces: &webhook.namespace_selector,
+            objects: &webhook.object_selector,
         }
         .validate(&mut errors, &path);
         if !seen.insert(&webhook.name) {
