@@ -1,6 +1,7 @@
 //! The one error of the API: `metav1.Status`, its constructors and predicates.
 //! Codes, reasons and messages are upstream's (apimachinery `pkg/api/errors`); clients match on them.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -414,17 +415,19 @@ impl Status {
 
 /// How upstream prints several errors at once: each text once, in brackets when there are several.
 fn aggregate(errors: &ErrorList) -> String {
-    let mut texts: Vec<String> = Vec::with_capacity(errors.len());
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
+    let mut seen = HashSet::with_capacity(errors.len());
+    let mut all = String::new();
+    for text in errors.iter().map(ToString::to_string) {
+        if seen.contains(&text) {
+            continue;
         }
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(&text);
+        seen.insert(text);
     }
-    match texts.as_slice() {
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
-    }
+    if seen.len() == 1 { all } else { format!("[{all}]") }
 }
 
 fn insert(fields: &mut Map<String, Value>, name: &str, value: &str) {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use api::kind::Verbs;
 use foundation::metrics::{Counter, Family, Gauge, Histogram, registry};
+use futures::future::join_all;
 use store::Range;
 
 use crate::request::{Query, RequestInfo};
@@ -224,21 +225,26 @@ impl Metrics {
     pub async fn count_objects(&self, server: &Server) {
         let table = server.registry.table();
         let mut counted = HashSet::new();
-        for resource in table.all() {
-            let name = &resource.group_resource;
-            // Versions of a resource are the same objects; what is not stored (a review) has none.
-            if !resource.descriptor.verbs.contains(Verbs::LIST) || !counted.insert(name.clone()) {
-                continue;
-            }
+        // Versions of a resource are the same objects; what is not stored (a review) has none.
+        let stored = table.all().filter(|resource| {
+            resource.descriptor.verbs.contains(Verbs::LIST) && counted.insert(resource.group_resource.clone())
+        });
+        let counts = stored.map(|resource| async move {
             let cached = server.hub.filled(&resource.view).filter(|cache| !cache.is_closed());
             let count = match cached {
                 Some(cache) => cache.len() as f64,
                 None => {
                     let range = Range { count_only: true, ..Range::prefix(resource.view.prefix.clone()) };
-                    // Upstream's word for «it could not be asked».
-                    server.storage.0.range(range).await.map_or(-1.0, |found| found.count as f64)
+                    tokio::select! {
+                        found = server.storage.0.range(range) => found.map_or(UNKNOWN, |found| found.count as f64),
+                        // A slow store must not hide the page that tells of it.
+                        () = server.clock.sleep(COUNTING) => UNKNOWN,
+                    }
                 }
             };
+            (&resource.group_resource, count)
+        });
+        for (name, count) in join_all(counts).await {
             self.stored.with(&[&name.to_string()]).set(count);
             self.objects.with(&[&name.group, &name.resource]).set(count);
         }
@@ -247,6 +253,11 @@ impl Metrics {
         }
     }
 }
+
+/// The number of objects where it cannot be had; upstream's word for it.
+const UNKNOWN: f64 = -1.0;
+/// How long the store is asked how many there are.
+const COUNTING: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     static ELSEWHERE: Arc<AtomicU64>;

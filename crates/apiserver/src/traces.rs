@@ -74,6 +74,9 @@ impl From<i64> for Value {
     }
 }
 
+/// Bytes of a text that a span keeps.
+const LONGEST_TEXT: usize = 1024;
+
 /// Which side of a call a span is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -279,7 +282,13 @@ impl Span {
     /// Adds an attribute.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(open) = &mut self.recording {
-            open.attributes.push((key, value.into()));
+            let mut value = value.into();
+            if let Value::Text(text) = &mut value {
+                // Clients write these; spans wait in memory while the collector is away.
+                text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+                text.shrink_to_fit();
+            }
+            open.attributes.push((key, value));
         }
     }
 

@@ -2,8 +2,9 @@
 //! References that share a UID but differ elsewhere are left alone.
 //! Upstream: apiserver/pkg/endpoints/handlers/rest.go (dedupOwnerReferences).
 
+use std::collections::HashSet;
+
 use api::Object;
-use serde_json::Value;
 
 use super::Call;
 
@@ -23,16 +24,19 @@ pub(super) fn deduplicate(call: &Call, object: &mut Object, when: When) {
 
 fn remove_repeated(object: &mut Object, when: When) -> Option<String> {
     let references = object.0.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
-    let mut kept: Vec<Value> = Vec::with_capacity(references.len());
-    let mut repeated = Vec::new();
-    for reference in references.drain(..) {
-        if kept.contains(&reference) {
-            repeated.push(reference["uid"].as_str().unwrap_or_default().to_owned());
-        } else {
-            kept.push(reference);
-        }
+    if references.len() < 2 {
+        return None;
     }
-    *references = kept;
+    // By their text: clients send lists of any length, and this is before anything is validated.
+    let mut seen = HashSet::with_capacity(references.len());
+    let mut repeated = Vec::new();
+    references.retain(|reference| {
+        let first = seen.insert(reference.to_string());
+        if !first {
+            repeated.push(reference["uid"].as_str().unwrap_or_default().to_owned());
+        }
+        first
+    });
     let after = if when == When::Admitted { " after mutating admission happens" } else { "" };
     (!repeated.is_empty()).then(|| {
         format!(
@@ -45,7 +49,7 @@ fn remove_repeated(object: &mut Object, when: When) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -64,7 +64,7 @@ impl Rest for Instances {
 
 /// What is said of finalizers that this write adds.
 fn finalizer_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
-    let before = old.map(Object::finalizers).unwrap_or_default();
+    let before: BTreeSet<&str> = old.map(Object::finalizers).into_iter().flatten().collect();
     let added: BTreeSet<&str> = new.finalizers().into_iter().filter(|name| !before.contains(name)).collect();
     let mut warnings = Vec::new();
     for name in added {

@@ -4,7 +4,7 @@
 
 pub mod sni;
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
 use anyhow::Context as _;
@@ -304,16 +304,23 @@ pub fn kubelet_serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<
 }
 
 async fn renew(context: Context, tls: Tls) {
+    const AGAIN: Duration = Duration::from_secs(60);
+    let mut failed = false;
     loop {
         let now = context.clock.now();
         let Some(due) = context.pki.next_renewal() else { return };
-        let wait = due.duration_since(now).unsigned_abs();
-        context.clock.sleep(if due > now { wait } else { std::time::Duration::from_secs(60) }).await;
+        // A certificate that was renewed but could not be taken into use (a file beside it is broken) is not due again.
+        let wait = if due > now && !failed { due.duration_since(now).unsigned_abs() } else { AGAIN };
+        context.clock.sleep(wait).await;
         let now = context.clock.now();
         match context.pki.renew_due(now).map_err(anyhow::Error::from).and_then(|_| serving(&context, now)) {
-            Ok(fresh) => tls.store(fresh),
+            Ok(fresh) => {
+                tls.store(fresh);
+                failed = false;
+            }
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "cannot renew certificates, trying again")
+                tracing::error!(error = format!("{error:#}"), "cannot renew certificates, trying again");
+                failed = true;
             }
         }
     }

@@ -42,6 +42,9 @@ const AT_ROOT: [(&str, &str); 22] = [
     ("x-kubernetes-validations", "XValidations"),
 ];
 
+/// Errors that are collected of one part of a check: schemas are as large as clients make them, and each error has its path.
+const MOST_ERRORS: usize = 1000;
+
 /// What is accepted of a new schema because a stored one of the same definition does it already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tolerated {

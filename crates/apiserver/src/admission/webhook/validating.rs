@@ -118,7 +118,11 @@ impl Plugin for ValidatingAdmissionWebhook {
             }
         }
         let mut refused = None;
-        for (webhook, annotator, outcome) in join_all(calls).await {
+        let clock = &self.surroundings.clock;
+        let began = clock.monotonic();
+        let outcomes = join_all(calls).await;
+        crate::metrics::elsewhere(clock.monotonic().saturating_sub(began));
+        for (webhook, annotator, outcome) in outcomes {
             match outcome {
                 Ok(answer) => {
                     request.warnings.extend(answer.warnings);

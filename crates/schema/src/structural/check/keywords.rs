@@ -2,10 +2,12 @@
 //! Upstream: apiextensions-apiserver `pkg/apis/apiextensions/validation/validation.go`
 //! (ValidateCustomResourceDefinitionOpenAPISchema).
 
+use std::collections::HashSet;
+
 use api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use super::{Tolerated, elements, flag, is_zero, items, member, members, text, values};
+use super::{MOST_ERRORS, Tolerated, elements, flag, is_zero, items, member, members, text, values};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 const LIST_TYPE: &str = "x-kubernetes-list-type";
@@ -32,6 +34,9 @@ pub(super) fn check(schema: &Value, path: &Path, tolerated: Tolerated, errors: &
 
 /// Recursion is bounded by the nesting of the definition, which decoding bounds.
 fn node(schema: &Value, path: &Path, place: &Place, errors: &mut ErrorList) {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     supported(schema, path, place, errors);
     if flag(schema, "uniqueItems") {
         let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
@@ -213,7 +218,9 @@ fn keyed(schema: &Value, keys: &[Value], path: &Path, errors: &mut ErrorList) {
         errors.push(field::invalid(&items_path.child("type"), kind, detail));
         return;
     }
-    for (index, key) in keys.iter().enumerate() {
+    // Each error shows all keys, so that there is one of a sort: lists are as long as clients make them.
+    let (mut seen, mut strange, mut repeated) = (HashSet::with_capacity(keys.len()), false, false);
+    for key in keys {
         let name = key.as_str().unwrap_or_default();
         match items.get("properties").and_then(|properties| properties.get(name)) {
             Some(property) if matches!(text(property, "type"), "array" | "object") => {
@@ -223,14 +230,15 @@ fn keyed(schema: &Value, keys: &[Value], path: &Path, errors: &mut ErrorList) {
                 errors.push(field::invalid(&at, kind, detail));
             }
             Some(_) => {}
-            None => {
-                let detail = "entries must all be names of item properties";
-                errors.push(field::invalid(&at, keys.to_vec(), detail));
-            }
+            None => strange = true,
         }
-        if keys[..index].contains(key) {
-            errors.push(field::invalid(&at, keys.to_vec(), "must not contain duplicate entries"));
-        }
+        repeated |= !seen.insert(name);
+    }
+    if strange {
+        errors.push(field::invalid(&at, keys.to_vec(), "entries must all be names of item properties"));
+    }
+    if repeated {
+        errors.push(field::invalid(&at, keys.to_vec(), "must not contain duplicate entries"));
     }
 }
 
@@ -246,13 +254,13 @@ fn whole_keys(schema: &Value, path: &Path, errors: &mut ErrorList) {
     if list_type == "set" {
         return;
     }
+    let required: HashSet<&str> = elements(items, "required").iter().filter_map(Value::as_str).collect();
     for key in elements(schema, LIST_KEYS).iter().filter_map(Value::as_str) {
         let Some(property) = items.get("properties").and_then(|properties| properties.get(key)) else {
             continue;
         };
         let path = path.child("properties").key(key);
-        let required = elements(items, "required").iter().any(|name| name == key);
-        if !required && member(property, "default").is_none() {
+        if !required.contains(key) && member(property, "default").is_none() {
             let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             errors.push(field::required(&path.child("default"), detail));
         }

@@ -5,7 +5,7 @@ use api::field::{self, ErrorList, Path};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{elements, flag, is_zero, items, member, members, text, values};
+use super::{MOST_ERRORS, elements, flag, is_zero, items, member, members, text, values};
 
 /// Where in a schema a node stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,9 @@ pub(super) fn errors(schema: &Value, path: &Path) -> ErrorList {
 
 /// Recursion is bounded by the nesting of the definition, which decoding bounds.
 fn invariants(schema: &Value, level: Level, path: &Path, errors: &mut ErrorList) {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     let kind = text(schema, "type");
     if kind == "array" && items(schema).is_none() {
         errors.push(field::required(&path.child("items"), "must be specified"));
@@ -167,6 +170,9 @@ fn is_int_or_string(schema: &Value) -> bool {
 /// What only bounds values: the keywords under which structure may not be repeated. `any`, `first`: whether `anyOf`, or
 /// that of the first of `allOf`, is [`is_int_or_string`].
 fn validations(schema: &Value, any: bool, first: bool, path: &Path, errors: &mut ErrorList) {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     if !any {
         for (index, one) in elements(schema, "anyOf").iter().enumerate() {
             nested(one, false, &path.child("anyOf").index(index), errors);
@@ -234,6 +240,9 @@ fn nested(schema: &Value, any: bool, path: &Path, errors: &mut ErrorList) {
 
 /// Whether every field that is bounded at the root of a schema is also described there.
 fn complete(bounds: &Value, described: Option<&Value>, at: &Path, path: &Path, errors: &mut ErrorList) {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
     if let Some(not) = member(bounds, "not") {
         complete_nested(not, described, at, &path.child("not"), errors);
     }
