@@ -77,6 +77,8 @@ pub struct Field {
     pub zero: Zero,
     /// How it merges.
     pub merge: Merge,
+    /// What Go's type holds when the field is absent, once it was asked for ([`Field::when_absent`]).
+    pub(crate) absent: OnceLock<Option<Box<serde_json::Value>>>,
 }
 
 /// How a field merges.
@@ -248,7 +250,8 @@ impl Table {
             }
             let required = name.len() < first.len();
             let zero = wire::zero(entry.name, name, required);
-            definition.fields.push(Field { name, r#type, required, zero, merge });
+            let absent = OnceLock::new();
+            definition.fields.push(Field { name, r#type, required, zero, merge, absent });
         }
         definition
     }

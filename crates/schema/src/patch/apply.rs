@@ -12,13 +12,13 @@ mod set;
 mod shape;
 mod typing;
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use api::{Reason, Status};
 use serde_json::{Map, Value};
 
 use self::managers::{Entry, Managers, Operation};
-use self::presence::complete;
 use self::set::Set;
 use self::shape::{Difference, Shape};
 use crate::Schema;
@@ -131,7 +131,7 @@ fn merge(
     let old = without_managed_fields(live);
     let mut managers = Managers::of(live);
     if managers.is_empty() && live.pointer("/metadata/uid").is_some() {
-        let owned = Difference::between(&typed(&nothing(&old, schema), schema), &typed(&old, schema), shape);
+        let owned = Difference::between(&nothing(&old, schema), &old, shape);
         managers.set(Entry {
             manager: BEFORE_FIRST_APPLY.into(),
             operation: Operation::Update,
@@ -156,7 +156,7 @@ fn merge(
     if let Some(last) = last.filter(|last| last.api_version == version) {
         prune(&mut merged, &last.fields, &managers, version, shape);
     }
-    let mut difference = Difference::between(&typed(&old, schema), &typed(&merged, schema), shape);
+    let mut difference = Difference::between(&old, &merged, shape);
     difference.forget(writer.ignored);
     let conflicts = managers.conflicts(writer, Operation::Apply, version, &difference);
     if !force && !conflicts.is_empty() {
@@ -191,13 +191,8 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wri
         return;
     }
     let version = new.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (mut before, mut after) = match old {
-        Some(old) => differing(old, new),
-        None => (nothing(new, schema), new.clone()),
-    };
-    complete(&mut before, schema);
-    complete(&mut after, schema);
-    let mut difference = Difference::between(&before, &after, Shape::of(schema));
+    let before = old.map_or_else(|| Cow::Owned(nothing(new, schema)), Cow::Borrowed);
+    let mut difference = Difference::between(&before, new, Shape::of(schema));
     difference.forget(writer.ignored);
     managers.give_up(writer, Operation::Update, &version, &difference);
     let (taken, removed) = difference.into_parts();
@@ -219,32 +214,6 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wri
         });
     }
     managers.write(new);
-}
-
-/// Of two objects of one kind the parts in which they differ, `managedFields` aside: most writes change little.
-fn differing(old: &Value, new: &Value) -> (Value, Value) {
-    let (Value::Object(left), Value::Object(right)) = (old, new) else { return (old.clone(), new.clone()) };
-    let parts = |one: &Map<String, Value>, other: &Map<String, Value>| {
-        let parts = one.iter().filter(|(name, value)| {
-            matches!(name.as_str(), "apiVersion" | "kind" | "metadata") || other.get(*name) != Some(value)
-        });
-        let copy = |(name, value): (&String, &Value)| match value {
-            Value::Object(metadata) if name == "metadata" => {
-                let kept = metadata.iter().filter(|(name, _)| *name != "managedFields");
-                (name.clone(), kept.map(|(name, value)| (name.clone(), value.clone())).collect())
-            }
-            _ => (name.clone(), value.clone()),
-        };
-        parts.map(copy).collect()
-    };
-    (Value::Object(parts(left, right)), Value::Object(parts(right, left)))
-}
-
-/// The value as Go's type of it has it.
-fn typed(object: &Value, schema: &Schema) -> Value {
-    let mut object = object.clone();
-    complete(&mut object, schema);
-    object
 }
 
 /// An object of the same kind with nothing in it.

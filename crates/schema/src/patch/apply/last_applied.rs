@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::set::Set;
 use super::shape::{self, Difference, Shape};
-use super::{Writer, typed, without_managed_fields};
+use super::{Writer, without_managed_fields};
 use crate::Schema;
 
 /// The only manager for which this is done.
@@ -38,8 +38,7 @@ fn own(live: &Value, schema: &Schema) -> Option<Set> {
     let noted = without_managed_fields(&noted);
     let shape = Shape::of(schema);
     let fields = shape::fields(&noted, shape).ok()?;
-    let live = typed(&without_managed_fields(live), schema);
-    let changed = Difference::between(&typed(&noted, schema), &live, shape);
+    let changed = Difference::between(&noted, live, shape);
     Some(fields.difference(&changed.added_or_modified()).difference(&changed.removed))
 }
 

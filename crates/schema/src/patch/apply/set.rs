@@ -72,7 +72,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
     }
 

@@ -6,16 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::presence;
 use super::set::{Element, Entry, Set};
 use crate::Schema;
 use crate::structural::Node;
-use crate::table::{Definition, ListType, Merge, Type, table};
+use crate::table::{Definition, Field, ListType, Merge, Type, table};
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What the schema says of a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shape<'a> {
-    /// A value that is owned whole.
-    Leaf,
+    /// A value that is owned whole, and its type where it has one.
+    Leaf(Option<&'a Type>),
     /// An object of a definition.
     Struct(&'a Definition),
     /// A map of texts.
@@ -55,7 +58,7 @@ impl<'a> Shape<'a> {
             (Type::Definition(reference), _) => {
                 let definition = table().get(*reference);
                 if atomic || definition.atomic || definition.fields.is_empty() {
-                    Self::Leaf
+                    Self::Leaf(Some(r#type))
                 } else {
                     Self::Struct(definition)
                 }
@@ -63,7 +66,7 @@ impl<'a> Shape<'a> {
             (Type::Map(element), _) if !atomic => Self::Map(element),
             (Type::Array(_), Some(ListType::Set)) => Self::Set,
             (Type::Array(element), Some(ListType::Map(keys))) => Self::Keyed(element, keys),
-            _ => Self::Leaf,
+            _ => Self::Leaf(Some(r#type)),
         }
     }
 
@@ -72,11 +75,11 @@ impl<'a> Shape<'a> {
         match self {
             Self::Struct(definition) => match definition.field(name) {
                 Some(field) => (true, Self::of_type(&field.r#type, Some(&field.merge))),
-                None => (false, Self::Leaf),
+                None => (false, Self::Leaf(None)),
             },
             Self::Map(element) => (false, Self::of_type(element, None)),
             Self::Custom(node) if node.is_resource() && name == "metadata" => {
-                let meta = table().definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+                let meta = table().definition(OBJECT_META);
                 (true, meta.map_or(Self::Untyped, Self::Struct))
             }
             Self::Custom(node) => match node.member(name) {
@@ -84,7 +87,7 @@ impl<'a> Shape<'a> {
                 None => (false, Self::Untyped),
             },
             Self::Untyped => (false, Self::Untyped),
-            Self::Leaf | Self::Set | Self::Keyed(..) => (false, Self::Leaf),
+            Self::Leaf(_) | Self::Set | Self::Keyed(..) => (false, Self::Leaf(None)),
         }
     }
 
@@ -93,7 +96,7 @@ impl<'a> Shape<'a> {
         match self {
             Self::Keyed(element, _) => Self::of_type(element, None),
             Self::Custom(node) => node.items().map_or(Self::Untyped, Self::Custom),
-            _ => Self::Leaf,
+            _ => Self::Leaf(None),
         }
     }
 
@@ -110,7 +113,7 @@ impl<'a> Shape<'a> {
         let merges = match self {
             Self::Struct(_) | Self::Map(_) | Self::Untyped => true,
             Self::Custom(node) => node.is_granular_map(),
-            Self::Leaf | Self::Set | Self::Keyed(..) => false,
+            Self::Leaf(_) | Self::Set | Self::Keyed(..) => false,
         };
         value.filter(|_| merges)?.as_object()
     }
@@ -127,6 +130,26 @@ impl<'a> Shape<'a> {
 
     /// What tells an element of this list apart; `None` if it names no key.
     pub(super) fn identity(self, element: &Value) -> Option<Element> {
+        self.identity_with(element, |_| None)
+    }
+
+    /// As [`Shape::identity`], with what Go holds for keys that the element leaves out.
+    fn identity_in_go(self, element: &Value) -> Option<Element> {
+        let definition = match self {
+            Self::Keyed(Type::Definition(reference), _) => Some(table().get(*reference)),
+            _ => None,
+        };
+        self.identity_with(element, |key| definition?.field(key)?.when_absent())
+    }
+
+    fn identity_with<'v>(
+        self,
+        element: &'v Value,
+        absent: impl Fn(&str) -> Option<&'v Value>,
+    ) -> Option<Element>
+    where
+        'a: 'v,
+    {
         let keys: Vec<(&str, Option<&Value>)> = match self {
             // The one default among the keys of built-in lists.
             Self::Keyed(_, keys) => keys.iter().map(|key| (*key, None)).collect(),
@@ -143,7 +166,7 @@ impl<'a> Shape<'a> {
             .filter_map(|(key, default)| {
                 let default =
                     default.or((matches!(self, Self::Keyed(..)) && key == "protocol").then_some(&protocol));
-                Some((key.to_owned(), object.get(key).or(default)?.clone()))
+                Some((key.to_owned(), object.get(key).or_else(|| absent(key)).or(default)?.clone()))
             })
             .collect();
         (!found.is_empty()).then(|| Element::key(&found))
@@ -152,6 +175,10 @@ impl<'a> Shape<'a> {
     /// The elements of a list with what tells them apart; elements that nothing does are left out.
     fn identified(self, list: &[Value]) -> Vec<(Element, &Value)> {
         list.iter().filter_map(|element| Some((self.identity(element)?, element))).collect()
+    }
+
+    fn identified_in_go(self, list: &[Value]) -> Vec<(Element, &Value)> {
+        list.iter().filter_map(|element| Some((self.identity_in_go(element)?, element))).collect()
     }
 }
 
@@ -205,7 +232,7 @@ fn collect(value: &Value, shape: Shape<'_>, path: &mut Vec<Element>) -> Result<E
 }
 
 /// How two values differ.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
     pub(super) added: Set,
     pub(super) removed: Set,
@@ -234,22 +261,32 @@ impl Change {
     }
 
     /// Puts what became of one member or element, if anything did.
-    fn put_walked<K: ?Sized>(
+    fn put_walked(
         &mut self,
-        element: impl Fn(&K) -> Element,
-        of: &K,
+        element: impl FnOnce() -> Element,
         old: Option<&Value>,
         new: Option<&Value>,
         shape: Shape<'_>,
     ) {
         if old != new {
-            self.put(element(of), walk(old, new, shape));
+            let below = walk(old, new, shape);
+            if !below.is_nothing() {
+                self.put(element(), below);
+            }
         }
+    }
+
+    fn is_nothing(&self) -> bool {
+        [&self.added, &self.removed, &self.modified].into_iter().all(Entry::is_empty)
     }
 }
 
 impl Difference {
+    /// Of two objects as Go's types hold them (`presence`), their `managedFields` aside.
     pub(super) fn between(old: &Value, new: &Value, shape: Shape<'_>) -> Self {
+        if old == new {
+            return Self::default();
+        }
         let Change { added, removed, modified } = walk(Some(old), Some(new), shape);
         Self { added: added.below, removed: removed.below, modified: modified.below }
     }
@@ -274,28 +311,26 @@ impl Difference {
     }
 }
 
+/// What became of a value that is not what it was.
 fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
     let mut change = Change::default();
-    if old == new {
-        return change;
-    }
     let of_kind =
         |is: fn(&Value) -> bool| [old, new].into_iter().flatten().all(|value| value.is_null() || is(value));
+    let never_empty = matches!(shape, Shape::Struct(definition) if definition.is_never_empty());
     // Two that are both empty, or of different kinds, are compared as wholes.
-    let maps = || [old, new].into_iter().filter_map(|side| shape.object(side)).any(|map| !map.is_empty());
+    let maps = || {
+        let mut maps = [old, new].into_iter().filter_map(|side| shape.object(side));
+        maps.any(|map| never_empty || !map.is_empty())
+    };
     let lists = || [old, new].into_iter().filter_map(|side| shape.list(side)).any(|list| !list.is_empty());
     if of_kind(Value::is_object) && maps() {
-        let none = Map::new();
-        let (left, right) = (shape.object(old).unwrap_or(&none), shape.object(new).unwrap_or(&none));
-        for (name, new) in right {
-            change.put_walked(Element::field, name.as_str(), left.get(name), Some(new), shape.member(name).1);
-        }
-        for (name, old) in left.iter().filter(|(name, _)| !right.contains_key(*name)) {
-            change.put_walked(Element::field, name.as_str(), Some(old), None, shape.member(name).1);
+        match shape {
+            Shape::Struct(definition) => members(&mut change, shape.object(old), shape.object(new), definition),
+            _ => entries(&mut change, shape.object(old), shape.object(new), shape),
         }
     } else if of_kind(Value::is_array) && lists() {
-        let left = shape.identified(shape.list(old).unwrap_or_default());
-        let right = shape.identified(shape.list(new).unwrap_or_default());
+        let left = shape.identified_in_go(shape.list(old).unwrap_or_default());
+        let right = shape.identified_in_go(shape.list(new).unwrap_or_default());
         let (in_left, in_right) = (places(&left), places(&right));
         let of_left = left.iter().map(|(identity, element)| {
             (identity, Some(*element), in_right.get(identity).map(|at| right[*at].1))
@@ -305,14 +340,69 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
             of_left.chain(only_right.map(|(identity, element)| (identity, None, Some(*element)))).collect();
         pairs.sort_by_key(|(identity, ..)| *identity);
         for (identity, old, new) in pairs {
-            change.put_walked(Element::clone, identity, old, new, shape.element());
+            change.put_walked(|| identity.clone(), old, new, shape.element());
         }
-    } else if old.is_some() && new.is_some() {
-        change.modified.member = true;
+    } else if let (Some(old), Some(new)) = (old, new) {
+        change.modified.member =
+            !matches!(shape, Shape::Leaf(Some(r#type)) if presence::same(old, new, r#type));
     }
     change.added.member = old.is_none();
     change.removed.member = new.is_none();
     change
+}
+
+/// What became of the members of a struct: of those in JSON, and of those that Go holds besides.
+fn members(
+    change: &mut Change,
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    definition: &Definition,
+) {
+    let is_metadata = definition.name == OBJECT_META;
+    // All three in the order of the names.
+    let (mut left, mut right) = (old.into_iter().flatten().peekable(), new.into_iter().flatten().peekable());
+    let mut fields = definition.fields.iter().peekable();
+    loop {
+        let names = [
+            left.peek().map(|(name, _)| name.as_str()),
+            right.peek().map(|(name, _)| name.as_str()),
+            fields.peek().map(|field| field.name),
+        ];
+        let Some(name) = names.into_iter().flatten().min() else { return };
+        let before = left.next_if(|(own, _)| *own == name).map(|(_, value)| value);
+        let after = right.next_if(|(own, _)| *own == name).map(|(_, value)| value);
+        let field = fields.next_if(|field| field.name == name);
+        let absent = field.and_then(Field::when_absent);
+        if before.is_none() && after.is_none() && (absent.is_none() || old.is_some() == new.is_some()) {
+            continue;
+        }
+        if is_metadata && name == "managedFields" {
+            continue;
+        }
+        let before = before.or(absent.filter(|_| old.is_some()));
+        let after = after.or(absent.filter(|_| new.is_some()));
+        let shape =
+            field.map_or(Shape::Leaf(None), |field| Shape::of_type(&field.r#type, Some(&field.merge)));
+        change.put_walked(|| Element::field(name), before, after, shape);
+    }
+}
+
+/// What became of the entries of a map.
+fn entries(
+    change: &mut Change,
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    shape: Shape<'_>,
+) {
+    for (name, after) in new.into_iter().flatten() {
+        let before = old.and_then(|old| old.get(name));
+        change.put_walked(|| Element::field(name), before, Some(after), shape.member(name).1);
+    }
+    for (name, before) in old.into_iter().flatten() {
+        if new.is_none_or(|new| !new.contains_key(name)) {
+            change.put_walked(|| Element::field(name), Some(before), None, shape.member(name).1);
+        }
+    }
 }
 
 /// The live value with the applied one merged into it.

@@ -72,7 +72,7 @@ fn of_type(value: &Value, r#type: &Type, shape: Shape<'_>, path: &mut String, er
                 path.push_str(&at);
                 let below = match **element {
                     Type::Definition(reference) => Shape::Struct(table().get(reference)),
-                    _ => Shape::Leaf,
+                    _ => Shape::Leaf(None),
                 };
                 of_type(item, element, below, path, errors);
                 path.truncate(length);
@@ -86,7 +86,7 @@ fn of_type(value: &Value, r#type: &Type, shape: Shape<'_>, path: &mut String, er
                 path.push_str(key);
                 let below = match **element {
                     Type::Definition(reference) => Shape::Struct(table().get(reference)),
-                    _ => Shape::Leaf,
+                    _ => Shape::Leaf(None),
                 };
                 of_type(item, element, below, path, errors);
                 path.truncate(length);
