@@ -438,6 +438,11 @@ pub trait Hooks: Send + Sync {
         let _ = object;
         ErrorList::new()
     }
+    /// [`Hooks::prepare_for_create`] and then [`Hooks::validate`], for an object that nobody changes in between.
+    fn prepare_and_validate(&self, object: &mut Value) -> ErrorList {
+        self.prepare_for_create(object);
+        self.validate(object)
+    }
     /// All that is wrong with an update.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let _ = (new, old);

@@ -19,6 +19,7 @@ mod limit_ranger;
 mod metrics;
 mod namespace_lifecycle;
 mod node_restriction;
+mod parsed;
 mod persistent_volume_claim_resize;
 mod pod_resize_validator;
 pub mod pod_security;
@@ -268,12 +269,12 @@ fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin
     let Surroundings { clock, randomness, authorization, .. } = surroundings;
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
-        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(limit_ranger::LimitRanger::default()),
         Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),
         Arc::new(node_restriction::NodeRestriction::new(authorization.authorizer.clone())),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity::new(options.pod_security.clone())),
-        Arc::new(priority::Priority),
+        Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass),
         Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),

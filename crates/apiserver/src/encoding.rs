@@ -8,6 +8,7 @@
 mod extract;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use schema::json;
 use serde_json::Value;
 use store::PutValue;
 
@@ -34,13 +35,13 @@ impl Encoded {
         let mut seen = false;
         for (key, value) in members {
             separate(&mut out, &mut first);
-            string(&mut out, key);
+            json::write_string(&mut out, key);
             out.push(b':');
             if key == "metadata" {
                 seen = true;
                 hole = metadata(&mut out, value);
             } else {
-                json(&mut out, value);
+                json::write(&mut out, value);
             }
         }
         if !seen {
@@ -82,7 +83,7 @@ pub fn with_revision(object: &[u8], revision: u64) -> Bytes {
 /// Compact JSON of a value.
 pub fn to_json(value: &Value) -> Bytes {
     let mut out = Vec::with_capacity(256);
-    json(&mut out, value);
+    json::write(&mut out, value);
     out.into()
 }
 
@@ -101,9 +102,9 @@ fn metadata(out: &mut Vec<u8>, value: &Value) -> usize {
             hole = Some(resource_version(out, &mut first));
         }
         separate(out, &mut first);
-        string(out, key);
+        json::write_string(out, key);
         out.push(b':');
-        json(out, value);
+        json::write(out, value);
     }
     let hole = hole.unwrap_or_else(|| resource_version(out, &mut first));
     out.push(b'}');
@@ -122,14 +123,6 @@ fn separate(out: &mut Vec<u8>, first: &mut bool) {
     if !std::mem::take(first) {
         out.push(b',');
     }
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a string always serialises into memory");
-}
-
-fn json(out: &mut Vec<u8>, value: &Value) {
-    serde_json::to_writer(out, value).expect("a JSON value always serialises into memory");
 }
 
 #[cfg(test)]

@@ -3,9 +3,13 @@
 //! Not here: what the values mean (`decode`).
 //! Upstream: sigs.k8s.io/json (its scanner's states give the wording).
 
+mod write;
+
 use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
+
+pub use write::{write, write_string};
 
 /// Nesting that upstream's reader refuses.
 const MAX_DEPTH: usize = 10_000;

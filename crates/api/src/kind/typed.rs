@@ -82,7 +82,8 @@ impl<T> Typed<T> {
         self
     }
 
-    /// As [`Typed::status`], for a status that depends on the rest of the new object.
+    /// As [`Typed::status`], for a status that depends on the rest of the new object. [`Typed::validate`] does not look at
+    /// it then.
     pub const fn status_of_new(mut self, initial: fn(&T) -> Value) -> Self {
         self.status_of_new = Some(initial);
         self
@@ -258,6 +259,24 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
         }
         if let Some(prepare) = self.prepare_for_status_update {
             Self::change_from(new, old, prepare);
+        }
+    }
+
+    fn prepare_and_validate(&self, object: &mut Value) -> ErrorList {
+        // Read once where it can be: the status that we give it ourselves needs no validation.
+        let (Some(initial), Some(validate), None) =
+            (self.status_of_new, self.validate, self.prepare_for_create)
+        else {
+            self.prepare_for_create(object);
+            return self.validate(object);
+        };
+        set_status(object, (self.initial_status)());
+        match Self::read(object) {
+            Ok(typed) => {
+                set_status(object, Some(initial(&typed)));
+                validate(&typed)
+            }
+            Err(error) => vec![field::internal(&Path::root(), error.to_string())],
         }
     }
 

@@ -1,10 +1,13 @@
 //! Reaching into objects in their untyped form, for the plugins that change them.
 //! Not here: what is changed.
 
+use std::sync::Arc;
+
 use api::{GroupResource, Object, Status};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::parsed::Parsed;
 use crate::cluster::ClusterState;
 
 /// The text at a pointer; empty where there is none.
@@ -29,6 +32,38 @@ pub(super) fn array_mut<'a>(value: &'a mut Value, field: &str) -> &'a mut Vec<Va
 /// The object as its type. What does not fit the type has been refused by validation before or will be.
 pub(super) fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
     api::json::typed(&object.0).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// As [`list`], of objects that are read at many writes.
+pub(super) async fn list_parsed<T: DeserializeOwned>(
+    parsed: &Parsed<T>,
+    cluster: &dyn ClusterState,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+) -> Result<Vec<Arc<T>>, Status> {
+    let listing = cluster.list(&GroupResource::new(group, resource), namespace).await?;
+    listing.items.iter().map(|item| parsed.get(item, |bytes| read(bytes))).collect()
+}
+
+/// As [`find`], of an object that is read at many writes.
+pub(super) async fn find_parsed<T: DeserializeOwned>(
+    parsed: &Parsed<T>,
+    cluster: &dyn ClusterState,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Arc<T>>, Status> {
+    let known = cluster.cached(&GroupResource::new(group, resource), namespace, name).await?;
+    match known {
+        Some(bytes) => parsed.get(&bytes, |bytes| read(bytes)).map(Some),
+        None => Ok(find(cluster, group, resource, namespace, name).await?.map(Arc::new)),
+    }
+}
+
+fn read<T: DeserializeOwned>(object: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(object).map_err(Status::internal)
 }
 
 /// All objects of a resource in a namespace (empty: everywhere).

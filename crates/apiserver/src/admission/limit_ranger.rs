@@ -12,17 +12,27 @@ use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::json::{list, typed};
+use super::json::{list_parsed, typed};
+use super::parsed::Parsed;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
 use api::pod_resources::{Resources, of_container, of_pod, quantity};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
-pub(super) struct LimitRanger;
+#[derive(Default)]
+pub(super) struct LimitRanger {
+    ranges: Parsed<core::LimitRange>,
+}
 
-async fn ranges(request: &Request<'_>, cluster: &dyn ClusterState) -> Result<Vec<core::LimitRange>, Status> {
-    list(cluster, "", "limitranges", request.namespace).await
+impl LimitRanger {
+    async fn ranges(
+        &self,
+        request: &Request<'_>,
+        cluster: &dyn ClusterState,
+    ) -> Result<Vec<Arc<core::LimitRange>>, Status> {
+        list_parsed(&self.ranges, cluster, "", "limitranges", request.namespace).await
+    }
 }
 
 fn limits(range: &core::LimitRange) -> impl Iterator<Item = &core::LimitRangeItem> {
@@ -156,7 +166,7 @@ impl Plugin for LimitRanger {
         if !request.is("", "pods", "") || request.operation != Operation::Create {
             return Ok(());
         }
-        let ranges = ranges(request, &**cluster).await?;
+        let ranges = self.ranges(request, &**cluster).await?;
         let Some(pod) = request.object.as_deref_mut() else { return Ok(()) };
         for range in &ranges {
             default_resources(range, pod);
@@ -174,7 +184,7 @@ impl Plugin for LimitRanger {
         if !pod && !request.is("", "persistentvolumeclaims", "") {
             return Ok(());
         }
-        let ranges = ranges(request, &**cluster).await?;
+        let ranges = self.ranges(request, &**cluster).await?;
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         // What is being deleted may still have its finalizers removed, whatever its size.
         if ranges.is_empty() || object.deletion_timestamp().is_some() {
@@ -229,7 +239,8 @@ mod tests {
             "containers": [{ "name": "bare" }, { "name": "own", "resources": { "limits": { "cpu": "1", "memory": "2Gi" }, "requests": { "cpu": "1" } } }],
             "initContainers": [{ "name": "i" }],
         });
-        let (pod, _) = run(&LimitRanger, &cluster, Write::create("pods", "Pod", pod(spec))).await.unwrap();
+        let (pod, _) =
+            run(&LimitRanger::default(), &cluster, Write::create("pods", "Pod", pod(spec))).await.unwrap();
         assert_eq!(
             pod["spec"]["containers"][0]["resources"],
             json!({ "requests": { "cpu": "250m" }, "limits": { "cpu": "500m", "memory": "1Gi" } })
@@ -265,7 +276,7 @@ mod tests {
         for (limit, spec, want) in table {
             let cluster = FakeCluster::new();
             cluster.put("limitranges", range(json!([limit])));
-            match run(&LimitRanger, &cluster, Write::create("pods", "Pod", pod(spec))).await {
+            match run(&LimitRanger::default(), &cluster, Write::create("pods", "Pod", pod(spec))).await {
                 Ok(_) => assert_eq!(want, ""),
                 Err(status) => assert_eq!(status.message, format!("pods \"p\" is forbidden: {want}")),
             }
@@ -285,7 +296,7 @@ mod tests {
             let claim = json!({ "kind": "PersistentVolumeClaim", "metadata": { "name": "c", "namespace": "a" },
                 "spec": { "resources": { "requests": { "storage": size } } } });
             let write = Write::create("persistentvolumeclaims", "PersistentVolumeClaim", claim);
-            match run(&LimitRanger, &cluster, write).await {
+            match run(&LimitRanger::default(), &cluster, write).await {
                 Ok(_) => assert_eq!(want, ""),
                 Err(status) => assert!(status.message.ends_with(want), "{}", status.message),
             }

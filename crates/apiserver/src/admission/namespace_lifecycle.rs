@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
+use super::parsed::Parsed;
 use super::{Operation, Plugin, Request, json};
 use crate::cluster::ClusterState;
 
@@ -27,16 +28,21 @@ const DISTRUST: SignedDuration = SignedDuration::from_secs(30);
 pub(super) struct NamespaceLifecycle {
     clock: SharedClock,
     deleted: Mutex<HashMap<String, Timestamp>>,
+    /// Whether a namespace is on its way out.
+    terminating: Parsed<bool>,
 }
 
 impl NamespaceLifecycle {
     pub(super) fn new(clock: SharedClock) -> Self {
-        Self { clock, deleted: Mutex::default() }
+        Self { clock, deleted: Mutex::default(), terminating: Parsed::default() }
     }
 
     fn was_deleted(&self, namespace: &str) -> bool {
-        let now = self.clock.now();
         let mut deleted = self.deleted.lock();
+        if deleted.is_empty() {
+            return false;
+        }
+        let now = self.clock.now();
         deleted.retain(|_, at| now < *at + DISTRUST);
         deleted.contains_key(namespace)
     }
@@ -46,8 +52,11 @@ impl NamespaceLifecycle {
         if !self.was_deleted(name)
             && let Some(bytes) = cluster.cached(&resource, "", name).await?
         {
-            let namespace: Namespace<'_> = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            return Ok(namespace.status.phase == TERMINATING);
+            let read = |bytes: &[u8]| {
+                let namespace: Namespace<'_> = serde_json::from_slice(bytes).map_err(Status::internal)?;
+                Ok(namespace.status.phase == TERMINATING)
+            };
+            return self.terminating.get(&bytes, read).map(|terminating| *terminating);
         }
         let namespace = cluster.get(&resource, "", name).await?;
         Ok(json::text(&namespace.0, "/status/phase") == TERMINATING)

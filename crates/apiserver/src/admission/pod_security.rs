@@ -20,6 +20,7 @@ use self::checks::Finding;
 use self::level::Policy;
 pub use self::level::{Defaults, Exemptions, Level, LevelVersion};
 use super::json::text;
+use super::parsed::Parsed;
 use super::{Operation, Plugin, Request};
 use crate::cluster::ClusterState;
 
@@ -28,25 +29,23 @@ const MOST_PODS: usize = 3000;
 
 pub(super) struct PodSecurity {
     defaults: Defaults,
+    policies: Parsed<Policy>,
 }
 
 impl PodSecurity {
     pub(super) fn new(defaults: Defaults) -> Self {
-        Self { defaults }
+        Self { defaults, policies: Parsed::default() }
     }
 
-    async fn namespace_labels(
-        &self,
-        namespace: &str,
-        cluster: &dyn ClusterState,
-    ) -> Result<BTreeMap<String, String>, Status> {
+    async fn policy_of(&self, namespace: &str, cluster: &dyn ClusterState) -> Result<Arc<Policy>, Status> {
         let resource = GroupResource::new("", "namespaces");
-        let cached = cluster.cached(&resource, "", namespace).await?;
-        let object = match cached {
-            Some(bytes) => Object(serde_json::from_slice(&bytes).map_err(Status::internal)?),
-            None => cluster.get(&resource, "", namespace).await?,
-        };
-        Ok(object.labels())
+        let policy = |object: Object| level::policy(&object.labels(), &self.defaults);
+        match cluster.cached(&resource, "", namespace).await? {
+            Some(bytes) => self.policies.get(&bytes, |bytes| {
+                serde_json::from_slice(bytes).map(|object| policy(Object(object))).map_err(Status::internal)
+            }),
+            None => Ok(Arc::new(policy(cluster.get(&resource, "", namespace).await?))),
+        }
     }
 
     async fn namespace(&self, request: &mut Request<'_>, cluster: &dyn ClusterState) -> Result<(), Status> {
@@ -208,8 +207,7 @@ impl Plugin for PodSecurity {
                 return Ok(());
             }
         }
-        let labels = self.namespace_labels(request.namespace, &**cluster).await?;
-        let policy = level::policy(&labels, &self.defaults);
+        let policy = self.policy_of(request.namespace, &**cluster).await?;
         if policy.errors.is_empty() {
             if pod && policy.is_privileged() {
                 note("enforce-policy", &LevelVersion::default().to_string());

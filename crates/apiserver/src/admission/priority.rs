@@ -8,13 +8,17 @@ use api::Status;
 use api::types::scheduling::v1::PriorityClass;
 use async_trait::async_trait;
 
+use super::parsed::Parsed;
 use super::{Operation, Plugin, Request, json};
 use crate::cluster::ClusterState;
 
 const GROUP: &str = "scheduling.k8s.io";
 const PREEMPT: &str = "PreemptLowerPriority";
 
-pub(super) struct Priority;
+#[derive(Default)]
+pub(super) struct Priority {
+    classes: Parsed<PriorityClass>,
+}
 
 impl Priority {
     async fn resolve(
@@ -26,13 +30,12 @@ impl Priority {
         let policy =
             |class: &PriorityClass| class.preemption_policy.clone().unwrap_or_else(|| PREEMPT.to_owned());
         if !name.is_empty() {
-            let class: Option<PriorityClass> =
-                json::find(cluster, GROUP, "priorityclasses", "", name).await?;
+            let class = json::find_parsed(&self.classes, cluster, GROUP, "priorityclasses", "", name).await?;
             let class = class
                 .ok_or_else(|| request.forbidden(format!("no PriorityClass with name {name} was found")))?;
             return Ok((name.to_owned(), class.value.unwrap_or_default(), policy(&class)));
         }
-        let classes: Vec<PriorityClass> = json::list(cluster, GROUP, "priorityclasses", "").await?;
+        let classes = json::list_parsed(&self.classes, cluster, GROUP, "priorityclasses", "").await?;
         let default =
             classes.into_iter().filter(|class| class.global_default == Some(true)).min_by_key(|c| c.value);
         Ok(match default {
@@ -152,7 +155,7 @@ mod tests {
     async fn names_become_numbers() {
         let cluster = FakeCluster::new();
         let create = async |cluster: &_, spec: Value| {
-            run(&Priority, cluster, Write::create("pods", "Pod", pod(spec)))
+            run(&Priority::default(), cluster, Write::create("pods", "Pod", pod(spec)))
                 .await
                 .map(|(pod, _)| pod["spec"].clone())
         };
@@ -190,7 +193,7 @@ mod tests {
             "PriorityClass",
             class("two", 1, true, PREEMPT),
         );
-        let error = run(&Priority, &cluster, second).await.unwrap_err();
+        let error = run(&Priority::default(), &cluster, second).await.unwrap_err();
         assert!(
             error.message.contains("PriorityClass usual is already marked as default"),
             "{}",
@@ -202,7 +205,7 @@ mod tests {
     async fn an_update_keeps_the_priority() {
         let old = pod(json!({ "priority": 5, "preemptionPolicy": "Never" }));
         let write = Write::update("pods", "Pod", old, pod(json!({})));
-        let (pod, _) = run(&Priority, &FakeCluster::new(), write).await.unwrap();
+        let (pod, _) = run(&Priority::default(), &FakeCluster::new(), write).await.unwrap();
         assert_eq!(pod["spec"], json!({ "priority": 5, "preemptionPolicy": "Never" }));
     }
 }

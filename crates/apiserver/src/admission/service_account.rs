@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use foundation::{SharedClock, SharedRandomness};
 use serde_json::{Value, json};
 
-use super::json::{array_mut, find, items, text, typed};
+use super::json::{array_mut, find_parsed, items, text, typed};
+use super::parsed::Parsed;
 use super::{Operation, Plugin, Request};
 use crate::authz::node::graph::{Kind, references};
 use crate::cluster::ClusterState;
@@ -31,11 +32,12 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub(super) struct ServiceAccount {
     clock: SharedClock,
     randomness: SharedRandomness,
+    accounts: Parsed<core::ServiceAccount>,
 }
 
 impl ServiceAccount {
     pub(super) fn new(clock: SharedClock, randomness: SharedRandomness) -> Self {
-        Self { clock, randomness }
+        Self { clock, randomness, accounts: Parsed::default() }
     }
 
     async fn account(
@@ -43,9 +45,9 @@ impl ServiceAccount {
         request: &Request<'_>,
         name: &str,
         cluster: &dyn ClusterState,
-    ) -> Result<core::ServiceAccount, Status> {
-        let look = async || -> Result<Option<core::ServiceAccount>, Status> {
-            find(cluster, "", "serviceaccounts", request.namespace, name).await
+    ) -> Result<Arc<core::ServiceAccount>, Status> {
+        let look = async || -> Result<Option<Arc<core::ServiceAccount>>, Status> {
+            find_parsed(&self.accounts, cluster, "", "serviceaccounts", request.namespace, name).await
         };
         if let Some(account) = look().await? {
             return Ok(account);
@@ -252,7 +254,7 @@ impl Plugin for ServiceAccount {
             return check_mirror(request, pod);
         }
         let name = text(&pod.0, "/spec/serviceAccountName");
-        let account: core::ServiceAccount = self.account(request, name, &**cluster).await?;
+        let account = self.account(request, name, &**cluster).await?;
         let annotations = account.metadata.annotations.as_ref();
         let enforced = annotations
             .and_then(|a| a.get(ENFORCE))

@@ -92,6 +92,10 @@ fn text(value: &HeaderValue) -> Result<String, Status> {
 impl Authenticator for FrontProxy {
     async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
         let Some(leaf) = credentials.certificates.first() else { return Ok(None) };
+        // Nearly every request: it names nobody, so that it does not matter whose the certificate is.
+        if !self.settings.username_headers.iter().any(|name| credentials.headers.contains_key(name)) {
+            return Ok(None);
+        }
         // Somebody else's certificate is not wrong, it only does not make them a proxy.
         if self.roots.verify(credentials.certificates, self.clock.now()).is_err() {
             return Ok(None);

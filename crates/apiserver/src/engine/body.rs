@@ -65,11 +65,17 @@ pub fn decode_as(
     let mut span = crate::traces::span("Deserialize");
     span.set("size", i64::try_from(call.body.len()).unwrap_or(i64::MAX));
     let body = read(&call.headers, &call.body, schema)?;
-    check_kind(body.json(), wanted)?;
     let decoded = match &body {
-        Body::Json(json) => schema::decode(json, schema, mode)?,
-        Body::Yaml(converted) => schema::decode_yaml(converted, &call.body, schema, mode)?,
+        Body::Json(json) => schema::decode(json, schema, mode),
+        Body::Yaml(converted) => schema::decode_yaml(converted, &call.body, schema, mode),
     };
+    // What a body says it is comes before what is wrong with it. One that could be read is not read twice for that.
+    let decoded = match decoded {
+        Ok(decoded) => decoded,
+        Err(wrong) => return Err(check_kind_of(body.json(), wanted).err().unwrap_or(wrong)),
+    };
+    let text = |member: &str| decoded.value.get(member).and_then(Value::as_str).unwrap_or_default();
+    check_kind(text("apiVersion"), text("kind"), wanted)?;
     call.warn(decoded.warnings);
     let mut object = Object(decoded.value);
     if object.0.is_object() {
@@ -89,11 +95,15 @@ struct TypeMeta<'a> {
 }
 
 /// Refuses a body that says it is something else.
-fn check_kind(body: &[u8], wanted: &GroupVersionKind) -> Result<(), Status> {
+fn check_kind_of(body: &[u8], wanted: &GroupVersionKind) -> Result<(), Status> {
     // Unreadable bodies are `schema::decode`'s to describe.
     let Ok(found) = serde_json::from_slice::<TypeMeta<'_>>(body) else { return Ok(()) };
-    let kind = found.kind.as_deref().unwrap_or_default();
-    let api_version = found.api_version.as_deref().unwrap_or_default();
+    let (api_version, kind) = (found.api_version.as_deref(), found.kind.as_deref());
+    check_kind(api_version.unwrap_or_default(), kind.unwrap_or_default(), wanted)
+}
+
+/// Refuses what is something else than is wanted. What is left unsaid is as wanted.
+fn check_kind(api_version: &str, kind: &str, wanted: &GroupVersionKind) -> Result<(), Status> {
     let version = if api_version.is_empty() {
         Some(GroupVersion::new(&*wanted.group, &*wanted.version))
     } else {

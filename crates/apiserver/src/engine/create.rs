@@ -85,19 +85,28 @@ async fn attempt(
     versioned: bool,
 ) -> Result<Option<Stored>, Status> {
     let descriptor = &call.resource.descriptor;
-    descriptor.hooks.prepare_for_create(&mut object.0);
+    // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
+    let reserves = call.resource.rest.reserves();
+    let mut found = Vec::new();
+    if reserves {
+        descriptor.hooks.prepare_for_create(&mut object.0);
+    } else {
+        found = descriptor.hooks.prepare_and_validate(&mut object.0);
+    }
     if descriptor.generation {
         object.metadata_mut().insert("generation".into(), 1.into());
     } else {
         object.metadata_mut().remove("generation");
     }
-    // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let mut errors = meta_validation::validate_create(descriptor, &object.0);
     let mut undo = Undo::nothing();
-    if errors.is_empty() {
-        undo = call.resource.rest.before_create(call, &mut object).await?;
+    if reserves {
+        if errors.is_empty() {
+            undo = call.resource.rest.before_create(call, &mut object).await?;
+        }
+        found = descriptor.hooks.validate(&object.0);
     }
-    errors.extend(descriptor.hooks.validate(&object.0));
+    errors.extend(found);
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
     }

@@ -37,6 +37,10 @@ impl Definitions {
 
 #[async_trait]
 impl Rest for Definitions {
+    fn reserves(&self) -> bool {
+        true
+    }
+
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
         self.accept(call, object).await
     }

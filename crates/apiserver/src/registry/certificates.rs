@@ -28,6 +28,10 @@ pub(super) struct SigningRequests;
 #[async_trait]
 impl Rest for SigningRequests {
     /// Approvers decide by who asks, so that is never the client's to say.
+    fn reserves(&self) -> bool {
+        true
+    }
+
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
         let user = &call.user;
         if let Some(spec) = object.0["spec"].as_object_mut() {

@@ -47,6 +47,10 @@ impl Instances {
 
 #[async_trait]
 impl Rest for Instances {
+    fn reserves(&self) -> bool {
+        true
+    }
+
     async fn before_create(&self, call: &Call, _: &mut Object) -> Result<Undo, Status> {
         if self.terminating.load(Ordering::Relaxed) {
             let mut status = Status::method_not_supported(&call.resource.group_resource, "create");

@@ -66,7 +66,13 @@ pub trait Rest: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Reserves what a new object needs, filling it in. Runs after defaulting, before validation.
+    /// Whether [`Rest::before_create`] does anything: if not, preparing and validating a new object are one step.
+    fn reserves(&self) -> bool {
+        false
+    }
+
+    /// Reserves what a new object needs, filling it in, where [`Rest::reserves`] says so. Runs after defaulting, before
+    /// validation.
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
         let _ = (call, object);
         Ok(Undo::nothing())

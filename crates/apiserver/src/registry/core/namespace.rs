@@ -22,6 +22,10 @@ pub(in crate::registry) struct Namespaces;
 
 #[async_trait]
 impl Rest for Namespaces {
+    fn reserves(&self) -> bool {
+        true
+    }
+
     async fn before_create(&self, _: &Call, object: &mut Object) -> Result<Undo, Status> {
         label(object);
         let finalizers =

@@ -49,6 +49,10 @@ impl Services {
 
 #[async_trait]
 impl Rest for Services {
+    fn reserves(&self) -> bool {
+        true
+    }
+
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
         let allocator = self.allocator(call).await?;
         fields::default_families(object, call.server.options.service_cidr);

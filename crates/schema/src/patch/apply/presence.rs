@@ -119,9 +119,11 @@ mod tests {
 
     #[test]
     fn what_json_leaves_out_makes_no_difference() {
-        let template = table().definition("io.k8s.api.core.v1.PodTemplate").unwrap().field("template").unwrap();
+        let template =
+            table().definition("io.k8s.api.core.v1.PodTemplate").unwrap().field("template").unwrap();
         let container = |container: Value| json!({"metadata": {}, "spec": {"containers": [container]}});
-        let (bare, full) = (container(json!({"name": "a"})), container(json!({"name": "a", "resources": {}})));
+        let (bare, full) =
+            (container(json!({"name": "a"})), container(json!({"name": "a", "resources": {}})));
         assert!(same(&bare, &full, &template.r#type));
         assert!(!same(&bare, &container(json!({"name": "b"})), &template.r#type));
         assert!(!same(&json!("a"), &json!("b"), &Type::String));
@@ -171,7 +173,8 @@ mod tests {
                     value
                 };
                 let found = Difference::between(&old, &new, Shape::Struct(definition));
-                let expected = Difference::between(&complete(&old), &complete(&new), Shape::Struct(definition));
+                let expected =
+                    Difference::between(&complete(&old), &complete(&new), Shape::Struct(definition));
                 assert_eq!(found, expected, "{name}: {old} {new}");
             }
         }

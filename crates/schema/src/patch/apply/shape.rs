@@ -325,7 +325,9 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
     let lists = || [old, new].into_iter().filter_map(|side| shape.list(side)).any(|list| !list.is_empty());
     if of_kind(Value::is_object) && maps() {
         match shape {
-            Shape::Struct(definition) => members(&mut change, shape.object(old), shape.object(new), definition),
+            Shape::Struct(definition) => {
+                members(&mut change, shape.object(old), shape.object(new), definition)
+            }
             _ => entries(&mut change, shape.object(old), shape.object(new), shape),
         }
     } else if of_kind(Value::is_array) && lists() {
