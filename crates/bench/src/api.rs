@@ -2,7 +2,8 @@
 //!
 //! The client shares the machine's processors with the server, and what it costs by itself is measured in the same
 //! run: an echo over the same TLS, which answers each request with as many bytes as the API server did
-//! ([`echo`]). The quotient of the two is what the API server adds.
+//! ([`echo`]). The quotient of the two is what the API server adds. Beside the rates stands the processor time that the
+//! server alone spent on each request: what a machine with more cores divides.
 
 mod echo;
 mod load;
@@ -44,25 +45,31 @@ pub async fn run(options: &ApiOptions, program: &Path) -> anyhow::Result<()> {
         client.request(Method::POST, &accounts, Some(&json!({"metadata": {"name": "default"}}))).await?;
     }
     let mut leases = Leases::create(&server).await?;
-    let empty = idle::proportional(instance.pid())?;
+    let pid = instance.pid();
+    let empty = idle::proportional(pid)?;
     let mut made = 0;
     let mut sizes = options.pods.clone();
     sizes.sort_unstable();
     for size in sizes {
         let before = size.saturating_sub(SAMPLE).max(made);
         server.run(before - made, |index| create_pod(made + index)).await?.complete()?;
+        let spent = idle::processor_time(pid)?;
         let creates = server.run(size - before, |index| create_pod(before + index)).await?;
+        let spent = idle::processor_time(pid)?.saturating_sub(spent);
         made = size.max(made);
-        writes(&format!("{size} pods: creates"), &creates, &echoed, "15,000/s, p99 10 ms").await?;
+        writes(&format!("{size} pods: creates"), &creates, spent, &echoed, "15,000/s, p99 10 ms").await?;
+        let spent = idle::processor_time(pid)?;
         let updates = leases.renew(&server).await?;
-        writes(&format!("{size} pods: lease updates"), &updates, &echoed, "30,000/s, p99 10 ms").await?;
+        let spent = idle::processor_time(pid)?.saturating_sub(spent);
+        let what = format!("{size} pods: lease updates");
+        writes(&what, &updates, spent, &echoed, "30,000/s, p99 10 ms").await?;
         lists(size, &server, &echoed).await?;
-        let grown = idle::proportional(instance.pid())?.saturating_sub(empty);
+        let grown = idle::proportional(pid)?.saturating_sub(empty);
         let each = grown as f64 / made.max(1) as f64;
         report::line(&format!("{size} pods: memory per pod"), &format!("{each:.1} KiB"), "8 KiB at 150,000");
+        watching::run(size, options.watchers, &server, &instance).await?;
     }
-    concurrent_lists(&server, instance.pid()).await?;
-    watching::run(options.watchers, &server, &instance.kubeconfig()).await?;
+    concurrent_lists(&server, pid).await?;
     instance.end()
 }
 
@@ -148,8 +155,15 @@ impl Leases {
     }
 }
 
-/// Reports a run of writes, and what the echo needs for the same bytes.
-async fn writes(what: &str, found: &Outcome, echoed: &Connections, target: &str) -> anyhow::Result<()> {
+/// Reports a run of writes, for which the server spent so much processor time, and what the echo needs for the same
+/// bytes.
+async fn writes(
+    what: &str,
+    found: &Outcome,
+    spent: Duration,
+    echoed: &Connections,
+    target: &str,
+) -> anyhow::Result<()> {
     found.complete()?;
     if found.times.is_empty() {
         return Ok(());
@@ -159,7 +173,8 @@ async fn writes(what: &str, found: &Outcome, echoed: &Connections, target: &str)
     let bare =
         echoed.run(found.times.len(), |_| (Method::POST, format!("/{answered}"), body.clone())).await?;
     bare.complete()?;
-    report::line(what, &found.summary(), target);
+    let each = report::microseconds(spent, found.times.len());
+    report::line(what, &format!("{}, server {each} each", found.summary()), target);
     report::line(&format!("{what}, bare TLS echo"), &bare.summary(), "-");
     Ok(())
 }

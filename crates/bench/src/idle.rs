@@ -92,14 +92,21 @@ fn family(server: u32, program: &Path) -> anyhow::Result<Vec<u32>> {
 }
 
 fn ticks(server: u32, program: &Path) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for pid in family(server, program)? {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // User and system time are the 14th and 15th field; the name before them may hold spaces.
-        let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
-        sum += fields.into_iter().flatten().filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    }
-    Ok(sum)
+    // Some may have ended since.
+    Ok(family(server, program)?.into_iter().filter_map(|pid| ticks_of(pid).ok()).sum())
+}
+
+fn ticks_of(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // User and system time are the 14th and 15th field; the name before them may hold spaces.
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
+    Ok(fields.into_iter().flatten().filter_map(|field| field.parse::<u64>().ok()).sum())
+}
+
+/// Processor time that a process has spent so far, to a hundredth of a second.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    Ok(Duration::from_secs_f64(ticks_of(pid)? as f64 / TICKS))
 }
 
 /// Proportional set size in KiB.

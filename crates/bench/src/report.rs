@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 /// One line of the report.
 pub fn line(what: &str, found: &str, target: &str) {
     // A reader that went away is no reason to fail.
-    let _ = writeln!(std::io::stdout().lock(), "{what:<44} {found:>28}   target {target}");
+    let _ = writeln!(std::io::stdout().lock(), "{what:<52} {found:>52}   target {target}");
 }
 
 /// The value below which `share` (0 to 1) of the measurements lie.
@@ -21,6 +21,11 @@ pub fn quantile(times: &[Duration], share: f64) -> Duration {
 /// Milliseconds as a reader likes them.
 pub fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+/// Processor time of each of some things, in microseconds.
+pub fn microseconds(spent: Duration, things: usize) -> String {
+    format!("{:.0} µs", spent.as_secs_f64() * 1e6 / things.max(1) as f64)
 }
 
 #[cfg(test)]
