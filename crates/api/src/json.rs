@@ -6,10 +6,14 @@
 //! A kind that is not listed is read as well. Not here: untyped objects, and what the API server makes of requests
 //! (`schema`).
 
+mod update;
+
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 use crate::kind::plain::Plain;
+
+pub(crate) use update::update;
 
 /// Reads a typed object: as text, which is one format, where bytes would be another.
 ///

@@ -85,6 +85,7 @@ fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
         // Address space, not memory: a request from within comes with its caller's stack, and an overflow would end
         // the server.
         .thread_stack_size(4 << 20)
+        .on_thread_start(sys::allocator::recycle)
         .enable_all()
         .build()
         .context("cannot start the event loop")

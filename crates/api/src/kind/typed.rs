@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::Hooks;
 use super::plain::{Plain, take_managed_fields};
 use crate::field::{self, ErrorList, Path};
+use crate::json;
 
 /// See [`Hooks::deletion_grace_period`].
 type GracePeriod = fn(&Value, Option<i64>) -> Option<i64>;
@@ -173,12 +174,14 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     fn change(object: &mut Value, change: impl FnOnce(&mut T)) {
         if let Ok(mut typed) = Self::read(object) {
             change(&mut typed);
-            if let Ok(changed) = serde_json::to_value(typed) {
-                let managed_fields = take_managed_fields(object);
-                *object = changed;
-                if let (Some(fields), Some(metadata)) = (managed_fields, object.get_mut("metadata")) {
-                    metadata["managedFields"] = fields;
-                }
+            let managed_fields = take_managed_fields(object);
+            // Into the object that it was read from: most of it stays as it is.
+            if json::update(object, &typed).is_err() {
+                // Nothing of the API is so made; the object is then as good as lost, and validation says so.
+                *object = Value::Null;
+            }
+            if let (Some(fields), Some(metadata)) = (managed_fields, object.get_mut("metadata")) {
+                metadata["managedFields"] = fields;
             }
         }
     }

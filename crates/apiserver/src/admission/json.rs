@@ -10,14 +10,19 @@ use serde_json::Value;
 use super::parsed::Parsed;
 use crate::cluster::ClusterState;
 
-/// The text at a pointer; empty where there is none.
-pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+/// What is at a pointer through objects, without escapes: `Value::pointer` makes two texts of each step.
+fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, member| value.as_object()?.get(member))
 }
 
-/// The items of the array at a pointer; none where there is none.
+/// The text at a pointer through objects; empty where there is none.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    at(value, pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The items of the array at a pointer through objects; none where there is none.
 pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+    at(value, pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// The array `field` of an object, made if it is not there.

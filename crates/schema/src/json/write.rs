@@ -66,7 +66,7 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
+    while let Some(at) = first_escaped(rest) {
         let (plain, from) = rest.split_at(at);
         out.extend_from_slice(plain);
         escape(out, from[0]);
@@ -76,18 +76,23 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// The bytes that cannot stand in a text as they are.
-static ESCAPED: [bool; 256] = {
-    let mut escaped = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        escaped[byte] = true;
-        byte += 1;
+/// Where the first byte is that cannot stand in a text as it is: a control character, a quote, a backslash.
+fn first_escaped(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES * 0x80;
+    let is_escaped = |byte: &u8| *byte < 0x20 || matches!(*byte, b'"' | b'\\');
+    let (chunks, rest) = text.as_chunks::<8>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let bytes = u64::from_ne_bytes(*chunk);
+        let below = |bytes: u64, least: u8| bytes.wrapping_sub(ONES * u64::from(least)) & !bytes & HIGH;
+        let is = |byte: u8| below(bytes ^ (ONES * u64::from(byte)), 1);
+        // May also be set by a byte next to one that is to be escaped, hence looked at again.
+        if below(bytes, 0x20) | is(b'"') | is(b'\\') != 0 {
+            return chunk.iter().position(is_escaped).map(|at| index * 8 + at);
+        }
     }
-    escaped[b'"' as usize] = true;
-    escaped[b'\\' as usize] = true;
-    escaped
-};
+    rest.iter().position(is_escaped).map(|at| chunks.len() * 8 + at)
+}
 
 fn escape(out: &mut Vec<u8>, byte: u8) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

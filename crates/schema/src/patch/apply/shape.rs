@@ -12,6 +12,7 @@ use crate::Schema;
 use crate::structural::Node;
 use crate::table::{Definition, Field, ListType, Merge, Type, table};
 
+const MANAGED_FIELDS: &str = "managedFields";
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What the schema says of a value.
@@ -314,6 +315,10 @@ impl Difference {
 /// What became of a value that is not what it was.
 fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
     let mut change = Change::default();
+    if let (None, Some(new)) = (old, new) {
+        change.added = added(new, shape);
+        return change;
+    }
     let of_kind =
         |is: fn(&Value) -> bool| [old, new].into_iter().flatten().all(|value| value.is_null() || is(value));
     let never_empty = matches!(shape, Shape::Struct(definition) if definition.is_never_empty());
@@ -353,6 +358,42 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
     change
 }
 
+/// All that a value brings where there was none: what [`walk`] finds, without a second value to look at.
+fn added(new: &Value, shape: Shape<'_>) -> Entry {
+    let mut below = Set::default();
+    match (shape, shape.object(Some(new)), shape.list(Some(new))) {
+        (Shape::Struct(definition), Some(object), _) => {
+            let is_metadata = definition.name == OBJECT_META;
+            let (mut present, mut fields) = (object.iter().peekable(), definition.fields.iter().peekable());
+            loop {
+                let names = [present.peek().map(|(name, _)| name.as_str()), fields.peek().map(|f| f.name)];
+                let Some(name) = names.into_iter().flatten().min() else { break };
+                let value = present.next_if(|(own, _)| *own == name).map(|(_, value)| value);
+                let field = fields.next_if(|field| field.name == name);
+                let value = value.or_else(|| field.and_then(Field::when_absent));
+                let Some(value) = value.filter(|_| !is_metadata || name != MANAGED_FIELDS) else { continue };
+                below.put(Element::field(name), added(value, shape_of(field)));
+            }
+        }
+        (_, Some(object), _) => {
+            for (name, value) in object {
+                below.put(Element::field(name), added(value, shape.member(name).1));
+            }
+        }
+        (_, None, Some(list)) => {
+            let elements = shape.identified_in_go(list).into_iter();
+            let element = shape.element();
+            below = Set::of(elements.map(|(identity, value)| (identity, added(value, element))).collect());
+        }
+        (_, None, None) => {}
+    }
+    Entry { member: true, below }
+}
+
+fn shape_of(field: Option<&Field>) -> Shape<'_> {
+    field.map_or(Shape::Leaf(None), |field| Shape::of_type(&field.r#type, Some(&field.merge)))
+}
+
 /// What became of the members of a struct: of those in JSON, and of those that Go holds besides.
 fn members(
     change: &mut Change,
@@ -378,14 +419,12 @@ fn members(
         if before.is_none() && after.is_none() && (absent.is_none() || old.is_some() == new.is_some()) {
             continue;
         }
-        if is_metadata && name == "managedFields" {
+        if is_metadata && name == MANAGED_FIELDS {
             continue;
         }
         let before = before.or(absent.filter(|_| old.is_some()));
         let after = after.or(absent.filter(|_| new.is_some()));
-        let shape =
-            field.map_or(Shape::Leaf(None), |field| Shape::of_type(&field.r#type, Some(&field.merge)));
-        change.put_walked(|| Element::field(name), before, after, shape);
+        change.put_walked(|| Element::field(name), before, after, shape_of(field));
     }
 }
 
