@@ -4,6 +4,7 @@
 //! server runs. Connections over which nothing is asked are closed, and those whose peer does not answer pings.
 //! On shutdown nothing new is accepted, watches end, and open requests get a while to finish.
 
+mod gather;
 mod quiet;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::filters::{self, Identity, Incoming};
 use crate::response::Response;
 use crate::server::Server;
+use gather::Gathering;
 use quiet::Requests;
 
 /// A TLS configuration that can be replaced while it is in use.
@@ -119,9 +121,10 @@ async fn connection(
             }
             let identity = Identity::Peer { certificates: certificates.clone(), remote };
             let (server, open) = (server.clone(), requests.begin());
+            let shared = request.version() == http::Version::HTTP_2;
             async move {
                 let response = answer(server, request, identity).await;
-                Ok::<_, std::convert::Infallible>(response.map(|body| quiet::Answer { body, open }))
+                Ok::<_, std::convert::Infallible>(response.map(|body| quiet::Answer::new(body, open, shared)))
             }
         })
     };
@@ -133,10 +136,10 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(Gathering::new(TokioIo::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = gather::last(connection.as_mut()) => ended,
         () = async {
             tokio::select! {
                 () = requests.quiet() => {}
@@ -146,7 +149,7 @@ async fn connection(
             }
         } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            gather::last(connection).await
         }
     };
     if let Err(error) = ended {

@@ -28,6 +28,8 @@ const LEAST: u64 = 1_800;
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// Ready events are sent together up to about this many bytes.
 const CHUNK: usize = 32 * 1024;
+/// So many times in a row a watch that never runs dry is not asked whether it is over.
+const BUSY: u32 = 64;
 
 /// How a watch begins.
 struct Start {
@@ -121,6 +123,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         sent,
         header: true,
         ended: false,
+        busy: 0,
         gauge: call.server.metrics.watching(&call.info),
         call,
     };
@@ -145,11 +148,25 @@ struct Watching {
     sent: u64,
     header: bool,
     ended: bool,
+    /// How often in a row there was something to send without waiting.
+    busy: u32,
     #[expect(dead_code, reason = "counts this watch for as long as it lives")]
     gauge: crate::metrics::Watching,
 }
 
 impl Watching {
+    /// A change that waits already, without looking at the end, which is looked at now and then.
+    fn ready(&mut self) -> Option<Bytes> {
+        while self.busy < BUSY {
+            let change = self.subscription.receiver.take()?;
+            self.busy += 1;
+            if let Some(frame) = self.frame(&change) {
+                return Some(self.with_more(frame));
+            }
+        }
+        None
+    }
+
     /// The next bytes to send; `None`: the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(frames) = self.initial_frames() {
@@ -163,6 +180,12 @@ impl Watching {
                 return Some(frame);
             }
         }
+        if !self.ended
+            && let Some(frames) = self.ready()
+        {
+            return Some(frames);
+        }
+        self.busy = 0;
         while !self.ended {
             let due = async {
                 match &mut self.bookmark {

@@ -7,13 +7,15 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use client::{Body, BoxError};
 use foundation::SharedClock;
 use http_body::{Frame, SizeHint};
+
+use super::gather;
 
 /// How long a connection may be open before its first request (upstream's ReadHeaderTimeout).
 const FIRST: Duration = Duration::from_secs(32);
@@ -73,9 +75,26 @@ fn millis(clock: &SharedClock) -> u64 {
 
 /// The body of an answer, with which its request ends.
 pub(super) struct Answer {
-    pub(super) body: Body,
+    body: Body,
+    /// Other answers go over the connection at the same time.
+    shared: bool,
+    /// What of the last frame is still to be handed over.
+    rest: Bytes,
     #[expect(dead_code, reason = "held, not used")]
-    pub(super) open: Open,
+    open: Open,
+}
+
+impl Answer {
+    /// An answer over a connection that other answers share or do not.
+    pub(super) fn new(body: Body, open: Open, shared: bool) -> Self {
+        Self { body, shared, rest: Bytes::new(), open }
+    }
+
+    /// The next piece of what is left of a frame.
+    fn piece(&mut self) -> Frame<Bytes> {
+        let length = self.rest.len().min(gather::PIECE);
+        Frame::data(self.rest.split_to(length))
+    }
 }
 
 impl http_body::Body for Answer {
@@ -86,15 +105,36 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece())));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let in_pieces =
+            |data: &Bytes| self.shared && data.len() > gather::PIECE && data.len() <= gather::PIECES;
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) if in_pieces(&data) => {
+                self.rest = data;
+                Poll::Ready(Some(Ok(self.piece())))
+            }
+            Some(Ok(Ok(data))) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Ok(Err(trailers))) => Poll::Ready(Some(Ok(trailers))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (inner, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(inner.lower() + rest);
+        hint
     }
 }
 
@@ -103,6 +143,26 @@ mod tests {
     use foundation::ManualClock;
 
     use super::*;
+
+    #[tokio::test]
+    async fn answers_of_a_shared_connection_come_in_pieces() {
+        use http_body_util::BodyExt as _;
+        for (length, shared, pieces) in
+            [(10, true, 1), (2_500, true, 3), (2_500, false, 1), (5_000, true, 1), (0, true, 0)]
+        {
+            let requests = Requests::new(Arc::new(ManualClock::default()));
+            let data: Vec<u8> = (0..length).map(|n: u32| n as u8).collect();
+            let mut answer = Answer::new(client::full_body(data.clone()), requests.begin(), shared);
+            let (mut seen, mut count) = (Vec::new(), 0);
+            while !answer.is_end_stream() {
+                assert_eq!(answer.size_hint().exact(), Some((data.len() - seen.len()) as u64));
+                let Some(frame) = answer.frame().await else { break };
+                seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+                count += 1;
+            }
+            assert_eq!((seen, count), (data, pieces), "{length}");
+        }
+    }
 
     #[tokio::test]
     async fn only_a_connection_without_requests_is_quiet() {
