@@ -2,7 +2,7 @@
 //!
 //! A request to the API server makes trees of some thousand small pieces and frees them again within a millisecond. The
 //! C library keeps seven pieces of each size within a thread's reach; every further one goes through its arena, merged
-//! with its neighbours and split again. Threads that say so keep as much as one request needs. Everything else is the C
+//! with its neighbours and split again. Threads that say so keep as much as the requests of a moment need. Everything else is the C
 //! library's: pieces are its pieces, of its sizes, so that either may free what the other gave.
 //! Not here: large pieces, and giving memory back to the host (the C library's).
 //! Upstream: glibc's tunable `glibc.malloc.tcache_count` would do, but can only be set before a process starts.
@@ -11,8 +11,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
 
-/// Bytes that one thread keeps at most.
-const MOST: usize = 128 * 1024;
+/// Bytes that one thread keeps at most. Requests that wait for the disk together hold about a hundred kilobytes each,
+/// and give them back together.
+const MOST: usize = 1 << 20;
 /// The C library's sizes are this far apart, and it holds one word beside each piece.
 const STEP: usize = 16;
 const WORD: usize = 8;
