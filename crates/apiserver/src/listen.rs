@@ -99,6 +99,7 @@ async fn connection(
             return;
         }
     };
+    let shared = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let certificates: Arc<[CertificateDer<'static>]> = stream
         .get_ref()
         .1
@@ -121,7 +122,6 @@ async fn connection(
             }
             let identity = Identity::Peer { certificates: certificates.clone(), remote };
             let (server, open) = (server.clone(), requests.begin());
-            let shared = request.version() == http::Version::HTTP_2;
             async move {
                 let response = answer(server, request, identity).await;
                 Ok::<_, std::convert::Infallible>(response.map(|body| quiet::Answer::new(body, open, shared)))
@@ -136,7 +136,8 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
-    let connection = builder.serve_connection_with_upgrades(Gathering::new(TokioIo::new(stream)), service);
+    let connection =
+        builder.serve_connection_with_upgrades(Gathering::new(TokioIo::new(stream), shared), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = gather::last(connection.as_mut()) => ended,

@@ -38,17 +38,20 @@ pub(super) async fn last<F: Future>(mut future: Pin<&mut F>) -> F::Output {
     .await
 }
 
-/// A connection on which small writes wait for the next flush.
+/// A connection on which small writes wait for the next flush. Only where all that writes is the HTTP/2 library, which
+/// flushes: over HTTP/1.1 the connection may become another protocol's.
 pub(super) struct Gathering<T> {
     inner: T,
+    gathers: bool,
     /// What waits, from `written` on. No memory is held while nothing does.
     waiting: Vec<u8>,
     written: usize,
 }
 
 impl<T> Gathering<T> {
-    pub(super) fn new(inner: T) -> Self {
-        Self { inner, waiting: Vec::new(), written: 0 }
+    /// A connection over which HTTP/2 is spoken or not.
+    pub(super) fn new(inner: T, gathers: bool) -> Self {
+        Self { inner, gathers, waiting: Vec::new(), written: 0 }
     }
 }
 
@@ -75,6 +78,9 @@ impl<T: Write + Unpin> Write for Gathering<T> {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.gathers {
+            return Pin::new(&mut self.inner).poll_write(context, data);
+        }
         if self.waiting.len() + data.len() > RECORD {
             ready!(self.poll_waiting(context))?;
             if data.len() >= RECORD {
@@ -87,6 +93,23 @@ impl<T: Write + Unpin> Write for Gathering<T> {
         }
         self.waiting.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // Where it is, the HTTP/2 library writes each frame by itself.
+        !self.gathers && self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gathers {
+            return Pin::new(&mut self.inner).poll_write_vectored(context, data);
+        }
+        let first = data.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| &**slice);
+        self.poll_write(context, first)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -150,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn small_writes_go_together_and_in_order() {
-        let mut gathering = Gathering::new(Sink { most: usize::MAX, ..Sink::default() });
+        let mut gathering = Gathering::new(Sink { most: usize::MAX, ..Sink::default() }, true);
         write(&mut gathering, b"one ").await;
         write(&mut gathering, b"two").await;
         assert!(gathering.inner.writes.is_empty());
@@ -161,11 +184,15 @@ mod tests {
         write(&mut gathering, b"head").await;
         write(&mut gathering, &vec![b'x'; RECORD]).await;
         assert_eq!(gathering.inner.writes[1..], [b"head".to_vec(), vec![b'x'; RECORD]]);
+        // A connection that may be another protocol's writes what it is given.
+        let mut plain = Gathering::new(Sink { most: usize::MAX, ..Sink::default() }, false);
+        write(&mut plain, b"at once").await;
+        assert_eq!(plain.inner.writes, [b"at once".to_vec()]);
     }
 
     #[tokio::test]
     async fn a_slow_connection_gets_every_byte_once() {
-        let mut gathering = Gathering::new(Sink { most: 7, ..Sink::default() });
+        let mut gathering = Gathering::new(Sink { most: 7, ..Sink::default() }, true);
         let data: Vec<u8> = (0..40_000_u32).map(|n| n as u8).collect();
         for part in data.chunks(1_000) {
             write(&mut gathering, part).await;
