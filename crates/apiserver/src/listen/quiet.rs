@@ -146,6 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_of_a_shared_connection_come_in_pieces() {
+        use http_body::Body as _;
         use http_body_util::BodyExt as _;
         for (length, shared, pieces) in
             [(10, true, 1), (2_500, true, 3), (2_500, false, 1), (5_000, true, 1), (0, true, 0)]
