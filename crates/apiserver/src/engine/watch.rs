@@ -28,7 +28,7 @@ const LEAST: u64 = 1_800;
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// Ready events are sent together up to about this many bytes.
 const CHUNK: usize = 32 * 1024;
-/// So many times in a row a watch that never runs dry is not asked whether it is over.
+/// So many times in a row a watch that never runs dry is not asked whether its time is over.
 const BUSY: u32 = 64;
 
 /// How a watch begins.
@@ -155,8 +155,11 @@ struct Watching {
 }
 
 impl Watching {
-    /// A change that waits already, without looking at the end, which is looked at now and then.
+    /// A change that waits already. The timeout is looked at only now and then, a server that stops at once.
     fn ready(&mut self) -> Option<Bytes> {
+        if self.ended || self.shutdown.is_cancelled() {
+            return None;
+        }
         while self.busy < BUSY {
             let change = self.subscription.receiver.take()?;
             self.busy += 1;
@@ -180,9 +183,7 @@ impl Watching {
                 return Some(frame);
             }
         }
-        if !self.ended
-            && let Some(frames) = self.ready()
-        {
+        if let Some(frames) = self.ready() {
             return Some(frames);
         }
         self.busy = 0;
