@@ -2,11 +2,7 @@
 //!
 //! Reads the process arguments; starts the event loop a command needs. Not here: what a command does.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
@@ -84,19 +80,12 @@ pub fn own_path() -> anyhow::Result<PathBuf> {
 fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
     // Control loops wait far more than they compute: more threads only cost memory.
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
-    let started = AtomicUsize::new(0);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(64)
         // Address space, not memory: a request from within comes with its caller's stack, and an overflow would end
         // the server.
         .thread_stack_size(4 << 20)
-        .on_thread_start(move || {
-            // The workers come first, before any thread that blocks: those come and go, and shall keep nothing.
-            if started.fetch_add(1, Ordering::Relaxed) < workers {
-                sys::allocator::recycle();
-            }
-        })
         .enable_all()
         .build()
         .context("cannot start the event loop")

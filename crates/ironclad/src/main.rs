@@ -19,10 +19,6 @@ mod uninstall;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-/// Threads of the event loop keep small pieces of memory for the next request; all others use it as it is.
-#[global_allocator]
-static ALLOCATOR: sys::allocator::Recycling = sys::allocator::Recycling;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A supervisor forks into containers, and a fork copies only the calling thread: nothing may run before.

@@ -6,7 +6,6 @@
 //!
 //! Upstream: none; this is what upstream reaches through runc, vishvananda/netlink and knftables.
 
-pub mod allocator;
 pub mod cgroup;
 pub mod conntrack;
 pub mod container;

@@ -12,16 +12,25 @@ use api::Status;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// What is kept: the buffers of objects that have changed since are let go when there are so many.
-const MOST: usize = 1024;
+/// Bytes of buffers that are kept; then all are let go, those of objects that have changed since with them. What is made
+/// of a buffer may be some fifty times as large.
+const MOST: usize = 512 << 10;
+/// What is larger is read each time: accounts, labels and limits are small, but for those that somebody made large.
+const LARGEST: usize = 16 << 10;
 
 /// Values made of buffers, by where the buffer is. Holding the buffer keeps another one from being there.
 #[derive(Debug)]
-pub(super) struct Parsed<T>(Mutex<HashMap<usize, (Bytes, Arc<T>)>>);
+pub(super) struct Parsed<T>(Mutex<Known<T>>);
+
+#[derive(Debug)]
+struct Known<T> {
+    values: HashMap<usize, (Bytes, Arc<T>)>,
+    bytes: usize,
+}
 
 impl<T> Default for Parsed<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Known { values: HashMap::new(), bytes: 0 }))
     }
 }
 
@@ -33,17 +42,22 @@ impl<T> Parsed<T> {
         read: impl FnOnce(&[u8]) -> Result<T, Status>,
     ) -> Result<Arc<T>, Status> {
         let place = buffer.as_ptr().addr();
-        if let Some((known, made)) = self.0.lock().get(&place)
+        if let Some((known, made)) = self.0.lock().values.get(&place)
             && known.len() == buffer.len()
         {
             return Ok(made.clone());
         }
         let made = Arc::new(read(buffer)?);
-        let mut known = self.0.lock();
-        if known.len() >= MOST {
-            known.clear();
+        if buffer.len() > LARGEST {
+            return Ok(made);
         }
-        known.insert(place, (buffer.clone(), made.clone()));
+        let mut known = self.0.lock();
+        if known.bytes + buffer.len() > MOST {
+            known.values.clear();
+            known.bytes = 0;
+        }
+        let before = known.values.insert(place, (buffer.clone(), made.clone()));
+        known.bytes = known.bytes + buffer.len() - before.map_or(0, |(replaced, _)| replaced.len());
         Ok(made)
     }
 }
@@ -68,9 +82,19 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let parsed = Parsed::default();
-        for _ in 0..3 * MOST {
-            parsed.get(&Bytes::from(vec![0; 8]), |_| Ok(())).unwrap();
+        let size = 4 << 10;
+        for _ in 0..3 * MOST / size {
+            parsed.get(&Bytes::from(vec![0; size]), |_| Ok(())).unwrap();
         }
-        assert!(parsed.0.lock().len() <= MOST);
+        let known = parsed.0.lock();
+        let held: usize = known.values.values().map(|(buffer, _)| buffer.len()).sum();
+        assert!(held <= MOST && held == known.bytes, "{held} {}", known.bytes);
+        drop(known);
+        let large = Bytes::from(vec![0; LARGEST + 1]);
+        let times = std::cell::Cell::new(0);
+        for _ in 0..2 {
+            parsed.get(&large, |_| Ok(times.set(times.get() + 1))).unwrap();
+        }
+        assert_eq!(times.get(), 2, "a large one is not kept");
     }
 }
