@@ -312,7 +312,9 @@ mod tests {
             cluster.put("limitranges", range);
         }
         let spec = json!({ "containers": [{ "name": "c", "resources": { "limits": { "cpu": "3" } } }] });
-        let error = run(&LimitRanger, &cluster, Write::create("pods", "Pod", pod(spec))).await.unwrap_err();
+        let error = run(&LimitRanger::default(), &cluster, Write::create("pods", "Pod", pod(spec)))
+            .await
+            .unwrap_err();
         assert_eq!(
             error.message,
             "pods \"p\" is forbidden: maximum cpu usage per Container is 1, but limit is 3"
