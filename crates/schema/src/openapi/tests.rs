@@ -80,8 +80,14 @@ fn kubectl_finds_server_side_validation() {
 fn definitions_carry_the_rules_of_merging() {
     let document = v3(&GroupVersion::new("", "v1"), &[descriptor("", "Pod")], &Published::new());
     let schemas = &document["components"]["schemas"];
+    let mut containers = schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"].clone();
+    let words = containers.as_object_mut().and_then(|field| field.remove("description"));
+    assert!(
+        words
+            .is_some_and(|words| words.as_str().is_some_and(|words| words.starts_with("List of containers")))
+    );
     assert_eq!(
-        schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"],
+        containers,
         json!({
             "type": "array",
             "items": {"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"},
