@@ -96,7 +96,11 @@ if [ ! -d "$tools/etcd-3.4" ]; then
   chmod 0755 "$scratch"
   (
     cd "$scratch"
-    apt-get download -qq etcd-server etcd-client
+    # The lists of packages may be old, or not there at all.
+    apt-get download -qq etcd-server etcd-client 2>/dev/null || {
+      apt-get update -qq
+      apt-get download -qq etcd-server etcd-client
+    }
     for package in ./*.deb; do dpkg -x "$package" unpacked; done
     mkdir -p "$tools/etcd-3.4.new"
     install -m 0755 unpacked/usr/bin/etcd unpacked/usr/bin/etcdctl "$tools/etcd-3.4.new"

@@ -1,7 +1,7 @@
 //! Labels pods with the zone and the region of the node that they are bound to, so that programs in them can read
 //! both through the downward API.
-//! Reads Nodes. Changes Bindings (whose labels the pod takes over) and pods that are made on a node; labels that are
-//! there already stay. A node that does not exist gives no labels.
+//! Reads Nodes. Changes Bindings (whose labels the pod takes over) and pods that are made on a node; what the
+//! node says takes the place of what a client claims. A node that does not exist gives no labels.
 //! Upstream: plugin/pkg/admission/podtopologylabels.
 
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Plugin for PodTopologyLabels {
         }
         if let Some(present) = present.as_object_mut() {
             for (key, value) in labels {
-                present.entry(key).or_insert_with(|| value.into());
+                present.insert(key, value.into());
             }
         }
         Ok(())
@@ -94,7 +94,7 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             (bind("Node", "n1", Value::Null), json!({ zone: "z", region: "r" })),
-            (bind("Node", "n1", json!({ zone: "own", "x": "y" })), json!({ zone: "own", region: "r", "x": "y" })),
+            (bind("Node", "n1", json!({ zone: "own", "x": "y" })), json!({ zone: "z", region: "r", "x": "y" })),
             (bind("Machine", "n1", Value::Null), Value::Null),
             (bind("Node", "bare", Value::Null), Value::Null),
             (bind("Node", "missing", Value::Null), Value::Null),

@@ -104,7 +104,14 @@ fn changed_drivers(new: &Value, old: &Value) -> BTreeSet<String> {
         let key = |device| ["driver", "pool", "device", "shareID"].map(|field| text(device, field));
         devices.map(|device| (key(device), device)).collect()
     }
-    let (new, old) = (devices(new), devices(old));
+    fn allocated(status: &Value) -> BTreeSet<Key<'_>> {
+        let results = status["allocation"]["devices"]["results"].as_array().into_iter().flatten();
+        results.map(|result| ["driver", "pool", "device", "shareID"].map(|field| text(result, field))).collect()
+    }
+    let (before, now) = (allocated(old), allocated(new));
+    let (new, mut old) = (devices(new), devices(old));
+    // What was told of a device goes with it, without being asked for (`prepare_for_status_update` of the kind).
+    old.retain(|key, _| !before.contains(key) || now.contains(key));
     let keys: BTreeSet<&Key<'_>> = new.keys().chain(old.keys()).collect();
     let changed = keys.into_iter().filter(|key| new.get(*key) != old.get(*key));
     changed.map(|[driver, ..]| (*driver).to_owned()).collect()
@@ -200,5 +207,14 @@ mod tests {
             let told = refused(&Only(grant), &user, &info, &new, &old).await;
             assert_eq!(told.join("\n"), want, "row {index}");
         }
+    }
+
+    #[test]
+    fn deallocating_asks_for_nobody_elses_part() {
+        let device = json!({ "driver": "gpu.example", "pool": "p", "device": "d" });
+        let old = json!({ "allocation": { "devices": { "results": [device] } }, "devices": [device] });
+        assert!(changed_drivers(&json!({}), &old).is_empty(), "it goes with the allocation");
+        let still = json!({ "allocation": old["allocation"] });
+        assert_eq!(changed_drivers(&still, &old), BTreeSet::from(["gpu.example".to_owned()]));
     }
 }
