@@ -1,7 +1,7 @@
 //! The objects that every cluster has from its first moment.
 //!
 //! Namespaces, priority classes, the RBAC policy, flow control, the default ServiceCIDR, and the `kubernetes` Service
-//! with its endpoints. What is missing is made in one transaction; what is there is left as it is, but that
+//! with its endpoints. What is missing is made in a few transactions; what is there is left as it is, but that
 //! a stored policy is given the rules and subjects that it lacks.
 //! Upstream: pkg/controlplane/controller/{systemnamespaces,kubernetesservice}, pkg/registry/*/rest.
 
@@ -25,6 +25,9 @@ type Reconcile = Option<fn(&Object, &Object) -> Reconciled>;
 /// How often the start tries when others write the same objects meanwhile: servers that start together.
 const ATTEMPTS: usize = 10;
 
+/// Writes in one transaction: etcd takes 128 unless it is told otherwise (`--max-txn-ops`).
+const MOST_OPERATIONS: usize = 100;
+
 /// Makes what is missing, and brings stored policy up to this version's.
 ///
 /// # Errors
@@ -38,9 +41,9 @@ pub(crate) async fn run(server: &Arc<Server>) -> Result<(), Status> {
     Err(Status::service_unavailable("the objects of every cluster are being changed by others"))
 }
 
-/// One look and one transaction; false if an object was written in between.
+/// One look and the transactions for what it has shown; false if an object was written in between.
 async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
-    let mut txn = Txn::default();
+    let mut writes = Vec::new();
     let policy: Reconcile = Some(reconcile);
     let flows: Reconcile = Some(flows);
     let now = timestamp(server.clock.now());
@@ -52,15 +55,17 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
     let wanted = wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, policy)));
     let fairness = fairness::bootstrap::levels().into_iter().chain(fairness::bootstrap::schemas(&now));
     for (object, reconcile) in wanted.chain(fairness.map(|object| (object, flows))) {
-        if let Some((compare, put)) = write(server, object, reconcile).await? {
-            txn.compare.push(compare);
-            txn.success.push(put);
+        writes.extend(write(server, object, reconcile).await?);
+    }
+    while !writes.is_empty() {
+        let (compare, success) =
+            writes.split_off(writes.len().saturating_sub(MOST_OPERATIONS)).into_iter().unzip();
+        let txn = Txn { compare, success, failure: Vec::new() };
+        if !server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded {
+            return Ok(false);
         }
     }
-    if txn.success.is_empty() {
-        return Ok(true);
-    }
-    Ok(server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded)
+    Ok(true)
 }
 
 /// Makes a FlowSchema or PriorityLevelConfiguration that must be there, or puts it right.

@@ -106,7 +106,9 @@ fn changed_drivers(new: &Value, old: &Value) -> BTreeSet<String> {
     }
     fn allocated(status: &Value) -> BTreeSet<Key<'_>> {
         let results = status["allocation"]["devices"]["results"].as_array().into_iter().flatten();
-        results.map(|result| ["driver", "pool", "device", "shareID"].map(|field| text(result, field))).collect()
+        results
+            .map(|result| ["driver", "pool", "device", "shareID"].map(|field| text(result, field)))
+            .collect()
     }
     let (before, now) = (allocated(old), allocated(new));
     let (new, mut old) = (devices(new), devices(old));

@@ -103,7 +103,8 @@ mod tests {
         let device = |name: &str| json!({"driver": "d", "pool": "p", "device": name, "request": "r"});
         let claim = |allocated: &[&str], told: &[&str]| -> ResourceClaim {
             let list = |names: &[&str]| names.iter().map(|name| device(name)).collect::<Vec<_>>();
-            let status = json!({"allocation": {"devices": {"results": list(allocated)}}, "devices": list(told)});
+            let status =
+                json!({"allocation": {"devices": {"results": list(allocated)}}, "devices": list(told)});
             serde_json::from_value(json!({"spec": {}, "status": status})).unwrap()
         };
         for (what, before, now, told, left) in [
