@@ -306,14 +306,15 @@ async fn admitted(
 
 /// From the impersonation on: under the request's record.
 async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> Result<Response, Status> {
+    let step = traces::span("impersonation");
     if let Some(target) = impersonation::target(&mut call.head.headers)? {
-        let _step = traces::span("impersonation");
         let asked = attributes(call.user.clone(), call.info.clone(), &call.query);
         let authorizer = &*server.authorization.authorizer;
         let (user, constraint) = server.impersonation.check(authorizer, &asked, &target).await?;
         audit::impersonated(&user, constraint.as_deref());
         call.user = user;
     }
+    drop(step);
     let Admitted { user, info, query, .. } = &call;
     let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
     let step = traces::span("priorityandfairness");

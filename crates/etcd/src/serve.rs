@@ -23,6 +23,9 @@ use crate::wire::etcdserverpb::{
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 
+/// How long a handshake may take: silent clients must not keep the others out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The largest request in bytes: what the store takes in a transaction, and some room.
 const MAX_REQUEST: usize = 10 << 20;
 /// Handshakes that may be under way at once; more wait to be accepted.
@@ -91,7 +94,8 @@ impl Stream for Incoming {
                         return Poll::Ready(Some(Ok(Connection::Plain(stream))));
                     };
                     self.handshakes.push(Box::pin(async move {
-                        let stream = acceptor.accept(stream).await?;
+                        let accepted = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await;
+                        let stream = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                         Ok(Connection::Tls(Box::new(stream)))
                     }));
                 }

@@ -79,6 +79,7 @@ pub struct Subject {
 pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
     let der = request_der(request_pem)?;
     let request = parse(&der)?;
+    refuse_hidden(&request)?;
     let names = &request.certification_request_info.subject;
     let strings = |attributes: Vec<&str>| attributes.into_iter().map(str::to_owned).collect::<Vec<_>>();
     let organizations = strings(names.iter_organization().filter_map(|value| value.as_str().ok()).collect());
@@ -111,6 +112,59 @@ pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
     Ok(subject)
 }
 
+/// Refuses a request with parts that a judgement of its [`Subject`] would not see, but the certificate would have:
+/// attributes of the subject that cannot be read or mean something else, other alternative names, and repetitions.
+fn refuse_hidden(request: &X509CertificationRequest<'_>) -> Result<(), Error> {
+    use x509_parser::cri_attributes::ParsedCriAttribute;
+    use x509_parser::extensions::GeneralName;
+    use x509_parser::oid_registry as oid;
+    let known = [
+        oid::OID_X509_COMMON_NAME,
+        oid::OID_X509_ORGANIZATION_NAME,
+        oid::OID_X509_ORGANIZATIONAL_UNIT,
+        oid::OID_X509_COUNTRY_NAME,
+        oid::OID_X509_STATE_OR_PROVINCE_NAME,
+        oid::OID_X509_LOCALITY_NAME,
+        oid::OID_X509_STREET_ADDRESS,
+        oid::OID_X509_POSTAL_CODE,
+        oid::OID_X509_SERIALNUMBER,
+    ];
+    let refused = |what: String| Err(Error::BadRequest(what));
+    let info = &request.certification_request_info;
+    for attribute in info.subject.iter_attributes() {
+        let named = attribute.attr_type();
+        if !known.contains(named) || attribute.as_str().is_err() {
+            return refused(format!("the attribute {named} of its subject is not known, or cannot be read"));
+        }
+    }
+    if info.subject.iter_common_name().count() > 1 {
+        return refused("its subject has more than one common name".to_owned());
+    }
+    let requests = info.iter_attributes().filter_map(|attribute| match attribute.parsed_attribute() {
+        ParsedCriAttribute::ExtensionRequest(request) => Some(request),
+        _ => None,
+    });
+    let extensions: Vec<_> = requests.flat_map(|request| &request.extensions).collect();
+    let mut names = extensions.iter().filter(|extension| extension.oid == oid::OID_X509_EXT_SUBJECT_ALT_NAME);
+    let Some(first) = names.next() else { return Ok(()) };
+    if names.next().is_some() {
+        return refused("it asks for alternative names twice".to_owned());
+    }
+    let ParsedExtension::SubjectAlternativeName(names) = first.parsed_extension() else {
+        return refused("its alternative names are malformed".to_owned());
+    };
+    for name in &names.general_names {
+        match name {
+            GeneralName::DNSName(_) | GeneralName::RFC822Name(_) | GeneralName::URI(_) => {}
+            GeneralName::IPAddress(bytes) if matches!(bytes.len(), 4 | 16) => {}
+            other => {
+                return refused(format!("its alternative name {other:?} is of a kind that is not signed"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Checks that a request (DER) is signed by the key that it asks to certify.
 ///
 /// # Errors
@@ -127,6 +181,7 @@ pub fn sign(authority: &Authority, request_pem: &str, terms: &Terms<'_>) -> Resu
     let (key_usage, extended) = usages(terms.usages)?;
     let der = request_der(request_pem)?;
     let request = parse(&der)?;
+    refuse_hidden(&request)?;
     let info = &request.certification_request_info;
     authority.sign(Request {
         subject: info.subject.as_raw().to_vec(),
@@ -161,11 +216,7 @@ fn usages(names: &[&str]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
 }
 
 fn request_der(request_pem: &str) -> Result<Vec<u8>, Error> {
-    let blocks = pem::decode("CERTIFICATE REQUEST", request_pem).map_err(Error::BadRequest)?;
-    blocks
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::BadRequest("PEM block type must be CERTIFICATE REQUEST".into()))
+    pem::decode_only("CERTIFICATE REQUEST", request_pem).map_err(Error::BadRequest)
 }
 
 fn parse(der: &[u8]) -> Result<X509CertificationRequest<'_>, Error> {

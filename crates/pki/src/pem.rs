@@ -37,6 +37,23 @@ pub fn decode(label: &str, text: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(blocks)
 }
 
+/// The content of the one block of `label` that a text is. Readers differ in which block of several they take, and in
+/// what they pass over: what one judges another must not sign.
+///
+/// # Errors
+/// Anything but blanks around the block, and what [`decode`] refuses.
+pub fn decode_only(label: &str, text: &str) -> Result<Vec<u8>, String> {
+    let text = text.trim_ascii();
+    let alone = text.starts_with(&format!("-----BEGIN {label}-----"))
+        && text.ends_with(&format!("-----END {label}-----"))
+        && text.matches("-----BEGIN").count() == 1;
+    let mut blocks = if alone { decode(label, text)? } else { Vec::new() };
+    match (blocks.pop(), blocks.is_empty()) {
+        (Some(block), true) => Ok(block),
+        _ => Err(format!("it must be one PEM block of type {label}, and nothing else")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +64,23 @@ mod tests {
         let text = format!("note\n{}{}{}", encode("A", &long), encode("B", b"other"), encode("A", b"second"));
         assert_eq!(decode("A", &text).unwrap(), [long, b"second".to_vec()]);
         assert!(text.lines().all(|line| line.len() <= 64));
+    }
+
+    #[test]
+    fn one_block_stands_alone() {
+        let (one, two) = (encode("A", b"one"), encode("A", b"two"));
+        assert_eq!(decode_only("A", &format!("\n {one}\n")).unwrap(), b"one");
+        for text in [
+            String::new(),
+            format!("{one}{two}"),
+            format!("x{one}{two}"),
+            format!("x{one}"),
+            format!("{one}x"),
+            format!("note\n{one}"),
+            encode("B", b"one"),
+        ] {
+            assert!(decode_only("A", &text).is_err(), "{text}");
+        }
     }
 
     #[test]

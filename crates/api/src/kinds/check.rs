@@ -1,6 +1,6 @@
 //! Building blocks of the kinds' validation. Each adds what it finds to a list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -79,9 +79,10 @@ pub(crate) fn cidr(errors: &mut ErrorList, path: &Path, value: &str) {
 pub(crate) fn conditions(errors: &mut ErrorList, path: &Path, conditions: &[Condition]) {
     const REASON_MAX: usize = 1024;
     const MESSAGE_MAX: usize = 32 * 1024;
+    let mut types = HashSet::with_capacity(conditions.len());
     for (index, condition) in conditions.iter().enumerate() {
         let path = path.index(index);
-        if conditions[..index].iter().any(|earlier| earlier.type_ == condition.type_) {
+        if !types.insert(&condition.type_) {
             errors.push(field::duplicate(&path.child("type"), &*condition.type_));
         }
         qualified_name(errors, &path.child("type"), &condition.type_);
@@ -130,19 +131,17 @@ pub(crate) fn label_value(errors: &mut ErrorList, path: &Path, value: &str) {
 }
 
 /// Refuses the elements from the second one on that another before them equals by `key`.
-pub(crate) fn unique<T, K: PartialEq + Serialize>(
+pub(crate) fn unique<T, K: Serialize>(
     errors: &mut ErrorList,
     path: &Path,
     list: &[T],
     key: impl Fn(&T) -> K,
 ) {
-    let mut seen: Vec<K> = Vec::with_capacity(list.len());
+    let mut seen = HashSet::with_capacity(list.len());
     for (index, item) in list.iter().enumerate() {
-        let key = key(item);
-        if seen.contains(&key) {
-            errors.push(field::duplicate(&path.index(index), json(&key)));
-        } else {
-            seen.push(key);
+        let key = json(&key(item));
+        if !seen.insert(key.to_string()) {
+            errors.push(field::duplicate(&path.index(index), key));
         }
     }
 }

@@ -21,7 +21,9 @@ pub struct Datastore {
     /// Key of that certificate
     #[arg(long, env = "IRONCLAD_DATASTORE_KEYFILE", requires = "datastore_certfile", value_name = "FILE")]
     pub datastore_keyfile: Option<PathBuf>,
-    /// Address of this machine's loopback on which the embedded store answers the etcd v3 API, for instance 127.0.0.1:2379
+    /// Address of this machine's loopback on which the embedded store answers the etcd v3 API, for instance
+    /// 127.0.0.1:2379. Whoever can connect there (every process of the machine, also of pods with hostNetwork) reads and
+    /// writes everything, past the API server's checks
     #[arg(long, env = "IRONCLAD_ETCD_LISTEN", conflicts_with = "datastore_endpoint", value_name = "ADDRESS")]
     pub etcd_listen: Option<SocketAddr>,
     /// When to save the store, as five fields of cron, for instance "0 */12 * * *"; never by default

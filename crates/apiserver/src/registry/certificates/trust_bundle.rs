@@ -26,20 +26,30 @@ struct Block<'a> {
 fn blocks(text: &str) -> Vec<Block<'_>> {
     const BEGIN: &str = "-----BEGIN ";
     const DASHES: &str = "-----";
+    const END: &str = "-----END ";
     let mut blocks = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find(BEGIN) {
-        let after = &rest[start + BEGIN.len()..];
-        rest = after;
-        let Some((label, body)) = after.split_once(DASHES) else { break };
-        let end = format!("-----END {label}-----");
-        let Some((body, tail)) = body.split_once(end.as_str()) else { continue };
+    let (mut at, mut end) = (0, 0);
+    while let Some(start) = text[at..].find(BEGIN) {
+        at += start + BEGIN.len();
+        let Some((label, body)) = text[at..].split_once(DASHES) else { break };
+        let body_at = text.len() - body.len();
+        // The next end is looked for once, not for each beginning before it. One of another label ends nothing.
+        if end < body_at {
+            let Some(next) = text[body_at..].find(END) else { break };
+            end = body_at + next;
+        }
+        let Some(tail) =
+            text[end + END.len()..].strip_prefix(label).and_then(|tail| tail.strip_prefix(DASHES))
+        else {
+            continue;
+        };
+        let body = &text[body_at..end];
         let headers = body.contains(':');
         let lines = body.lines().filter(|line| !line.contains(':'));
         let packed: String = lines.flat_map(str::split_ascii_whitespace).collect();
         let Ok(content) = STANDARD.decode(packed) else { continue };
         blocks.push(Block { label, headers, content });
-        rest = tail;
+        at = text.len() - tail.len();
     }
     blocks
 }

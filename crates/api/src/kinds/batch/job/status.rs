@@ -242,7 +242,10 @@ fn changes(errors: &mut ErrorList, path: &Path, spec: &JobSpec, new: &JobStatus,
         let message = "completionTime cannot be mutated";
         errors.push(field::invalid(&path.child("completionTime"), value_of(time), message));
     }
-    if old.start_time.is_some() && old.start_time != new.start_time && spec.suspend != Some(true) {
+    // A Job that is resumed begins anew.
+    let resumed = holds(old, "Suspended") && !holds(new, "Suspended");
+    if old.start_time.is_some() && old.start_time != new.start_time && spec.suspend != Some(true) && !resumed
+    {
         let message = "startTime cannot be removed for unsuspended job";
         errors.push(field::required(&path.child("startTime"), message));
     }

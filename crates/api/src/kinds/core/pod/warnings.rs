@@ -299,6 +299,9 @@ fn environment(warnings: &mut Vec<String>, path: &Path, variables: &[EnvVar]) {
     }
 }
 
+/// Ports of one number that are compared with another one.
+const MOST_COMPARED: usize = 100;
+
 fn ports(warnings: &mut Vec<String>, parts: &[Part<'_>]) {
     let mut seen: BTreeMap<(i32, &str), Vec<(Path, &ContainerPort)>> = BTreeMap::new();
     for part in parts {
@@ -315,7 +318,7 @@ fn ports(warnings: &mut Vec<String>, parts: &[Part<'_>]) {
                 ));
             }
             let others = seen.entry((port.container_port, protocol)).or_default();
-            for (other_path, other) in others.iter() {
+            for (other_path, other) in others.iter().take(MOST_COMPARED) {
                 let (other_ip, other_port) = (text(&other.host_ip), other.host_port.unwrap_or(0));
                 let how = if (host_ip, host_port) == (other_ip, other_port) {
                     "duplicate"
@@ -327,6 +330,8 @@ fn ports(warnings: &mut Vec<String>, parts: &[Part<'_>]) {
                     continue;
                 };
                 warnings.push(format!("{path}: {how} port definition with {other_path}"));
+                // One is enough; each with each would be as many as clients like.
+                break;
             }
             others.push((path, port));
         }

@@ -7,6 +7,9 @@ use crate::field::quote;
 use crate::kinds::optional::{items, text};
 use crate::types::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 
+/// Paths of a volume that are compared with each other: more than people write by hand, few enough for what clients send.
+const MOST_PATHS: usize = 100;
+
 /// Warns of the paths of a volume that overlap.
 pub(super) fn overlapping(warnings: &mut Vec<String>, volume: &Volume) {
     let name = quote(&volume.name);
@@ -30,7 +33,7 @@ pub(super) fn overlapping(warnings: &mut Vec<String>, volume: &Volume) {
             continue;
         }
         let Some((paths, what)) = projection(source) else { continue };
-        if paths.is_empty() {
+        if paths.is_empty() || all.len() >= MOST_PATHS {
             continue;
         }
         let title = format!("volume {name} (Projected {what}): overlapping paths");
@@ -39,7 +42,7 @@ pub(super) fn overlapping(warnings: &mut Vec<String>, volume: &Volume) {
         let mut merged: Vec<&str> = unique.iter().chain(&all).copied().collect();
         merged.sort_unstable();
         overlaps(warnings, &merged, &title);
-        all.extend(unique);
+        all.extend(unique.into_iter().take(MOST_PATHS));
     }
 }
 
@@ -72,7 +75,7 @@ fn files(items: &[DownwardAPIVolumeFile]) -> Vec<&str> {
 
 fn overlaps(warnings: &mut Vec<String>, paths: &[&str], title: &str) {
     let mut seen: BTreeSet<&str> = BTreeSet::new();
-    for path in paths {
+    for path in paths.iter().take(2 * MOST_PATHS) {
         let path = path.trim_end_matches('/');
         if let Some(other) = seen.iter().find(|other| overlap(other, path)) {
             warnings.push(format!("{title}: {} with {}", quote(path), quote(other)));
