@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use foundation::CancellationToken;
 use futures::future::BoxFuture;
@@ -44,7 +45,7 @@ pub async fn serve(
     let router = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         // A client that has vanished without a word is noticed, and its watches end.
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(7200)))
+        .http2_keepalive_interval(Some(Duration::from_secs(7200)))
         .add_service(KvServer::new(server.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(WatchServer::new(server.clone()))
         .add_service(LeaseServer::new(server.clone()))

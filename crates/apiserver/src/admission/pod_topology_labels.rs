@@ -64,7 +64,7 @@ impl Plugin for PodTopologyLabels {
         }
         if let Some(present) = present.as_object_mut() {
             for (key, value) in labels {
-                present.insert(key, value.into());
+                present.insert(key.to_owned(), value.into());
             }
         }
         Ok(())
