@@ -299,8 +299,10 @@ fn environment(warnings: &mut Vec<String>, path: &Path, variables: &[EnvVar]) {
     }
 }
 
-/// Ports of one number that are compared with another one.
+/// Ports of one number that are compared with another one, and warnings after which no more ports are looked at: clients
+/// send as many as they like, and an answer carries some forty of them.
 const MOST_COMPARED: usize = 100;
+const MOST_WARNINGS: usize = 1000;
 
 fn ports(warnings: &mut Vec<String>, parts: &[Part<'_>]) {
     let mut seen: BTreeMap<(i32, &str), Vec<(Path, &ContainerPort)>> = BTreeMap::new();
@@ -330,8 +332,9 @@ fn ports(warnings: &mut Vec<String>, parts: &[Part<'_>]) {
                     continue;
                 };
                 warnings.push(format!("{path}: {how} port definition with {other_path}"));
-                // One is enough; each with each would be as many as clients like.
-                break;
+                if warnings.len() >= MOST_WARNINGS {
+                    return;
+                }
             }
             others.push((path, port));
         }
