@@ -50,7 +50,7 @@ pub fn decode_only(label: &str, text: &str) -> Result<Vec<u8>, String> {
     let mut blocks = if alone { decode(label, text)? } else { Vec::new() };
     match (blocks.pop(), blocks.is_empty()) {
         (Some(block), true) => Ok(block),
-        _ => Err(format!("it must be one PEM block of type {label}, and nothing else")),
+        _ => Err(format!("PEM block type must be {label}, of one block and nothing else")),
     }
 }
 

@@ -239,6 +239,37 @@ fn requests_not_signed_by_their_key_are_refused() {
 }
 
 #[test]
+fn requests_with_names_that_no_rule_reads_are_refused() {
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair, SanType};
+    let key = KeyPair::generate().unwrap();
+    let asked = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(vec!["a.example.com".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "system:node:a");
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        change(&mut params);
+        csr::inspect(&params.serialize_request(&key).unwrap().pem().unwrap())
+    };
+    let good = asked(&|_| {}).unwrap();
+    assert_eq!((good.organizations.len(), good.dns_names.len()), (1, 1));
+    let hidden = DnValue::TeletexString("system:masters".try_into().unwrap());
+    let uid = DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+    let other = SanType::OtherName((vec![1, 2, 3, 4], "x".into()));
+    for (what, change) in [
+        (
+            "an organisation of another string type",
+            &(|params: &mut CertificateParams| {
+                params.distinguished_name.push(DnType::OrganizationName, hidden.clone());
+            }) as &dyn Fn(&mut CertificateParams),
+        ),
+        ("the attribute of a user's UID", &|params| params.distinguished_name.push(uid.clone(), "u")),
+        ("an alternative name of another kind", &|params| params.subject_alt_names.push(other.clone())),
+    ] {
+        assert!(asked(change).is_err(), "{what}");
+    }
+}
+
+#[test]
 fn a_kubeconfig_is_private_and_complete() {
     let dir = tempfile::tempdir().unwrap();
     let now = at(START);
