@@ -220,11 +220,13 @@ fn should_allow_server_and_client_pods_to_establish_an_mtls_connection() {
         "spec": {"selector": {"app": "server"}, "ports": [{"name": "https", "port": 443}]},
     });
     world.create("/api/v1/namespaces/e2e/services", &service);
-    // Until the server serves it is asked again, as upstream's client does. By TLS 1.2, in which nothing comes after the
-    // handshake: openssl's client may block on reading a ticket before it has sent its request.
+    // Asked again until the page is there, as upstream's client does, each time with a limit: openssl's client can wait
+    // for ever for an answer to a request that it has not sent (seen once in a while after the handshake). By TLS 1.2,
+    // in which nothing comes between the handshake and the answer.
     let client = format!(
-        "until (echo 'GET / HTTP/1.0'; echo; sleep 1) | /usr/bin/openssl s_client -connect server.e2e.svc:443 -quiet \
-         -tls1_2 -verify 2 {CREDENTIALS}; do sleep 0.2; done; sleep 3600"
+        "until (echo 'GET / HTTP/1.0'; echo; sleep 1) | timeout 5 /usr/bin/openssl s_client \
+         -connect server.e2e.svc:443 -quiet -tls1_2 -verify 2 {CREDENTIALS} | tee /proc/1/fd/1 | grep -q '</pre>'; \
+         do sleep 0.2; done; sleep 3600"
     );
     world.create(DEPLOYMENTS, &with_openssl("client", "ED25519", &client));
     signer.issue(&world, 2);
