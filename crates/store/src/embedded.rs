@@ -6,6 +6,8 @@
 //! and drops what was compacted, on a thread that exists only then; `expiry` is a task that exists only
 //! while there are leases. So an idle engine makes no system call and has no timer.
 //!
+//! [`replica`] is the same memory under a log that several machines agree on, [`log`] the files of that log.
+//!
 //! Files of the directory: `LOCK`, `checkpoint`, `<number>.wal`, `spare-<n>`.
 
 mod checkpoint;
@@ -14,11 +16,14 @@ mod entry;
 mod expiry;
 mod lease;
 mod lock;
+pub mod log;
 mod maintenance;
+mod memory;
 mod mvcc;
 mod plan;
 mod policy;
 mod recovery;
+pub mod replica;
 mod restore;
 mod wal;
 mod watch;
@@ -27,13 +32,13 @@ mod writer;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use foundation::{SharedClock, SharedRandomness, SystemRandomness};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::error::Error;
@@ -45,12 +50,11 @@ pub use restore::restore;
 
 use disk::{Disk, HostDisk};
 use lock::Lock;
+use memory::Memory;
 use writer::{Queue, Request};
 
 /// Transactions that may wait for the writer; more wait for their turn to be queued.
 const QUEUED: usize = 4096;
-/// Keys read under one lock.
-const READ_STEPS: usize = 1024;
 
 /// How an engine is to behave. The default suits a cluster of any size.
 #[derive(Clone)]
@@ -89,11 +93,18 @@ impl Default for Options {
 struct State {
     mvcc: mvcc::Mvcc,
     leases: lease::Leases,
-    /// The newest batch applied.
+    /// The newest batch applied; of a replica, the index of the newest entry.
     batch: wal::Batch,
+    /// What a replica knows beside the keys.
+    replicated: Option<replica::Replicated>,
 }
 
 impl State {
+    /// The empty store.
+    fn new() -> Self {
+        Self { mvcc: mvcc::Mvcc::new(), leases: lease::Leases::default(), batch: 0, replicated: None }
+    }
+
     /// Applies an entry that is durable.
     fn apply(&mut self, entry: entry::Entry, now: Duration, mut seen: impl FnMut(mvcc::Change)) {
         for change in entry.changes {
@@ -105,6 +116,7 @@ impl State {
                 }
                 entry::Change::Grant { id, ttl, remaining } => self.leases.grant(id, ttl, remaining, now),
                 entry::Change::Revoke { id } => self.leases.revoke(id),
+                entry::Change::Until { id, deadline } => self.leases.set_deadline(id, deadline),
                 entry::Change::Compact { revision } => self.mvcc.compact(revision),
             }
         }
@@ -127,24 +139,22 @@ impl State {
 }
 
 struct Shared {
-    state: RwLock<State>,
+    memory: Arc<Memory>,
     queue: Queue,
     slots: Arc<Semaphore>,
-    watchers: watch::Watchers,
     files: Arc<wal::Files>,
     maintenance: maintenance::Maintenance,
     lease_timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
     lease_changed: Arc<Notify>,
     /// Why the last batch could not be written.
     alarm: Mutex<Option<String>>,
-    closed: AtomicBool,
     clock: SharedClock,
     options: Options,
 }
 
 impl Shared {
     fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.memory.is_closed()
     }
 }
 
@@ -170,21 +180,19 @@ impl Engine {
         let lock = Lock::take(directory)?;
         let recovered = recovery::recover(directory, &options, clock.monotonic())?;
         let shared = Arc::new(Shared {
-            state: RwLock::new(recovered.state),
+            memory: Arc::new(Memory::new(recovered.state)),
             queue: Queue::default(),
             slots: Arc::new(Semaphore::new(QUEUED)),
-            watchers: watch::Watchers::default(),
             files: recovered.files,
             maintenance: maintenance::Maintenance::default(),
             lease_timer: Mutex::default(),
             lease_changed: Arc::default(),
             alarm: Mutex::default(),
-            closed: AtomicBool::new(false),
             clock,
             options,
         });
         shared.maintenance.checkpoint_bytes.store(recovered.checkpoint_bytes, Ordering::Relaxed);
-        if shared.state.read().mvcc.has_compacted() {
+        if shared.memory.state.read().mvcc.has_compacted() {
             shared.start_compaction();
         }
         let writer = {
@@ -200,7 +208,7 @@ impl Engine {
     /// Carries out what is queued, ends the watches, and gives the directory free. Calls after it fail
     /// with [`Error::Unavailable`]. Blocks for the last sync.
     pub fn shutdown(&self) {
-        self.shared.closed.store(true, Ordering::Release);
+        self.shared.memory.close();
         self.shared.queue.close();
         self.shared.slots.close();
         if let Some(writer) = self.writer.lock().take() {
@@ -208,7 +216,7 @@ impl Engine {
             let _ = writer.join();
         }
         self.shared.stop_maintenance();
-        self.shared.watchers.close();
+        self.shared.memory.watchers.close();
         if let Some(timer) = self.shared.lease_timer.lock().take() {
             timer.abort();
         }
@@ -222,7 +230,7 @@ impl Engine {
 
     /// How many watches are open.
     pub fn watches(&self) -> usize {
-        self.shared.watchers.len()
+        self.shared.memory.watchers.len()
     }
 
     async fn ask<T>(&self, request: impl FnOnce(writer::Reply<T>) -> Request) -> Result<T, Error> {
@@ -232,7 +240,7 @@ impl Engine {
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.shared.is_closed() { Err(Error::Unavailable("the store is shut down")) } else { Ok(()) }
+        self.shared.memory.check_open()
     }
 }
 
@@ -245,14 +253,7 @@ impl Drop for Engine {
 #[async_trait]
 impl Store for Engine {
     async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
-        self.check_open()?;
-        let mut cursor = mvcc::Cursor::new(range);
-        // Only the step itself holds the lock.
-        let step = |cursor: &mut _| self.shared.state.read().mvcc.read(cursor, READ_STEPS);
-        while !step(&mut cursor)? {
-            tokio::task::yield_now().await;
-        }
-        Ok(cursor.response)
+        self.shared.memory.range(range).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
@@ -262,7 +263,7 @@ impl Store for Engine {
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
-        watch::open(&self.shared, request)
+        watch::open(&self.shared.memory, request)
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
@@ -290,19 +291,19 @@ impl Store for Engine {
         self.check_open()?;
         self.shared.watch_leases();
         let now = self.shared.clock.monotonic();
-        self.shared.state.write().leases.keep_alive(id, now)
+        self.shared.memory.state.write().leases.keep_alive(id, now)
     }
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
         self.check_open()?;
         self.shared.watch_leases();
         let now = self.shared.clock.monotonic();
-        self.shared.state.read().leases.info(id, now)
+        self.shared.memory.state.read().leases.info(id, now)
     }
 
     async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
         self.check_open()?;
-        Ok(self.shared.state.read().leases.ids())
+        Ok(self.shared.memory.state.read().leases.ids())
     }
 
     async fn defragment(&self) -> Result<(), Error> {
@@ -314,7 +315,7 @@ impl Store for Engine {
 
     async fn status(&self) -> Result<Status, Error> {
         self.check_open()?;
-        let state = self.shared.state.read();
+        let state = self.shared.memory.state.read();
         let checkpoint = self.shared.maintenance.checkpoint_bytes.load(Ordering::Relaxed);
         Ok(Status {
             revision: state.mvcc.revision,

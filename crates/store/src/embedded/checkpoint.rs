@@ -111,24 +111,34 @@ fn write_to(
     let context = |error| Error::io(format!("writing {}", temporary.display()), error);
     let file = disk.create(temporary).map_err(context)?;
     let mut writer = Writer { file, path: temporary, store_id, block: Vec::new(), blocks: 0, offset: 0 };
-    let (head, leases) = {
+    let (head, leases, replicated, ends) = {
         let state = state.read();
+        // A replica's time is its own.
+        let now = state.replicated.as_ref().map_or(now, |replicated| replicated.time);
         let head = Head {
             store_id,
             revision: state.mvcc.revision,
             compact_revision: state.mvcc.compact_revision,
             batch: state.batch,
         };
-        (head, state.leases.remaining(now))
+        let ends: Vec<_> = match &state.replicated {
+            Some(_) => state.leases.deadlines().collect(),
+            None => Vec::new(),
+        };
+        (head, state.leases.remaining(now), state.replicated.clone(), ends)
     };
     writer.block.extend_from_slice(MAGIC);
     writer.block.extend_from_slice(&wal::VERSION.to_le_bytes());
     for number in [head.store_id, head.revision, head.compact_revision, head.batch] {
         writer.block.extend_from_slice(&number.to_le_bytes());
     }
+    if let Some(replicated) = replicated {
+        replicated.encode(&mut writer.block);
+    }
     writer.flush()?;
-    let changes = leases.into_iter().map(|(id, ttl, remaining)| Change::Grant { id, ttl, remaining });
-    writer.entry(&Entry { revision: 0, changes: changes.collect() })?;
+    let grants = leases.into_iter().map(|(id, ttl, remaining)| Change::Grant { id, ttl, remaining });
+    let ends = ends.into_iter().map(|(id, deadline)| Change::Until { id, deadline });
+    writer.entry(&Entry { revision: 0, changes: grants.chain(ends).collect() })?;
     writer.flush()?;
 
     let mut after = None;
@@ -184,13 +194,50 @@ pub(super) fn load(
     state: &mut State,
     now: std::time::Duration,
 ) -> Result<Option<(Head, u64)>, Error> {
-    let path = path(directory);
-    let file = match disk.reader(&path) {
+    load_from(disk, &path(directory), state, now)
+}
+
+/// As [`load`], from a file of any name.
+pub(super) fn load_from(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    state: &mut State,
+    now: std::time::Duration,
+) -> Result<Option<(Head, u64)>, Error> {
+    let file = match disk.reader(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(format!("opening {}", path.display()), error)),
     };
-    let mut reader = Reader { file, path: &path, store_id: 0, blocks: 0, offset: 0 };
+    let (head, reader) = open(file, path, state)?;
+    let now = state.replicated.as_ref().map_or(now, |replicated| replicated.time);
+    let bytes = fill(reader, head, state, now)?;
+    Ok(Some((head, bytes)))
+}
+
+/// What a checkpoint says of itself, and all of it to be read from its beginning. Not opened twice: meanwhile another
+/// might have taken its place.
+pub(super) fn describe(
+    mut file: Box<dyn Read + Send>,
+    path: &Path,
+) -> Result<(Head, Option<super::replica::Replicated>, Box<dyn Read + Send>), Error> {
+    let context = |error| Error::io(format!("reading {}", path.display()), error);
+    let mut bytes = vec![0; 8];
+    file.read_exact(&mut bytes).map_err(context)?;
+    let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    (&mut file).take(length.into()).read_to_end(&mut bytes).map_err(context)?;
+    let mut state = State::new();
+    let (head, _) = open(Box::new(std::io::Cursor::new(bytes.clone())), path, &mut state)?;
+    Ok((head, state.replicated, Box::new(std::io::Cursor::new(bytes).chain(file))))
+}
+
+/// Reads the head.
+fn open<'a>(
+    file: Box<dyn Read + Send>,
+    path: &'a Path,
+    state: &mut State,
+) -> Result<(Head, Reader<'a>), Error> {
+    let mut reader = Reader { file, path, store_id: 0, blocks: 0, offset: 0 };
     let first = reader.block(|payload| {
         // The store's id is inside the block that its checksum covers.
         payload.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
@@ -207,8 +254,22 @@ pub(super) fn load(
     };
     let version = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
     if version > wal::VERSION {
-        return Err(Error::Format { path: path.clone(), found: version, known: wal::VERSION });
+        return Err(Error::Format { path: path.to_owned(), found: version, known: wal::VERSION });
     }
+    if !bytes.is_empty() {
+        let replicated = super::replica::Replicated::decode(bytes);
+        state.replicated = Some(replicated.ok_or_else(|| reader.corrupt("the head is damaged"))?);
+    }
+    Ok((head, reader))
+}
+
+/// Reads the rest.
+fn fill(
+    mut reader: Reader<'_>,
+    head: Head,
+    state: &mut State,
+    now: std::time::Duration,
+) -> Result<u64, Error> {
     state.mvcc.compact_revision = head.compact_revision;
     let mut history = false;
     loop {
@@ -238,11 +299,11 @@ pub(super) fn load(
     }
     state.mvcc.revision = head.revision;
     state.batch = head.batch;
-    Ok(Some((head, reader.offset)))
+    Ok(reader.offset)
 }
 
 struct Reader<'a> {
-    file: Box<dyn Read>,
+    file: Box<dyn Read + Send>,
     path: &'a Path,
     store_id: u64,
     blocks: u64,

@@ -17,7 +17,7 @@ pub trait Disk: Send + Sync {
     /// Reads a whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// Opens a file to be read from its beginning.
-    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read>>;
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read + Send>>;
     /// The files of a directory with their sizes, in no order.
     fn list(&self, directory: &Path) -> io::Result<Vec<(PathBuf, u64)>>;
     /// Renames a file over another.
@@ -55,7 +55,7 @@ impl Disk for HostDisk {
         fs::read(path)
     }
 
-    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read>> {
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read + Send>> {
         Ok(Box::new(fs::File::open(path)?))
     }
 

@@ -4,6 +4,7 @@
 //! carries 0. All numbers are little-endian. Not here: checksums and framing (`wal`, `checkpoint`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,7 @@ const DELETE: u8 = 2;
 const GRANT: u8 = 3;
 const REVOKE: u8 = 4;
 const COMPACT: u8 = 5;
+const UNTIL: u8 = 6;
 
 /// An atomic set of changes.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(super) enum Change {
     Grant { id: LeaseId, ttl: i64, remaining: i64 },
     /// The end of a lease, after its keys.
     Revoke { id: LeaseId },
+    /// When exactly a lease ends, in a replica's own time and to the millisecond: all members must agree.
+    Until { id: LeaseId, deadline: Duration },
     /// What is older has been forgotten.
     Compact { revision: Revision },
 }
@@ -67,6 +71,11 @@ impl Entry {
                 Change::Revoke { id } => {
                     out.push(REVOKE);
                     out.extend_from_slice(&id.to_le_bytes());
+                }
+                Change::Until { id, deadline } => {
+                    out.push(UNTIL);
+                    out.extend_from_slice(&id.to_le_bytes());
+                    out.extend_from_slice(&(deadline.as_millis() as u64).to_le_bytes());
                 }
                 Change::Compact { revision } => {
                     out.push(COMPACT);
@@ -118,6 +127,10 @@ impl Entry {
                     Change::Grant { id, ttl, remaining }
                 }
                 REVOKE => Change::Revoke { id: i64::from_le_bytes(array(input)?) },
+                UNTIL => Change::Until {
+                    id: i64::from_le_bytes(array(input)?),
+                    deadline: Duration::from_millis(u64::from_le_bytes(array(input)?)),
+                },
                 COMPACT => Change::Compact { revision: u64::from_le_bytes(array(input)?) },
                 _ => return None,
             });
@@ -158,6 +171,7 @@ mod tests {
         let changes = vec![
             put("value"),
             Change::Grant { id: 5, ttl: 60, remaining: 12 },
+            Change::Until { id: 5, deadline: Duration::from_millis(12_345) },
             Change::Revoke { id: 5 },
             Change::Compact { revision: 4 },
         ];

@@ -19,7 +19,7 @@ impl Shared {
     /// Makes sure that the timer runs if there are leases. Needs a runtime, and without one waits for the
     /// first call that has one.
     pub(super) fn watch_leases(self: &Arc<Self>) {
-        if self.state.read().leases.len() == 0 {
+        if self.memory.state.read().leases.len() == 0 {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -35,10 +35,10 @@ async fn run(shared: Weak<Shared>) {
         if now.is_closed() {
             return;
         }
-        let Some(deadline) = now.state.read().leases.next_deadline() else {
+        let Some(deadline) = now.memory.state.read().leases.next_deadline() else {
             let mut timer = now.lease_timer.lock();
             // Looked at again under the lock that a new lease takes: it finds this task or starts another.
-            if now.state.read().leases.len() == 0 {
+            if now.memory.state.read().leases.len() == 0 {
                 *timer = None;
                 return;
             }

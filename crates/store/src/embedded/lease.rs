@@ -54,6 +54,20 @@ impl Leases {
         self.deadlines.insert((deadline, id));
     }
 
+    /// Sets the end of a lease exactly.
+    pub fn set_deadline(&mut self, id: LeaseId, deadline: Duration) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            self.deadlines.remove(&(lease.deadline, id));
+            lease.deadline = deadline;
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    /// Every lease with its end.
+    pub fn deadlines(&self) -> impl Iterator<Item = (LeaseId, Duration)> {
+        self.deadlines.iter().map(|(deadline, id)| (*id, *deadline))
+    }
+
     /// Forgets a lease; its keys must be gone already.
     pub fn revoke(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.remove(&id) {

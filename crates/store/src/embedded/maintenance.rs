@@ -52,7 +52,7 @@ impl Shared {
     pub(super) fn maintain(self: &Arc<Self>, wal: &Wal) {
         let mut jobs = Jobs { spare: wal.is_half_full() && self.files.wants_spare(), ..Jobs::default() };
         let live = {
-            let State { mvcc, .. } = &*self.state.read();
+            let State { mvcc, .. } = &*self.memory.state.read();
             jobs.compact = mvcc.has_compacted();
             mvcc.live_bytes + mvcc.history_bytes
         };
@@ -129,7 +129,7 @@ impl Shared {
 
     fn carry_out(&self, jobs: Jobs) -> Result<(), Error> {
         if jobs.compact {
-            while !self.state.write().mvcc.drop_compacted(STEPS) {
+            while !self.memory.state.write().mvcc.drop_compacted(STEPS) {
                 std::thread::yield_now();
             }
         }
@@ -140,7 +140,7 @@ impl Shared {
             let files = &self.files;
             let now = self.clock.monotonic();
             let (batch, bytes) =
-                checkpoint::write(&files.disk, &files.directory, files.store_id, &self.state, now)?;
+                checkpoint::write(&files.disk, &files.directory, files.store_id, &self.memory.state, now)?;
             self.maintenance.checkpoint_bytes.store(bytes, Ordering::Relaxed);
             tracing::debug!(batch, bytes, "wrote a checkpoint");
             files.release(batch)?;

@@ -42,7 +42,8 @@ impl Policy {
         (!changes.is_empty()).then_some(Entry { revision: 0, changes })
     }
 
-    fn compaction(&mut self, state: &State, now: Duration) -> Option<Revision> {
+    /// What is old or large enough to be forgotten.
+    pub fn compaction(&mut self, state: &State, now: Duration) -> Option<Revision> {
         let mvcc = &state.mvcc;
         // Eight marks per age: the history is at most an eighth older than it may be.
         if self.marks.back().is_none_or(|(when, _)| now.saturating_sub(*when) >= self.age / 8) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::entry::Entry;
 use super::wal::replay::{replay, segments};
 use super::wal::{Files, Wal};
-use super::{Options, State, checkpoint, lease, mvcc};
+use super::{Options, State, checkpoint};
 use crate::error::Error;
 
 /// A state with the log to go on with.
@@ -25,7 +25,7 @@ pub(super) struct Recovered {
 pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Result<Recovered, Error> {
     let started = Instant::now();
     let disk = &options.disk;
-    let mut state = State { mvcc: mvcc::Mvcc::new(), leases: lease::Leases::default(), batch: 0 };
+    let mut state = State::new();
     let temporary = directory.join("checkpoint.tmp");
     match disk.remove(&temporary) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -44,7 +44,7 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
     }
     let after = state.batch;
     let store_id = loaded.map(|(head, _)| head.store_id);
-    let end = replay(disk, directory, &numbers, store_id, after, |mut payload| {
+    let end = replay(disk, directory, &numbers, store_id, Some(after), |_, mut payload| {
         let entry = Entry::decode(&mut payload, |key| state.mvcc.interned(key));
         let Some(entry) = entry.filter(|_| payload.is_empty()) else { return false };
         state.apply(entry, now, |_| ());

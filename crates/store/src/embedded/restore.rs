@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::mvcc::{Mvcc, Record};
+use super::mvcc::Record;
 use super::wal::{Files, Wal};
-use super::{Options, State, checkpoint, lease};
+use super::{Options, State, checkpoint};
 use crate::error::Error;
 use crate::types::{KeyValue, LeaseId, Revision};
 
@@ -35,7 +35,7 @@ pub fn restore(
     if keys.iter().any(|kv| kv.mod_revision >= revision) {
         return Err(Error::Invalid("the restored store's revision must be later than every key's"));
     }
-    let mut state = State { mvcc: Mvcc::new(), leases: lease::Leases::default(), batch: 0 };
+    let mut state = State::new();
     for (id, ttl) in leases {
         state.leases.grant(id, ttl, ttl, Duration::ZERO);
     }

@@ -298,10 +298,19 @@ impl Wal {
     /// Makes one batch durable: when it returns `Ok`, the entries are on disk. After an error they may be
     /// there or not, and count as not written.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.append_payloads(entries.len(), |index, out| entries[index].encode(out))
+    }
+
+    /// As [`Wal::append`], for payloads of another kind: each of `count` is written to the buffer it is given.
+    pub fn append_payloads(
+        &mut self,
+        count: usize,
+        encode: impl Fn(usize, &mut Vec<u8>),
+    ) -> Result<(), Error> {
         let batch = self.batch + 1;
         self.buffer.clear();
-        for (index, entry) in entries.iter().enumerate() {
-            record::append(&mut self.buffer, entry, batch, index + 1 == entries.len());
+        for index in 0..count {
+            record::append(&mut self.buffer, |out| encode(index, out), batch, index + 1 == count);
         }
         let length = self.buffer.len() as u64;
         let fits = |segment: &Segment| segment.end + length <= segment.size;

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Shared;
+use super::Memory;
 use super::mvcc::Change;
 use crate::error::Error;
 use crate::types::{Revision, WatchBatch, WatchRequest};
@@ -66,6 +66,17 @@ impl Watchers {
         }
     }
 
+    /// Has every stream look anew, after the whole state has been replaced by one of `revision`.
+    pub fn replaced(&self, revision: Revision) {
+        for watcher in &*self.0.lock() {
+            let mut note = watcher.note.lock();
+            note.told = revision;
+            note.first.get_or_insert(0);
+            drop(note);
+            watcher.wake.notify_one();
+        }
+    }
+
     /// Ends every stream.
     pub fn close(&self) {
         for watcher in &*self.0.lock() {
@@ -80,7 +91,7 @@ impl Watchers {
 }
 
 /// Starts a watch.
-pub(super) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<WatchStream, Error> {
+pub(super) fn open(memory: &Arc<Memory>, request: WatchRequest) -> Result<WatchStream, Error> {
     let watcher = Arc::new(Watcher {
         start: request.start,
         end: request.end,
@@ -89,9 +100,9 @@ pub(super) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<WatchS
         wake: Notify::new(),
     });
     // Registered before the revision is read, so that nothing falls between.
-    shared.watchers.0.lock().push(watcher.clone());
+    memory.watchers.0.lock().push(watcher.clone());
     let mut stream = Stream {
-        shared: shared.clone(),
+        memory: memory.clone(),
         watcher,
         prev_kv: request.prev_kv,
         next: request.start_revision,
@@ -100,10 +111,10 @@ pub(super) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<WatchS
         ended: false,
     };
     let (revision, compact_revision) = {
-        let State { mvcc, .. } = &*shared.state.read();
+        let State { mvcc, .. } = &*memory.state.read();
         (mvcc.revision, mvcc.compact_revision)
     };
-    if shared.is_closed() {
+    if memory.is_closed() {
         return Err(Error::Unavailable("the store is shut down"));
     }
     if request.start_revision == 0 {
@@ -121,7 +132,7 @@ pub(super) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<WatchS
 }
 
 struct Stream {
-    shared: Arc<Shared>,
+    memory: Arc<Memory>,
     watcher: Arc<Watcher>,
     prev_kv: bool,
     /// The first revision not yet looked at.
@@ -179,7 +190,7 @@ impl Stream {
     fn read(&mut self) -> Result<Option<WatchBatch>, Error> {
         let mut found = Vec::new();
         let (seen, latest) = {
-            let state = self.shared.state.read();
+            let state = self.memory.state.read();
             if self.next < state.mvcc.compact_revision {
                 return Err(Error::Compacted { revision: state.mvcc.compact_revision });
             }
@@ -200,6 +211,6 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.watchers.0.lock().retain(|watcher| !Arc::ptr_eq(watcher, &self.watcher));
+        self.memory.watchers.0.lock().retain(|watcher| !Arc::ptr_eq(watcher, &self.watcher));
     }
 }

@@ -198,7 +198,7 @@ impl Writer<'_> {
         let mut answers = Vec::with_capacity(txns.len());
         let mut slots = Vec::with_capacity(txns.len());
         {
-            let State { mvcc, leases, .. } = &*self.shared.state.read();
+            let State { mvcc, leases, .. } = &*self.shared.memory.state.read();
             let mut planner = Planner::new(mvcc, leases, self.shared.options.max_txn_bytes);
             for (txn, reply, slot) in txns.drain(..) {
                 match planner.txn(txn) {
@@ -222,7 +222,7 @@ impl Writer<'_> {
 
     fn single(&mut self, request: Request) {
         let (entries, answer) = {
-            let State { mvcc, leases, .. } = &*self.shared.state.read();
+            let State { mvcc, leases, .. } = &*self.shared.memory.state.read();
             let mut planner = Planner::new(mvcc, leases, self.shared.options.max_txn_bytes);
             match request {
                 Request::Txn { .. } => return,
@@ -274,7 +274,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let now = self.shared.clock.monotonic();
-        entries.extend(self.policy.housekeeping(&self.shared.state.read(), now));
+        entries.extend(self.policy.housekeeping(&self.shared.memory.state.read(), now));
         let started = Instant::now();
         let written = self.wal.append(&entries);
         self.note(&written, started.elapsed());
@@ -282,7 +282,7 @@ impl Writer<'_> {
         self.metrics.batch.observe(entries.len() as f64);
         let mut changes = Vec::new();
         let (revision, lease_changed) = {
-            let mut state = self.shared.state.write();
+            let mut state = self.shared.memory.state.write();
             let deadline = state.leases.next_deadline();
             for entry in entries {
                 state.apply(entry, now, |change| changes.push(change));
@@ -290,7 +290,7 @@ impl Writer<'_> {
             state.batch = self.wal.batch();
             (state.mvcc.revision, state.leases.next_deadline() != deadline)
         };
-        self.shared.watchers.publish(&changes, revision);
+        self.shared.memory.watchers.publish(&changes, revision);
         if lease_changed {
             self.shared.lease_changed.notify_one();
         }

@@ -56,7 +56,7 @@ impl Disk for FaultyDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         HostDisk.read(path)
     }
-    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read>> {
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn io::Read + Send>> {
         HostDisk.reader(path)
     }
     fn list(&self, directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {

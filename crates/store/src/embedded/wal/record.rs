@@ -1,11 +1,10 @@
-//! One record of the log: a checksummed header and an entry's bytes, padded to eight.
+//! One record of the log: a checksummed header and a payload, padded to eight.
 //!
 //! Layout, little-endian: magic u32, payload length u32, batch u64, flags u32, CRC-32 u32, payload. The
 //! checksum also covers the store's id and the segment's number, so that what an older use of the
 //! file has left behind is never taken for a record.
 
 use super::Batch;
-use crate::embedded::entry::Entry;
 
 const MAGIC: u32 = 0x1c0d_e10e;
 /// The last record of its batch.
@@ -33,14 +32,14 @@ pub(super) struct Found {
 }
 
 /// Appends a record without its checksum, which [`Seed::seal`] fills in once the segment is known.
-pub(super) fn append(out: &mut Vec<u8>, entry: &Entry, batch: Batch, last: bool) {
+pub(super) fn append(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>), batch: Batch, last: bool) {
     let start = out.len();
     out.extend_from_slice(&MAGIC.to_le_bytes());
     out.extend_from_slice(&0u32.to_le_bytes());
     out.extend_from_slice(&batch.to_le_bytes());
     out.extend_from_slice(&(if last { LAST } else { 0 }).to_le_bytes());
     out.extend_from_slice(&0u32.to_le_bytes());
-    entry.encode(out);
+    payload(out);
     let length = (out.len() - start - HEADER) as u32;
     out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
     out.resize(out.len().next_multiple_of(8), 0);

@@ -56,17 +56,19 @@ pub(in crate::embedded) fn segments(disk: &dyn Disk, directory: &Path) -> Result
     Ok(numbers)
 }
 
-/// Gives every payload after batch `after` to `apply`, in order. `apply` says `false` to bytes that are no
-/// entry.
+/// Gives every payload after batch `after` to `apply`, in order and with its batch. `apply` says `false` to bytes
+/// that are no entry. Without `after` it begins with the first batch that is there: then the caller must know by what
+/// is in it that nothing is missing before.
 pub(in crate::embedded) fn replay(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     numbers: &[u64],
     store_id: Option<u64>,
-    after: Batch,
-    mut apply: impl FnMut(&[u8]) -> bool,
+    after: Option<Batch>,
+    mut apply: impl FnMut(Batch, &[u8]) -> bool,
 ) -> Result<End, Error> {
-    let mut reader = Reader { store_id, after, batch: after, closed: Vec::new() };
+    let batch = after.unwrap_or(0);
+    let mut reader = Reader { store_id, begun: after.is_some(), after: batch, batch, closed: Vec::new() };
     // The newest segment so far that holds a sound record, and the empty ones after it.
     let mut held: Option<Segment> = None;
     let mut empty: Vec<Segment> = Vec::new();
@@ -96,6 +98,8 @@ pub(in crate::embedded) fn replay(
 
 struct Reader {
     store_id: Option<u64>,
+    /// Whether `after` is known.
+    begun: bool,
     after: Batch,
     /// The newest batch applied.
     batch: Batch,
@@ -135,6 +139,9 @@ impl Reader {
             stop = found.next;
             records.push(found);
         }
+        if let Some(first) = records.first().filter(|_| !self.begun) {
+            (self.begun, self.after, self.batch) = (true, first.batch - 1, first.batch - 1);
+        }
         Ok(Segment { number, path, bytes, seed, records, stop })
     }
 
@@ -143,7 +150,7 @@ impl Reader {
         &mut self,
         segment: &Segment,
         limit: Batch,
-        apply: &mut impl FnMut(&[u8]) -> bool,
+        apply: &mut impl FnMut(Batch, &[u8]) -> bool,
     ) -> Result<usize, Error> {
         let mut whole = START as usize;
         let mut start = 0;
@@ -164,7 +171,7 @@ impl Reader {
                 return Err(corrupt(&segment.path, batch[0].payload.0 as u64, detail));
             }
             for found in batch {
-                if !apply(&segment.bytes[found.payload.0..found.payload.1]) {
+                if !apply(found.batch, &segment.bytes[found.payload.0..found.payload.1]) {
                     let detail = format!("batch {} holds no valid entry", found.batch);
                     return Err(corrupt(&segment.path, found.payload.0 as u64, detail));
                 }
@@ -179,7 +186,7 @@ impl Reader {
         &mut self,
         segment: Segment,
         limit: Batch,
-        apply: &mut impl FnMut(&[u8]) -> bool,
+        apply: &mut impl FnMut(Batch, &[u8]) -> bool,
     ) -> Result<(), Error> {
         let whole = self.apply(&segment, limit, apply)?;
         let last = segment.records.iter().rfind(|found| found.last && found.batch < limit);
@@ -203,7 +210,7 @@ impl Reader {
         mut self,
         last: Segment,
         empty: Vec<Segment>,
-        mut apply: impl FnMut(&[u8]) -> bool,
+        mut apply: impl FnMut(Batch, &[u8]) -> bool,
     ) -> Result<End, Error> {
         let whole = self.apply(&last, Batch::MAX, &mut apply)?;
         let newest = last.records.iter().rfind(|found| found.last).map_or(self.batch, |found| found.batch);

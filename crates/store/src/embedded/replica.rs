@@ -1,0 +1,454 @@
+//! The engine's memory as the state machine of a replicated log: without a log and without a clock of its own.
+//!
+//! Every member of a cluster applies the same commands in the same order and so comes to the same state, revision for
+//! revision. What a command needs to know beside the state, the time above all, is in the [`Step`] that carries it.
+//! Writes `checkpoint`, the format of the engine's with a head of its own. Not here: the log, who decides what is in it
+//! (`store-raft`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::disk::Disk;
+use super::entry::{Change, Entry, array};
+use super::memory::Memory;
+use super::plan::Planner;
+use super::policy::Policy;
+use super::{Options, State, checkpoint, recovery, watch};
+use crate::WatchStream;
+use crate::error::Error;
+use crate::types::{
+    LeaseId, LeaseInfo, Range, RangeResponse, Revision, Status, Txn, TxnResponse, WatchRequest,
+};
+
+/// Changes dropped under one lock.
+const STEPS: usize = 256;
+
+/// A write that the members of a cluster agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A transaction.
+    Txn(Txn),
+    /// A new lease; the id is chosen already.
+    Grant {
+        /// Its name.
+        id: LeaseId,
+        /// Its length in seconds.
+        ttl: i64,
+    },
+    /// Sets what is left of a lease back to its length.
+    KeepAlive {
+        /// The lease.
+        id: LeaseId,
+    },
+    /// Ends a lease with its keys.
+    Revoke {
+        /// The lease.
+        id: LeaseId,
+    },
+    /// Ends the leases whose time is up at the step's time.
+    Expire,
+    /// Forgets what is older.
+    Compact {
+        /// The oldest revision to keep.
+        revision: Revision,
+    },
+}
+
+/// What a [`Command`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Of a transaction.
+    Txn(TxnResponse),
+    /// Of a lease that was made or kept alive.
+    Lease(LeaseInfo),
+    /// Of everything else.
+    Done,
+}
+
+/// One entry of the replicated log.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its place, counted from 1.
+    pub index: u64,
+    /// Under whose leadership it was written.
+    pub term: u64,
+    /// The time that the leader gave it, in whole milliseconds. The replica's time is the latest it has seen.
+    pub time: Duration,
+    /// What to do; nothing for an entry that concerns others.
+    pub command: Option<Command>,
+}
+
+/// How far a replica, or a checkpoint of one, has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The newest entry that is in it.
+    pub index: u64,
+    /// That entry's term.
+    pub term: u64,
+    /// What the caller keeps beside the keys (who the members are).
+    pub attachment: Bytes,
+}
+
+/// What a replica knows beside the keys.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Replicated {
+    pub time: Duration,
+    pub term: u64,
+    pub attachment: Bytes,
+}
+
+impl Replicated {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.time.as_millis() as u64).to_le_bytes());
+        out.extend_from_slice(&self.term.to_le_bytes());
+        out.extend_from_slice(&self.attachment);
+    }
+
+    pub fn decode(mut input: &[u8]) -> Option<Self> {
+        let time = Duration::from_millis(u64::from_le_bytes(array(&mut input)?));
+        let term = u64::from_le_bytes(array(&mut input)?);
+        Some(Self { time, term, attachment: Bytes::copy_from_slice(input) })
+    }
+}
+
+/// A state machine with its readers and watchers. Commands are applied by one caller at a time.
+pub struct Replica {
+    memory: Arc<Memory>,
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    /// Not identity, which the log has: only what the checkpoint's checksums start from.
+    store_id: u64,
+    policy: Mutex<Policy>,
+    /// Held by whoever writes a checkpoint, drops history or replaces the state: none may see another at it.
+    upkeep: Mutex<u64>,
+}
+
+impl Replica {
+    /// Opens what the checkpoint in a directory holds; the empty store, before any entry, if there is none.
+    pub fn open(directory: &Path, options: &Options) -> Result<Self, Error> {
+        let temporary = directory.join("checkpoint.tmp");
+        match options.disk.remove(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("removing {}", temporary.display()), error));
+            }
+            _ => {}
+        }
+        let mut state = State::new();
+        let loaded = checkpoint::load(&options.disk, directory, &mut state, Duration::ZERO)?;
+        let bytes = loaded.map_or(0, |(_, bytes)| bytes);
+        state.replicated.get_or_insert_default();
+        Ok(Self::of(state, directory, options, bytes))
+    }
+
+    fn of(state: State, directory: &Path, options: &Options, bytes: u64) -> Self {
+        let time = state.replicated.as_ref().map_or(Duration::ZERO, |replicated| replicated.time);
+        Self {
+            memory: Arc::new(Memory::new(state)),
+            disk: options.disk.clone(),
+            directory: directory.to_owned(),
+            store_id: options.randomness.u64(),
+            policy: Mutex::new(Policy::new(options, time)),
+            upkeep: Mutex::new(bytes),
+        }
+    }
+
+    /// Makes the first checkpoint of a replica in `directory`, as of `position`, with what the embedded store in `from`
+    /// holds, or nothing.
+    pub fn found(
+        directory: &Path,
+        options: &Options,
+        position: &Position,
+        from: Option<&Path>,
+    ) -> Result<(), Error> {
+        let mut state = match from {
+            Some(from) => recovery::recover(from, options, Duration::ZERO)?.state,
+            None => State::new(),
+        };
+        state.batch = position.index;
+        state.replicated = Some(Replicated {
+            time: Duration::ZERO,
+            term: position.term,
+            attachment: position.attachment.clone(),
+        });
+        Self::of(state, directory, options, 0).checkpoint().map(|_| ())
+    }
+
+    /// Carries out commands, in order. What they changed is visible, and its watchers are told, when it returns.
+    pub fn apply(&self, steps: Vec<Step>) -> Vec<Result<Outcome, Error>> {
+        let mut changes = Vec::new();
+        let mut outcomes = Vec::with_capacity(steps.len());
+        let revision = {
+            let mut state = self.memory.state.write();
+            for step in steps {
+                let replicated = state.replicated.get_or_insert_default();
+                replicated.time = replicated.time.max(step.time);
+                replicated.term = step.term;
+                let now = replicated.time;
+                state.batch = step.index;
+                outcomes.push(match step.command {
+                    Some(command) => carry_out(&mut state, command, now, &mut changes),
+                    None => Ok(Outcome::Done),
+                });
+            }
+            state.mvcc.revision
+        };
+        if !changes.is_empty() {
+            self.memory.watchers.publish(&changes, revision);
+        }
+        outcomes
+    }
+
+    /// Keeps something else beside the keys, as of the newest entry.
+    pub fn attach(&self, attachment: Bytes) {
+        self.memory.state.write().replicated.get_or_insert_default().attachment = attachment;
+    }
+
+    /// How far it has come.
+    pub fn position(&self) -> Position {
+        position(&self.memory.state.read())
+    }
+
+    /// The latest time that a step has brought.
+    pub fn time(&self) -> Duration {
+        self.memory.state.read().replicated.as_ref().map_or(Duration::ZERO, |replicated| replicated.time)
+    }
+
+    /// When the first lease ends, in the time of the steps.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.memory.state.read().leases.next_deadline()
+    }
+
+    /// What should be forgotten at `now`, by age and size of the history: for the leader to propose.
+    pub fn due_compaction(&self, now: Duration) -> Option<Revision> {
+        self.policy.lock().compaction(&self.memory.state.read(), now)
+    }
+
+    /// Whether [`Replica::drop_compacted`] has something to do.
+    pub fn has_compacted(&self) -> bool {
+        self.memory.state.read().mvcc.has_compacted()
+    }
+
+    /// Gives back the memory of what was compacted, without holding up anybody for long.
+    pub fn drop_compacted(&self) {
+        let _upkeep = self.upkeep.lock();
+        while !self.memory.state.write().mvcc.drop_compacted(STEPS) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Bytes of keys and values that exist now.
+    pub fn live_bytes(&self) -> u64 {
+        self.memory.state.read().mvcc.live_bytes
+    }
+
+    /// Writes a checkpoint while commands go on. Returns where it stands.
+    pub fn checkpoint(&self) -> Result<Position, Error> {
+        let mut upkeep = self.upkeep.lock();
+        let now = Duration::ZERO;
+        let (_, bytes) =
+            checkpoint::write(&self.disk, &self.directory, self.store_id, &self.memory.state, now)?;
+        *upkeep = bytes;
+        drop(upkeep);
+        // Of the file and not of the state, which has gone on.
+        self.read_checkpoint()?
+            .map(|(position, _)| position)
+            .ok_or(Error::Unavailable("the checkpoint has vanished"))
+    }
+
+    /// The checkpoint there is, to be sent to another member, and where it stands.
+    pub fn read_checkpoint(&self) -> Result<Option<(Position, Box<dyn std::io::Read + Send>)>, Error> {
+        let path = checkpoint::path(&self.directory);
+        let file = match self.disk.reader(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format!("opening {}", path.display()), error)),
+        };
+        let (head, replicated, file) = checkpoint::describe(file, &path)?;
+        let replicated = replicated.unwrap_or_default();
+        let position =
+            Position { index: head.batch, term: replicated.term, attachment: replicated.attachment };
+        Ok(Some((position, file)))
+    }
+
+    /// Replaces the state by a checkpoint that another member has written, and keeps that as its own.
+    pub fn install(&self, received: &Path) -> Result<Position, Error> {
+        let mut upkeep = self.upkeep.lock();
+        let mut state = State::new();
+        let loaded = checkpoint::load_from(&self.disk, received, &mut state, Duration::ZERO)?;
+        let (_, bytes) = loaded.ok_or(Error::Unavailable("the received checkpoint has vanished"))?;
+        let path = checkpoint::path(&self.directory);
+        let renamed =
+            self.disk.rename(received, &path).and_then(|()| self.disk.sync_directory(&self.directory));
+        renamed.map_err(|error| Error::io(format!("renaming {}", received.display()), error))?;
+        let (revision, position) = (state.mvcc.revision, position(&state));
+        *self.memory.state.write() = state;
+        *upkeep = bytes;
+        self.memory.watchers.replaced(revision);
+        Ok(position)
+    }
+
+    /// Reads what is here, which may be behind the other members.
+    pub async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
+        self.memory.range(range).await
+    }
+
+    /// Watches what is applied here.
+    pub fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
+        watch::open(&self.memory, request)
+    }
+
+    /// A lease, as of a moment in the time of the steps.
+    pub fn lease(&self, id: LeaseId, now: Duration) -> Result<LeaseInfo, Error> {
+        self.memory.check_open()?;
+        self.memory.state.read().leases.info(id, now)
+    }
+
+    /// Every lease, in order.
+    pub fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.memory.check_open()?;
+        Ok(self.memory.state.read().leases.ids())
+    }
+
+    /// Where it stands; `db_size` is that of the checkpoint alone.
+    pub fn status(&self) -> Result<Status, Error> {
+        self.memory.check_open()?;
+        let db_size = self.upkeep.try_lock().map_or(0, |bytes| *bytes);
+        let state = self.memory.state.read();
+        Ok(Status {
+            revision: state.mvcc.revision,
+            compact_revision: state.mvcc.compact_revision,
+            keys: state.mvcc.keys,
+            leases: state.leases.len() as u64,
+            live_bytes: state.mvcc.live_bytes,
+            history_bytes: state.mvcc.history_bytes,
+            db_size,
+            alarm: None,
+        })
+    }
+
+    /// Refuses everything from now on, and ends the watches.
+    pub fn close(&self) {
+        self.memory.close();
+        self.memory.watchers.close();
+    }
+}
+
+fn position(state: &State) -> Position {
+    let replicated = state.replicated.clone().unwrap_or_default();
+    Position { index: state.batch, term: replicated.term, attachment: replicated.attachment }
+}
+
+fn carry_out(
+    state: &mut State,
+    command: Command,
+    now: Duration,
+    changes: &mut Vec<super::mvcc::Change>,
+) -> Result<Outcome, Error> {
+    // The size was looked at before the command was proposed: members with other limits must not differ here.
+    let mut planner = Planner::new(&state.mvcc, &state.leases, usize::MAX);
+    let single = |change| vec![Entry { revision: 0, changes: vec![change] }];
+    let (outcome, entries) = match command {
+        Command::Txn(txn) => {
+            let (response, entry) = planner.txn(txn)?;
+            let entries = if entry.changes.is_empty() { Vec::new() } else { vec![entry] };
+            (Outcome::Txn(response), entries)
+        }
+        Command::Grant { id, .. } if state.leases.contains(id) => return Err(Error::LeaseExists { id }),
+        Command::Grant { id, ttl } => {
+            let info = LeaseInfo { id, granted_ttl: ttl, ttl, keys: Vec::new() };
+            (Outcome::Lease(info), single(Change::Grant { id, ttl, remaining: ttl }))
+        }
+        Command::KeepAlive { id } => {
+            return Ok(Outcome::Lease(state.leases.keep_alive(id, now)?));
+        }
+        Command::Revoke { id } if !state.leases.contains(id) => return Err(Error::LeaseNotFound { id }),
+        Command::Revoke { id } => (Outcome::Done, vec![planner.revoke(id)]),
+        Command::Expire => {
+            let due = state.leases.due(now);
+            (Outcome::Done, due.into_iter().map(|id| planner.revoke(id)).collect())
+        }
+        Command::Compact { revision } if revision > state.mvcc.revision => {
+            return Err(Error::FutureRevision { current: state.mvcc.revision });
+        }
+        Command::Compact { revision } if revision <= state.mvcc.compact_revision => {
+            return Err(Error::Compacted { revision: state.mvcc.compact_revision });
+        }
+        Command::Compact { revision } => (Outcome::Done, single(Change::Compact { revision })),
+    };
+    for entry in entries {
+        state.apply(entry, now, |change| changes.push(change));
+    }
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Op, PutValue};
+
+    fn step(index: u64, seconds: u64, command: Command) -> Step {
+        Step { index, term: 7, time: Duration::from_secs(seconds), command: Some(command) }
+    }
+
+    fn put(key: &'static str, lease: LeaseId) -> Command {
+        let value = PutValue::Plain("x".into());
+        Command::Txn(Txn::of(vec![Op::Put { key: key.into(), value, lease }]))
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_holds_what_every_member_must_agree_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let first = Replica::open(directory.path(), &options).unwrap();
+        assert_eq!(first.position(), Position::default());
+        let time = Duration::from_millis(1_234);
+        let grant = Command::Grant { id: 5, ttl: 10 };
+        let outcomes = first.apply(vec![
+            Step { index: 1, term: 7, time, command: Some(grant) },
+            step(2, 1, put("leased", 5)),
+            step(3, 1, put("free", 0)),
+            Step { index: 4, term: 8, time: Duration::from_secs(2), command: None },
+        ]);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        first.attach(Bytes::from_static(b"members"));
+        let position = first.checkpoint().unwrap();
+        assert_eq!(position, Position { index: 4, term: 8, attachment: Bytes::from_static(b"members") });
+
+        let other = tempfile::tempdir().unwrap();
+        let received = other.path().join("received");
+        let (_, mut file) = first.read_checkpoint().unwrap().unwrap();
+        std::io::copy(&mut file, &mut std::fs::File::create(&received).unwrap()).unwrap();
+        let second = Replica::open(other.path(), &options).unwrap();
+        let mut watch = second.watch(WatchRequest::prefix("leased", 2)).unwrap();
+        assert_eq!(second.install(&received).unwrap(), position);
+        let reopened = Replica::open(other.path(), &options).unwrap();
+        for replica in [&first, &second, &reopened] {
+            assert_eq!(replica.position(), position);
+            // To the millisecond: not at 11.233, at 11.234.
+            assert_eq!(replica.next_expiry(), Some(Duration::from_millis(11_234)));
+            assert_eq!(replica.time(), Duration::from_secs(2));
+            let before = Step { time: Duration::from_millis(11_233), ..step(5, 0, Command::Expire) };
+            replica.apply(vec![before]);
+            assert_eq!(replica.range(Range::prefix("")).await.unwrap().count, 2);
+            let at = Step { time: Duration::from_millis(11_234), ..step(6, 0, Command::Expire) };
+            replica.apply(vec![at]);
+            assert_eq!(replica.range(Range::prefix("")).await.unwrap().kvs[0].key, "free");
+        }
+        use futures::StreamExt;
+        let batch = watch.next().await.unwrap().unwrap();
+        assert_eq!(batch.events.len(), 2, "the key and its end, over the replacement: {batch:?}");
+    }
+
+    #[test]
+    fn time_does_not_go_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let replica = Replica::open(directory.path(), &Options::default()).unwrap();
+        replica.apply(vec![step(1, 100, Command::Grant { id: 1, ttl: 10 })]);
+        replica.apply(vec![step(2, 50, Command::KeepAlive { id: 1 })]);
+        assert_eq!(replica.next_expiry(), Some(Duration::from_secs(110)));
+    }
+}
