@@ -15,7 +15,7 @@ use store::{Compare, Op, Range, Txn};
 use crate::authz::bootstrap::{Reconciled, reconcile};
 use crate::engine::timestamp;
 use crate::options::Options;
-use crate::registry::Resource;
+use crate::registry::{Resource, ip_address};
 use crate::server::Server;
 use crate::{aggregation, authz, endpoints, fairness, storage};
 
@@ -165,7 +165,7 @@ fn resource(server: &Server, object: &Object) -> Result<Arc<Resource>, Status> {
 }
 
 /// The object as it is when it is new.
-fn fresh(server: &Server, resource: &Resource, mut object: Object) -> Object {
+pub(crate) fn fresh(server: &Server, resource: &Resource, mut object: Object) -> Object {
     let mut random = [0; 16];
     server.randomness.fill(&mut random);
     let metadata = object.metadata_mut();
@@ -214,15 +214,15 @@ fn own(options: &Options) -> Vec<Object> {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [options.service_cidr.to_string()]},
     }));
-    objects.push(kubernetes_service(options));
+    objects.extend(kubernetes_service(options));
     if let (Some((address, port)), endpoints::Reconciler::Lease) = (options.advertise, options.endpoints) {
         objects.extend(endpoints::objects(&[address], port));
     }
     objects.into_iter().map(Object).collect()
 }
 
-/// The Service by which pods find the server.
-pub(crate) fn kubernetes_service(options: &Options) -> Value {
+/// The Service by which pods find the server, and the claim on its address.
+pub(crate) fn kubernetes_service(options: &Options) -> [Value; 2] {
     let address = options.service_cidr.nth(1);
     let family = match address {
         IpAddr::V4(_) => "IPv4",
@@ -230,7 +230,7 @@ pub(crate) fn kubernetes_service(options: &Options) -> Value {
     };
     let port = options.advertise.map_or(6443, |(_, port)| port);
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    json!({
+    let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
         "spec": {
@@ -239,7 +239,8 @@ pub(crate) fn kubernetes_service(options: &Options) -> Value {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
         "status": {"loadBalancer": {}},
-    })
+    });
+    [service, ip_address(address, "default", "kubernetes").0]
 }
 
 #[cfg(test)]

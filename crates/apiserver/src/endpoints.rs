@@ -224,8 +224,9 @@ impl Member {
             // Upstream refuses too: an address that does not answer is better than none that could.
             return Ok(());
         }
-        let service = Object(bootstrap::kubernetes_service(&self.server.options));
-        bootstrap::create(&self.server, service).await?;
+        for object in bootstrap::kubernetes_service(&self.server.options) {
+            bootstrap::create(&self.server, Object(object)).await?;
+        }
         for object in objects(&members, self.port) {
             bootstrap::put_right(&self.server, Object(object), put_right).await?;
         }

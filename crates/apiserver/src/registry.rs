@@ -32,6 +32,7 @@ use serde_json::Value;
 use crate::cache::{Conversion, View};
 use crate::encoding::{self, Extractor};
 
+pub(crate) use self::core::ip_address;
 pub(crate) use conversion::Asking;
 pub use rest::{Deletion, Plain, Rest, Subresource, Undo};
 

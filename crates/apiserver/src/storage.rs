@@ -7,7 +7,7 @@ pub(crate) mod interposed;
 
 use api::{Object, Status};
 use bytes::Bytes;
-use store::{Compare, KeyValue, Op, OpResult, Range, Store, Txn};
+use store::{Compare, KeyValue, Op, OpResult, PutValue, Range, Store, Txn};
 
 use crate::registry::Resource;
 use crate::traces::{self, Span};
@@ -23,6 +23,54 @@ pub struct Stored {
     pub bytes: Bytes,
     /// Its bytes in the version in which it is stored; empty for what was never stored.
     pub value: Bytes,
+}
+
+/// How a write of an object ended.
+#[derive(Debug)]
+pub enum Written {
+    /// It stands.
+    Stored(Stored),
+    /// The object was written, made or deleted by someone else meanwhile.
+    Outdated,
+    /// What it would hold alone is another's.
+    Claimed,
+}
+
+impl Written {
+    /// The object, if the write stands.
+    pub fn stored(self) -> Option<Stored> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            Self::Outdated | Self::Claimed => None,
+        }
+    }
+}
+
+/// What an object alone may hold, as a key of its own: taken and given up in the transactions that write the object, so that
+/// no two objects ever hold it, however many servers write.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The key; it exists while it is held.
+    pub key: Bytes,
+    /// What is stored there.
+    pub value: PutValue,
+}
+
+/// The claims that a write changes.
+#[derive(Debug, Default)]
+pub struct Claims {
+    takes: Vec<Claim>,
+    frees: Vec<Bytes>,
+}
+
+impl Claims {
+    /// What an object that held `old` must take and give up to hold `new`.
+    pub fn between(old: Vec<Claim>, new: Vec<Claim>) -> Self {
+        let lacks = |held: &[Claim], key: &Bytes| held.iter().all(|claim| claim.key != *key);
+        let frees = old.iter().map(|claim| claim.key.clone()).filter(|key| lacks(&new, key)).collect();
+        let takes = new.into_iter().filter(|claim| lacks(&old, &claim.key)).collect();
+        Self { takes, frees }
+    }
 }
 
 /// The store, seen as a place for objects.
@@ -50,18 +98,19 @@ impl Storage {
         }
     }
 
-    /// Stores a new object; `None` if there is one of that name already.
+    /// Stores a new object, unless there is one of that name already.
     pub async fn create(
         &self,
         resource: &Resource,
         namespace: &str,
         name: &str,
         object: Object,
-    ) -> Result<Option<Stored>, Status> {
+        claims: Claims,
+    ) -> Result<Written, Status> {
         let _span = traced("Create etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::absent(key.clone());
-        self.put(resource, key, object, compare).await
+        self.put(resource, key, object, compare, claims).await
     }
 
     /// Replaces an object last written at `revision`; `None` if it was written or deleted since.
@@ -73,10 +122,24 @@ impl Storage {
         revision: u64,
         object: Object,
     ) -> Result<Option<Stored>, Status> {
+        let written = self.replace_with(resource, namespace, name, revision, object, Claims::default());
+        Ok(written.await?.stored())
+    }
+
+    /// Replaces an object last written at `revision`, and what it holds alone.
+    pub async fn replace_with(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        object: Object,
+        claims: Claims,
+    ) -> Result<Written, Status> {
         let _span = traced("GuaranteedUpdate etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::mod_revision(key.clone(), revision);
-        self.put(resource, key, object, compare).await
+        self.put(resource, key, object, compare, claims).await
     }
 
     async fn put(
@@ -84,25 +147,38 @@ impl Storage {
         resource: &Resource,
         key: Bytes,
         mut object: Object,
-        compare: Compare,
-    ) -> Result<Option<Stored>, Status> {
+        condition: Compare,
+        claims: Claims,
+    ) -> Result<Written, Status> {
         let value = resource.to_storage(&object).await?.into_put();
-        let put = Op::Put { key, value, lease: 0 };
-        let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
+        let mut txn = Txn { compare: vec![condition.clone()], ..Txn::default() };
+        if !claims.takes.is_empty() {
+            // Of a refusal, whose condition it was that did not hold.
+            txn.failure.push(Op::Range(Range::key(key.clone())));
+        }
+        txn.success.push(Op::Put { key, value, lease: 0 });
+        for Claim { key, value } in claims.takes {
+            txn.compare.push(Compare::absent(key.clone()));
+            txn.success.push(Op::Put { key, value, lease: 0 });
+        }
+        txn.success.extend(claims.frees.into_iter().map(Op::delete));
         let answer = self.0.txn(txn).await.map_err(status)?;
         if !answer.succeeded {
-            return Ok(None);
+            return Ok(match answer.results.first() {
+                Some(OpResult::Range(found)) if condition.holds_for(found.kvs.first()) => Written::Claimed,
+                _ => Written::Outdated,
+            });
         }
         let Some(OpResult::Put { kv, .. }) = answer.results.into_iter().next() else {
             return Err(Status::internal("the store answered a put with something else"));
         };
         if resource.is_converted_by_webhook() {
             // As upstream: what was stored is read back, and so converted back.
-            return stored(resource, &kv).await.map(Some);
+            return stored(resource, &kv).await.map(Written::Stored);
         }
         object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
         let bytes = resource.view.served(&kv.value).await?;
-        Ok(Some(Stored { object, revision: kv.mod_revision, bytes, value: kv.value }))
+        Ok(Written::Stored(Stored { object, revision: kv.mod_revision, bytes, value: kv.value }))
     }
 
     /// Whether an object is stored as it would be if it were written now: in today's version of its kind, with today's key.
@@ -129,10 +205,24 @@ impl Storage {
         name: &str,
         revision: u64,
     ) -> Result<Option<u64>, Status> {
+        self.delete_with(resource, namespace, name, revision, Claims::default()).await
+    }
+
+    /// Deletes an object last written at `revision`, and gives up what it held alone.
+    pub async fn delete_with(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        claims: Claims,
+    ) -> Result<Option<u64>, Status> {
         let _span = traced("Delete etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::mod_revision(key.clone(), revision);
-        let txn = Txn { compare: vec![compare], success: vec![Op::delete(key)], failure: Vec::new() };
+        let keys = std::iter::once(key).chain(claims.frees);
+        let txn =
+            Txn { compare: vec![compare], success: keys.map(Op::delete).collect(), failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }

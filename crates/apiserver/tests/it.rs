@@ -26,6 +26,8 @@ mod metrics;
 mod objects;
 #[path = "it/permissions.rs"]
 mod permissions;
+#[path = "it/servers.rs"]
+mod servers;
 #[path = "it/special.rs"]
 mod special;
 #[path = "it/traces.rs"]

@@ -12,10 +12,12 @@ use super::{Call, body, owners, ownership};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
-use crate::storage::Stored;
+use crate::storage::{Claims, Stored, Written};
 
 /// How often a generated name may collide before the client is told (upstream's RetryGenerateName).
 const NAME_ATTEMPTS: usize = 8;
+/// How often what a server reserves may turn out to be taken by another server.
+const RESERVATION_ATTEMPTS: usize = 16;
 /// Upstream cuts the base so that base and suffix fit a DNS label.
 const MAX_GENERATED_BASE: usize = 63 - 5;
 
@@ -76,14 +78,35 @@ pub(super) async fn create(
     Err(status)
 }
 
-/// One try under one name; `None` if the name is taken. An object that came with a version (`versioned`) is refused, but
-/// only by the store: whatever else is wrong is told first, and a dry run does not come so far.
+/// One name; `None` if it is taken. What is reserved for the object by this server alone may turn out to be another's: then
+/// something else is reserved.
 async fn attempt(
+    call: &Call,
+    object: Object,
+    options: &WriteOptions,
+    versioned: bool,
+) -> Result<Option<Stored>, Status> {
+    if !call.resource.rest.reserves() {
+        return Ok(write_once(call, object, options, versioned).await?.stored());
+    }
+    for _ in 0..RESERVATION_ATTEMPTS {
+        match write_once(call, object.clone(), options, versioned).await? {
+            Written::Stored(stored) => return Ok(Some(stored)),
+            Written::Outdated => return Ok(None),
+            Written::Claimed => {}
+        }
+    }
+    Err(Status::internal("what was reserved for the object was taken by others, again and again"))
+}
+
+/// One try under one name. An object that came with a version (`versioned`) is refused, but
+/// only by the store: whatever else is wrong is told first, and a dry run does not come so far.
+async fn write_once(
     call: &Call,
     mut object: Object,
     options: &WriteOptions,
     versioned: bool,
-) -> Result<Option<Stored>, Status> {
+) -> Result<Written, Status> {
     let descriptor = &call.resource.descriptor;
     // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let reserves = call.resource.rest.reserves();
@@ -122,7 +145,7 @@ async fn attempt(
     let namespace = &call.info.namespace;
     if options.dry_run {
         let taken = call.server.storage.read(&call.resource, namespace, &name).await?.is_some();
-        return Ok((!taken).then(|| unstored(object)));
+        return Ok(if taken { Written::Outdated } else { Written::Stored(unstored(object)) });
     }
     if versioned {
         return Err(Status::new(
@@ -131,12 +154,17 @@ async fn attempt(
             "resourceVersion should not be set on objects to be created",
         ));
     }
-    let write = call.server.storage.create(&call.resource, namespace, &name, object);
-    let stored = undo.unless_written(write).await?;
-    if let Some(stored) = &stored {
-        call.resource.rest.after(call, Some(&stored.object), None).await;
+    let rest = &call.resource.rest;
+    let claims = Claims::between(Vec::new(), rest.claims(call, &object)?);
+    let claimant = reserves.then(|| object.clone());
+    let write = call.server.storage.create(&call.resource, namespace, &name, object, claims);
+    let written = undo.unless_written(write).await?;
+    match (&written, claimant) {
+        (Written::Stored(stored), _) => rest.after(call, Some(&stored.object), None).await,
+        (Written::Claimed, Some(claimant)) => rest.lost(call, &claimant).await?,
+        _ => {}
     }
-    Ok(stored)
+    Ok(written)
 }
 
 /// A dry run's result, as if it had been stored.

@@ -13,7 +13,7 @@ use super::{Call, body, create, owners, ownership, scale};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
-use crate::storage::{self, Stored};
+use crate::storage::{self, Claims, Stored, Written};
 
 /// Which part of an object is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,8 @@ async fn attempt(
         return Ok(Some(unstored(new)));
     }
     if resource.rest.finishes_deletion(&new, &old.object) {
-        return match server.storage.delete(resource, namespace, name, old.revision).await? {
+        let freed = Claims::between(resource.rest.claims(call, &old.object)?, Vec::new());
+        return match server.storage.delete_with(resource, namespace, name, old.revision, freed).await? {
             Some(revision) => {
                 resource.rest.after(call, None, Some(&new)).await;
                 new.metadata_mut().insert("resourceVersion".into(), revision.to_string().into());
@@ -136,12 +137,18 @@ async fn attempt(
     {
         return Ok(Some(old.clone()));
     }
-    let write = server.storage.replace(resource, namespace, name, old.revision, new);
-    let stored = undo.unless_written(write).await?;
-    if let Some(stored) = &stored {
-        resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
+    let claims = Claims::between(resource.rest.claims(call, &old.object)?, resource.rest.claims(call, &new)?);
+    let claimant = resource.rest.reserves().then(|| new.clone());
+    let write = server.storage.replace_with(resource, namespace, name, old.revision, new, claims);
+    let written = undo.unless_written(write).await?;
+    match (&written, claimant) {
+        (Written::Stored(stored), _) => {
+            resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
+        }
+        (Written::Claimed, Some(claimant)) => resource.rest.lost(call, &claimant).await?,
+        _ => {}
     }
-    Ok(stored)
+    Ok(written.stored())
 }
 
 /// One of the two rounds of admission.

@@ -7,3 +7,5 @@ pub(super) mod node;
 pub(super) mod pod;
 pub(super) mod service;
 pub(super) mod service_account;
+
+pub(crate) use service::claims::ip_address;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::engine::Call;
 use crate::response::Response;
+use crate::storage::{Claim, Written};
 
 /// Takes back what was reserved for a write that does not happen: when it is dropped, until the write is asked for.
 pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
@@ -25,13 +26,13 @@ impl Undo {
 
     /// Waits for the write, and takes back what was reserved for it if it was refused. A request that is given up
     /// meanwhile takes nothing back: the store may still do what it was asked for.
-    pub async fn unless_written<T>(
+    pub async fn unless_written(
         mut self,
-        write: impl Future<Output = Result<Option<T>, Status>> + Send,
-    ) -> Result<Option<T>, Status> {
+        write: impl Future<Output = Result<Written, Status>> + Send,
+    ) -> Result<Written, Status> {
         let undo = self.0.take();
         let written = write.await;
-        if !matches!(written, Ok(Some(_))) {
+        if !matches!(written, Ok(Written::Stored(_))) {
             drop(Self(undo));
         }
         written
@@ -82,6 +83,18 @@ pub trait Rest: Send + Sync + 'static {
     async fn before_update(&self, call: &Call, new: &mut Object, old: &Object) -> Result<Undo, Status> {
         let _ = (call, new, old);
         Ok(Undo::nothing())
+    }
+
+    /// What `object` alone may hold, as keys of the store that are written with it.
+    fn claims(&self, call: &Call, object: &Object) -> Result<Vec<Claim>, Status> {
+        let _ = (call, object);
+        Ok(Vec::new())
+    }
+
+    /// Learns that some of what `object` claims is another's: what is reserved next must be something else.
+    async fn lost(&self, call: &Call, object: &Object) -> Result<(), Status> {
+        let _ = (call, object);
+        Ok(())
     }
 
     /// Checks that need the cluster's state or the caller (RBAC escalation), before a write is stored.
@@ -137,7 +150,10 @@ pub trait Subresource: Send + Sync + 'static {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use bytes::Bytes;
+
     use super::*;
+    use crate::storage::Stored;
 
     /// A reservation, and whether it was taken back.
     fn reserved() -> (Undo, Arc<AtomicBool>) {
@@ -148,12 +164,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_reserved_is_taken_back_only_from_a_write_that_did_not_happen() {
-        for (write, expected) in
-            [(Ok(Some(())), false), (Ok(None), true), (Err(Status::internal("no")), true)]
-        {
+        let stored =
+            Stored { object: Object(Value::Null), revision: 1, bytes: Bytes::new(), value: Bytes::new() };
+        for (write, expected) in [
+            (Ok(Written::Stored(stored)), false),
+            (Ok(Written::Outdated), true),
+            (Ok(Written::Claimed), true),
+            (Err(Status::internal("no")), true),
+        ] {
+            let what = format!("{write:?}");
             let (undo, taken_back) = reserved();
-            let _ = undo.unless_written(async { write.clone() }).await;
-            assert_eq!(taken_back.load(Ordering::SeqCst), expected, "{write:?}");
+            let _ = undo.unless_written(async { write }).await;
+            assert_eq!(taken_back.load(Ordering::SeqCst), expected, "{what}");
         }
         let (undo, taken_back) = reserved();
         drop(undo);
@@ -163,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_runs_out_of_time_does_not_know_what_the_store_does() {
         let (undo, taken_back) = reserved();
-        let write = undo.unless_written(std::future::pending::<Result<Option<()>, Status>>());
+        let write = undo.unless_written(std::future::pending::<Result<Written, Status>>());
         assert!(futures::FutureExt::now_or_never(write).is_none());
         assert!(!taken_back.load(Ordering::SeqCst));
     }

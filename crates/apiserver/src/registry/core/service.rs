@@ -1,11 +1,12 @@
 //! Services: cluster IPs and node ports, and `services/proxy`.
 //!
-//! What is allocated is kept in memory: built from a list at the first use, reserved before a write and
-//! given back when the write fails or the Service goes. The store is the truth: a server that starts again
-//! reads it there.
+//! What is taken is kept in the store (`claims`), beside the Services. Each server chooses by what it believes
+//! (`allocation`): read at the first use, reserved before a write and given back when the write fails or the Service goes.
+//! Where another server was faster the store refuses the write, and this one chooses again.
 //! Upstream: pkg/registry/core/service/storage/{alloc,storage,rest_endpoints}.go.
 
 mod allocation;
+pub(crate) mod claims;
 mod fields;
 
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use crate::engine::Call;
 use crate::proxy::{self, Destination, Reach};
 use crate::registry::{Rest, Subresource, Undo};
 use crate::response::Response;
-use allocation::Allocator;
+use crate::storage::Claim;
+use allocation::{Allocator, Held};
+use claims::Places;
 
 /// `services`.
 #[derive(Default)]
@@ -31,20 +34,54 @@ pub(in crate::registry) struct Services {
 impl Services {
     async fn allocator(&self, call: &Call) -> Result<Arc<Allocator>, Status> {
         let make = || async {
-            // As new as the store: what another request was given must not be given again.
-            call.server.hub.catch_up().await.map_err(crate::storage::status)?;
-            let listed = call.server.cluster.list(&GroupResource::new("", "services"), "").await?;
-            let services =
-                listed.items.iter().filter_map(|item| serde_json::from_slice(item).ok().map(Object));
-            let options = &call.server.options;
-            let allocator = Allocator::new(options.service_cidr, options.node_ports);
-            for service in services {
-                allocator.adopt(&service);
-            }
+            let places = Places::new(call)?;
+            let allocator = Allocator::new(places.ranges);
+            allocator.adopt(&places.repair(&services(call).await?).await?);
             Ok::<_, Status>(Arc::new(allocator))
         };
         self.allocator.get_or_try_init(make).await.cloned()
     }
+
+    /// Reserves what the Service needs beyond what `old` has.
+    async fn reserve(&self, call: &Call, service: &mut Object, old: Option<&Object>) -> Result<Undo, Status> {
+        let allocator = self.allocator(call).await?;
+        let places = Places::new(call)?;
+        // What is asked for by number and believed to be taken may have been given up on another server.
+        let mut asked = places.ranges.held(service);
+        if let Some(old) = old {
+            let held = places.ranges.held(old);
+            asked.addresses.retain(|at| !held.addresses.contains(at));
+            asked.ports.retain(|at| !held.ports.contains(at));
+        }
+        let believed = allocator.believed(asked);
+        if believed != Held::default() {
+            let claimed = places.claimed(believed.clone()).await?;
+            allocator.give_back(believed);
+            allocator.adopt(&claimed);
+        }
+        let before = service.clone();
+        let taken = match allocator.allocate(service, old, &*call.server.randomness) {
+            Err(refused) if is_full(&refused) => {
+                // Full of what this server alone believes, perhaps.
+                *service = before;
+                allocator.start_over(&places.repair(&services(call).await?).await?);
+                allocator.allocate(service, old, &*call.server.randomness)?
+            }
+            other => other?,
+        };
+        Ok(Undo::with(move || allocator.give_back(taken)))
+    }
+}
+
+/// All Services, as new as the store: what another request was given must not be given again.
+async fn services(call: &Call) -> Result<Vec<Object>, Status> {
+    call.server.hub.catch_up().await.map_err(crate::storage::status)?;
+    let listed = call.server.cluster.list(&GroupResource::new("", "services"), "").await?;
+    Ok(listed.items.iter().filter_map(|item| serde_json::from_slice(item).ok().map(Object)).collect())
+}
+
+fn is_full(refused: &Status) -> bool {
+    refused.message.ends_with("range is full")
 }
 
 #[async_trait]
@@ -54,18 +91,25 @@ impl Rest for Services {
     }
 
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
-        let allocator = self.allocator(call).await?;
         fields::default_families(object, call.server.options.service_cidr);
-        let taken = allocator.allocate(object, None, &*call.server.randomness)?;
-        Ok(Undo::with(move || allocator.give_back(taken)))
+        self.reserve(call, object, None).await
     }
 
     async fn before_update(&self, call: &Call, new: &mut Object, old: &Object) -> Result<Undo, Status> {
-        let allocator = self.allocator(call).await?;
         fields::carry_over(new, old);
         fields::default_families(new, call.server.options.service_cidr);
-        let taken = allocator.allocate(new, Some(old), &*call.server.randomness)?;
-        Ok(Undo::with(move || allocator.give_back(taken)))
+        self.reserve(call, new, Some(old)).await
+    }
+
+    fn claims(&self, call: &Call, object: &Object) -> Result<Vec<Claim>, Status> {
+        Ok(Places::new(call)?.of(object))
+    }
+
+    async fn lost(&self, call: &Call, object: &Object) -> Result<(), Status> {
+        let places = Places::new(call)?;
+        let claimed = places.claimed(places.ranges.held(object)).await?;
+        self.allocator(call).await?.adopt(&claimed);
+        Ok(())
     }
 
     async fn after(&self, call: &Call, new: Option<&Object>, old: Option<&Object>) {

@@ -1,6 +1,7 @@
 //! Which cluster IPs and node ports are taken.
 //!
-//! Two bitmaps under one lock. New ones are chosen at random from the upper part of a range; the lower part
+//! Two bitmaps under one lock: what this server believes, to choose by. What is true is in the store (`claims`), which a
+//! write asks. New ones are chosen at random from the upper part of a range; the lower part
 //! is left for people who choose, until the upper is full.
 //! Upstream: pkg/registry/core/service/{ipallocator,portallocator}.
 
@@ -16,10 +17,27 @@ use serde_json::{Value, json};
 use super::fields;
 use crate::options::Cidr;
 
+/// The ranges that are allocated from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ranges {
+    /// Cluster IPs.
+    pub(super) addresses: Cidr,
+    /// Node ports: the first and the last.
+    pub(super) ports: (u16, u16),
+}
+
+/// Offsets in the ranges, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Of cluster IPs.
+    pub(super) addresses: Vec<u32>,
+    /// Of node ports.
+    pub(super) ports: Vec<u32>,
+}
+
 /// The allocator of one server.
 pub(super) struct Allocator {
-    range: Cidr,
-    ports: (u16, u16),
+    ranges: Ranges,
     taken: Mutex<Taken>,
 }
 
@@ -27,13 +45,6 @@ struct Taken {
     addresses: Bitmap,
     /// By port: protocols share a number within one Service only, so a count is not needed.
     ports: Bitmap,
-}
-
-/// What one write has newly taken.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Taking {
-    addresses: Vec<u32>,
-    ports: Vec<u32>,
 }
 
 struct Bitmap {
@@ -54,6 +65,10 @@ impl Bitmap {
         let free = self.words[word] & bit == 0;
         self.words[word] |= bit;
         free
+    }
+
+    fn is_taken(&self, at: u32) -> bool {
+        self.words[at as usize / 64] & (1 << (at % 64)) != 0
     }
 
     fn free(&mut self, at: u32) {
@@ -78,8 +93,40 @@ impl Bitmap {
     }
 }
 
+impl Ranges {
+    /// What a Service has of the ranges. What is not in them is nobody's business here.
+    pub(super) fn held(&self, service: &Object) -> Held {
+        let spec = &service.0["spec"];
+        let mut addresses: Vec<u32> = Vec::new();
+        if fields::needs_cluster_ip(service) {
+            let texts = spec["clusterIPs"].as_array().into_iter().flatten().chain([&spec["clusterIP"]]);
+            addresses = texts.filter_map(|t| self.addresses.offset(t.as_str()?.parse().ok()?)).collect();
+        }
+        let numbers = spec["ports"].as_array().into_iter().flatten().map(|port| &port["nodePort"]);
+        let numbers = numbers.chain([&spec["healthCheckNodePort"]]).filter_map(Value::as_u64);
+        let mut ports: Vec<u32> = numbers.filter_map(|port| self.port_offset(port)).collect();
+        for list in [&mut addresses, &mut ports] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        Held { addresses, ports }
+    }
+
+    /// Where a node port is in the range, if it is.
+    pub(super) fn port_offset(&self, port: u64) -> Option<u32> {
+        let (low, high) = (u64::from(self.ports.0), u64::from(self.ports.1));
+        (low..=high).contains(&port).then(|| u32::try_from(port - low).unwrap_or(0))
+    }
+
+    /// The node port at this offset.
+    pub(super) fn port(&self, at: u32) -> u32 {
+        u32::from(self.ports.0) + at
+    }
+}
+
 impl Allocator {
-    pub(super) fn new(range: Cidr, ports: (u16, u16)) -> Self {
+    pub(super) fn new(ranges: Ranges) -> Self {
+        let Ranges { addresses: range, ports } = ranges;
         // Upstream: min(max(16, size/16), 256), and as much for ports up to 128.
         let mut addresses = Bitmap::new(range.size(), (range.size() / 16).clamp(16, 256).min(range.size()));
         // Neither the network's own address nor the broadcast address is anybody's.
@@ -90,42 +137,33 @@ impl Allocator {
         let count = u32::from(ports.1.saturating_sub(ports.0)) + 1;
         let band = (count / 32).clamp(16, 128).min(count);
         let taken = Taken { addresses, ports: Bitmap::new(count, if count > band { band } else { 0 }) };
-        Self { range, ports, taken: Mutex::new(taken) }
+        Self { ranges, taken: Mutex::new(taken) }
     }
 
-    /// Takes what a stored Service has. What is not in the ranges is not this allocator's.
-    pub(super) fn adopt(&self, service: &Object) {
-        let (addresses, ports) = self.held(service);
+    /// Believes that these, and no others, are taken.
+    pub(super) fn start_over(&self, held: &Held) {
+        let new = Self::new(self.ranges);
+        new.adopt(held);
+        *self.taken.lock() = new.taken.into_inner();
+    }
+
+    /// Believes that these are taken.
+    pub(super) fn adopt(&self, held: &Held) {
         let mut taken = self.taken.lock();
-        for at in addresses {
-            taken.addresses.take(at);
+        for at in &held.addresses {
+            taken.addresses.take(*at);
         }
-        for at in ports {
-            taken.ports.take(at);
+        for at in &held.ports {
+            taken.ports.take(*at);
         }
     }
 
-    /// The offsets of what a Service has.
-    fn held(&self, service: &Object) -> (Vec<u32>, Vec<u32>) {
-        let spec = &service.0["spec"];
-        let mut addresses: Vec<u32> = Vec::new();
-        if fields::needs_cluster_ip(service) {
-            let texts = spec["clusterIPs"].as_array().into_iter().flatten().chain([&spec["clusterIP"]]);
-            addresses = texts.filter_map(|t| self.range.offset(t.as_str()?.parse().ok()?)).collect();
-        }
-        let numbers = spec["ports"].as_array().into_iter().flatten().map(|port| &port["nodePort"]);
-        let numbers = numbers.chain([&spec["healthCheckNodePort"]]).filter_map(Value::as_u64);
-        let mut ports: Vec<u32> = numbers.filter_map(|port| self.port_offset(port)).collect();
-        for list in [&mut addresses, &mut ports] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        (addresses, ports)
-    }
-
-    fn port_offset(&self, port: u64) -> Option<u32> {
-        let (low, high) = (u64::from(self.ports.0), u64::from(self.ports.1));
-        (low..=high).contains(&port).then(|| u32::try_from(port - low).unwrap_or(0))
+    /// Which of these are believed to be taken.
+    pub(super) fn believed(&self, held: Held) -> Held {
+        let taken = self.taken.lock();
+        let addresses = held.addresses.into_iter().filter(|at| taken.addresses.is_taken(*at));
+        let ports = held.ports.into_iter().filter(|at| taken.ports.is_taken(*at));
+        Held { addresses: addresses.collect(), ports: ports.collect() }
     }
 
     /// Gives the Service what its type needs, beyond what `old` has already.
@@ -134,13 +172,13 @@ impl Allocator {
         service: &mut Object,
         old: Option<&Object>,
         randomness: &dyn Randomness,
-    ) -> Result<Taking, Status> {
-        let held = old.map(|old| self.held(old)).unwrap_or_default();
+    ) -> Result<Held, Status> {
+        let held = old.map(|old| self.ranges.held(old)).unwrap_or_default();
         let mut taken = self.taken.lock();
-        let mut taking = Taking::default();
+        let mut taking = Held::default();
         let result = self
-            .addresses(&mut taken, &mut taking, service, &held.0, randomness)
-            .and_then(|()| self.node_ports(&mut taken, &mut taking, service, &held.1, randomness));
+            .addresses(&mut taken, &mut taking, service, &held.addresses, randomness)
+            .and_then(|()| self.node_ports(&mut taken, &mut taking, service, &held.ports, randomness));
         match result {
             Ok(()) => Ok(taking),
             Err(error) => {
@@ -153,7 +191,7 @@ impl Allocator {
     fn addresses(
         &self,
         taken: &mut Taken,
-        taking: &mut Taking,
+        taking: &mut Held,
         service: &mut Object,
         held: &[u32],
         randomness: &dyn Randomness,
@@ -169,7 +207,7 @@ impl Allocator {
                 return Err(field::internal(&path, detail));
             };
             taking.addresses.push(at);
-            let address = self.range.nth(at).to_string();
+            let address = self.ranges.addresses.nth(at).to_string();
             service.0["spec"]["clusterIP"] = address.clone().into();
             service.0["spec"]["clusterIPs"] = json!([address]);
             return Ok(());
@@ -185,10 +223,10 @@ impl Allocator {
         let refuse = |why: String| {
             Err(field::invalid(&path, json!([asked]), format!("failed to allocate IP {asked}: {why}")))
         };
-        let Some(at) = self.range.offset(address) else {
+        let Some(at) = self.ranges.addresses.offset(address) else {
             return refuse(format!(
                 "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {}",
-                self.range
+                self.ranges.addresses
             ));
         };
         if held.contains(&at) {
@@ -204,7 +242,7 @@ impl Allocator {
     fn node_ports(
         &self,
         taken: &mut Taken,
-        taking: &mut Taking,
+        taking: &mut Held,
         service: &mut Object,
         held: &[u32],
         randomness: &dyn Randomness,
@@ -243,7 +281,7 @@ impl Allocator {
     fn any(
         &self,
         taken: &mut Taken,
-        taking: &mut Taking,
+        taking: &mut Held,
         randomness: &dyn Randomness,
         path: &Path,
     ) -> Result<u64, field::Error> {
@@ -252,19 +290,19 @@ impl Allocator {
             .next(randomness)
             .ok_or_else(|| field::internal(path, "failed to allocate a nodePort: range is full"))?;
         taking.ports.push(at);
-        Ok(u64::from(self.ports.0) + u64::from(at))
+        Ok(self.ranges.port(at).into())
     }
 
     fn port(
         &self,
         taken: &mut Taken,
-        taking: &mut Taking,
+        taking: &mut Held,
         asked: u64,
         held: &[u32],
         path: &Path,
     ) -> Result<u64, field::Error> {
-        let Some(at) = self.port_offset(asked) else {
-            let (low, high) = self.ports;
+        let Some(at) = self.ranges.port_offset(asked) else {
+            let (low, high) = self.ranges.ports;
             let detail =
                 format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
             return Err(field::invalid(path, asked, detail));
@@ -279,30 +317,26 @@ impl Allocator {
         Ok(asked)
     }
 
-    /// Undoes an allocation whose write did not happen.
-    pub(super) fn give_back(&self, taking: Taking) {
-        undo(&mut self.taken.lock(), taking);
+    /// Believes that these are free.
+    pub(super) fn give_back(&self, held: Held) {
+        undo(&mut self.taken.lock(), held);
     }
 
-    /// Frees what `old` had and `new` (`None`: deleted) has no more.
+    /// Believes that what `old` had and `new` (`None`: deleted) has no more is free.
     pub(super) fn release(&self, old: &Object, new: Option<&Object>) {
-        let (addresses, ports) = self.held(old);
-        let kept = new.map(|new| self.held(new)).unwrap_or_default();
-        let mut taken = self.taken.lock();
-        for at in addresses.into_iter().filter(|at| !kept.0.contains(at)) {
-            taken.addresses.free(at);
-        }
-        for at in ports.into_iter().filter(|at| !kept.1.contains(at)) {
-            taken.ports.free(at);
-        }
+        let kept = new.map(|new| self.ranges.held(new)).unwrap_or_default();
+        let mut held = self.ranges.held(old);
+        held.addresses.retain(|at| !kept.addresses.contains(at));
+        held.ports.retain(|at| !kept.ports.contains(at));
+        self.give_back(held);
     }
 }
 
-fn undo(taken: &mut Taken, taking: Taking) {
-    for at in taking.addresses {
+fn undo(taken: &mut Taken, held: Held) {
+    for at in held.addresses {
         taken.addresses.free(at);
     }
-    for at in taking.ports {
+    for at in held.ports {
         taken.ports.free(at);
     }
 }
@@ -318,7 +352,7 @@ mod tests {
     }
 
     fn allocator() -> Allocator {
-        Allocator::new(Cidr::parse("10.43.0.0/28").unwrap(), (30_000, 30_003))
+        Allocator::new(Ranges { addresses: Cidr::parse("10.43.0.0/28").unwrap(), ports: (30_000, 30_003) })
     }
 
     #[test]
@@ -369,7 +403,7 @@ mod tests {
         }
         // An update keeps what it has, and a refused write has taken nothing.
         let mut same = first.clone();
-        assert_eq!(allocator.allocate(&mut same, Some(&first), &random).unwrap(), Taking::default());
+        assert_eq!(allocator.allocate(&mut same, Some(&first), &random).unwrap(), Held::default());
     }
 
     #[test]

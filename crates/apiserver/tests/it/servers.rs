@@ -1,0 +1,121 @@
+//! Several servers on one store.
+
+use apiserver::{ApiServer, Options};
+use foundation::{SystemClock, SystemRandomness};
+use serde_json::{Value, json};
+
+use crate::world::{Answer, User_, World};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+
+/// Room for thirteen Services besides `kubernetes`, and for four node ports.
+fn narrow(options: &mut Options) {
+    options.service_cidr = apiserver::Cidr::parse("10.43.0.0/28").unwrap();
+    options.node_ports = (30_000, 30_003);
+}
+
+/// One more server on the world's store, and an administrator who asks it.
+async fn another(world: &World) -> (ApiServer, User_) {
+    let mut options = Options { advertise: Some(([127, 0, 0, 2].into(), 6443)), ..Options::default() };
+    narrow(&mut options);
+    let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
+    let server =
+        ApiServer::new(world.store.clone(), options, &world.tasks, clock, randomness).await.unwrap();
+    let admin = world.user_of(&server, "admin", &[apiserver::User::MASTERS]);
+    (server, admin)
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+fn names(list: &Answer, pointer: &str) -> Vec<String> {
+    let items = list.at("/items").as_array().unwrap();
+    let mut names: Vec<String> =
+        items.iter().filter_map(|item| Some(item.pointer(pointer)?.as_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+/// Every Service has an address of its own, and the IPAddresses are those of the Services.
+async fn consistent(user: &User_) {
+    let services = names(&user.get("/api/v1/services").await, "/spec/clusterIP");
+    let mut different = services.clone();
+    different.dedup();
+    assert_eq!(services, different, "no address is given twice");
+    assert_eq!(names(&user.get(ADDRESSES).await, "/metadata/name"), services);
+}
+
+#[tokio::test]
+async fn two_servers_never_give_one_address_or_port_to_two_services() {
+    let world = World::with(narrow).await;
+    let (_server, second) = another(&world).await;
+    let users = [&world.admin, &second];
+    // Both have chosen before, and so believe something.
+    for (user, name) in users.iter().zip(["first", "second"]) {
+        user.post(SERVICES, &service(name, json!({"ports": [{"port": 80}]}))).await.is(201);
+    }
+    let rest = (0..11).map(|n| async move {
+        let body = service(&format!("s{n}"), json!({"ports": [{"port": 80}]}));
+        users[n % 2].post(SERVICES, &body).await.is(201);
+    });
+    futures::future::join_all(rest).await;
+    consistent(&second).await;
+    let one_more = service("one-more", json!({"ports": [{"port": 80}]}));
+    let refused = second.post(SERVICES, &one_more).await;
+    assert!(refused.message().contains("range is full"), "{}", refused.message());
+
+    // What one gives up is free on the other, whether it was to choose or is asked for.
+    world.admin.delete(&format!("{SERVICES}/s3"), None).await.is(200);
+    let given = second.post(SERVICES, &one_more).await.is(201).text("/spec/clusterIP").to_owned();
+    second.delete(&format!("{SERVICES}/one-more"), None).await.is(200);
+    let asking = service("asking", json!({"clusterIP": given, "ports": [{"port": 80}]}));
+    world.admin.post(SERVICES, &asking).await.is(201);
+    let refused = second.post(SERVICES, &service("late", asking["spec"].clone())).await.is(422);
+    assert!(refused.message().contains("provided IP is already allocated"), "{}", refused.message());
+    consistent(&world.admin).await;
+
+    // Ports, by a change and by asking for one.
+    let typed = json!({"spec": {"type": "NodePort"}});
+    let mut ports = std::collections::BTreeSet::new();
+    for n in 0..4 {
+        let path = format!("{SERVICES}/s{}", [0, 1, 2, 4][n]);
+        let patched = users[n % 2].patch(&path, "merge-patch+json", &typed).await.is(200);
+        assert!(ports.insert(patched.at("/spec/ports/0/nodePort").as_u64().unwrap()));
+    }
+    let full = second.patch(&format!("{SERVICES}/s5"), "merge-patch+json", &typed).await;
+    assert!(full.message().contains("range is full"), "{}", full.message());
+}
+
+#[tokio::test]
+async fn an_address_that_someone_holds_is_not_given_to_a_service() {
+    let world = World::with(narrow).await;
+    let held = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.9"},
+        "spec": {"parentRef": {"resource": "routers", "group": "example.com", "name": "r"}}});
+    world.admin.post(ADDRESSES, &held).await.is(201);
+    for n in 0..12 {
+        let body = service(&format!("s{n}"), json!({"ports": [{"port": 80}]}));
+        let made = world.admin.post(SERVICES, &body).await.is(201);
+        assert_ne!(made.text("/spec/clusterIP"), "10.43.0.9");
+    }
+    let asking = service("asking", json!({"clusterIP": "10.43.0.9", "ports": [{"port": 80}]}));
+    world.admin.post(SERVICES, &asking).await.is(422);
+}
+
+#[tokio::test]
+async fn claims_are_put_right_by_the_next_server() {
+    let world = World::with(narrow).await;
+    let node_port = json!({"type": "NodePort", "ports": [{"port": 80}]});
+    let made = world.admin.post(SERVICES, &service("a", node_port)).await.is(201);
+    let address = made.text("/spec/clusterIP").to_owned();
+    // As a store that was filled by a server without claims, and one whose Service went without its own.
+    world.admin.delete(&format!("{ADDRESSES}/{address}"), None).await.is(200);
+    let orphan = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.14",
+        "labels": {"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "gone"}}});
+    world.admin.post(ADDRESSES, &orphan).await.is(201);
+    let (_server, second) = another(&world).await;
+    second.post(SERVICES, &service("b", json!({"ports": [{"port": 80}]}))).await.is(201);
+    consistent(&second).await;
+}
