@@ -20,8 +20,7 @@ async fn another(world: &World) -> (ApiServer, User_) {
     let mut options = Options { advertise: Some(([127, 0, 0, 2].into(), 6443)), ..Options::default() };
     narrow(&mut options);
     let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
-    let server =
-        ApiServer::new(world.store.clone(), options, &world.tasks, clock, randomness).await.unwrap();
+    let server = ApiServer::new(world.store.clone(), options, &world.tasks, clock, randomness).await.unwrap();
     let admin = world.user_of(&server, "admin", &[apiserver::User::MASTERS]);
     (server, admin)
 }

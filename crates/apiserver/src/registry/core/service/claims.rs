@@ -115,13 +115,14 @@ impl<'a> Places<'a> {
         }
         let mut held = Held::default();
         for kv in self.keys().await? {
-            let name = kv.key.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok());
+            let name =
+                kv.key.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok());
             let Some(name) = name else { continue };
             match name.parse::<u64>() {
                 Ok(port) => held.ports.extend(self.ranges.port_offset(port)),
-                Err(_) => held.addresses.extend(
-                    name.parse().ok().and_then(|address| self.ranges.addresses.offset(address)),
-                ),
+                Err(_) => held
+                    .addresses
+                    .extend(name.parse().ok().and_then(|address| self.ranges.addresses.offset(address))),
             }
         }
         Ok(held)
@@ -138,7 +139,8 @@ impl<'a> Places<'a> {
 
     /// Deletes a claim, unless it is somebody's own IPAddress or has been written meanwhile.
     async fn take_away(&self, key: &Bytes) -> Result<(), Status> {
-        let found = self.call.server.storage.0.range(Range::key(key.clone())).await.map_err(storage::status)?;
+        let found =
+            self.call.server.storage.0.range(Range::key(key.clone())).await.map_err(storage::status)?;
         let Some(kv) = found.kvs.into_iter().next() else { return Ok(()) };
         if !key.starts_with(PORTS.as_bytes()) {
             let address = self.addresses.decode(&kv.value)?;
