@@ -1,0 +1,511 @@
+//! One member's part in the consensus, as a machine without I/O: messages and time in, commands to the executor out.
+//!
+//! Reads nothing and writes nothing but the state in memory ([`Replica`]). Whoever drives a [`Core`] calls one of its
+//! inputs and then [`Core::poll`], carries out the [`Output`]s in order, and says when what had to be made durable is
+//! ([`Core::persisted`]). So the same code runs on threads and sockets (`member`) and in a simulation on virtual time
+//! (`tests/it/simulation.rs`).
+//!
+//! A write is proposed as an [`Envelope`], by whichever member was asked; the leader appends it, every member applies it
+//! in the order of the log, and the one that was asked answers with what came out of it *there*: all come to the same.
+//! Reads ask the leader how far the log is committed and wait until that is applied here. Parts: `applying` (what
+//! is committed), `requests` (who waits for what), `duties` (what only the leader does).
+//!
+//! Upstream: etcd's `server/etcdserver` over the same algorithm.
+
+mod applying;
+mod duties;
+mod requests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata};
+use raft::{Config, RawNode, SnapshotStatus, StateRole};
+use store::Error;
+use store::embedded::replica::{Command, Outcome, Position, Replica};
+
+use crate::entry::stamp;
+use crate::membership::{Member, Membership};
+use crate::tail::Tail;
+use requests::{Asked, Reads, Requests};
+
+/// What a number that the executor has chosen for a caller stands for.
+pub type Request = u64;
+
+/// Ticks without a word from a leader after which a member wants to become one, at the least; at most half as many
+/// more, so that rarely two want to at once. With ticks of 100 ms a new leader stands in well under two seconds.
+const ELECTION_TICKS: usize = 10;
+/// Entries in one message, in bytes.
+const MESSAGE_BYTES: u64 = 1 << 20;
+/// Messages on their way to one follower.
+const IN_FLIGHT: usize = 256;
+/// Entries that wait to be committed, in bytes; more are not taken on until some are.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Entries applied at once, in bytes.
+const APPLY_BYTES: u64 = 8 << 20;
+
+/// What a core is to be.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This member.
+    pub id: u64,
+    /// A number chosen at random at this start.
+    pub incarnation: u64,
+    /// How long a request may wait before it is answered that its outcome is unknown.
+    pub patience: Duration,
+    /// Bytes of the log after which a checkpoint is worth it, at the least.
+    pub checkpoint_bytes: u64,
+    /// Bytes of the log to keep for followers though they are in a checkpoint.
+    pub keep_bytes: u64,
+}
+
+/// What is to be made durable, after everything before it.
+#[derive(Debug, Clone, Default)]
+pub struct Persist {
+    /// For [`Core::persisted`].
+    pub number: u64,
+    /// Term, vote and commitment.
+    pub hard: HardState,
+    /// Entries, which replace those from the first one's index on.
+    pub entries: Vec<Entry>,
+    /// First of all, the checkpoint that was received takes the place of everything.
+    pub snapshot: Option<SnapshotMetadata>,
+}
+
+/// What the executor is to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send to the member it names; may be lost. One that carries a snapshot takes the checkpoint along, and
+    /// [`Core::snapshot_sent`] is told.
+    Send(Message),
+    /// Make durable.
+    Persist(Persist),
+    /// Tell whoever asked.
+    Answer(Request, Result<Reply, Error>),
+    /// Who the members are, or where, has changed.
+    Members(Vec<Member>),
+    /// Write a checkpoint ([`Core::checkpointed`] is told) or only drop what was compacted, in the background.
+    Upkeep {
+        /// Write a checkpoint too.
+        checkpoint: bool,
+    },
+    /// The log up to this index is in a checkpoint.
+    Release(u64),
+}
+
+/// The answer to a request that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// What a command did.
+    Outcome(Outcome),
+    /// The state here has in it all that was acknowledged anywhere before the request.
+    Readable,
+    /// The members are as asked for.
+    Changed,
+}
+
+/// A change of the members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A new one, which learns first and votes once it has caught up.
+    Add(Member),
+    /// One leaves.
+    Remove(u64),
+    /// One has another name or address.
+    Update(Member),
+}
+
+/// What others may know of where a member stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// This member.
+    pub id: u64,
+    /// Who leads; 0 if nobody is known to.
+    pub leader: u64,
+    /// The term.
+    pub term: u64,
+    /// The last entry that is known to be committed.
+    pub committed: u64,
+    /// The last entry that was applied here.
+    pub applied: u64,
+    /// The members.
+    pub members: Vec<Member>,
+    /// Which of them vote.
+    pub voters: Vec<u64>,
+}
+
+/// The time of the replicated state. The leader's counts: it starts, with every leadership anew, from the latest that is
+/// in the state, so that it may stand still between two leaders and never jumps ahead of what an earlier one has given
+/// leases. What the others make of it is for information only.
+#[derive(Debug, Default)]
+struct SharedTime {
+    time: Duration,
+    seen: Duration,
+}
+
+impl SharedTime {
+    fn at(&self, now: Duration) -> Duration {
+        Duration::from_millis((self.time + now.saturating_sub(self.seen)).as_millis() as u64)
+    }
+
+    fn observe(&mut self, time: Duration, now: Duration) {
+        if time > self.at(now) {
+            *self = Self { time, seen: now };
+        }
+    }
+}
+
+/// Messages that may be sent once what came before them is durable.
+struct Held {
+    number: u64,
+    messages: Vec<Message>,
+    /// Something of it is to be made durable itself.
+    persist: bool,
+}
+
+/// A member's part in the consensus.
+pub struct Core {
+    node: RawNode<Tail>,
+    replica: Arc<Replica>,
+    settings: Settings,
+    membership: Membership,
+    time: SharedTime,
+    requests: Requests,
+    reads: Reads,
+    held: VecDeque<Held>,
+    outputs: Vec<Output>,
+    leader: u64,
+    /// The last term in which this member led.
+    led: u64,
+    removed: bool,
+    /// A checkpoint or the like is being worked on.
+    upkeep: bool,
+    duties: duties::Duties,
+}
+
+impl Core {
+    /// A member as it was when it stopped: its state as of the checkpoint, the rest of it in the log.
+    pub fn new(
+        settings: Settings,
+        replica: Arc<Replica>,
+        hard: HardState,
+        entries: Vec<Entry>,
+        now: Duration,
+    ) -> Result<Self, Error> {
+        let position = replica.position();
+        let membership = Membership::decode(position.attachment.clone()).ok_or(Error::Unavailable(
+            "the checkpoint says nothing of the members that this version understands",
+        ))?;
+        let tail = Tail::new(hard, metadata(&position, &membership), entries);
+        let config = Config {
+            id: settings.id,
+            applied: position.index,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: 1,
+            min_election_tick: ELECTION_TICKS,
+            max_election_tick: ELECTION_TICKS + ELECTION_TICKS / 2,
+            max_size_per_msg: MESSAGE_BYTES,
+            max_inflight_msgs: IN_FLIGHT,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: APPLY_BYTES,
+            check_quorum: true,
+            pre_vote: true,
+            ..Config::default()
+        };
+        let node = RawNode::new(&config, tail, &crate::logging::logger()).map_err(|error| {
+            tracing::error!(%error, "the log cannot be gone on with");
+            Error::Unavailable("the log cannot be gone on with")
+        })?;
+        let time = SharedTime { time: replica.time(), seen: now };
+        let members = membership.members.values().cloned().collect();
+        let mut core = Self {
+            node,
+            replica,
+            settings,
+            membership,
+            time,
+            requests: Requests::default(),
+            reads: Reads::default(),
+            held: VecDeque::new(),
+            outputs: vec![Output::Members(members)],
+            leader: 0,
+            led: 0,
+            removed: false,
+            upkeep: false,
+            duties: duties::Duties::default(),
+        };
+        if core.membership.conf.voters == [core.settings.id] {
+            // Nobody else to wait for.
+            let _ = core.node.campaign();
+        }
+        core.stepped(now);
+        Ok(core)
+    }
+
+    /// Where this member stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            id: self.settings.id,
+            leader: self.node.raft.leader_id,
+            term: self.node.raft.term,
+            committed: self.node.raft.raft_log.committed,
+            applied: self.node.raft.raft_log.applied,
+            members: self.membership.members.values().cloned().collect(),
+            voters: self.membership.conf.voters.clone(),
+        }
+    }
+
+    /// Whether this member leads.
+    pub fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// The time of the replicated state, as far as it is known here.
+    pub fn time(&self, now: Duration) -> Duration {
+        self.time.at(now)
+    }
+
+    /// A tick of time has passed. To be called once, however long it was: a member that slept through ten of them has
+    /// not heard ten times nothing from its leader.
+    pub fn tick(&mut self, now: Duration) {
+        self.node.tick();
+        self.stepped(now);
+        for request in self.requests.late(now).into_iter().chain(self.reads.late(now)) {
+            self.answer(request, Err(Error::Unavailable("the members did not agree in time")));
+        }
+        if self.reads.is_stale(now) {
+            self.ask_for_reads(now);
+        }
+    }
+
+    /// A message from another member. A snapshot's checkpoint must be at hand already.
+    pub fn step(&mut self, mut message: Message, now: Duration) {
+        if message.get_msg_type() == MessageType::MsgPropose && self.leads() {
+            let time = self.time.at(now);
+            for entry in message.mut_entries().iter_mut().filter(|entry| !entry.data.is_empty()) {
+                if entry.get_entry_type() == EntryType::EntryNormal {
+                    entry.data = stamp(&entry.data, time);
+                }
+            }
+        }
+        match self.node.step(message) {
+            Ok(()) => {}
+            // From a member that has left, or a forwarded proposal that has come to the wrong place: its proposer is
+            // told when its patience ends.
+            Err(error) => tracing::debug!(%error, "passed over a message"),
+        }
+        self.stepped(now);
+    }
+
+    /// Proposes a write.
+    pub fn propose(&mut self, request: Request, command: Command, now: Duration) {
+        self.ask(Some(request), Asked::Command(command), now);
+    }
+
+    /// Asks when everything acknowledged before can be read here.
+    pub fn read(&mut self, request: Request, now: Duration) {
+        if self.removed {
+            return self.answer(request, Err(REMOVED));
+        }
+        self.reads.gather(request, now + self.settings.patience);
+        if !self.reads.is_asking() {
+            self.ask_for_reads(now);
+        }
+    }
+
+    /// Proposes a change of the members.
+    pub fn change(&mut self, request: Request, change: Change, now: Duration) {
+        let members = &self.membership;
+        // One that is known already only says where it is: adding it would take its vote away.
+        let change = match change {
+            Change::Add(member) if members.members.contains_key(&member.id) => Change::Update(member),
+            other => other,
+        };
+        let done = match &change {
+            Change::Add(member) => members.members.get(&member.id) == Some(member),
+            Change::Remove(id) => !members.members.contains_key(id),
+            Change::Update(member) => members.members.get(&member.id) == Some(member),
+        };
+        if done {
+            return self.answer(request, Ok(Reply::Changed));
+        }
+        if let Change::Remove(id) = change
+            && members.conf.voters == [id]
+        {
+            return self.answer(request, Err(Error::Invalid("the only voting member cannot leave")));
+        }
+        self.ask(Some(request), Asked::Change(change), now);
+    }
+
+    /// Everything up to this [`Persist`] is durable.
+    pub fn persisted(&mut self, number: u64) {
+        let mut last = None;
+        while let Some(held) = self.held.front()
+            && (held.number <= number || !held.persist)
+        {
+            last = Some(held.number);
+            let messages = self.held.pop_front().map(|held| held.messages).unwrap_or_default();
+            self.outputs.extend(messages.into_iter().map(Output::Send));
+        }
+        if let Some(last) = last {
+            self.node.on_persist_ready(last);
+        }
+    }
+
+    /// A member cannot be reached. What was forwarded to it may be lost.
+    pub fn unreachable(&mut self, member: u64) {
+        self.node.report_unreachable(member);
+        if member == self.node.raft.leader_id {
+            self.fail_before(u64::MAX, "the leader cannot be reached");
+        }
+    }
+
+    /// What became of a snapshot that was to be sent.
+    pub fn snapshot_sent(&mut self, member: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(member, status);
+    }
+
+    /// The work in the background is done; with where the new checkpoint stands, if there is one.
+    pub fn upkeep_done(&mut self, checkpoint: Option<Position>) {
+        self.upkeep = false;
+        let Some(position) = checkpoint else { return };
+        let Some(membership) = Membership::decode(position.attachment.clone()) else { return };
+        let keep = self.settings.keep_bytes;
+        let released = self.node.mut_store().checkpointed(metadata(&position, &membership), keep);
+        self.outputs.push(Output::Release(released));
+    }
+
+    /// Hands the lead to another member, if there is one: before this one stops.
+    pub fn hand_over(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        let me = self.settings.id;
+        let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
+        let next = self.membership.conf.voters.iter().copied().filter(|id| *id != me).max_by_key(matched);
+        if let Some(next) = next {
+            self.node.transfer_leader(next);
+        }
+    }
+
+    /// What is to be done now.
+    pub fn poll(&mut self, now: Duration) -> Vec<Output> {
+        loop {
+            self.stepped(now);
+            self.take_up_waiting(now);
+            if self.leads() {
+                self.lead(now);
+            }
+            if !self.node.has_ready() {
+                break;
+            }
+            self.ready(now);
+            self.stepped(now);
+        }
+        self.consider_upkeep();
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn ready(&mut self, now: Duration) {
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        let led = ready.ss().is_some();
+        let sent = ready.take_messages();
+        self.outputs.extend(sent.into_iter().map(Output::Send));
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
+        if let Some(metadata) = &snapshot {
+            self.node.mut_store().restore(metadata);
+        }
+        let entries = ready.take_entries();
+        self.node.mut_store().append(&entries);
+        if let Some(hard) = ready.hs() {
+            self.node.mut_store().hard = hard.clone();
+        }
+        let reads = ready.take_read_states();
+        let committed = ready.take_committed_entries();
+        let messages = ready.take_persisted_messages();
+        // A commitment alone need not be durable: it is found again.
+        let persist = ready.must_sync();
+        self.node.advance_append_async(ready);
+        if persist {
+            let hard = self.node.store().hard.clone();
+            self.outputs.push(Output::Persist(Persist { number, hard, entries, snapshot }));
+        }
+        self.held.push_back(Held { number, messages, persist });
+        // Lets go at once of what waits for nothing.
+        if self.held.iter().all(|held| !held.persist) {
+            self.persisted(number);
+        }
+        self.apply(committed, now);
+        for read in reads {
+            self.reads.settle(&read.request_ctx, read.index);
+        }
+        self.answer_reads(now);
+        if led {
+            self.leader_changed(now);
+        }
+    }
+
+    fn answer(&mut self, request: Request, result: Result<Reply, Error>) {
+        self.outputs.push(Output::Answer(request, result));
+    }
+
+    fn consider_upkeep(&mut self) {
+        if self.upkeep {
+            return;
+        }
+        let tail = self.node.store();
+        let applied = self.node.raft.raft_log.applied;
+        // As much log as state, as far as it fits into memory.
+        let enough =
+            (self.replica.live_bytes() / 2).clamp(self.settings.checkpoint_bytes, CHECKPOINT_BYTES_MAX);
+        let checkpoint = applied > tail.checkpoint_index()
+            && (tail.bytes_after_checkpoint() > enough || tail.wants_checkpoint());
+        if checkpoint || self.replica.has_compacted() {
+            self.upkeep = true;
+            self.outputs.push(Output::Upkeep { checkpoint });
+        }
+    }
+
+    /// Raft may be in another state than before.
+    fn stepped(&mut self, now: Duration) {
+        self.spread_elections();
+        let term = self.node.raft.term;
+        if self.leads() && self.led != term {
+            self.led = term;
+            self.time = SharedTime { time: self.replica.time(), seen: now };
+        }
+    }
+
+    /// Gives every member its own time until it stands for election, by its id and the term instead of Raft's own
+    /// randomness: a simulation can be repeated, and two that wait equally long in one term do not in the next.
+    fn spread_elections(&mut self) {
+        let raft = &mut self.node.raft;
+        let mixed = (self.settings.id ^ raft.term.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let extra = (mixed >> 33) as usize % (ELECTION_TICKS / 2);
+        raft.set_randomized_election_timeout(ELECTION_TICKS + extra);
+    }
+}
+
+/// However large the state is, the log after a checkpoint is kept in memory too.
+const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
+const REMOVED: Error = Error::Unavailable("this member has been removed from the cluster");
+
+/// Where a checkpoint stands, in Raft's words.
+pub(crate) fn metadata(position: &Position, membership: &Membership) -> SnapshotMetadata {
+    let mut metadata =
+        SnapshotMetadata { index: position.index, term: position.term, ..SnapshotMetadata::default() };
+    metadata.set_conf_state(membership.conf.clone());
+    metadata
+}
+
+/// Makes a message that carries a snapshot say where the checkpoint that goes along stands: it may be newer than the
+/// one that Raft had in mind.
+pub fn describe(message: &mut Message, position: &Position) {
+    if let Some(membership) = Membership::decode(position.attachment.clone()) {
+        message.mut_snapshot().set_metadata(metadata(position, &membership));
+    }
+}

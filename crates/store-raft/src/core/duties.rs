@@ -1,0 +1,81 @@
+//! What only the leader does: ends leases, forgets history, lets learners vote.
+//!
+//! It decides and proposes; the decision takes effect when it is applied, as any write, so that it does not matter if a
+//! new leader decides the same again.
+
+use std::time::Duration;
+
+use raft::ProgressState;
+use store::embedded::replica::Command;
+
+use super::Core;
+use super::requests::Asked;
+
+/// How many entries a learner may still lack when it is given a vote.
+const CAUGHT_UP: u64 = 1000;
+/// The pause before what was proposed without an effect is proposed again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What was proposed already.
+#[derive(Default)]
+pub(super) struct Duties {
+    /// Something was applied since the history was looked at.
+    history: bool,
+    expired: Option<Duration>,
+    promoted: Option<(u64, Duration)>,
+}
+
+impl Duties {
+    pub fn applied(&mut self) {
+        self.history = true;
+    }
+}
+
+impl Core {
+    pub(super) fn lead(&mut self, now: Duration) {
+        // Before that it does not know all that its predecessors did.
+        if !self.node.raft.apply_to_current_term() {
+            return;
+        }
+        self.end_leases(now);
+        self.forget(now);
+        self.promote(now);
+    }
+
+    fn end_leases(&mut self, now: Duration) {
+        // After whatever was received meanwhile: a lease that is kept alive though the disk was slow lives on.
+        let due = self.replica.next_expiry().is_some_and(|end| end <= self.time.at(now));
+        if !due {
+            self.duties.expired = None;
+        } else if self.duties.expired.is_none_or(|since| now >= since + AGAIN) {
+            self.duties.expired = Some(now);
+            self.ask(None, Asked::Command(Command::Expire), now);
+        }
+    }
+
+    fn forget(&mut self, now: Duration) {
+        if !std::mem::take(&mut self.duties.history) {
+            return;
+        }
+        if let Some(revision) = self.replica.due_compaction(self.time.at(now)) {
+            self.ask(None, Asked::Command(Command::Compact { revision }), now);
+        }
+    }
+
+    fn promote(&mut self, now: Duration) {
+        if self.membership.conf.learners.is_empty() || self.node.raft.has_pending_conf() {
+            return;
+        }
+        let committed = self.node.raft.raft_log.committed;
+        let ready = self.membership.conf.learners.iter().copied().find(|id| {
+            self.node.raft.prs().get(*id).is_some_and(|progress| {
+                progress.state == ProgressState::Replicate && progress.matched + CAUGHT_UP >= committed
+            })
+        });
+        let Some(id) = ready else { return };
+        if self.duties.promoted.is_none_or(|(last, since)| last != id || now >= since + AGAIN) {
+            self.duties.promoted = Some((id, now));
+            self.ask(None, Asked::Promote(id), now);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Who waits for what: writes on their way through the log, writes that wait for a leader, and reads.
+//!
+//! Every request ends: by its outcome, by being known to be undecidable here (its leader was lost), or with its
+//! patience. Not here: what applying an entry does (`core`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use raft::eraftpb::{ConfChange, ConfChangeType};
+use store::Error;
+use store::embedded::replica::Command;
+
+use super::{Change, Core, Request};
+use crate::entry::{Body, Envelope};
+use crate::membership::Member;
+
+/// How long a question of how far the log is committed may stay without an answer before it is asked again: the
+/// leader may have been too new to know, or another one has come.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What is to be brought into the log.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    Command(Command),
+    Change(Change),
+    /// A learner has caught up.
+    Promote(u64),
+}
+
+struct Waiting {
+    request: Option<Request>,
+    asked: Asked,
+    deadline: Duration,
+}
+
+struct Proposed {
+    request: Request,
+    /// Under whose leadership it was proposed, as far as was known here.
+    term: u64,
+    deadline: Duration,
+}
+
+/// The writes of this member's callers.
+#[derive(Default)]
+pub(super) struct Requests {
+    sequence: u64,
+    /// Not proposed: there was no leader, or it could not take them on.
+    waiting: VecDeque<Waiting>,
+    /// By their sequence.
+    proposed: BTreeMap<u64, Proposed>,
+}
+
+impl Requests {
+    /// Takes out those whose patience is at its end.
+    pub fn late(&mut self, now: Duration) -> Vec<Request> {
+        let mut late = Vec::new();
+        self.waiting.retain(|waiting| {
+            let keep = waiting.deadline > now;
+            late.extend(waiting.request.filter(|_| !keep));
+            keep
+        });
+        self.proposed.retain(|_, proposed| {
+            let keep = proposed.deadline > now;
+            late.extend((!keep).then_some(proposed.request));
+            keep
+        });
+        late
+    }
+}
+
+/// The reads of this member's callers.
+#[derive(Default)]
+pub(super) struct Reads {
+    sequence: u64,
+    /// Came after the question that is on its way: its answer is not good enough for them.
+    gathered: Vec<(Request, Duration)>,
+    asked: Option<Question>,
+    /// May be answered once this index is applied.
+    settled: BTreeMap<u64, Vec<Request>>,
+}
+
+struct Question {
+    context: Vec<u8>,
+    since: Duration,
+    requests: Vec<(Request, Duration)>,
+}
+
+impl Reads {
+    pub fn gather(&mut self, request: Request, deadline: Duration) {
+        self.gathered.push((request, deadline));
+    }
+
+    pub fn is_asking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    pub fn is_stale(&self, now: Duration) -> bool {
+        self.asked.as_ref().is_some_and(|asked| now >= asked.since + ASK_AGAIN)
+            || (self.asked.is_none() && !self.gathered.is_empty())
+    }
+
+    /// The log is committed up to `index`, says the answer to a question.
+    pub fn settle(&mut self, context: &[u8], index: u64) {
+        // One that was asked again is answered by the later answer only.
+        if let Some(asked) = self.asked.take_if(|asked| asked.context == context) {
+            let requests = asked.requests.into_iter().map(|(request, _)| request);
+            self.settled.entry(index).or_default().extend(requests);
+        }
+    }
+
+    fn ready(&mut self, applied: u64) -> Vec<Request> {
+        let later = self.settled.split_off(&(applied + 1));
+        std::mem::replace(&mut self.settled, later).into_values().flatten().collect()
+    }
+
+    /// Takes out those whose patience is at its end. (What is settled only waits for this member itself.)
+    pub fn late(&mut self, now: Duration) -> Vec<Request> {
+        let mut late = Vec::new();
+        let mut keep = |(request, deadline): &(Request, Duration)| {
+            let keep = *deadline > now;
+            late.extend((!keep).then_some(*request));
+            keep
+        };
+        self.gathered.retain(&mut keep);
+        if let Some(asked) = &mut self.asked {
+            asked.requests.retain(&mut keep);
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.requests.is_empty()) {
+            self.asked = None;
+        }
+        late
+    }
+}
+
+impl Core {
+    /// Proposes, or waits for somebody to propose to.
+    pub(super) fn ask(&mut self, request: Option<Request>, asked: Asked, now: Duration) {
+        if self.removed {
+            if let Some(request) = request {
+                self.answer(request, Err(super::REMOVED));
+            }
+            return;
+        }
+        // In their order, as long as there is one.
+        let deadline = now + self.settings.patience;
+        self.requests.waiting.push_back(Waiting { request, asked, deadline });
+        self.take_up_waiting(now);
+    }
+
+    /// Proposes what waits, as far as there is a leader that takes it on.
+    pub(super) fn take_up_waiting(&mut self, now: Duration) {
+        while self.node.raft.leader_id != 0
+            && let Some(waiting) = self.requests.waiting.pop_front()
+        {
+            if let Err(waiting) = self.attempt(waiting, now) {
+                self.requests.waiting.push_front(waiting);
+                return;
+            }
+        }
+    }
+
+    /// Proposes, or gives back what cannot be proposed now.
+    fn attempt(&mut self, waiting: Waiting, now: Duration) -> Result<(), Waiting> {
+        self.requests.sequence += 1;
+        let sequence = self.requests.sequence;
+        let envelope = |body| {
+            Envelope {
+                proposer: self.settings.id,
+                incarnation: self.settings.incarnation,
+                sequence,
+                time: self.time.at(now),
+                body,
+            }
+            .encode()
+        };
+        let leads = self.leads();
+        let named = |id: u64| Member { id, ..Member::default() };
+        let (kind, member) = match &waiting.asked {
+            Asked::Command(command) => {
+                let bytes = envelope(Body::Command(command.clone()));
+                return self.proposed(sequence, waiting, |core| core.node.propose(Vec::new(), bytes));
+            }
+            Asked::Change(Change::Update(member)) => {
+                let bytes = envelope(Body::Member(member.clone()));
+                return self.proposed(sequence, waiting, |core| core.node.propose(Vec::new(), bytes));
+            }
+            Asked::Change(Change::Remove(id)) if leads && *id == self.settings.id => {
+                // Its successor does it.
+                self.hand_over();
+                return Err(waiting);
+            }
+            Asked::Change(Change::Remove(id)) => (ConfChangeType::RemoveNode, named(*id)),
+            Asked::Change(Change::Add(member)) => (ConfChangeType::AddLearnerNode, member.clone()),
+            Asked::Promote(id) => (ConfChangeType::AddNode, named(*id)),
+        };
+        if leads && self.node.raft.has_pending_conf() {
+            // Raft would put nothing in the place of a second change on its way.
+            return Err(waiting);
+        }
+        let mut change = ConfChange { node_id: member.id, ..ConfChange::default() };
+        change.set_change_type(kind);
+        change.context = envelope(Body::Member(member)).into();
+        self.proposed(sequence, waiting, |core| core.node.propose_conf_change(Vec::new(), change))
+    }
+
+    fn proposed(
+        &mut self,
+        sequence: u64,
+        waiting: Waiting,
+        propose: impl FnOnce(&mut Self) -> raft::Result<()>,
+    ) -> Result<(), Waiting> {
+        if propose(self).is_err() {
+            return Err(waiting);
+        }
+        if let Some(request) = waiting.request {
+            let proposed = Proposed { request, term: self.node.raft.term, deadline: waiting.deadline };
+            self.requests.proposed.insert(sequence, proposed);
+        }
+        Ok(())
+    }
+
+    /// The caller that waits for an entry, if that is one of this member's.
+    pub(super) fn waits_for(&mut self, envelope: &Envelope) -> Option<Request> {
+        let own = envelope.proposer == self.settings.id && envelope.incarnation == self.settings.incarnation;
+        let proposed = own.then(|| self.requests.proposed.remove(&envelope.sequence)).flatten();
+        proposed.map(|proposed| proposed.request)
+    }
+
+    /// Tells those who proposed under an earlier leadership than `term` that nobody here will learn what became of it.
+    pub(super) fn fail_before(&mut self, term: u64, why: &'static str) {
+        let mut lost = Vec::new();
+        self.requests.proposed.retain(|_, proposed| {
+            let keep = proposed.term >= term;
+            lost.extend((!keep).then_some(proposed.request));
+            keep
+        });
+        for request in lost {
+            self.answer(request, Err(Error::Unavailable(why)));
+        }
+    }
+
+    /// Asks the leader how far the log is committed, for all reads that wait.
+    pub(super) fn ask_for_reads(&mut self, now: Duration) {
+        let mut requests = self.reads.asked.take().map(|asked| asked.requests).unwrap_or_default();
+        requests.append(&mut self.reads.gathered);
+        if requests.is_empty() {
+            return;
+        }
+        self.reads.sequence += 1;
+        let numbers = [self.settings.id, self.settings.incarnation, self.reads.sequence];
+        let context: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.reads.asked = Some(Question { context: context.clone(), since: now, requests });
+        self.node.read_index(context);
+    }
+
+    /// Answers the reads for which enough has been applied, and asks for those that came meanwhile.
+    pub(super) fn answer_reads(&mut self, now: Duration) {
+        let applied = self.node.raft.raft_log.applied;
+        for request in self.reads.ready(applied) {
+            self.answer(request, Ok(super::Reply::Readable));
+        }
+        if self.reads.asked.is_none() {
+            self.ask_for_reads(now);
+        }
+    }
+
+    pub(super) fn leader_changed(&mut self, now: Duration) {
+        let leader = self.node.raft.leader_id;
+        if leader == self.leader {
+            return;
+        }
+        self.leader = leader;
+        let (id, term) = (self.settings.id, self.node.raft.term);
+        match leader {
+            0 => tracing::info!(member = %format_args!("{id:016x}"), term, "no member leads"),
+            leader => tracing::info!(
+                member = %format_args!("{id:016x}"),
+                leader = %format_args!("{leader:016x}"),
+                term,
+                "a member leads"
+            ),
+        }
+        if leader != 0 {
+            self.ask_for_reads(now);
+        }
+    }
+}
