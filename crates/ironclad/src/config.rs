@@ -9,6 +9,7 @@
 pub mod apiserver;
 pub mod datastore;
 pub mod logs;
+pub mod oidc;
 
 use std::{
     ffi::OsString,

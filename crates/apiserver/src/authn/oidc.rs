@@ -35,6 +35,8 @@ pub struct Issuer {
     pub url: String,
     /// A token must be meant for one of them.
     pub audiences: Vec<String>,
+    /// How its tokens may be signed; empty: in every way that is known.
+    pub algorithms: Vec<String>,
     /// Where its keys are.
     pub keys: Arc<KeySet>,
     /// What its claims mean.
@@ -64,6 +66,12 @@ impl Authenticator for Tokens {
             return Ok(None);
         };
         let refused = |problem: String| Status::unauthorized(format!("oidc: {problem}"));
+        if let Some(used) = foreign_algorithm(&token, &issuer.algorithms) {
+            return Err(refused(format!(
+                "verify token: oidc: id token signed with unsupported algorithm, expected {:?} got {used:?}",
+                issuer.algorithms
+            )));
+        }
         let claims = issuer
             .keys
             .verify(&token)
@@ -74,6 +82,17 @@ impl Authenticator for Tokens {
         let user = issuer.mapping.user(&claims).map_err(refused)?;
         Ok(Some(Authenticated::plain(user)))
     }
+}
+
+/// How a token is signed, where that is none of the algorithms that are accepted.
+fn foreign_algorithm(token: &str, accepted: &[String]) -> Option<String> {
+    if accepted.is_empty() {
+        return None;
+    }
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap_or_default()).unwrap_or_default();
+    let header: Value = serde_json::from_slice(&header).unwrap_or_default();
+    let used = header["alg"].as_str().unwrap_or_default();
+    (!accepted.iter().any(|name| name == used)).then(|| used.to_owned())
 }
 
 /// What a token says, unchecked; `None` if it is no JWT.

@@ -11,6 +11,7 @@ use ::apiserver::{Cors, EndpointReconciler, audit, authn, authz, encryption, fai
 use anyhow::Context as _;
 use foundation::SharedClock;
 
+use super::oidc::Oidc;
 use crate::roles::apiserver::sni::NamedCertificate;
 
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
@@ -115,6 +116,8 @@ pub struct ApiServer {
     /// File that says which OpenID Connect tokens are accepted, and what anonymous users reach
     #[arg(long, env = "IRONCLAD_AUTHENTICATION_CONFIG", value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub oidc: Oidc,
     /// Kubeconfig of a server that is asked whose a token is
     #[arg(long, env = "IRONCLAD_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
@@ -255,6 +258,13 @@ impl ApiServer {
         let mut configured = authn::Configured::default();
         if !self.anonymous_auth {
             configured.anonymous_paths.clear();
+        }
+        if let Some(text) = self.oidc.configuration()? {
+            let found = authn::oidc::Configuration::read(&text, clock, provider).context("--oidc-*")?;
+            configured.issuers = found.issuers;
+            for issuer in &mut configured.issuers {
+                issuer.algorithms.clone_from(&self.oidc.oidc_signing_algs);
+            }
         }
         if let Some(path) = &self.authentication_config {
             let found = authn::oidc::Configuration::read(&read(path)?, clock, provider);

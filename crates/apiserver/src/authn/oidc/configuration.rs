@@ -268,6 +268,7 @@ fn issuer(
     Ok(Issuer {
         url: fields.url,
         audiences: fields.audiences,
+        algorithms: Vec::new(),
         keys: Arc::new(keys),
         mapping: Arc::new(mapping),
     })

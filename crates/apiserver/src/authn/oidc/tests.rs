@@ -250,3 +250,15 @@ async fn a_provider_that_does_not_answer_holds_up_nobody_whose_key_is_known() {
     assert!(second.await.is_err());
     assert_eq!(world.provider.asked.load(Ordering::SeqCst), before + 1);
 }
+
+#[test]
+fn a_token_is_signed_in_a_way_that_is_accepted() {
+    let token = format!("{}.e30.x", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#));
+    let of = |accepted: &[&str]| {
+        let accepted: Vec<String> = accepted.iter().map(ToString::to_string).collect();
+        super::foreign_algorithm(&token, &accepted)
+    };
+    assert_eq!(of(&[]), None, "all that are known");
+    assert_eq!(of(&["RS256", "ES256"]), None);
+    assert_eq!(of(&["RS256"]).as_deref(), Some("ES256"));
+}
