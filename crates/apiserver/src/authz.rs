@@ -8,6 +8,7 @@
 //! Not here: who is asking (`authn`), when the question is asked (the filters).
 //! Upstream: staging/src/k8s.io/apiserver/pkg/authorization, plugin/pkg/auth/authorizer.
 
+pub mod abac;
 pub mod bootstrap;
 pub mod escalation;
 #[cfg(test)]
@@ -100,6 +101,8 @@ pub enum Mode {
     AlwaysAllow,
     /// Nothing is allowed that was not allowed before (for tests of clients).
     AlwaysDeny,
+    /// A file of policies.
+    Abac(abac::Policies),
     /// Another server is asked.
     Webhook(webhook::Options),
 }
@@ -152,6 +155,7 @@ impl Current {
                 Mode::Rbac => self.rbac.clone(),
                 Mode::AlwaysAllow => Arc::new(AlwaysAllow),
                 Mode::AlwaysDeny => Arc::new(AlwaysDeny),
+                Mode::Abac(policies) => Arc::new(policies.clone()),
                 Mode::Webhook(options) => {
                     Arc::new(webhook::Webhook::new(options.clone(), self.clock.clone()))
                 }

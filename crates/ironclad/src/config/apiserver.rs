@@ -153,9 +153,12 @@ pub struct ApiServer {
         conflicts_with = "authorization_mode"
     )]
     pub authorization_config: Option<PathBuf>,
-    /// Authorizers in the order they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny
+    /// Authorizers in the order they are asked: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny
     #[arg(long, env = "IRONCLAD_AUTHORIZATION_MODE", value_delimiter = ',', value_name = "MODE")]
     pub authorization_mode: Vec<String>,
+    /// File of the policies of the ABAC mode, one JSON object a line
+    #[arg(long, env = "IRONCLAD_AUTHORIZATION_POLICY_FILE", value_name = "FILE")]
+    pub authorization_policy_file: Option<PathBuf>,
     /// Kubeconfig of the server of the Webhook mode
     #[arg(long, env = "IRONCLAD_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authorization_webhook_config_file: Option<PathBuf>,
@@ -300,6 +303,13 @@ impl ApiServer {
                 "RBAC" => authz::Mode::Rbac,
                 "AlwaysAllow" => authz::Mode::AlwaysAllow,
                 "AlwaysDeny" => authz::Mode::AlwaysDeny,
+                "ABAC" => {
+                    let path = self.authorization_policy_file.as_ref();
+                    let path =
+                        path.context("--authorization-mode=ABAC needs --authorization-policy-file")?;
+                    let policies = authz::abac::Policies::read(&read(path)?);
+                    authz::Mode::Abac(policies.map_err(|problem| in_file(path, problem))?)
+                }
                 "Webhook" => {
                     let path = self.authorization_webhook_config_file.as_ref();
                     let path = path
@@ -318,7 +328,7 @@ impl ApiServer {
                     })
                 }
                 other => anyhow::bail!(
-                    "--authorization-mode: {other:?} is none of Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny"
+                    "--authorization-mode: {other:?} is none of Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny"
                 ),
             })
         });
