@@ -286,6 +286,10 @@ pub struct Descriptor {
     pub create_on_update: bool,
     /// Whether an update may leave `resourceVersion` out, which makes it unconditional.
     pub unconditional_update: bool,
+    /// What writes of a subresource cannot change beside what the engine keeps of every kind (of the object itself, the
+    /// status; of the status, all but status and metadata): its name, empty for the object itself, and fields such as
+    /// `metadata.labels`. Upstream: `GetResetFields`.
+    pub resets: &'static [(&'static str, &'static [&'static str])],
     /// What every request for the kind is warned of, when it is deprecated: `v1 Endpoints is deprecated in v1.33+`.
     pub deprecated: Option<&'static str>,
     /// Seconds between the request to delete and deletion, when the client names none and the kind has such a
@@ -312,6 +316,11 @@ impl Descriptor {
             "scale" if scale.is_some() => true,
             _ => other.iter().any(|subresource| subresource.name == name),
         }
+    }
+
+    /// What writes of a subresource, or of the object itself, cannot change beside what holds for every kind.
+    pub fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        self.resets.iter().find(|(name, _)| *name == subresource).map_or(&[], |(_, fields)| *fields)
     }
 
     /// A descriptor with the defaults of a built-in kind: all verbs, names are DNS subdomains, columns name and age,
@@ -344,6 +353,7 @@ impl Descriptor {
             stored_as: None,
             create_on_update: false,
             unconditional_update: true,
+            resets: &[],
             deprecated: None,
             graceful_deletion: false,
             returns_deleted: false,

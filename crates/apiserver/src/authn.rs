@@ -57,12 +57,14 @@ pub struct Authenticated {
     pub user: User,
     /// The audiences, of those asked for, that the credentials are good for.
     pub audiences: Vec<String>,
+    /// What the client is to be warned of.
+    pub warnings: Vec<String>,
 }
 
 impl Authenticated {
     /// A user whose credentials say nothing about audiences.
     fn plain(user: User) -> Self {
-        Self { user, audiences: Vec::new() }
+        Self { user, audiences: Vec::new(), warnings: Vec::new() }
     }
 }
 

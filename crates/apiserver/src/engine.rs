@@ -19,6 +19,7 @@ mod read;
 mod scale;
 mod selection;
 mod update;
+mod versions;
 mod watch;
 mod write;
 

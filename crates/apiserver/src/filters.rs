@@ -8,6 +8,7 @@
 mod compression;
 pub(crate) mod cors;
 pub(crate) mod impersonation;
+mod warnings;
 
 pub(crate) use impersonation::extra_key;
 
@@ -143,6 +144,7 @@ async fn answer(
         Some(record) => record.answered(response, info.is_long_running()).await,
         None => response,
     };
+    warnings::add(&mut response, &trail.warnings.lock());
     let size = http_body::Body::size_hint(response.body()).exact();
     if compress {
         response = compression::compress(response);
@@ -192,6 +194,8 @@ struct Trail {
     client: CancellationToken,
     /// Whether the server has given it up: out of time, or out of room.
     terminated: AtomicBool,
+    /// What the client is to be warned of because of how it has shown who it is.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Trail {
@@ -204,7 +208,8 @@ impl Trail {
             uuid::Builder::from_random_bytes(random).into_uuid().to_string()
         });
         let terminated = AtomicBool::new(false);
-        Self { id, at: server.clock.now(), started, record: Mutex::default(), client, terminated }
+        let (record, warnings) = Default::default();
+        Self { id, at: server.clock.now(), started, record, client, terminated, warnings }
     }
 }
 
@@ -269,7 +274,7 @@ async fn admitted(
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
-    let authenticating = authenticate(server, &head.headers, &info.path, identity);
+    let authenticating = authenticate(server, &head.headers, &info.path, identity, trail);
     let (authenticated, told) = match server.audit.is_on() {
         true => audit::before(authenticating).await,
         false => (authenticating.await, Vec::new()),
@@ -445,7 +450,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         accepted,
         warnings: Arc::new(Mutex::default()),
     };
-    let warnings = call.warnings.clone();
+    let warned = call.warnings.clone();
     let step = handler_span(&call);
     let served = step.around(engine::serve(call)).await;
     drop(step);
@@ -453,7 +458,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         Ok(response) => response,
         Err(status) => output::failure(accepted, &status),
     };
-    add_warnings(&mut response, &std::mem::take(&mut *warnings.lock()));
+    warnings::add(&mut response, &std::mem::take(&mut *warned.lock()));
     Ok(response)
 }
 
@@ -494,6 +499,7 @@ async fn authenticate(
     headers: &http::HeaderMap,
     path: &str,
     identity: Identity,
+    trail: &Trail,
 ) -> Result<User, Status> {
     match identity {
         Identity::Known(user) => Ok(user),
@@ -513,7 +519,10 @@ async fn authenticate(
             };
             metrics::access::authenticated(known, server.clock.monotonic().saturating_sub(began));
             match outcome {
-                Ok(Some(authenticated)) => Ok(authenticated.user),
+                Ok(Some(authenticated)) => {
+                    trail.warnings.lock().extend(authenticated.warnings);
+                    Ok(authenticated.user)
+                }
                 Ok(None) => Err(Status::unauthorized("Unauthorized")),
                 Err(status) => {
                     tracing::debug!(%status, %remote, "credentials refused");
@@ -555,36 +564,5 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
             Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
         },
-    }
-}
-
-/// How many characters of warnings a response carries before each is cut short; when they are, no more are added after so many.
-const MAX_WARNINGS: usize = 4 * 1024;
-/// What is left of a warning that is cut short, in characters.
-const MAX_CUT_WARNING: usize = 256;
-
-/// `Warning: 299 - "text"`, one header each, as RFC 7234 has it.
-fn add_warnings(response: &mut Response, warnings: &[String]) {
-    let mut seen = std::collections::HashSet::new();
-    let warnings: Vec<&str> = warnings
-        .iter()
-        .map(String::as_str)
-        .filter(|warning| !warning.is_empty() && seen.insert(*warning))
-        // A header cannot carry them.
-        .filter(|warning| !warning.contains(char::is_control))
-        .collect();
-    let cut = warnings.iter().map(|warning| warning.chars().count()).sum::<usize>() > MAX_WARNINGS;
-    let mut written = 0;
-    for warning in warnings {
-        if cut && written >= MAX_WARNINGS {
-            break;
-        }
-        let end = warning.char_indices().nth(MAX_CUT_WARNING).filter(|_| cut);
-        let shown = end.map_or(warning, |(end, _)| &warning[..end]);
-        written += shown.chars().count();
-        let escaped = shown.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
-            response.headers_mut().append(header::WARNING, value);
-        }
     }
 }

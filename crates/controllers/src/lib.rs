@@ -46,6 +46,7 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod root_ca;
+pub mod service_account_tokens;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
@@ -78,6 +79,8 @@ pub struct Options {
     pub root_ca_pem: String,
     /// Signs what was approved, with the cluster's authority.
     pub sign: certificates::signing::Sign,
+    /// Makes the tokens of Secrets, with the key of ServiceAccounts' tokens.
+    pub sign_token: service_account_tokens::Sign,
     /// The ranges that pods' addresses come from, one per IP family.
     pub cluster_cidrs: Vec<String>,
     /// How large each node's part of an IPv4 range is.
@@ -92,7 +95,7 @@ pub struct Options {
 pub struct Entry {
     /// Its name, as `--disable` knows it.
     pub name: &'static str,
-    /// The ServiceAccount in `kube-system` whose rights it has.
+    /// The ServiceAccount in `kube-system` whose rights it has; empty: it has those of the controller manager itself.
     pub service_account: &'static str,
     start: fn(&Runner, &Options, Client),
 }
@@ -113,6 +116,10 @@ pub fn all() -> Vec<Entry> {
         }),
         row("serviceaccount", "service-account-controller", |runner, _, client| {
             runner.start(serviceaccount::ServiceAccounts, client)
+        }),
+        row("serviceaccount-token", "", |runner, options, client| {
+            let (sign, authority) = (options.sign_token.clone(), &options.root_ca_pem);
+            runner.start(service_account_tokens::ServiceAccountTokens::new(sign, authority), client)
         }),
         row("root-ca-certificate-publisher", "root-ca-cert-publisher", |runner, options, client| {
             runner.start(root_ca::RootCa::new(&options.root_ca_pem), client)
@@ -231,7 +238,10 @@ pub fn start(options: &Options) {
         if options.disabled.contains(entry.name) {
             continue;
         }
-        let user = format!("system:serviceaccount:kube-system:{}", entry.service_account);
+        let user = match entry.service_account {
+            "" => "system:kube-controller-manager".to_owned(),
+            account => format!("system:serviceaccount:kube-system:{account}"),
+        };
         (entry.start)(&runner, options, (options.client_for)(&user));
     }
 }

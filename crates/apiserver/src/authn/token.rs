@@ -1,7 +1,7 @@
 //! ServiceAccount tokens: signed claims about an account, bound to objects that must still be there.
 //!
 //! Read first: [`Options`], [`Issuer`] (serves `serviceaccounts/token`), [`Verifier`] (an authenticator),
-//! [`Keys`] (also describes the public keys to others: discovery and JWKS).
+//! [`Keys`] (also describes the public keys to others: discovery and JWKS). Tokens that stand in Secrets are [`legacy`].
 //! Not here: where the token goes (the kubelet), the key on disk (`pki`).
 //! Upstream: pkg/serviceaccount, pkg/registry/core/serviceaccount/storage/token.go.
 
@@ -9,6 +9,7 @@ mod bound;
 mod claims;
 mod issue;
 mod keys;
+pub mod legacy;
 mod verify;
 
 pub use claims::{Claims, Private, Reference};

@@ -114,7 +114,8 @@ impl TokenWebhook {
         if audiences.is_empty() && !wanted.is_empty() {
             return Ok(Ok(None));
         }
-        Ok(Ok(Some(Authenticated { user: User { name, uid, groups, extra }, audiences })))
+        let user = User { name, uid, groups, extra };
+        Ok(Ok(Some(Authenticated { audiences, ..Authenticated::plain(user) })))
     }
 }
 
@@ -200,7 +201,7 @@ mod tests {
         let found = show(&webhook, &[]).await.unwrap().unwrap();
         let extra = BTreeMap::from([("example.com/team".to_owned(), vec!["a".to_owned()])]);
         let user = User { name: "bob".into(), uid: "7".into(), groups: vec!["dev".into()], extra };
-        assert_eq!(found, Authenticated { user, audiences: vec!["api".into()] });
+        assert_eq!(found, Authenticated { audiences: vec!["api".into()], ..Authenticated::plain(user) });
         let asked = &server.asked.lock()[0];
         assert_eq!(
             (&asked["apiVersion"], &asked["kind"]),

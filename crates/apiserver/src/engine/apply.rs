@@ -10,6 +10,7 @@ use schema::{FieldValidation, yaml, yaml_to_json};
 use serde_json::{Value, json};
 
 use super::update::{self, Target};
+use super::versions::Versions;
 use super::write::WriteOptions;
 use super::{Call, create, ownership, scale};
 use crate::response::Response;
@@ -126,9 +127,10 @@ fn merge(
     options: &WriteOptions,
     live: &Value,
     config: &Value,
+    versions: &Versions<'_>,
 ) -> Result<Object, Status> {
     let ignored = ownership::ignored(call, target, &[live, config]);
-    ownership::with_writer(call, options, &ignored, |writer| {
+    ownership::with_writer(call, options, &ignored, versions, |writer| {
         apply::apply(live, config, &call.resource.schema, writer, options.force).map(Object)
     })
 }
@@ -138,8 +140,8 @@ pub(super) async fn serve(call: &Call, target: Target) -> Result<Response, Statu
     let options = WriteOptions { applied: true, ..WriteOptions::parse_patch(&call.query, true)? };
     let config = configuration(call, &options, &call.resource.descriptor.group_version_kind())?;
     for _ in 0..ATTEMPTS {
-        let outcome = update::change(call, target, &options, |live| {
-            config.accept(merge(call, target, &options, &live.0, &config.value)?)
+        let outcome = update::change(call, target, &options, |live, versions| {
+            config.accept(merge(call, target, &options, &live.0, &config.value, versions)?)
         })
         .await;
         match outcome {
@@ -175,7 +177,9 @@ async fn new(call: &Call, options: &WriteOptions, config: &Configuration) -> Res
         metadata["namespace"] = call.info.namespace.clone().into();
     }
     let empty = json!({"apiVersion": value["apiVersion"], "kind": value["kind"], "metadata": metadata});
-    let object = config.accept(merge(call, Target::Main, options, &empty, value)?)?;
+    // Nobody owns anything of it yet, in no version.
+    let versions = Versions::of(call);
+    let object = config.accept(merge(call, Target::Main, options, &empty, value, &versions)?)?;
     let stored = create::create(call, object, options).await?;
     Ok(call.respond(201, &stored.bytes))
 }
@@ -196,8 +200,8 @@ pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
             ),
         ));
     }
-    scale::apply(call, &options, replicas.and_then(Value::as_i64), |live, scaled| {
-        config.accept(merge(call, Target::Other("scale"), &options, live, scaled)?)
+    scale::apply(call, &options, replicas.and_then(Value::as_i64), |live, scaled, versions| {
+        config.accept(merge(call, Target::Other("scale"), &options, live, scaled, versions)?)
     })
     .await
 }

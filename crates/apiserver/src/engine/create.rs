@@ -45,7 +45,7 @@ pub(super) async fn create(
     own_metadata(call, &mut object);
     owners::deduplicate(call, &mut object, owners::When::Asked);
     descriptor.hooks.default(&mut object.0);
-    ownership::track(call, Target::Main, options, None, &mut object);
+    ownership::track(call, Target::Main, options, None, &mut object).await;
     let name = object.name().to_owned();
     {
         let mut request = call.admission(Operation::Create, options, Some(&mut object), None);

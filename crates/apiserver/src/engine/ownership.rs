@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Call;
 use super::update::Target;
+use super::versions::Versions;
 use super::write::{self, WriteOptions};
 
 /// Names of managers are cut to this many bytes.
@@ -32,33 +33,45 @@ pub(super) fn manager(call: &Call, options: &WriteOptions) -> String {
     manager
 }
 
-/// Calls `work` with the writer that this request is; `ignored` are the top-level fields it cannot change.
+/// A field, named by the fields on the way to it.
+pub(super) type Field = Vec<String>;
+
+/// Calls `work` with the writer that this request is; `ignored` are the fields it cannot change.
 pub(super) fn with_writer<R>(
     call: &Call,
     options: &WriteOptions,
-    ignored: &[String],
+    ignored: &[Field],
+    versions: &Versions<'_>,
     work: impl FnOnce(&Writer<'_>) -> R,
 ) -> R {
     let manager = manager(call, options);
     let now = write::timestamp(call.server.clock.now());
-    let ignored: Vec<&str> = ignored.iter().map(String::as_str).collect();
-    work(&Writer { manager: &manager, subresource: &call.info.subresource, ignored: &ignored, now: &now })
+    let ignored: Vec<Vec<&str>> =
+        ignored.iter().map(|field| field.iter().map(String::as_str).collect()).collect();
+    let ignored: Vec<&[&str]> = ignored.iter().map(Vec::as_slice).collect();
+    let subresource = &call.info.subresource;
+    work(&Writer { manager: &manager, subresource, ignored: &ignored, now: &now, versions })
 }
 
-/// The top-level fields of these objects that a request to this target cannot change.
-pub(super) fn ignored(call: &Call, target: Target, objects: &[&Value]) -> Vec<String> {
+/// The fields of these objects that a request to this target cannot change.
+pub(super) fn ignored(call: &Call, target: Target, objects: &[&Value]) -> Vec<Field> {
+    let descriptor = &call.resource.descriptor;
+    let named = descriptor.resets(&call.info.subresource).iter();
+    let mut ignored: Vec<Field> = named.map(|field| field.split('.').map(str::to_owned).collect()).collect();
     match target {
-        Target::Main if call.resource.descriptor.subresources.status => vec!["status".to_owned()],
-        Target::Main | Target::Other(_) => Vec::new(),
+        Target::Main if descriptor.subresources.status => ignored.push(vec!["status".to_owned()]),
+        Target::Main | Target::Other(_) => {}
         Target::Status => {
             let members = objects.iter().filter_map(|object| object.as_object()).flat_map(|o| o.keys());
-            members.filter(|key| !write::UNCOUNTED.contains(&key.as_str())).cloned().collect()
+            let others = members.filter(|key| !write::UNCOUNTED.contains(&key.as_str()));
+            ignored.extend(others.map(|key| vec![key.clone()]));
         }
     }
+    ignored
 }
 
 /// Records who owns the fields of `new`, unless it is the outcome of an apply, which has done so.
-pub(super) fn track(
+pub(super) async fn track(
     call: &Call,
     target: Target,
     options: &WriteOptions,
@@ -71,9 +84,26 @@ pub(super) fn track(
     let old = old.map(|old| &old.0);
     let objects: Vec<&Value> = old.into_iter().chain([&new.0]).collect();
     let ignored = ignored(call, target, &objects);
-    with_writer(call, options, &ignored, |writer| {
-        apply::track(old, &mut new.0, &call.resource.schema, writer);
-    });
+    let versions = Versions::of(call);
+    let record = |new: &mut Value| {
+        with_writer(call, options, &ignored, &versions, |writer| {
+            apply::track(old, new, &call.resource.schema, writer)
+        })
+    };
+    let outcome = if call.resource.is_converted_by_webhook() {
+        let recorded = versions.settle(|| {
+            let mut new = new.0.clone();
+            record(&mut new).map(|()| new)
+        });
+        recorded.await.map(|recorded| new.0 = recorded)
+    } else {
+        record(&mut new.0)
+    };
+    // As upstream: a write does not fail for what is only recorded of it. Nobody owns anything then.
+    if let Err(status) = outcome {
+        tracing::warn!(object = new.name(), error = status.message, "who owns its fields cannot be told");
+        new.metadata_mut().remove("managedFields");
+    }
 }
 
 /// Whether two objects say the same, their resourceVersions and the times in `managedFields` aside.

@@ -77,7 +77,7 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
     }
     let options = WriteOptions::parse_patch(&call.query, false)?;
     let patch = Patch::read(call, &call.resource.schema, options.field_validation)?;
-    let stored = update::change(call, target, &options, |current| {
+    let stored = update::change(call, target, &options, |current, _| {
         let mut patched = patch.apply(&current.0)?;
         // A patch may leave something else than an object, which decoding then refuses.
         let is_object = patched.is_object();

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::update::{self, Target};
+use super::versions::Versions;
 use super::write::WriteOptions;
 use super::{Call, body, patch};
 use crate::negotiation::Form;
@@ -115,7 +116,7 @@ pub(super) async fn change(
     mutate: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Response, Status> {
     let paths = paths(call)?;
-    let stored = update::change(call, Target::Main, options, |current| {
+    let stored = update::change(call, Target::Main, options, |current, _| {
         let scale = mutate(&of(paths, current))?;
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         check(call, replicas)?;
@@ -140,18 +141,18 @@ pub(super) async fn apply(
     call: &Call,
     options: &WriteOptions,
     replicas: Option<i64>,
-    merge: impl Fn(&Value, &Value) -> Result<Object, Status> + Send + Sync,
+    merge: impl Fn(&Value, &Value, &Versions<'_>) -> Result<Object, Status> + Send + Sync,
 ) -> Result<Response, Status> {
     let paths = paths(call)?;
     check(call, replicas.unwrap_or_default())?;
-    let stored = update::change(call, Target::Main, options, |current| {
+    let stored = update::change(call, Target::Main, options, |current, versions| {
         let mut config = json!({
             "apiVersion": current.0["apiVersion"], "kind": current.0["kind"], "metadata": {"name": current.name()},
         });
         if let Some(replicas) = replicas {
             set(&mut config, &paths.spec_replicas, replicas.into());
         }
-        merge(&current.0, &config)
+        merge(&current.0, &config, versions)
     })
     .await?;
     Ok(respond(call, &of(paths, &stored.object)))

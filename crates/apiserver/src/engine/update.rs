@@ -6,8 +6,10 @@
 //! meanwhile the whole is done again on the newer object, unless the client insists on a resourceVersion.
 
 use api::{Object, Status, meta_validation};
+use serde_json::Value;
 
 use super::create::unstored;
+use super::versions::Versions;
 use super::write::{self, WriteOptions};
 use super::{Call, body, create, owners, ownership, scale};
 use crate::admission::Operation;
@@ -54,16 +56,17 @@ pub(super) async fn put(call: &Call, target: Target) -> Result<Response, Status>
             return Ok(call.respond(201, &stored.bytes));
         }
     }
-    let stored = change(call, target, &options, |_| Ok(object.clone())).await?;
+    let stored = change(call, target, &options, |_, _| Ok(object.clone())).await?;
     Ok(call.respond(200, &stored.bytes))
 }
 
-/// Changes the object in the path by `mutate`, which gets the newest state and may be called again.
+/// Changes the object in the path by `mutate`, which gets the newest state, and a way to that of other versions. It may
+/// be called again.
 pub async fn change(
     call: &Call,
     target: Target,
     options: &WriteOptions,
-    mutate: impl Fn(&Object) -> Result<Object, Status> + Send + Sync,
+    mutate: impl Fn(&Object, &Versions<'_>) -> Result<Object, Status> + Send + Sync,
 ) -> Result<Stored, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let storage = &call.server.storage;
@@ -72,7 +75,8 @@ pub async fn change(
             return Err(Status::not_found(&call.resource.group_resource, name));
         };
         let old = storage::stored(&call.resource, &kv).await?;
-        let new = mutate(&old.object)?;
+        let versions = Versions::of(call);
+        let new = versions.settle(|| mutate(&old.object, &versions)).await?;
         if let Some(stored) = attempt(call, target, options, &old, new).await? {
             return Ok(stored);
         }
@@ -96,7 +100,7 @@ async fn attempt(
         descriptor.hooks.default(&mut new.0);
     }
     keep_metadata(&mut new, &old.object);
-    ownership::track(call, target, options, Some(&old.object), &mut new);
+    ownership::track(call, target, options, Some(&old.object), &mut new).await;
     admission(call, options, Phase::Mutate, &mut new, &old.object).await?;
     owners::deduplicate(call, &mut new, owners::When::Admitted);
     prepare(call, target, &mut new, &old.object);
@@ -247,6 +251,9 @@ fn keep_metadata(new: &mut Object, old: &Object) {
 /// Resets what this target does not cover.
 fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
     let descriptor = &call.resource.descriptor;
+    for field in descriptor.resets(&call.info.subresource) {
+        restore(new, old, field);
+    }
     let reset = |new: &mut Object, member: &str| match old.0.get(member) {
         Some(value) => new.0[member] = value.clone(),
         None => {
@@ -282,6 +289,58 @@ fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
             if descriptor.generation && write::spec_differs(new, old) {
                 write::next_generation(new);
             }
+        }
+    }
+}
+
+/// Gives a field, named by the fields on the way to it, its old value. What the server keeps of a write in the metadata
+/// stays.
+fn restore(new: &mut Object, old: &Object, field: &str) {
+    let (parent, member) = field.rsplit_once('.').unwrap_or(("", field));
+    let pointer = |parent: &str| match parent {
+        "" => String::new(),
+        parent => format!("/{}", parent.replace('.', "/")),
+    };
+    let parent = pointer(parent);
+    let mut value = old.0.pointer(&parent).and_then(|parent| parent.get(member)).cloned();
+    if let (Some(Value::Object(metadata)), "metadata") = (&mut value, field) {
+        for kept in ["resourceVersion", "managedFields"] {
+            metadata.remove(kept);
+            metadata.extend(new.metadata_mut().remove(kept).map(|value| (kept.to_owned(), value)));
+        }
+    }
+    let Some(members) = new.0.pointer_mut(&parent).and_then(Value::as_object_mut) else { return };
+    match value {
+        Some(value) => members.insert(member.to_owned(), value),
+        None => members.remove(member),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_write_cannot_change_stays() {
+        let old = Object(json!({"metadata": {"name": "n", "resourceVersion": "1", "labels": {"a": "b"}},
+            "status": {"conditions": [1]}}));
+        let written = json!({"metadata": {"name": "n", "resourceVersion": "2", "managedFields": [2],
+            "annotations": {"c": "d"}}, "status": {"conditions": [2], "certificate": "x"}});
+        for (field, pointer, want) in [
+            ("metadata.labels", "/metadata/labels", json!({"a": "b"})),
+            ("status.conditions", "/status/conditions", json!([1])),
+            ("status.certificate", "/status/certificate", Value::Null),
+            (
+                "metadata",
+                "/metadata",
+                json!({"name": "n", "resourceVersion": "2", "managedFields": [2], "labels": {"a": "b"}}),
+            ),
+        ] {
+            let mut new = Object(written.clone());
+            restore(&mut new, &old, field);
+            assert_eq!(new.0.pointer(pointer).cloned().unwrap_or_default(), want, "{field}");
         }
     }
 }

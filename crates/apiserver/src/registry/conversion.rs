@@ -27,17 +27,26 @@ impl Resource {
     /// # Errors
     /// A webhook that failed.
     pub async fn converted_from(&self, source: &Self, object: &Value) -> Result<Value, Status> {
-        let descriptor = &self.descriptor;
-        let version = descriptor.group_version().to_string();
         if let Some(webhook) = &self.webhook {
+            let version = self.descriptor.group_version().to_string();
             return webhook.convert_one(object.clone(), &version).await;
         }
+        Ok(self.convert(source, object))
+    }
+
+    /// The same, where nobody has to be asked for it.
+    pub fn converted_here(&self, source: &Self, object: &Value) -> Option<Value> {
+        (!self.is_converted_by_webhook()).then(|| self.convert(source, object))
+    }
+
+    fn convert(&self, source: &Self, object: &Value) -> Value {
+        let descriptor = &self.descriptor;
         let mut converted = object.clone();
         source.descriptor.hooks.to_storage(&mut converted);
-        converted["apiVersion"] = version.into();
+        converted["apiVersion"] = descriptor.group_version().to_string().into();
         converted["kind"] = descriptor.kind.to_string().into();
         descriptor.hooks.from_storage(&mut converted);
-        Ok(converted)
+        converted
     }
 
     /// The form in which an object is stored.

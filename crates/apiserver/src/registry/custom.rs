@@ -171,6 +171,7 @@ fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
             .collect(),
         generation: true,
         unconditional_update: false,
+        resets: &[("status", &["metadata"])],
         stored_as: (name != stored)
             .then(|| GroupVersionResource::new(group.as_str(), stored, plural.as_str())),
         hooks: Arc::new(Custom { structural: structural.clone(), status, printed }),

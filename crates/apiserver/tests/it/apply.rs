@@ -227,3 +227,53 @@ async fn custom_resources_are_applied_by_their_schema() {
     let invalid = apply(admin, path, "fieldManager=m", &thing(json!({"size": 0}))).await.is(422);
     assert!(invalid.message().contains("spec.size"), "{}", invalid.message());
 }
+
+#[tokio::test]
+async fn fields_that_were_set_in_another_version_are_owned() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let path =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h");
+    let config = |version: &str, most: u32| {
+        json!({
+            "apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "h"},
+            "spec": {"maxReplicas": most, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}},
+        })
+    };
+    apply(admin, &path("v1"), "fieldManager=one", &config("v1", 3)).await.is(201);
+    let refused = apply(admin, &path("v2"), "fieldManager=two", &config("v2", 4)).await.is(409);
+    assert_eq!(refused.message(), r#"Apply failed with 1 conflict: conflict with "one": .spec.maxReplicas"#);
+    apply(admin, &path("v2"), "fieldManager=two", &config("v2", 3)).await.is(200);
+    let less = json!({"spec": {"maxReplicas": 9}});
+    let patched =
+        admin.patch(&format!("{}?fieldManager=three", path("v2")), "merge-patch+json", &less).await.is(200);
+    let left: Vec<_> = entries(&patched).into_iter().filter(|(manager, ..)| *manager != "three").collect();
+    for (manager, _, _, fields) in left {
+        assert!(fields.pointer("/f:spec/f:maxReplicas").is_none(), "{manager} has lost it: {fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_status_is_not_the_place_for_labels_where_upstream_keeps_them() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEPLOYMENTS, &deployment(Some(1))).await.is(201);
+    let config = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "labels": {"l": "m"}},
+        "status": {"observedGeneration": 1},
+    });
+    let path = format!("{DEPLOYMENTS}/d/status");
+    let applied = apply(admin, &path, "fieldManager=s", &config).await.is(200);
+    assert_eq!(applied.at("/metadata/labels"), &Value::Null);
+    let own = entries(&applied).into_iter().find(|(manager, ..)| *manager == "s").unwrap();
+    assert_eq!(own.3, &json!({"f:status": {"f:observedGeneration": {}}}));
+
+    // Of a definition, nothing of the metadata.
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    let name = definition()["metadata"]["name"].as_str().unwrap().to_owned();
+    let labels = json!({"metadata": {"labels": {"l": "m"}}});
+    let patched =
+        admin.patch(&format!("{DEFINITIONS}/{name}/status"), "merge-patch+json", &labels).await.is(200);
+    assert_eq!(patched.at("/metadata/labels"), &Value::Null);
+}

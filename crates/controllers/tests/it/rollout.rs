@@ -26,6 +26,7 @@ fn start(api: &FakeApi, tasks: &Tasks) -> Informers {
         client_for: Arc::new(move |_| client.clone()),
         root_ca_pem: "pem".to_owned(),
         sign: Arc::new(|_, _| Err(pki::Error::Crypto("sign anything in this test"))),
+        sign_token: Arc::new(|_| Err("no tokens in this test".to_owned())),
         cluster_cidrs: vec!["10.42.0.0/16".to_owned()],
         node_cidr_mask_v4: 24,
         node_cidr_mask_v6: 64,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use apiserver::authn::token::{self, Keys, legacy};
 use client::{EventRecorder, RecorderOptions};
 use foundation::Tasks;
 
@@ -13,14 +14,23 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
     let options = RecorderOptions::component("controller-manager");
     let identities = api.clone();
     let pki = context.pki.clone();
+    // The issuer is not that of these tokens, which name none.
+    let tokens = Keys::new(&token::Options::new(legacy::ISSUER, pki.service_account_key().pkcs8().to_vec()));
     controllers::start(&controllers::Options {
         informers: api.informers.clone(),
         tasks: tasks.clone(),
         clock: context.clock.clone(),
         recorder: EventRecorder::new(events, tasks, context.clock.clone(), options),
-        client_for: Arc::new(move |user| identities.client(user, &SERVICE_ACCOUNT_GROUPS)),
+        client_for: Arc::new(move |user| match user.starts_with("system:serviceaccount:") {
+            true => identities.client(user, &SERVICE_ACCOUNT_GROUPS),
+            false => identities.client(user, &[]),
+        }),
         root_ca_pem: context.pki.cluster_authority().certificate().pem(),
         sign: Arc::new(move |request, terms| pki::csr::sign(pki.cluster_authority(), request, terms)),
+        sign_token: Arc::new(move |wanted| {
+            let claims = legacy::Claims::new(wanted.namespace, wanted.secret, wanted.account, wanted.uid);
+            tokens.as_ref().map_err(Clone::clone)?.sign(&claims)
+        }),
         cluster_cidrs: vec![context.config.cluster_cidr.to_string()],
         node_cidr_mask_v4: 24,
         node_cidr_mask_v6: 64,

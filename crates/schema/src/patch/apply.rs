@@ -1,8 +1,8 @@
 //! Server-side apply: several managers write one object, and each field knows whose it is.
 //! Reads the live object, the applied configuration and `metadata.managedFields`; gives the merged object with its
 //! `managedFields`. [`track`] keeps ownership right when an object is created or written in another way.
-//! Not here: defaults, admission, storing (apiserver). Entries of other API versions of the kind are kept as they are,
-//! neither in conflict nor reduced: nothing here converts between versions.
+//! Entries of other API versions of the kind are compared in their own version, which whoever calls converts to
+//! ([`Versions`]). Not here: that conversion, defaults, admission, storing (apiserver).
 //! Upstream: apimachinery `pkg/util/managedfields`, structured-merge-diff `merge`.
 
 mod last_applied;
@@ -11,6 +11,7 @@ mod presence;
 mod set;
 mod shape;
 mod typing;
+mod versions;
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -21,6 +22,8 @@ use serde_json::{Map, Value};
 use self::managers::{Entry, Managers, Operation};
 use self::set::Set;
 use self::shape::{Difference, Shape};
+use self::versions::Kind;
+pub use self::versions::{Single, Version, Versions};
 use crate::Schema;
 
 /// Who owns what was there before the first apply.
@@ -40,17 +43,19 @@ const UNOWNED_METADATA: [&str; 9] = [
 ];
 
 /// Who writes, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Writer<'a> {
     /// The field manager.
     pub manager: &'a str,
     /// The subresource written to; empty for the object itself.
     pub subresource: &'a str,
-    /// Top-level fields this request cannot change, which it hence cannot own (`status` when the object itself is
-    /// written and the status is a subresource).
-    pub ignored: &'a [&'a str],
+    /// Fields this request cannot change, which it hence cannot own (`status` when the object itself is written and the
+    /// status is a subresource), each named by the fields on the way to it.
+    pub ignored: &'a [&'a [&'a str]],
     /// The time to record, RFC 3339 in whole seconds.
     pub now: &'a str,
+    /// The other versions of the kind.
+    pub versions: &'a dyn Versions,
 }
 
 /// `config` put into `live`, lists and maps by their keys, nobody's ownership considered.
@@ -89,6 +94,7 @@ pub fn apply(
         }
         Err(Failure::Conflicts(conflicts)) => Err(conflict(&conflicts)),
         Err(Failure::Shape(error)) => Err(untyped(config, &error.to_string())),
+        Err(Failure::Version(status)) => Err(status),
     }
 }
 
@@ -97,6 +103,8 @@ enum Failure {
     /// By manager, the sets of fields that it holds with another value.
     Conflicts(Vec<(String, Set)>),
     Shape(shape::Error),
+    /// An object cannot be had in another version.
+    Version(Status),
 }
 
 /// The configuration with quantities and times in canonical form and without nulls.
@@ -128,8 +136,10 @@ fn merge(
 ) -> Result<Value, Failure> {
     let shape = Shape::of(schema);
     let version = config.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let kind = Kind { version, schema, others: writer.versions };
     let old = without_managed_fields(live);
     let mut managers = Managers::of(live);
+    kind.forget_gone(&mut managers);
     if managers.is_empty() && live.pointer("/metadata/uid").is_some() {
         let owned = Difference::between(&nothing(&old, schema), &old, shape);
         managers.set(Entry {
@@ -153,16 +163,16 @@ fn merge(
         fields,
     });
     let mut merged = shape::merge(&old, config, shape);
-    if let Some(last) = last.filter(|last| last.api_version == version) {
-        prune(&mut merged, &last.fields, &managers, version, shape);
+    if let Some(last) = last {
+        merged = prune(merged, &last, &managers, kind).map_err(Failure::Version)?;
     }
-    let mut difference = Difference::between(&old, &merged, shape);
-    difference.forget(writer.ignored);
-    let conflicts = managers.conflicts(writer, Operation::Apply, version, &difference);
+    let differences = kind.differences(Some(&old), &merged, managers.versions_and(version), writer.ignored);
+    let differences = differences.map_err(Failure::Version)?;
+    let conflicts = managers.conflicts(writer, Operation::Apply, version, &differences);
     if !force && !conflicts.is_empty() {
         return Err(Failure::Conflicts(conflicts));
     }
-    managers.give_up(writer, Operation::Apply, version, &difference);
+    managers.give_up(writer, Operation::Apply, version, &differences);
     if merged == old && managers == before {
         return Ok(live.clone());
     }
@@ -173,7 +183,15 @@ fn merge(
 
 /// Keeps `managedFields` right when an object is written other than by apply; `old` is `None` when it is created. A
 /// writer of the object itself may also reset or replace the entries by giving others.
-pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
+///
+/// # Errors
+/// An object cannot be had in another version; then `new` has no entries.
+pub fn track(
+    old: Option<&Value>,
+    new: &mut Value,
+    schema: &Schema,
+    writer: &Writer<'_>,
+) -> Result<(), Status> {
     let main = writer.subresource.is_empty();
     let sent = take_managed_fields(new);
     let reset = main
@@ -188,14 +206,20 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wri
     };
     // Nobody knows who wrote the fields of an object without entries: only apply begins to ask.
     if managers.is_empty() && old.is_some() {
-        return;
+        return Ok(());
     }
     let version = new.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let before = old.map_or_else(|| Cow::Owned(nothing(new, schema)), Cow::Borrowed);
-    let mut difference = Difference::between(&before, new, Shape::of(schema));
-    difference.forget(writer.ignored);
-    managers.give_up(writer, Operation::Update, &version, &difference);
-    let (taken, removed) = difference.into_parts();
+    let kind = Kind { version: &version, schema, others: writer.versions };
+    kind.forget_gone(&mut managers);
+    // Conversions are of the object, not of what is recorded about it.
+    let old = old.map(|old| match managers.are_all_of(&version) {
+        true => Cow::Borrowed(old),
+        false => Cow::Owned(without_managed_fields(old)),
+    });
+    let mut differences =
+        kind.differences(old.as_deref(), new, managers.versions_and(&version), writer.ignored)?;
+    managers.give_up(writer, Operation::Update, &version, &differences);
+    let (taken, removed) = differences.take(&version).into_parts();
     let taken = unstripped(taken, writer.ignored);
     let own = managers.find(writer, Operation::Update, &version);
     let fields = own.map(|own| own.fields.clone().difference(&removed)).unwrap_or_default();
@@ -207,13 +231,14 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wri
         managers.set(Entry {
             manager: writer.manager.into(),
             operation: Operation::Update,
-            api_version: version,
+            api_version: version.clone(),
             time,
             subresource: writer.subresource.into(),
             fields: fields.union(taken),
         });
     }
     managers.write(new);
+    Ok(())
 }
 
 /// An object of the same kind with nothing in it.
@@ -227,20 +252,41 @@ fn nothing(object: &Value, schema: &Schema) -> Value {
 }
 
 /// Takes out what this manager applied last time and does not apply now, unless another applier holds it.
-fn prune(merged: &mut Value, last: &Set, managers: &Managers, version: &str, shape: Shape<'_>) {
-    let all_fields = |value: &Value| shape::fields(value, shape).unwrap_or_default();
-    let named = |set: &Set| set.with_named(shape, &|shape: Shape<'_>, element| shape.step(element));
-    let mut pruned = merged.clone();
-    shape::hollow(&mut pruned, last, shape);
-    let present = named(&all_fields(merged));
-    let held = named(&managers.applied(version));
+fn prune(merged: Value, last: &Entry, managers: &Managers, kind: Kind<'_>) -> Result<Value, Status> {
+    fn named(set: &Set, schema: &Schema) -> Set {
+        set.with_named(Shape::of(schema), &|shape: Shape<'_>, element| shape.step(element))
+    }
+    let all_fields =
+        |value: &Value, schema: &Schema| shape::fields(value, Shape::of(schema)).unwrap_or_default();
+    // It is taken out where it was put in: in the version of that time.
+    let version = last.api_version.as_str();
+    let Some(schema) = kind.schema_in(version) else { return Ok(merged) };
+    let mut there = kind.convert(&merged, version)?.into_owned();
+    let mut pruned = there.clone();
+    shape::hollow(&mut pruned, &last.fields, Shape::of(&schema));
     // Back comes what appliers hold, the one who applies now among them …
-    let mut restored = merged.clone();
-    let kept = named(&all_fields(&pruned)).union(held);
-    shape::hollow(&mut restored, &present.clone().difference(&kept), shape);
+    let mut versions = managers.applied_versions();
+    versions.remove(version);
+    let mut restored = there.clone();
+    // … first in this version: a conversion may need what was taken out.
+    for version in std::iter::once(version).chain(versions.iter().map(String::as_str)) {
+        let Some(schema) = kind.schema_in(version) else { continue };
+        let whole = kind.convert(&there, version)?.into_owned();
+        let kept = named(&all_fields(&*kind.convert(&pruned, version)?, &schema), &schema);
+        let kept = kept.union(named(&managers.applied(version), &schema));
+        let present = named(&all_fields(&whole, &schema), &schema);
+        restored = whole;
+        shape::hollow(&mut restored, &present.difference(&kept), Shape::of(&schema));
+        pruned = restored.clone();
+    }
+    let restored = kind.convert(&restored, version)?;
     // … and what this manager had not applied.
-    let dangling = present.difference(&named(&all_fields(&restored))).intersection(&named(last));
-    shape::remove(merged, &dangling, shape);
+    let present = named(&all_fields(&there, &schema), &schema);
+    let dangling = present
+        .difference(&named(&all_fields(&restored, &schema), &schema))
+        .intersection(&named(&last.fields, &schema));
+    shape::remove(&mut there, &dangling, Shape::of(&schema));
+    Ok(kind.convert(&there, kind.version)?.into_owned())
 }
 
 fn without_managed_fields(object: &Value) -> Value {
@@ -254,7 +300,7 @@ fn take_managed_fields(object: &mut Value) -> Option<Value> {
 }
 
 /// Without what nobody owns and what this request cannot change.
-fn unstripped(set: Set, ignored: &[&str]) -> Set {
+fn unstripped(set: Set, ignored: &[&[&str]]) -> Set {
     static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
         let member = || set::Entry { member: true, ..set::Entry::default() };
         let mut metadata = member();
@@ -265,7 +311,7 @@ fn unstripped(set: Set, ignored: &[&str]) -> Set {
         unowned.put(set::Element::field("metadata"), metadata);
         unowned
     });
-    set.without(&["apiVersion", "kind"]).without(ignored).difference(&UNOWNED)
+    set.without(&[&["apiVersion"], &["kind"]]).without(ignored).difference(&UNOWNED)
 }
 
 /// 409 with one cause for each field.

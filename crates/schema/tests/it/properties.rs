@@ -248,7 +248,8 @@ proptest! {
     #[test]
     fn applying_twice_is_applying_once(first in configuration(), second in configuration()) {
         let schema = deployment();
-        let writer = |manager| Writer { manager, subresource: "", ignored: &["status"], now: "2024-01-01T00:00:00Z" };
+        let writer = |manager| Writer { manager, subresource: "", ignored: &[&["status"]],
+            now: "2024-01-01T00:00:00Z", versions: &patch::apply::Single };
         let decoded = |value: &Value| decode_value(value, &schema, FieldValidation::Strict).map(|decoded| decoded.value);
         let (first, second) = (decoded(&first).unwrap(), decoded(&second).unwrap());
         let new = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"uid": "u"}});

@@ -26,6 +26,7 @@ pub fn descriptor() -> Descriptor {
         short_names: vec!["crd".into(), "crds".into()],
         categories: vec!["api-extensions".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
+        resets: &[("status", &["metadata"])],
         generation: true,
         hooks: Arc::new(DefinitionHooks),
         unconditional_update: false,

@@ -18,6 +18,7 @@ use crate::types::apiregistration::v1::{APIService, APIServiceSpec};
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        resets: &[("status", &["metadata"])],
         categories: vec!["api-extensions".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         // The name is checked against group and version.

@@ -28,6 +28,7 @@ pub fn descriptor() -> Descriptor {
             scale: Some(ScalePaths::replicas()),
             ..Subresources::default()
         },
+        resets: &[("status", &["metadata.labels"])],
         generation: true,
         columns: vec![
             Column::object_name(),

@@ -19,6 +19,7 @@ use crate::types::core::v1::Pod;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        resets: &[("status", &["metadata.deletionTimestamp", "metadata.ownerReferences"])],
         returns_deleted: true,
         ends: true,
         short_names: vec!["po".into()],

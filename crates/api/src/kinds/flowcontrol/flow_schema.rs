@@ -22,6 +22,7 @@ const PRECEDENCE_MAX: i32 = 10_000;
 pub fn descriptor() -> Descriptor {
     Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
+        resets: &[("status", &["metadata"])],
         generation: true,
         columns: vec![
             Column::object_name(),

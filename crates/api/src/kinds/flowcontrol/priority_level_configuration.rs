@@ -25,6 +25,7 @@ const QUEUES_MAX: i32 = 10_000_000;
 pub fn descriptor() -> Descriptor {
     Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
+        resets: &[("status", &["metadata"])],
         generation: true,
         columns: vec![
             Column::object_name(),

@@ -17,6 +17,7 @@ use crate::types::storage::v1::VolumeAttachment;
 /// How it is served.
 pub fn descriptor() -> Descriptor {
     Descriptor {
+        resets: &[("status", &["metadata"])],
         returns_deleted: true,
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: vec![

@@ -10,9 +10,10 @@ use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Claims, Options};
+use super::{Claims, Options, legacy};
 
 /// SubjectPublicKeyInfo of an uncompressed P-256 point, up to the point (RFC 5480).
 const SPKI_PREFIX: [u8; 26] = [
@@ -21,6 +22,15 @@ const SPKI_PREFIX: [u8; 26] = [
 ];
 /// 0x04 and two coordinates.
 const POINT: usize = 65;
+
+/// What a token says whose signature is good.
+#[derive(Clone, Debug)]
+pub(super) enum Opened {
+    /// Bound to objects and to a time.
+    Bound(Claims),
+    /// Good as long as a Secret holds it.
+    Legacy(legacy::Claims),
+}
 
 /// The signing key and all keys whose signatures count.
 pub struct Keys {
@@ -57,7 +67,10 @@ impl Keys {
     }
 
     /// The signed token.
-    pub(super) fn sign(&self, claims: &Claims) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// A sentence: the claims are no JSON, or there is no randomness.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, String> {
         let header = json!({ "alg": "ES256", "kid": self.signing_id });
         let payload = serde_json::to_vec(claims).map_err(|e| e.to_string())?;
         let mut token = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(payload));
@@ -70,11 +83,11 @@ impl Keys {
         Ok(token)
     }
 
-    /// The claims of a token of ours. `Ok(None)`: not a token of this issuer at all.
+    /// What a token of ours says. `Ok(None)`: not a token of this issuer at all.
     ///
     /// # Errors
     /// A token of this issuer whose signature or content is not good.
-    pub(super) fn open(&self, token: &str) -> Result<Option<Claims>, String> {
+    pub(super) fn open(&self, token: &str) -> Result<Option<Opened>, String> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -83,7 +96,8 @@ impl Keys {
         };
         let json = |part: &str| -> Option<Value> { serde_json::from_slice(&BASE64.decode(part).ok()?).ok() };
         let (Some(head), Some(body)) = (json(header), json(payload)) else { return Ok(None) };
-        if body["iss"] != self.issuer.as_str() {
+        let legacy = body["iss"] == legacy::ISSUER;
+        if !legacy && body["iss"] != self.issuer.as_str() {
             return Ok(None);
         }
         if head["alg"] != "ES256" {
@@ -101,7 +115,11 @@ impl Keys {
         if !known {
             return Err("no keys found that verify the token's signature".to_owned());
         }
-        serde_json::from_value(body).map(Some).map_err(|e| format!("the token's claims cannot be read: {e}"))
+        let read = match legacy {
+            true => serde_json::from_value(body).map(Opened::Legacy),
+            false => serde_json::from_value(body).map(Opened::Bound),
+        };
+        read.map(Some).map_err(|e| format!("the token's claims cannot be read: {e}"))
     }
 
     /// The document at `/.well-known/openid-configuration`.

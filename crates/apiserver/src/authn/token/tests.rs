@@ -282,3 +282,114 @@ async fn the_audit_log_knows_tokens_by_their_ids_and_tells_of_stale_ones() {
     let stale = "subject: system:serviceaccount:a:robot, seconds after warning threshold: 3";
     assert_eq!(notes, json!({ "authentication.k8s.io/stale-token": stale }));
 }
+
+const SECRET: &str = "kubernetes.io/service-account.name";
+
+/// A fixture with a token in a Secret, and the token.
+fn kept() -> (Fixture, String) {
+    let fixture = fixture(|_| {});
+    let claims = super::legacy::Claims::new("a", "kept", "robot", "uid-robot");
+    let token = fixture.authentication.issuer.as_ref().unwrap().keys().sign(&claims).unwrap();
+    fixture.keep(&token, json!({}));
+    (fixture, token)
+}
+
+impl Fixture {
+    fn keep(&self, token: &str, labels: Value) {
+        let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, token);
+        self.cluster.put(
+            "secrets",
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+                "metadata": {"name": "kept", "namespace": "a", "uid": "k", "labels": labels,
+                    "annotations": {SECRET: "robot"}},
+                "data": {"token": data},
+            }),
+        );
+    }
+
+    async fn last_used(&self) -> Value {
+        let secret = self.cluster.get(&api::GroupResource::new("", "secrets"), "a", "kept").await.unwrap();
+        secret.0["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"].clone()
+    }
+
+    /// What the client of a token is warned of.
+    async fn warnings(&self, token: &str) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        let credentials =
+            Credentials { headers: &headers, certificates: &[], remote: None, audiences: &[], path: "/api" };
+        self.authentication.authenticator.authenticate(credentials).await.unwrap().unwrap().warnings
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_a_secret_lives_as_long_as_the_secret_holds_it() {
+    let (fixture, token) = kept();
+    let user = fixture.user(&token, &[]).await.unwrap().unwrap();
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:a:robot", "uid-robot"));
+    assert!(user.is_in("system:serviceaccounts:a") && user.extra.is_empty());
+    assert_eq!(fixture.last_used().await, "2026-11-21");
+    fixture.clock.advance(Duration::from_secs(400 * 24 * 60 * 60));
+    assert!(fixture.user(&token, &[]).await.unwrap().is_some(), "it has no end");
+    assert_eq!(fixture.last_used().await, "2027-12-26");
+    // It is for this server only.
+    assert!(fixture.user(&token, &["vault".to_owned()]).await.is_err());
+
+    fixture.keep("another", json!({}));
+    assert_eq!(
+        fixture.user(&token, &[]).await.unwrap_err(),
+        "[invalid bearer token, Token does not match server's copy]"
+    );
+    fixture.cluster.remove("secrets", "a", "kept");
+    assert!(fixture.user(&token, &[]).await.unwrap_err().contains("Token has been invalidated"));
+    fixture.keep(&token, json!({}));
+    fixture.cluster.remove("serviceaccounts", "a", "robot");
+    assert!(fixture.user(&token, &[]).await.unwrap_err().contains("serviceaccounts \"robot\" not found"));
+}
+
+#[tokio::test]
+async fn tokens_that_nobody_asked_for_are_warned_of_and_can_be_marked_as_invalid() {
+    let (fixture, token) = kept();
+    assert_eq!(fixture.warnings(&token).await, Vec::<String>::new());
+    let (_, notes) = annotated("Metadata", fixture.user(&token, &[])).await;
+    let subject = "system:serviceaccount:a:robot";
+    let want = json!({
+        "authentication.k8s.io/legacy-token": subject, "authentication.k8s.io/legacy-token-manual-secret": "kept",
+    });
+    assert_eq!(notes, want);
+    fixture.cluster.put(
+        "serviceaccounts",
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "secrets": [{"name": "kept"}],
+            "metadata": {"name": "robot", "namespace": "a", "uid": "uid-robot"}}),
+    );
+    let warnings = fixture.warnings(&token).await;
+    assert!(warnings[0].starts_with("Use tokens from the TokenRequest API"), "{warnings:?}");
+    fixture.keep(&token, json!({"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}));
+    let error = fixture.user(&token, &[]).await.unwrap_err();
+    assert!(
+        error.contains("the token in secret a/kept for service account a/robot has been marked invalid."),
+        "{error}"
+    );
+    assert_eq!(fixture.last_used().await, "2026-11-21", "its use is noted all the same");
+}
+
+#[test]
+fn a_token_of_a_secret_says_all_that_it_must() {
+    let good = super::legacy::Claims::new("a", "s", "robot", "u");
+    assert_eq!(good.check(), Ok(()));
+    let said = serde_json::to_value(&good).unwrap();
+    assert_eq!(said["kubernetes.io/serviceaccount/service-account.name"], "robot");
+    for (claim, value, problem) in [
+        ("sub", "", "sub claim is missing"),
+        ("sub", "system:serviceaccount:a:other", "sub claim is invalid"),
+        ("kubernetes.io/serviceaccount/namespace", "", "namespace claim is missing"),
+        ("kubernetes.io/serviceaccount/secret.name", "", "secretName claim is missing"),
+        ("kubernetes.io/serviceaccount/service-account.uid", "", "serviceAccountUID claim is missing"),
+    ] {
+        let mut claims = said.clone();
+        claims[claim] = value.into();
+        let claims: super::legacy::Claims = serde_json::from_value(claims).unwrap();
+        assert_eq!(claims.check(), Err(problem.to_owned()));
+    }
+}

@@ -14,7 +14,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use ring::digest;
 
-use super::{Claims, Keys, Options, Reference, bound, groups, user_name};
+use super::keys::Opened;
+use super::{Claims, Keys, Options, Reference, bound, groups, legacy, user_name};
 use crate::authn::{Authenticated, Authenticator, Credentials, bearer};
 use crate::cluster::ClusterState;
 use crate::request::User;
@@ -30,7 +31,7 @@ pub struct Verifier {
     audiences: Vec<String>,
     cluster: Arc<dyn ClusterState>,
     clock: SharedClock,
-    opened: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    opened: Mutex<HashMap<[u8; 32], Arc<Opened>>>,
 }
 
 impl Verifier {
@@ -43,7 +44,7 @@ impl Verifier {
         Self { keys, audiences: options.audiences.clone(), cluster, clock, opened: Mutex::default() }
     }
 
-    fn open(&self, token: &str, now: Timestamp) -> Result<Option<Arc<Claims>>, String> {
+    fn open(&self, token: &str, now: Timestamp) -> Result<Option<Arc<Opened>>, String> {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         if let Some(claims) = self.opened.lock().get(&hash) {
@@ -53,7 +54,10 @@ impl Verifier {
         let claims = Arc::new(claims);
         let mut opened = self.opened.lock();
         if opened.len() >= REMEMBERED {
-            opened.retain(|_, claims| now.as_second() < claims.exp);
+            opened.retain(|_, token| match &**token {
+                Opened::Bound(claims) => now.as_second() < claims.exp,
+                Opened::Legacy(_) => true,
+            });
             if opened.len() >= REMEMBERED {
                 opened.clear();
             }
@@ -70,16 +74,7 @@ impl Verifier {
         if now.as_second() + SKEW_SECONDS < claims.nbf {
             return Err("service account token is not valid yet".to_owned());
         }
-        let asked = if wanted.is_empty() { &self.audiences } else { wanted };
-        let audiences: Vec<String> = asked.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
-        if audiences.is_empty() {
-            let list = |audiences: &[String]| crate::authz::rbac::rules::quoted(audiences);
-            return Err(format!(
-                "token audiences {} is invalid for the target audiences {}",
-                list(&claims.aud),
-                list(asked)
-            ));
-        }
+        let audiences = self.audiences(&claims.aud, wanted)?;
         let private = &claims.private;
         let (namespace, account) = (private.namespace.as_str(), private.serviceaccount.name.as_str());
         if claims.sub != user_name(namespace, account) {
@@ -100,7 +95,41 @@ impl Verifier {
             let stale = format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
             crate::audit::annotate("authentication.k8s.io/stale-token", &stale);
         }
-        Ok(Authenticated { user: user(claims), audiences })
+        Ok(Authenticated { audiences, ..Authenticated::plain(user(claims)) })
+    }
+
+    /// Those of the audiences that a token is asked to be for which it is for.
+    fn audiences(&self, of_token: &[String], wanted: &[String]) -> Result<Vec<String>, String> {
+        let asked = if wanted.is_empty() { &self.audiences } else { wanted };
+        let audiences: Vec<String> = asked.iter().filter(|a| of_token.contains(a)).cloned().collect();
+        if audiences.is_empty() {
+            let list = |audiences: &[String]| crate::authz::rbac::rules::quoted(audiences);
+            return Err(format!(
+                "token audiences {} is invalid for the target audiences {}",
+                list(of_token),
+                list(asked)
+            ));
+        }
+        Ok(audiences)
+    }
+
+    async fn judge_legacy(
+        &self,
+        token: &str,
+        claims: &legacy::Claims,
+        wanted: &[String],
+    ) -> Result<Authenticated, String> {
+        legacy::seen(claims);
+        // They name nobody, and so are for this server.
+        let audiences = self.audiences(&self.audiences, wanted)?;
+        let warnings = legacy::judge(&*self.cluster, token, claims, self.clock.now()).await?;
+        let user = User {
+            name: claims.sub.clone(),
+            uid: claims.uid.clone(),
+            groups: groups(&claims.namespace),
+            ..User::default()
+        };
+        Ok(Authenticated { audiences, warnings, ..Authenticated::plain(user) })
     }
 
     async fn alive(
@@ -159,11 +188,13 @@ fn user(claims: &Claims) -> User {
 impl Authenticator for Verifier {
     async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<Authenticated>, Status> {
         let Some(token) = bearer::token(credentials.headers) else { return Ok(None) };
-        match self.open(&token, self.clock.now()).map_err(Status::unauthorized)? {
-            None => Ok(None),
-            Some(claims) => {
-                self.judge(&claims, credentials.audiences).await.map(Some).map_err(Status::unauthorized)
-            }
-        }
+        let Some(opened) = self.open(&token, self.clock.now()).map_err(Status::unauthorized)? else {
+            return Ok(None);
+        };
+        let judged = match &*opened {
+            Opened::Bound(claims) => self.judge(claims, credentials.audiences).await,
+            Opened::Legacy(claims) => self.judge_legacy(&token, claims, credentials.audiences).await,
+        };
+        judged.map(Some).map_err(Status::unauthorized)
     }
 }

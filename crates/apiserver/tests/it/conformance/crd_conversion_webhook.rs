@@ -281,3 +281,35 @@ async fn a_definition_is_refused_without_a_webhook_that_can_be_called() {
                    \"https://converter.default.svc:443/?timeout=30s\": service \"converter\" not found";
     assert_eq!(refused.message(), message);
 }
+
+#[tokio::test]
+async fn who_owns_fields_of_another_version_is_asked_of_the_webhook() {
+    let it = Converting::new(&["v1"]).await;
+    let admin = &it.world.admin;
+    let apply = async |version: &str, manager: &str, force: bool, fields: Value| {
+        let mut config = json!({
+            "apiVersion": format!("stable.example.com/{version}"), "kind": "E2e", "metadata": {"name": "o"},
+        });
+        config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let path = format!("{}/o?fieldManager={manager}&force={force}", path(version));
+        admin.patch(&path, "apply-patch+yaml", &config).await
+    };
+    apply("v1", "one", false, json!({"hostPort": "localhost:8080"})).await.is(201);
+    let refused = apply("v2", "two", false, json!({"host": "localhost", "port": "9090"})).await.is(409);
+    let message = "Apply failed with 1 conflict: conflict with \"one\": .hostPort";
+    assert_eq!(refused.message(), message);
+    apply("v2", "two", false, json!({"host": "localhost", "port": "8080"})).await.is(200);
+    let forced = apply("v2", "two", true, json!({"host": "localhost", "port": "9090"})).await.is(200);
+    let entries = forced.at("/metadata/managedFields").as_array().unwrap();
+    let managers: Vec<_> = entries.iter().map(|entry| entry["manager"].as_str().unwrap()).collect();
+    assert_eq!(managers, ["two"], "the other owned nothing but what was taken");
+
+    // Other writes are not refused where the webhook is out of order; as upstream, nobody owns anything then.
+    apply("v1", "one", true, json!({"hostPort": "localhost:7070"})).await.is(200);
+    it.break_it(true);
+    let change = json!({"hostPort": "localhost:6060"});
+    let path = format!("{}/o?fieldManager=three", path("v1"));
+    let patched = admin.patch(&path, "merge-patch+json", &change).await.is(200);
+    assert_eq!(patched.at("/metadata/managedFields"), &Value::Null);
+    apply("v1", "one", true, json!({"hostPort": "localhost:7070"})).await.is(200);
+}

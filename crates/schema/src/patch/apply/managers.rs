@@ -1,13 +1,13 @@
 //! `metadata.managedFields`: who owns which fields, by manager, operation, version and subresource.
 //! Upstream: apimachinery `pkg/util/managedfields/internal`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::Writer;
 use super::set::Set;
-use super::shape::Difference;
+use super::versions::Differences;
 
 /// Updating managers that are told apart; what the oldest beyond them own is merged.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -149,31 +149,53 @@ impl Managers {
             })
     }
 
+    /// The versions in which somebody applied.
+    pub(super) fn applied_versions(&self) -> BTreeSet<String> {
+        let applied = self.0.iter().filter(|entry| entry.operation == Operation::Apply);
+        applied.map(|entry| entry.api_version.clone()).collect()
+    }
+
+    /// The versions of all entries, and this one.
+    pub(super) fn versions_and(&self, version: &str) -> BTreeSet<String> {
+        let all = self.0.iter().map(|entry| entry.api_version.as_str()).chain([version]);
+        all.map(str::to_owned).collect()
+    }
+
+    /// Whether nobody wrote in another version than this.
+    pub(super) fn are_all_of(&self, version: &str) -> bool {
+        self.0.iter().all(|entry| entry.api_version == version)
+    }
+
+    /// Keeps the entries of these versions.
+    pub(super) fn retain_versions(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|entry| keep(&entry.api_version));
+    }
+
     fn others<'a>(
         &'a mut self,
         writer: &'a Writer<'_>,
         operation: Operation,
         version: &'a str,
     ) -> impl Iterator<Item = &'a mut Entry> {
-        self.0.iter_mut().filter(move |entry| {
-            entry.api_version == version
-                && !entry.is_same(writer.manager, operation, version, writer.subresource)
-        })
+        let own = move |entry: &Entry| entry.is_same(writer.manager, operation, version, writer.subresource);
+        self.0.iter_mut().filter(move |entry| !own(entry))
     }
 
-    /// The fields of other managers that a change touches, by manager.
+    /// The fields of other managers that a change touches, by manager; `version` is that of the writer.
     pub(super) fn conflicts(
         &self,
         writer: &Writer<'_>,
         operation: Operation,
         version: &str,
-        difference: &Difference,
+        differences: &Differences,
     ) -> Vec<(String, Set)> {
-        let changed = difference.added_or_modified();
         let mut all = self.clone();
         let mut conflicts: Vec<(String, Set)> = all
             .others(writer, operation, version)
-            .map(|entry| (entry.describe(), std::mem::take(&mut entry.fields).intersection(&changed)))
+            .filter_map(|entry| {
+                let changed = differences.get(&entry.api_version)?.added_or_modified();
+                Some((entry.describe(), std::mem::take(&mut entry.fields).intersection(&changed)))
+            })
             .filter(|(_, fields)| !fields.is_empty())
             .collect();
         conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -186,9 +208,10 @@ impl Managers {
         writer: &Writer<'_>,
         operation: Operation,
         version: &str,
-        difference: &Difference,
+        differences: &Differences,
     ) {
         for entry in self.others(writer, operation, version) {
+            let Some(difference) = differences.get(&entry.api_version) else { continue };
             for lost in [&difference.added, &difference.modified, &difference.removed] {
                 entry.fields = std::mem::take(&mut entry.fields).difference(lost);
             }

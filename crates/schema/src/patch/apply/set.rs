@@ -178,10 +178,23 @@ impl Set {
         self
     }
 
-    /// Without these top-level fields and all below them.
-    pub(super) fn without(mut self, fields: &[&str]) -> Self {
-        self.0.retain(|(element, _)| !element.field_name().is_some_and(|name| fields.contains(&name)));
+    /// Without these fields and all below them, each named by the fields on the way to it.
+    pub(super) fn without(mut self, paths: &[&[&str]]) -> Self {
+        for path in paths {
+            self.cut(path);
+        }
         self
+    }
+
+    fn cut(&mut self, path: &[&str]) {
+        let Some((name, rest)) = path.split_first() else { return };
+        self.0.retain_mut(|(element, entry)| {
+            if element.field_name() != Some(name) {
+                return true;
+            }
+            entry.below.cut(rest);
+            !rest.is_empty() && !entry.is_empty()
+        });
     }
 
     /// With every path of which `named` says so that it is a member too, if there is anything below it. `context` is
@@ -297,7 +310,8 @@ mod tests {
         assert_eq!(right.clone().union(left.clone()).into_json(), both);
         assert_eq!(left.clone().intersection(&right).into_json(), json!({"f:a": {"f:b": {}}}));
         assert_eq!(left.clone().difference(&right).into_json(), json!({"f:a": {}, "f:c": {}}));
-        assert_eq!(left.clone().without(&["a"]).into_json(), json!({"f:c": {}}));
+        assert_eq!(left.clone().without(&[&["a"]]).into_json(), json!({"f:c": {}}));
+        assert_eq!(left.clone().without(&[&["a", "b"]]).into_json(), json!({"f:a": {}, "f:c": {}}));
         assert!(left.clone().difference(&left).is_empty());
     }
 

@@ -302,8 +302,8 @@ impl Difference {
         (self.added.union(self.modified), self.removed)
     }
 
-    /// Leaves out these top-level fields and all below them.
-    pub(super) fn forget(&mut self, fields: &[&str]) {
+    /// Leaves out these fields and all below them.
+    pub(super) fn forget(&mut self, fields: &[&[&str]]) {
         if !fields.is_empty() {
             for set in [&mut self.added, &mut self.removed, &mut self.modified] {
                 *set = std::mem::take(set).without(fields);

@@ -7,7 +7,7 @@ use super::*;
 const NOW: &str = "2024-01-01T00:00:00Z";
 
 fn writer(manager: &str) -> Writer<'_> {
-    Writer { manager, subresource: "", ignored: &["status"], now: NOW }
+    Writer { manager, subresource: "", ignored: &[&["status"]], now: NOW, versions: &Single }
 }
 
 fn schema() -> Schema {
@@ -169,7 +169,8 @@ fn what_was_there_before_belongs_to_nobody_in_particular() {
 #[test]
 fn other_writes_are_tracked_once_an_object_was_applied() {
     let mut untouched = stored(config(json!({"replicas": 2})));
-    track(Some(&stored(config(json!({"replicas": 1})))), &mut untouched, &schema(), &writer("controller"));
+    track(Some(&stored(config(json!({"replicas": 1})))), &mut untouched, &schema(), &writer("controller"))
+        .unwrap();
     assert_eq!(untouched["metadata"].get("managedFields"), None);
 
     let live = stored(
@@ -180,7 +181,7 @@ fn other_writes_are_tracked_once_an_object_was_applied() {
     new["spec"]["replicas"] = 5.into();
     new["spec"]["minReadySeconds"] = 1.into();
     new["status"] = json!({"replicas": 1});
-    track(Some(&live), &mut new, &schema(), &writer("controller"));
+    track(Some(&live), &mut new, &schema(), &writer("controller")).unwrap();
     assert_eq!(owned(&new, "m"), Some(json!({"f:spec": {"f:paused": {}}})));
     assert_eq!(
         owned(&new, "controller"),
@@ -196,11 +197,11 @@ fn other_writes_are_tracked_once_an_object_was_applied() {
     // A writer that sends no entries does not erase them; one that asks for it does.
     let mut silent = new.clone();
     silent["metadata"].as_object_mut().unwrap().remove("managedFields");
-    track(Some(&new), &mut silent, &schema(), &writer("controller"));
+    track(Some(&new), &mut silent, &schema(), &writer("controller")).unwrap();
     assert_eq!(silent, new);
     let mut reset = new.clone();
     reset["metadata"]["managedFields"] = json!([{}]);
-    track(Some(&new), &mut reset, &schema(), &writer("controller"));
+    track(Some(&new), &mut reset, &schema(), &writer("controller")).unwrap();
     assert_eq!(reset["metadata"].get("managedFields"), None);
 }
 
@@ -210,8 +211,8 @@ fn subresources_are_managers_of_their_own() {
         stored(apply(&fresh(), &config(json!({"replicas": 1})), &schema(), &writer("m"), false).unwrap());
     let mut new = live.clone();
     new["status"] = json!({"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]});
-    let status = Writer { subresource: "status", ignored: &["spec", "metadata"], ..writer("m") };
-    track(Some(&live), &mut new, &schema(), &status);
+    let status = Writer { subresource: "status", ignored: &[&["spec"], &["metadata"]], ..writer("m") };
+    track(Some(&live), &mut new, &schema(), &status).unwrap();
     let entries = new["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[1]["subresource"], "status");
@@ -226,7 +227,8 @@ fn many_updating_managers_are_merged() {
         let mut new = live.clone();
         new["metadata"]["annotations"][format!("a{n:02}")] = "x".into();
         let (manager, now) = (format!("w{n:02}"), format!("2024-01-01T00:00:{n:02}Z"));
-        track(Some(&live), &mut new, &schema(), &Writer { manager: &manager, now: &now, ..writer("") });
+        track(Some(&live), &mut new, &schema(), &Writer { manager: &manager, now: &now, ..writer("") })
+            .unwrap();
         live = new;
     }
     let entries = live["metadata"]["managedFields"].as_array().unwrap();
@@ -325,7 +327,7 @@ fn a_new_object_belongs_to_its_creator() {
                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}], "securityContext": {}}}}),
     ));
     new["status"] = json!({"replicas": 1});
-    track(None, &mut new, &schema(), &writer("kubectl-create"));
+    track(None, &mut new, &schema(), &writer("kubectl-create")).unwrap();
     let entry = &new["metadata"]["managedFields"][0];
     assert_eq!((&entry["operation"], &entry["time"]), (&json!("Update"), &json!(NOW)));
     assert_eq!(
@@ -347,7 +349,7 @@ fn a_new_object_belongs_to_its_creator() {
     // The status that came along is the status' writer's, even where the main object is written.
     let mut later = new.clone();
     later["status"] = json!({"replicas": 2});
-    track(Some(&new), &mut later, &schema(), &writer("other"));
+    track(Some(&new), &mut later, &schema(), &writer("other")).unwrap();
     assert_eq!(later["metadata"], new["metadata"]);
 }
 
@@ -357,7 +359,7 @@ fn server_side_apply_takes_over_from_client_side_apply() {
     let mut live = stored(config.clone());
     live["metadata"]["annotations"] =
         json!({"kubectl.kubernetes.io/last-applied-configuration": config.to_string()});
-    track(None, &mut live, &schema(), &writer("kubectl-client-side-apply"));
+    track(None, &mut live, &schema(), &writer("kubectl-client-side-apply")).unwrap();
     let changed = object(json!({}), json!({"replicas": 4, "paused": true}));
     let applied = apply(&live, &changed, &schema(), &writer("kubectl"), false).unwrap();
     assert_eq!(applied["spec"]["replicas"], 4);
@@ -367,7 +369,7 @@ fn server_side_apply_takes_over_from_client_side_apply() {
     assert_eq!(apply(&live, &changed, &schema(), &writer("me"), false).unwrap_err().code, 409);
     let mut scaled = live.clone();
     scaled["spec"]["replicas"] = 7.into();
-    track(Some(&live), &mut scaled, &schema(), &writer("autoscaler"));
+    track(Some(&live), &mut scaled, &schema(), &writer("autoscaler")).unwrap();
     let status = apply(&scaled, &changed, &schema(), &writer("kubectl"), false).unwrap_err();
     assert!(
         status.message.contains(r#"conflict with "autoscaler" using apps/v1: .spec.replicas"#),
@@ -406,4 +408,133 @@ fn an_empty_struct_can_be_applied_again() {
     let again = apply(&once, &config, &schema(), &writer("two"), false);
     assert_eq!(again, Ok(once.clone()));
     assert_eq!(once["spec"], others);
+}
+
+/// The two versions of HorizontalPodAutoscaler, and none else.
+struct Autoscalers;
+
+fn autoscaler(version: &str) -> Option<std::sync::Arc<api::kind::Descriptor>> {
+    let all = api::kinds::all().into_iter();
+    all.filter(|found| found.kind == "HorizontalPodAutoscaler")
+        .find(|found| found.group_version().to_string() == version)
+}
+
+impl Versions for Autoscalers {
+    fn find(&self, version: &str) -> Version {
+        match autoscaler(version) {
+            Some(found) => Version::Known(std::sync::Arc::new(Schema::built_in(&found.schema).unwrap())),
+            None => Version::Gone,
+        }
+    }
+
+    fn convert(&self, object: &Value, version: &str) -> Result<Value, Status> {
+        let mut object = object.clone();
+        autoscaler(object["apiVersion"].as_str().unwrap()).unwrap().hooks.to_storage(&mut object);
+        object["apiVersion"] = version.into();
+        autoscaler(version).unwrap().hooks.from_storage(&mut object);
+        Ok(object)
+    }
+}
+
+fn scaling(version: &str, spec: Value) -> Value {
+    let metadata = json!({"name": "h"});
+    json!({"apiVersion": version, "kind": "HorizontalPodAutoscaler", "metadata": metadata, "spec": spec})
+}
+
+fn apply_scaling(live: &Value, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+    let version = config["apiVersion"].as_str().unwrap();
+    let schema = Schema::built_in(&autoscaler(version).unwrap().schema).unwrap();
+    let live = match live.pointer("/metadata/managedFields") {
+        None => live.clone(),
+        Some(entries) => {
+            let mut converted = Autoscalers.convert(&without_managed_fields(live), version).unwrap();
+            converted["metadata"]["managedFields"] = entries.clone();
+            converted
+        }
+    };
+    let writer = Writer { versions: &Autoscalers, ..writer(manager) };
+    apply(&live, config, &schema, &writer, force)
+}
+
+fn cpu(percent: u32) -> Value {
+    json!([{"type": "Resource", "resource": {"name": "cpu",
+        "target": {"type": "Utilization", "averageUtilization": percent}}}])
+}
+
+#[test]
+fn what_was_set_in_another_version_is_owned_in_this_one() {
+    let target = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+    let old = scaling(
+        "autoscaling/v1",
+        json!({"scaleTargetRef": target, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50}),
+    );
+    let empty = scaling("autoscaling/v1", Value::Null);
+    let live = stored(apply_scaling(&without(empty, "spec"), &old, "one", false).unwrap());
+
+    let spec = json!({"scaleTargetRef": target, "maxReplicas": 7, "metrics": cpu(60)});
+    let new = scaling("autoscaling/v2", spec);
+    let refused = apply_scaling(&live, &new, "two", false).unwrap_err();
+    let fields: Vec<_> = refused.details.unwrap().causes.into_iter().map(|cause| cause.field).collect();
+    assert_eq!(
+        fields,
+        [".spec.maxReplicas", ".spec.targetCPUUtilizationPercentage"],
+        "as the other wrote them"
+    );
+
+    let forced = apply_scaling(&live, &new, "two", true).unwrap();
+    let left = json!({"f:spec": {"f:scaleTargetRef": {}}});
+    assert_eq!(owned(&forced, "one").unwrap(), left);
+    assert_eq!(forced["spec"]["metrics"], cpu(60));
+    let same =
+        scaling("autoscaling/v2", json!({"scaleTargetRef": target, "maxReplicas": 5, "metrics": cpu(50)}));
+    assert!(apply_scaling(&live, &same, "two", false).is_ok(), "it says the same in other words");
+}
+
+#[test]
+fn what_was_applied_in_another_version_goes_when_it_is_no_longer_applied() {
+    let target = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+    let old = scaling(
+        "autoscaling/v1",
+        json!({"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50}),
+    );
+    let empty = without(scaling("autoscaling/v1", Value::Null), "spec");
+    let live = stored(apply_scaling(&empty, &old, "one", false).unwrap());
+    let new = scaling("autoscaling/v2", json!({"scaleTargetRef": target, "maxReplicas": 5}));
+    let applied = apply_scaling(&live, &new, "one", false).unwrap();
+    assert_eq!(applied["spec"], json!({"scaleTargetRef": target, "maxReplicas": 5}));
+    // Unless somebody else applies it too.
+    let other =
+        scaling("autoscaling/v1", json!({"scaleTargetRef": target, "maxReplicas": 5, "minReplicas": 2}));
+    let both = apply_scaling(&live, &other, "two", false).unwrap();
+    let applied = apply_scaling(&both, &new, "one", false).unwrap();
+    assert_eq!(applied["spec"]["minReplicas"], 2);
+}
+
+#[test]
+fn nobody_owns_anything_in_a_version_that_is_gone() {
+    let mut live = stored(scaling("autoscaling/v2", json!({"maxReplicas": 3})));
+    let entry = |manager: &str, version: &str| {
+        json!({"manager": manager, "operation": "Update", "apiVersion": version, "time": NOW,
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:maxReplicas": {}}}})
+    };
+    live["metadata"]["managedFields"] =
+        json!([entry("a", "autoscaling/v2beta2"), entry("b", "autoscaling/v1")]);
+    let refused =
+        apply_scaling(&live, &scaling("autoscaling/v2", json!({"maxReplicas": 4})), "c", false).unwrap_err();
+    let message = "Apply failed with 1 conflict: conflict with \"b\" using autoscaling/v1: .spec.maxReplicas";
+    assert_eq!(refused.message, message);
+
+    let mut new = live.clone();
+    new["spec"]["maxReplicas"] = 4.into();
+    let schema = Schema::built_in("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler").unwrap();
+    let writer = Writer { versions: &Autoscalers, ..writer("c") };
+    track(Some(&live), &mut new, &schema, &writer).unwrap();
+    assert_eq!(owned(&new, "a"), None);
+    assert_eq!(owned(&new, "b"), None, "it was taken from them");
+    assert_eq!(owned(&new, "c").unwrap(), json!({"f:spec": {"f:maxReplicas": {}}}));
+}
+
+fn without(mut object: Value, member: &str) -> Value {
+    object.as_object_mut().unwrap().remove(member);
+    object
 }
