@@ -5,6 +5,7 @@
 
 mod architecture;
 mod garbage_collector;
+mod guestbook;
 mod kubectl;
 mod kubectl_pods;
 mod namespaces;

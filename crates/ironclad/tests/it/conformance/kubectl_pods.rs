@@ -22,7 +22,7 @@ impl World {
     }
 
     /// `kubectl COMMAND -f -` of a manifest, which must succeed.
-    fn feed(&self, arguments: &[&str], manifest: &str) -> String {
+    pub(super) fn feed(&self, arguments: &[&str], manifest: &str) -> String {
         let mut child = self
             .cluster
             .kubectl_command(Kubectl::V1_37, arguments)
