@@ -47,7 +47,8 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
     let policy: Reconcile = Some(reconcile);
     let flows: Reconcile = Some(flows);
     let now = timestamp(server.clock.now());
-    let wanted = own(&server.options).into_iter().chain(server.options.bootstrap.iter().cloned());
+    let today = server.clock.now().strftime("%Y-%m-%d").to_string();
+    let wanted = own(&server.options, &today).into_iter().chain(server.options.bootstrap.iter().cloned());
     let wanted = wanted.map(|object| (object, None));
     let local = aggregation::local::built_in(&now).into_iter().map(|object| (object, None));
     let announced = announcement(&server.options).map(|object| (object, Some(announce as fn(&_, &_) -> _)));
@@ -183,7 +184,7 @@ pub(crate) fn fresh(server: &Server, resource: &Resource, mut object: Object) ->
     object
 }
 
-fn own(options: &Options) -> Vec<Object> {
+fn own(options: &Options, today: &str) -> Vec<Object> {
     let mut objects: Vec<Value> = Vec::new();
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         objects.push(json!({
@@ -213,6 +214,12 @@ fn own(options: &Options) -> Vec<Object> {
     objects.push(json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [options.service_cidr.to_string()]},
+    }));
+    // Since when uses of tokens in Secrets are noted.
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": today},
     }));
     objects.extend(kubernetes_service(options));
     if let (Some((address, port)), endpoints::Reconciler::Lease) = (options.advertise, options.endpoints) {

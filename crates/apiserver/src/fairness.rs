@@ -3,7 +3,7 @@
 //! A request is matched with a FlowSchema ([`matching`]), which names its priority level; the level gives it
 //! seats, lets it wait in one of its queues, or turns it away ([`seats`]). [`levels`] shares the server's
 //! seats out among the levels; [`configure`] follows the stored FlowSchemas and PriorityLevelConfigurations;
-//! [`bootstrap`] is what of them exists from the start.
+//! [`bootstrap`] is what of them exists from the start, and `debug` shows people how things stand.
 //!
 //! An unloaded server pays for it with a walk over a dozen schemas and one short critical section per request:
 //! no timer, no queue and no allocation but for the permit.
@@ -12,11 +12,13 @@
 
 pub mod bootstrap;
 pub(crate) mod configure;
+mod debug;
 pub mod levels;
 pub mod matching;
 mod metrics;
 pub mod seats;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,8 +70,24 @@ pub struct Fairness {
     clock: SharedClock,
     plan: ArcSwap<Plan>,
     seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    /// The levels' names.
+    names: ArcSwap<BTreeMap<LevelId, String>>,
+    /// Who waits, for people.
+    waiting: Arc<Mutex<debug::AllWaiting>>,
     inflight: Inflight,
     metrics: Metrics,
+}
+
+/// Shows a request as waiting for as long as it does.
+struct Shown {
+    waiting: Arc<Mutex<debug::AllWaiting>>,
+    key: (LevelId, u64),
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.waiting.lock().remove(&self.key);
+    }
 }
 
 /// The bounds that hold without priority and fairness; `None`: unbounded.
@@ -190,7 +208,8 @@ impl Fairness {
     pub fn new(options: Options, clock: SharedClock) -> Self {
         let (plan, seats) = (ArcSwap::default(), Arc::new(Mutex::new(Seats::new())));
         let inflight = Inflight::new(&options);
-        Self { options, clock, plan, seats, inflight, metrics: Metrics::new() }
+        let (names, waiting) = Default::default();
+        Self { options, clock, plan, seats, names, waiting, inflight, metrics: Metrics::new() }
     }
 
     /// Whether anything is controlled at all.
@@ -239,12 +258,14 @@ impl Fairness {
         };
         if queued {
             let _waiting = schema.metrics.waiting();
+            let _shown = self.show(&schema, occupied.ticket, user, info);
             tokio::select! {
                 // The sender lives in the queue until it is this request's turn.
                 _ = &mut turn => {}
                 () = self.clock.sleep(deadline / WAIT_PART) => {
                     schema.metrics.waited(false, deadline / WAIT_PART);
                     drop(occupied);
+                    self.seats.lock().timed_out(schema.level);
                     return self.refuse(schema.clone(), Reason::TimeOut);
                 }
             }
@@ -257,13 +278,27 @@ impl Fairness {
         })
     }
 
+    fn show(&self, schema: &Schema, ticket: Ticket, user: &User, info: &RequestInfo) -> Shown {
+        let request = debug::Waiting {
+            schema: schema.name.clone(),
+            flow: schema.distinguisher(user, info).to_owned(),
+            arrived: self.clock.now(),
+            user: user.clone(),
+            info: info.clone(),
+        };
+        let key = (schema.level, ticket.number());
+        self.waiting.lock().insert(key, request);
+        Shown { waiting: self.waiting.clone(), key }
+    }
+
     fn refuse(&self, schema: Arc<Schema>, reason: Reason) -> Admission {
         schema.metrics.rejected(reason);
         Admission::Refuse(Some(Classified(schema)))
     }
 
     /// Takes a new configuration into use. Requests that wait keep their places where their level remains.
-    fn configure(&self, plan: Plan, levels: Vec<(LevelId, seats::Limits)>) {
+    fn configure(&self, plan: Plan, levels: Vec<(LevelId, seats::Limits)>, names: BTreeMap<LevelId, String>) {
+        self.names.store(Arc::new(names));
         let ended = self.seats.lock().configure(levels);
         self.plan.store(Arc::new(plan));
         wake(ended);

@@ -3,8 +3,9 @@
 //! Not here: resources (`engine`), the filters before them.
 
 mod discovery;
-mod health;
+pub(crate) mod health;
 pub mod openapi;
+mod pages;
 
 use std::sync::Arc;
 
@@ -40,10 +41,22 @@ pub async fn serve(
     }
     let path: Vec<&str> = info.path.split('/').filter(|segment| !segment.is_empty()).collect();
     match path.as_slice() {
-        [] => object(head, query, &paths(server)),
-        ["healthz" | "livez" | "readyz", checks @ ..] if checks.len() <= 1 => {
-            Ok(health::serve(server, path[0], checks.first().copied(), query))
+        [] => object(head, query, &json!({"paths": paths(server)})),
+        ["healthz" | "livez" | "readyz", checks @ ..] => {
+            let check = (!checks.is_empty()).then(|| checks.join("/"));
+            Ok(health::serve(server, path[0], check.as_deref(), query))
         }
+        ["statusz"] => pages::statusz(server, head, query, &paths(server)),
+        ["flagz"] => pages::flagz(server, head, query),
+        ["debug", "api_priority_and_fairness", dump] if server.fairness.enabled() => match *dump {
+            "dump_priority_levels" => Ok(response::text(200, server.fairness.dump_levels())),
+            "dump_queues" => Ok(response::text(200, server.fairness.dump_queues())),
+            "dump_requests" => {
+                let details = query.get("includeRequestDetails").is_some_and(|value| !value.is_empty());
+                Ok(response::text(200, server.fairness.dump_requests(details)))
+            }
+            _ => Err(Status::page_not_found()),
+        },
         ["version"] => object(head, query, &version()),
         ["metrics"] => {
             server.metrics.count_objects(server).await;
@@ -104,7 +117,7 @@ fn version() -> Value {
     })
 }
 
-fn paths(server: &Server) -> Value {
+fn paths(server: &Server) -> Vec<String> {
     let table = server.registry.table();
     let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
     for group in table.groups() {
@@ -114,9 +127,21 @@ fn paths(server: &Server) -> Value {
         }
         paths.extend(group.versions.iter().map(|(version, _)| format!("{root}/{version}")));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
-        paths.push(path.to_owned());
+    let pages = [
+        "/flagz",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/statusz",
+        "/version",
+    ];
+    paths.extend(pages.map(str::to_owned));
+    for endpoint in ["healthz", "livez", "readyz"] {
+        paths.extend(health::paths(server, endpoint));
     }
     paths.sort();
-    json!({"paths": paths})
+    paths
 }

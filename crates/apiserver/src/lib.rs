@@ -30,6 +30,7 @@ pub mod engine;
 pub mod fairness;
 pub mod filters;
 pub mod handlers;
+mod identity;
 mod in_process;
 pub mod listen;
 pub mod metrics;
@@ -78,9 +79,13 @@ impl ApiServer {
     ) -> Result<Self, Status> {
         let server = Server::new(store, options, tasks, clock, randomness).await?;
         bootstrap::run(&server).await?;
+        handlers::health::hooks(&server, handlers::health::BOOTSTRAP);
         fairness::configure::start(&server).await?;
+        handlers::health::hooks(&server, handlers::health::FAIRNESS);
         registry::apiextensions::start(&server).await?;
+        handlers::health::hooks(&server, handlers::health::DEFINITIONS);
         aggregation::availability::start(&server);
+        handlers::health::hooks(&server, handlers::health::AGGREGATION);
         Ok(Self(server))
     }
 
@@ -96,6 +101,7 @@ impl ApiServer {
     /// Serves HTTPS on `listener` until the tasks that the server was given are cancelled, then drains.
     pub async fn serve(&self, listener: TcpListener, tls: listen::Tls) {
         endpoints::start(&self.0);
+        identity::start(&self.0);
         listen::serve(self.0.clone(), listener, tls).await;
     }
 

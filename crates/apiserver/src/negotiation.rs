@@ -131,6 +131,43 @@ pub fn of_errors(headers: &HeaderMap) -> Accepted {
     Accepted { encoding: encoding.unwrap_or(Encoding::Json), ..Accepted::DEFAULT }
 }
 
+/// The form of a page that is for people first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Plain text.
+    Text,
+    /// An object of this version of `config.k8s.io`.
+    Structured(Accepted, &'static str),
+}
+
+/// Agrees on the form of a page: text, unless its object (`kind` of `config.k8s.io`) is asked for by all of its names.
+pub fn page(headers: &HeaderMap, query: &Query, kind: &str) -> Result<Page, Status> {
+    let clauses = clauses(headers);
+    if clauses.is_empty() {
+        return Ok(Page::Text);
+    }
+    for clause in clauses {
+        if matches!(clause.kind, "*/*" | "text/*" | "text/plain") && clause.get("as").is_none() {
+            return Ok(Page::Text);
+        }
+        let version = match clause.get("v") {
+            Some("v1alpha1") => "v1alpha1",
+            Some("v1beta1") => "v1beta1",
+            _ => continue,
+        };
+        let named = clause.get("as") == Some(kind) && clause.get("g") == Some("config.k8s.io");
+        match Encoding::of(clause.kind).filter(|encoding| named && *encoding != Encoding::Protobuf) {
+            Some(encoding) => {
+                let pretty = query.get("pretty").is_some_and(|text| !matches!(text, "false" | "0"));
+                return Ok(Page::Structured(Accepted { encoding, form: Form::Whole, pretty }, version));
+            }
+            None => continue,
+        }
+    }
+    let known = ["application/json", "application/yaml", cbor::MEDIA_TYPE, "text/plain"];
+    Err(Status::not_acceptable(format!("only the following media types are accepted: {}", known.join(", "))))
+}
+
 /// Agrees on what to send.
 pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Accepted, Status> {
     let pretty = match query.get("pretty") {

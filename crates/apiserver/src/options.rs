@@ -1,5 +1,6 @@
 //! What the server is told at its start.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,10 @@ pub struct Options {
     pub traces: Option<traces::Configuration>,
     /// Which admission plugins run.
     pub admission: admission::Options,
+    /// How the server was started, by flag, for `/flagz`.
+    pub flags: BTreeMap<String, String>,
+    /// The name of the machine, by which the server's lease is known. `None`: it has no lease.
+    pub hostname: Option<String>,
     /// Objects to make at the start where they do not exist, beside the server's own.
     pub bootstrap: Vec<api::Object>,
 }
@@ -72,6 +77,8 @@ impl Default for Options {
             goaway_chance: 0.0,
             traces: None,
             admission: admission::Options::default(),
+            flags: BTreeMap::new(),
+            hostname: None,
             bootstrap: Vec::new(),
         }
     }

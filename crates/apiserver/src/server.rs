@@ -57,6 +57,8 @@ pub struct Server {
     pub admission: admission::Chain,
     /// The present.
     pub clock: SharedClock,
+    /// When it was started.
+    pub started: jiff::Timestamp,
     /// UIDs, suffixes, timeouts.
     pub randomness: SharedRandomness,
     /// Who reads what is streamed.
@@ -113,6 +115,10 @@ impl Server {
         let supervisor = tasks.clone();
         checks.register("tasks", move || supervisor.check());
         let caches = hub.clone();
+        checks.register("log", || Ok(()));
+        // The caches' watch is what is always open to the store: when it is broken, so is the way there.
+        let store = hub.clone();
+        checks.register("etcd", move || store.check());
         checks.register("watch-cache", move || caches.check());
         let fairness = Fairness::new(options.fairness.clone(), clock.clone());
         let readers = Readers::new(&tasks, clock.clone(), options.reader_patience);
@@ -138,6 +144,7 @@ impl Server {
             impersonation: Impersonation::default(),
             webhooks: caller,
             admission,
+            started: clock.now(),
             clock,
             randomness,
             readers,

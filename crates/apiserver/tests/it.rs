@@ -12,18 +12,24 @@ mod conformance;
 mod custom;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/dry_run.rs"]
+mod dry_run;
 #[path = "it/encodings.rs"]
 mod encodings;
 #[path = "it/encryption.rs"]
 mod encryption;
 #[path = "it/forms.rs"]
 mod forms;
+#[path = "it/legality.rs"]
+mod legality;
 #[path = "it/lists.rs"]
 mod lists;
 #[path = "it/metrics.rs"]
 mod metrics;
 #[path = "it/objects.rs"]
 mod objects;
+#[path = "it/pages.rs"]
+mod pages;
 #[path = "it/permissions.rs"]
 mod permissions;
 #[path = "it/servers.rs"]

@@ -2,10 +2,10 @@
 //!
 //! Reads the process arguments; starts the event loop a command needs. Not here: what a command does.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::{config, demo, demo_app, images, roles, server, store_commands, uninstall};
 
@@ -53,9 +53,12 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     let arguments = config::with_file(arguments, |name| std::env::var_os(name))?;
-    let cli = Cli::parse_from(arguments);
+    let command = Cli::command();
+    let matches = command.clone().get_matches_from(arguments);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
-        Command::Server(options) => {
+        Command::Server(mut options) => {
+            options.flags = flags_of_the_api_server(&command, &matches);
             options.logs.start()?;
             event_loop()?.block_on(server::run(*options))
         }
@@ -70,6 +73,20 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Uninstall(options) => uninstall::run(&options),
         Command::DemoApp { command } => demo_app::run(command),
     }
+}
+
+/// The flags of the API server and their values, given or not: what it shows on a page. None of them is a secret.
+fn flags_of_the_api_server(command: &clap::Command, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let found = command.find_subcommand("server").zip(matches.subcommand_matches("server"));
+    let Some((server, matches)) = found else { return BTreeMap::new() };
+    let flags =
+        server.get_arguments().filter(|flag| flag.get_help_heading() == Some(config::apiserver::HEADING));
+    let shown = flags.filter_map(|flag| {
+        let values = matches.try_get_raw(flag.get_id().as_str()).ok().flatten();
+        let values: Vec<_> = values.into_iter().flatten().map(|value| value.to_string_lossy()).collect();
+        Some((flag.get_long()?.to_owned(), values.join(",")))
+    });
+    shown.collect()
 }
 
 /// Path of this program.
@@ -89,4 +106,21 @@ fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the event loop")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_servers_flags_are_known_with_their_values() {
+        let given = ["ironclad", "server", "--max-requests-inflight=7", "--authorization-mode=Node,RBAC"];
+        let command = Cli::command();
+        let matches = command.clone().get_matches_from(given);
+        let flags = flags_of_the_api_server(&command, &matches);
+        assert_eq!(flags["max-requests-inflight"], "7");
+        assert_eq!(flags["max-mutating-requests-inflight"], "200");
+        assert_eq!(flags["authorization-mode"], "Node,RBAC");
+        assert_eq!((flags["token-auth-file"].as_str(), flags.get("data-dir")), ("", None));
+    }
 }

@@ -159,6 +159,9 @@ pub struct Server {
     pub datastore: datastore::Datastore,
     #[command(flatten)]
     pub apiserver: apiserver::ApiServer,
+    /// The flags of the API server as they were read, for its page.
+    #[arg(skip)]
+    pub flags: std::collections::BTreeMap<String, String>,
 }
 
 impl Server {

@@ -10,6 +10,7 @@ use store::Range;
 
 use super::Call;
 use crate::cache::{Cached, Interest};
+use crate::request::Query;
 
 /// A selection of objects of one resource.
 pub(super) struct Selection {
@@ -132,43 +133,64 @@ pub(super) enum When {
     Exact(u64),
 }
 
+/// Whether the options go together: not all of those of a list go with those of a watch.
+///
+/// # Errors
+/// 422 with all that is wrong.
+pub(super) fn legal(query: &Query, watch: bool) -> Result<(), Status> {
+    let text = |key: &str| query.get(key).unwrap_or_default();
+    let (version, matching) = (text("resourceVersion"), text("resourceVersionMatch"));
+    let initial = query.get("sendInitialEvents").is_some();
+    let path = Path::new("resourceVersionMatch");
+    let mut errors = Vec::new();
+    let mut forbid = |wrong: bool, detail: &str| {
+        errors.extend(wrong.then(|| field::forbidden(&path, detail)));
+    };
+    let matched = !matching.is_empty();
+    if watch {
+        forbid(
+            initial && matching != "NotOlderThan",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
+        forbid(
+            matched && !initial,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
+    } else {
+        forbid(
+            matched && version.is_empty(),
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        );
+    }
+    forbid(
+        matched && !text("continue").is_empty(),
+        "resourceVersionMatch is forbidden when continue is provided",
+    );
+    forbid(
+        !watch && matching == "Exact" && version == "0",
+        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+    );
+    let known: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+    if matched && !known.contains(&matching) {
+        errors.push(field::not_supported(&path, matching, known));
+    }
+    if initial && !watch {
+        let path = Path::new("sendInitialEvents");
+        errors.push(field::forbidden(&path, "sendInitialEvents is forbidden for list"));
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", errors)),
+    }
+}
+
 /// Reads `resourceVersion` and `resourceVersionMatch` of a list.
 pub(super) fn list_when(call: &Call) -> Result<When, Status> {
     let query = &call.query;
     let text = query.get("resourceVersion").unwrap_or_default();
     let matching = query.get("resourceVersionMatch").unwrap_or_default();
     let continued = query.get("continue").is_some_and(|token| !token.is_empty());
-    let path = Path::new("resourceVersionMatch");
-    let mut errors = Vec::new();
-    if !matching.is_empty() {
-        if continued {
-            errors.push(field::forbidden(&path, "resourceVersionMatch is forbidden for continue"));
-        }
-        if text.is_empty() {
-            errors.push(field::forbidden(
-                &path,
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        if !matches!(matching, "Exact" | "NotOlderThan") {
-            errors.push(field::not_supported(&path, matching, &["Exact", "NotOlderThan"]));
-        }
-        if matching == "Exact" && text == "0" {
-            errors.push(field::forbidden(
-                &path,
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
-    }
-    if query.get("sendInitialEvents").is_some() {
-        errors.push(field::forbidden(
-            &Path::new("sendInitialEvents"),
-            "sendInitialEvents is forbidden for list",
-        ));
-    }
-    if !errors.is_empty() {
-        return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", errors));
-    }
+    legal(query, false)?;
     if continued && !matches!(text, "" | "0") {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }

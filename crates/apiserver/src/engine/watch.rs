@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::field::{self, Path};
-use api::{GroupKind, Status};
+use api::Status;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -43,25 +42,8 @@ struct Start {
 fn start(call: &Call) -> Result<Start, Status> {
     let query = &call.query;
     let text = query.get("resourceVersion").unwrap_or_default();
-    let matching = query.get("resourceVersionMatch").unwrap_or_default();
     let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-    let mut errors = Vec::new();
-    let path = Path::new("resourceVersionMatch");
-    match (initial, matching) {
-        (Some(_), "") => errors.push(field::forbidden(
-            &path,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        )),
-        (Some(_), "NotOlderThan") | (None, "") => {}
-        (Some(_), other) => errors.push(field::not_supported(&path, other, &["NotOlderThan"])),
-        (None, _) => errors.push(field::forbidden(
-            &path,
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        )),
-    }
-    if !errors.is_empty() {
-        return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", errors));
-    }
+    selection::legal(query, true)?;
     let revision = selection::parse_revision(text)?;
     let bookmarks = query.flag("allowWatchBookmarks");
     Ok(match (initial, revision) {

@@ -101,7 +101,8 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
             schemas.push(Schema::new(schema, level, levels::widest(limits), metrics));
         }
     }
-    fairness.configure(Plan::new(schemas), configured);
+    let names = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
+    fairness.configure(Plan::new(schemas), configured, names);
     Ok(())
 }
 

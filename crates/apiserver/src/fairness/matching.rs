@@ -104,14 +104,19 @@ impl Schema {
         }
     }
 
-    /// A number for the flow that the request belongs to, the same for all of its requests and, in all
-    /// likelihood, another for every other flow.
-    pub(super) fn flow(&self, user: &User, info: &RequestInfo) -> u64 {
-        let apart = match self.distinguisher {
+    /// What tells the request's flow from others of this schema.
+    pub(super) fn distinguisher<'a>(&self, user: &'a User, info: &'a RequestInfo) -> &'a str {
+        match self.distinguisher {
             Distinguisher::None => "",
             Distinguisher::User => &user.name,
             Distinguisher::Namespace => &info.namespace,
-        };
+        }
+    }
+
+    /// A number for the flow that the request belongs to, the same for all of its requests and, in all
+    /// likelihood, another for every other flow.
+    pub(super) fn flow(&self, user: &User, info: &RequestInfo) -> u64 {
+        let apart = self.distinguisher(user, info);
         // A digest, so that nobody can choose a name that shares another flow's queues.
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         context.update(self.name.as_bytes());

@@ -26,6 +26,63 @@ pub struct Ticket {
     queue: Option<u32>,
 }
 
+impl Ticket {
+    /// The number of the request, no two of which are the same.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// What became of the requests of a level since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// They got their seats.
+    pub dispatched: u64,
+    /// They were turned away at once.
+    pub rejected: u64,
+    /// They waited for too long.
+    pub timed_out: u64,
+    /// Their clients went away while they waited.
+    pub cancelled: u64,
+}
+
+/// A copy of the state, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Digest {
+    /// The levels.
+    pub levels: BTreeMap<LevelId, LevelDigest>,
+}
+
+/// A level of a [`Digest`].
+#[derive(Clone, Debug, Default)]
+pub struct LevelDigest {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Requests that run.
+    pub executing: u32,
+    /// No longer configured.
+    pub quiescing: bool,
+    /// What became of its requests.
+    pub counts: Counts,
+    /// Its queues; one in which nothing ever waited may be left out.
+    pub queues: BTreeMap<u32, QueueDigest>,
+}
+
+/// A queue of a [`Digest`].
+#[derive(Clone, Debug, Default)]
+pub struct QueueDigest {
+    /// Number and width of each request that waits, in order.
+    pub waiting: Vec<(u64, u32)>,
+    /// Requests out of it that run.
+    pub executing: u32,
+    /// Their seats.
+    pub seats: u32,
+    /// The virtual time at which the first of it starts, in seconds.
+    pub start: f64,
+    /// How long what waits is taken to hold its seats, in seconds times seats.
+    pub work: f64,
+}
+
 /// What a level may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -93,11 +150,15 @@ struct Queue<T> {
     start: f64,
     /// Requests out of it that run.
     running: u32,
+    /// Their seats.
+    seats: u32,
 }
 
 struct Level<T> {
     limits: Limits,
     in_use: u32,
+    executing: u32,
+    counts: Counts,
     waiting: usize,
     /// Only queues that something waits in or runs out of.
     queues: HashMap<u32, Queue<T>>,
@@ -128,6 +189,8 @@ impl<T> Seats<T> {
             let level = self.levels.entry(id).or_insert_with(|| Level {
                 limits,
                 in_use: 0,
+                executing: 0,
+                counts: Counts::default(),
                 waiting: 0,
                 queues: HashMap::new(),
                 now: 0.0,
@@ -149,23 +212,24 @@ impl<T> Seats<T> {
             return Arrival::Run(Ticket { number, queue: None });
         };
         if room && level.waiting == 0 {
-            level.in_use += width;
+            level.run(width);
             return Arrival::Run(Ticket { number, queue: None });
         }
-        let Some(queuing) = level.limits.queuing else { return Arrival::Refuse(Reason::ConcurrencyLimit) };
+        let Some(queuing) = level.limits.queuing else { return level.refuse(Reason::ConcurrencyLimit) };
         let length = |queue: &u32| level.queues.get(queue).map_or(0, |queue| queue.waiting.len());
         let hand = deal(flow(), queuing.queues, queuing.hand);
         let Some(chosen) = hand.into_iter().min_by_key(length) else {
-            return Arrival::Refuse(Reason::ConcurrencyLimit);
+            return level.refuse(Reason::ConcurrencyLimit);
         };
         if length(&chosen) >= queuing.length as usize {
-            return Arrival::Refuse(Reason::QueueFull);
+            return level.refuse(Reason::QueueFull);
         }
         let now = level.now;
         let queue = level.queues.entry(chosen).or_insert_with(|| Queue {
             waiting: VecDeque::new(),
             start: now,
             running: 0,
+            seats: 0,
         });
         if queue.waiting.is_empty() {
             queue.start = queue.start.max(now);
@@ -189,6 +253,7 @@ impl<T> Seats<T> {
                 }
                 None => {
                     queue.running = queue.running.saturating_sub(1);
+                    queue.seats = queue.seats.saturating_sub(width);
                     queue.start += f64::from(width) * (seconds - ESTIMATE);
                 }
             }
@@ -200,8 +265,10 @@ impl<T> Seats<T> {
         }
         if waited {
             level.waiting -= 1;
+            level.counts.cancelled += 1;
         } else {
             level.in_use = level.in_use.saturating_sub(width);
+            level.executing = level.executing.saturating_sub(1);
         }
         if level.waiting == 0 && level.in_use == 0 {
             level.queues.clear();
@@ -211,6 +278,38 @@ impl<T> Seats<T> {
             self.levels.remove(&id);
         }
         self.dispatch()
+    }
+
+    /// A request that has just given up its place did so because it waited for too long, not because its client went.
+    pub fn timed_out(&mut self, id: LevelId) {
+        if let Some(level) = self.levels.get_mut(&id) {
+            level.counts.cancelled = level.counts.cancelled.saturating_sub(1);
+            level.counts.timed_out += 1;
+        }
+    }
+
+    /// A copy of the state, for people.
+    pub fn digest(&self) -> Digest {
+        let queue = |queue: &Queue<T>| {
+            let waiting: Vec<(u64, u32)> = queue.waiting.iter().map(|one| (one.number, one.width)).collect();
+            let seats: f64 = waiting.iter().map(|(_, width)| f64::from(*width)).sum();
+            let (executing, seats_in_use) = (queue.running, queue.seats);
+            QueueDigest {
+                waiting,
+                executing,
+                seats: seats_in_use,
+                start: queue.start,
+                work: seats * ESTIMATE,
+            }
+        };
+        let level = |level: &Level<T>| LevelDigest {
+            waiting: level.waiting,
+            executing: level.executing,
+            quiescing: level.retired,
+            counts: level.counts,
+            queues: level.queues.iter().map(|(number, one)| (*number, queue(one))).collect(),
+        };
+        Digest { levels: self.levels.iter().map(|(id, one)| (*id, level(one))).collect() }
     }
 
     /// How many seats the level has in use, and how many requests wait for some.
@@ -259,8 +358,9 @@ impl<T> Seats<T> {
             level.now = level.now.max(queue.start);
             queue.start += f64::from(first.width) * ESTIMATE;
             queue.running += 1;
+            queue.seats += first.width;
             level.waiting -= 1;
-            level.in_use += first.width;
+            level.run(first.width);
             dispatched.push(first.who);
         }
     }
@@ -273,6 +373,17 @@ impl<T> Default for Seats<T> {
 }
 
 impl<T> Level<T> {
+    fn run(&mut self, width: u32) {
+        self.in_use += width;
+        self.executing += 1;
+        self.counts.dispatched += 1;
+    }
+
+    fn refuse(&mut self, reason: Reason) -> Arrival {
+        self.counts.rejected += 1;
+        Arrival::Refuse(reason)
+    }
+
     fn is_spent(&self) -> bool {
         self.retired && self.in_use == 0 && self.waiting == 0
     }

@@ -64,7 +64,8 @@ fn fairness(clock: &ManualClock) -> Arc<Fairness> {
     let schema = Schema::new(serde_json::from_value(object).unwrap(), (7, header("u2")), 2, metrics);
     let queuing = Some(Queuing { queues: 4, hand: 1, length: 1 });
     let limits = Limits { nominal: 1, lower: 1, upper: 1, exempt: false, queuing };
-    fairness.configure(Plan::new(vec![schema]), vec![(7, limits)]);
+    let names = BTreeMap::from([(7, "l".to_owned())]);
+    fairness.configure(Plan::new(vec![schema]), vec![(7, limits)], names);
     Arc::new(fairness)
 }
 

@@ -179,3 +179,47 @@ async fn a_list_of_the_past_in_one_namespace_counts_that_namespace_only() {
     let none = admin.get(&format!("{maps}?continue={token}")).await.is(200);
     assert_eq!(none.names(), Vec::<&str>::new());
 }
+
+#[tokio::test]
+async fn the_old_versions_of_tables_and_partial_metadata_are_served_too() {
+    let world = with_maps(&["a"]).await;
+    let ask = async |form: &str, path: &str| {
+        let accept = format!("application/json;as={form};v=v1beta1;g=meta.k8s.io");
+        world.admin.ask(Method::GET, path, &[("accept", &accept)], Bytes::new()).await.is(200)
+    };
+    let table = ask("Table", MAPS).await;
+    assert_eq!([table.text("/kind"), table.text("/apiVersion")], ["Table", "meta.k8s.io/v1beta1"]);
+    assert_eq!(table.text("/rows/0/object/apiVersion"), "meta.k8s.io/v1beta1");
+    let list = ask("PartialObjectMetadataList", MAPS).await;
+    assert_eq!(
+        [list.text("/kind"), list.text("/apiVersion")],
+        ["PartialObjectMetadataList", "meta.k8s.io/v1beta1"]
+    );
+    let one = ask("PartialObjectMetadata", &format!("{MAPS}/a")).await;
+    assert_eq!(
+        [one.text("/kind"), one.text("/apiVersion")],
+        ["PartialObjectMetadata", "meta.k8s.io/v1beta1"]
+    );
+    assert_eq!((one.text("/metadata/name"), one.at("/data")), ("a", &serde_json::Value::Null));
+}
+
+#[tokio::test]
+async fn answers_are_indented_for_who_asks_for_it_or_is_a_person() {
+    let world = with_maps(&["a"]).await;
+    let one = format!("{MAPS}/a");
+    for (query, agent, indented) in [
+        ("", "kubectl/v1.37", false),
+        ("", "curl/8", true),
+        ("", "Mozilla/5.0 (X11)", true),
+        ("?pretty=true", "kubectl/v1.37", true),
+        ("?pretty=1", "kubectl/v1.37", true),
+        ("?pretty=false", "curl/8", false),
+        ("?pretty=0", "curl/8", false),
+    ] {
+        let headers = [("user-agent", agent)];
+        let answer =
+            world.admin.ask(Method::GET, &format!("{one}{query}"), &headers, Bytes::new()).await.is(200);
+        let is_indented = answer.bytes.starts_with(b"{\n  \"");
+        assert_eq!(is_indented, indented, "{query} {agent}");
+    }
+}

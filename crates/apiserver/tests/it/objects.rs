@@ -229,3 +229,38 @@ async fn events_are_one_object_in_two_groups() {
     let list = admin.get("/apis/events.k8s.io/v1/events").await.is(200);
     assert_eq!(list.text("/items/0/note"), "hello");
 }
+
+#[tokio::test]
+async fn a_name_that_cannot_be_generated_is_told_of_after_eight_tries() {
+    /// Always the same, and counted by names.
+    struct Stuck(foundation::SeededRandomness, std::sync::atomic::AtomicUsize);
+    impl foundation::Randomness for Stuck {
+        fn u64(&self) -> u64 {
+            self.0.u64()
+        }
+        fn fill(&self, bytes: &mut [u8]) {
+            self.0.fill(bytes);
+        }
+        fn name_suffix(&self) -> String {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            "bbbbb".to_owned()
+        }
+    }
+    let stuck = std::sync::Arc::new(Stuck(foundation::SeededRandomness::new(7), Default::default()));
+    let world = World::with_randomness(stuck.clone()).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "g-"}});
+    let made = world.admin.post(MAPS, &map).await.is(201);
+    assert_eq!(made.text("/metadata/name"), "g-bbbbb");
+    let tried = stuck.1.load(std::sync::atomic::Ordering::SeqCst);
+    let refused = world.admin.post(MAPS, &map).await.is(409);
+    assert_eq!(stuck.1.load(std::sync::atomic::Ordering::SeqCst) - tried, 8);
+    assert_eq!(refused.text("/reason"), "AlreadyExists");
+    assert_eq!(
+        refused.message(),
+        "configmaps \"g-\" already exists, the server was not able to generate a unique name for the object"
+    );
+    assert_eq!(
+        (refused.at("/details/retryAfterSeconds"), &refused.headers["retry-after"]),
+        (&json!(1), &"1".parse().unwrap())
+    );
+}

@@ -48,6 +48,19 @@ impl World {
         change: impl FnOnce(&mut Options),
         through: impl FnOnce(Arc<dyn store::Store>) -> Arc<dyn store::Store>,
     ) -> Self {
+        Self::made(change, through, SystemRandomness::shared()).await
+    }
+
+    /// A world in which chance is this.
+    pub async fn with_randomness(randomness: foundation::SharedRandomness) -> Self {
+        Self::made(|_| {}, |store| store, randomness).await
+    }
+
+    async fn made(
+        change: impl FnOnce(&mut Options),
+        through: impl FnOnce(Arc<dyn store::Store>) -> Arc<dyn store::Store>,
+        randomness: foundation::SharedRandomness,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store =
             store::embedded::Engine::open(directory.path(), Default::default(), SystemClock::shared())
@@ -55,7 +68,7 @@ impl World {
         let tasks = Tasks::new("test");
         let mut options = Options { advertise: Some(([127, 0, 0, 1].into(), 6443)), ..Options::default() };
         change(&mut options);
-        let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
+        let clock = SystemClock::shared();
         let server =
             ApiServer::new(through(store.clone()), options, &tasks, clock, randomness).await.unwrap();
         let admin = User_(server.in_process(User::new("admin", &[User::MASTERS])));

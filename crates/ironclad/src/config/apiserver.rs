@@ -17,9 +17,12 @@ use crate::roles::apiserver::sni::NamedCertificate;
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
 pub const ON_BY_DEFAULT: &[&str] = &["anonymous-auth", "enable-priority-and-fairness"];
 
+/// What its flags are listed under.
+pub const HEADING: &str = "API server";
+
 /// What of the API server can be set.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "API server")]
+#[command(next_help_heading = HEADING)]
 pub struct ApiServer {
     /// Let requests wait and turn them away by FlowSchemas and PriorityLevelConfigurations
     #[arg(

@@ -179,6 +179,8 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         cors: flags.cors()?,
         goaway_chance: flags.goaway_chance,
         aggregation: aggregation(context),
+        flags: context.config.flags.clone(),
+        hostname: Some(context.node.name.clone()),
         ..Options::default()
     })
 }
