@@ -1,7 +1,8 @@
 //! The etcd v3 API: its messages, a server of it over any [`Store`](store::Store), and the snapshots its tools save.
 //!
 //! Read first: [`wire`], the messages, clients and server traits generated from `proto/`; then [`Server`], which answers
-//! them from a store, and [`serve`], which listens. [`snapshot`] writes and reads the files of `etcdctl snapshot save`.
+//! them from a store, and [`serve`], which listens. [`snapshot`] writes and reads the files of `etcdctl snapshot save`;
+//! [`stamp`] is how values that carry their revision are kept by those who cannot write it.
 //! What each call means upstream is etcd's `server/etcdserver/api/v3rpc`; the texts and codes of the refusals, which
 //! clients compare, are in `refusal`.
 //!
@@ -17,6 +18,7 @@ mod maintenance;
 pub mod refusal;
 mod serve;
 pub mod snapshot;
+pub mod stamp;
 mod txn;
 mod watch;
 

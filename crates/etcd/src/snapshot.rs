@@ -18,8 +18,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use store::{KeyValue, LeaseId, LeaseInfo, Range, Revision, Store};
 
-use crate::convert;
 use crate::wire::{leasepb, mvccpb};
+use crate::{convert, stamp};
 
 /// Keys read at once.
 const PAGE: usize = 8192;
@@ -172,8 +172,8 @@ fn sum(file: &mut File, size: u64) -> Result<[u8; 32], Error> {
     Ok(hasher.finalize().into())
 }
 
-/// Reads a snapshot file: the keys as of its last revision. A copy of an etcd's database file has no checksum, and is
-/// read too.
+/// Reads a snapshot file: the keys as of its last revision, their values as they were meant ([`stamp`]). A copy of an
+/// etcd's database file has no checksum, and is read too.
 pub fn read(file: &mut File) -> Result<Contents, Error> {
     let size = file.seek(SeekFrom::End(0))?;
     // Databases are whole pages; what is more is the checksum.
@@ -199,7 +199,7 @@ pub fn read(file: &mut File) -> Result<Contents, Error> {
         if name.get(17) == Some(&b't') {
             keys.remove(&kv.key);
         } else {
-            keys.insert(kv.key.clone(), convert::from_wire(kv));
+            keys.insert(kv.key.clone(), stamp::opened(convert::from_wire(kv)));
         }
         Ok(())
     })?;
@@ -252,6 +252,17 @@ mod tests {
             assert_eq!(read.keys, contents.keys);
             assert_eq!(read.leases().collect::<Vec<_>>(), [(77, 60)]);
         }
+    }
+
+    #[test]
+    fn values_that_etcd_kept_for_a_cluster_carry_their_revision() {
+        let mut contents = contents(1);
+        let value = store::PutValue::Stamped { head: "{\"v\":\"".into(), tail: "\"}".into() };
+        contents.keys[0].value = stamp::encode(value);
+        contents.keys[0].mod_revision = 40;
+        let mut file = tempfile::tempfile().unwrap();
+        write(&contents, &mut file).unwrap();
+        assert_eq!(read(&mut file).unwrap().keys[0].value, "{\"v\":\"40\"}");
     }
 
     #[test]

@@ -107,8 +107,11 @@ async fn run_parts(
     if let (roles::store::Opened::Embedded(engine), Some(address)) =
         (opened, context.config.datastore.etcd_listen)
     {
-        let address = roles::etcd::start(engine, address, &scopes.control_plane).await?;
-        progress.done("etcd", &format!("http://{address}"), started.elapsed());
+        let address = roles::etcd::start(&context, engine, address, &scopes.control_plane).await?;
+        progress.done("etcd", &format!("https://{address}"), started.elapsed());
+    }
+    if opened.is_shared() {
+        roles::store::keep_compacted(&context, opened.store(), &scopes.control_plane);
     }
     roles::backup::start(&context, opened.store(), &scopes.control_plane)?;
     start_loops(&context, &api, opened.is_shared(), &scopes.loops, progress);

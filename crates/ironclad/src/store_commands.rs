@@ -68,7 +68,8 @@ pub struct Target {
     /// URLs of a running store: a server's --etcd-listen, or an etcd
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub endpoints: Vec<String>,
-    /// Authorities that its certificate may come from
+    /// Authorities that its certificate may come from. Without this and --cert, the files of the server in --data-dir are
+    /// used, if there are any, else the system's authorities
     #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
     /// Certificate to show
@@ -114,8 +115,15 @@ fn open(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
     if !target.endpoints.is_empty() {
         let mut options = store_etcd::Options::new(target.endpoints.clone(), clock);
         if target.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
-            let files = (target.cacert.as_deref(), target.cert.as_deref(), target.key.as_deref());
-            options.tls = Some(store_etcd::tls::client(files.0, files.1, files.2)?);
+            let files = [&target.cacert, &target.cert, &target.key];
+            let pki = target.data_dir.join("pki");
+            let own = ["ca.crt", "admin.crt", "admin.key"].map(|file| pki.join(file));
+            let named = files.iter().any(|file| file.is_some());
+            let [cacert, cert, key] = match own.iter().all(|file| file.exists()) && !named {
+                true => own.each_ref().map(|file| Some(file.as_path())),
+                false => files.map(|file| file.as_deref()),
+            };
+            options.tls = Some(store_etcd::tls::client(cacert, cert, key)?);
         }
         return Ok(Arc::new(store_etcd::EtcdStore::new(options)?));
     }

@@ -13,7 +13,7 @@ use etcd::wire::etcdserverpb::{
     RangeRequest, RangeResponse as WireRange, RequestOp, ResponseOp, StatusRequest, TxnRequest, request_op,
     response_op,
 };
-use etcd::{convert, refusal};
+use etcd::{convert, refusal, stamp};
 use store::{
     Error, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse, Revision, Status,
     Store, Txn, TxnResponse, WatchRequest, WatchStream,
@@ -21,7 +21,7 @@ use store::{
 use tonic::transport::Channel;
 
 use crate::endpoints::{Failure, Kind};
-use crate::{EtcdStore, feed, stamp};
+use crate::{EtcdStore, feed};
 
 fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(usize::MAX)

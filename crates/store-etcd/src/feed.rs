@@ -14,11 +14,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd::convert;
 use etcd::wire::etcdserverpb::watch_client::WatchClient;
 use etcd::wire::etcdserverpb::watch_create_request::FilterType;
 use etcd::wire::etcdserverpb::watch_request::RequestUnion;
 use etcd::wire::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use etcd::{convert, stamp};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use store::{Error, Event, Revision, WatchBatch, WatchStream};
@@ -26,7 +26,6 @@ use tokio::sync::watch;
 use tonic::{Request, Status, Streaming};
 
 use crate::endpoints::{Connection, Endpoints, Pauses};
-use crate::stamp;
 
 /// Changes that the ring keeps, at most, and their bytes.
 const RING: (usize, usize) = (16 << 10, 8 << 20);

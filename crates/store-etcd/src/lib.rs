@@ -2,7 +2,7 @@
 //!
 //! Read first: [`EtcdStore`], which is a [`store::Store`]; then [`Options`]. How an endpoint is chosen and left is in
 //! `endpoints`; how all watches share one stream of changes in `feed`; how a value comes to carry its own revision, which
-//! no etcd can write, in `stamp`. Certified by the suite against etcd 3.4 and 3.5 (`tests/it`).
+//! no etcd can write, in `etcd::stamp`; who compacts, in [`compaction`]. Certified by the suite against etcd 3.4 and 3.5 (`tests/it`).
 //!
 //! The etcd should be the cluster's own: watches follow the whole key space, so that they know how far they have come
 //! from any version of etcd (3.4 does not answer when asked).
@@ -11,9 +11,9 @@
 //! and etcd's clientv3 do.
 
 mod calls;
+pub mod compaction;
 mod endpoints;
 mod feed;
-mod stamp;
 pub mod tls;
 
 use std::sync::Arc;

@@ -186,7 +186,7 @@ pub struct ApiServer {
 }
 
 /// A span of time as Go writes it: `90s`, `5m`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
     parsed.ok_or_else(|| format!("{text:?} is no span of time such as 30s or 5m"))
 }

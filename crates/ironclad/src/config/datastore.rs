@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the cluster's state is kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,9 +22,18 @@ pub struct Datastore {
     /// Key of that certificate
     #[arg(long, env = "IRONCLAD_DATASTORE_KEYFILE", requires = "datastore_certfile", value_name = "FILE")]
     pub datastore_keyfile: Option<PathBuf>,
-    /// Address of this machine's loopback on which the embedded store answers the etcd v3 API, for instance
-    /// 127.0.0.1:2379. Whoever can connect there (every process of the machine, also of pods with hostNetwork) reads and
-    /// writes everything, past the API server's checks
+    /// How much of an etcd's past is kept for watches and continued lists; 0 leaves compaction to somebody else
+    #[arg(
+        long,
+        env = "IRONCLAD_ETCD_COMPACTION_INTERVAL",
+        default_value = "5m",
+        value_parser = super::apiserver::duration,
+        value_name = "DURATION"
+    )]
+    pub etcd_compaction_interval: Duration,
+    /// Address on which the embedded store answers the etcd v3 API, for instance 127.0.0.1:2379: by TLS, with the API
+    /// server's certificate, to clients with a certificate of the cluster's authority for a member of system:masters
+    /// (<data-dir>/pki/admin.crt). What they do there is past the API server's checks
     #[arg(long, env = "IRONCLAD_ETCD_LISTEN", conflicts_with = "datastore_endpoint", value_name = "ADDRESS")]
     pub etcd_listen: Option<SocketAddr>,
     /// When to save the store, as five fields of cron, for instance "0 */12 * * *"; never by default

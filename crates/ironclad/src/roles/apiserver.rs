@@ -209,8 +209,17 @@ fn aggregation(context: &Context) -> aggregation::Options {
     }
 }
 
-/// A client certificate of the server's, as it is when a connection is made: it is renewed meanwhile.
-struct Current(Context, Leaf);
+/// A certificate of the server's, as it is when a connection is made: it is renewed meanwhile.
+pub(super) struct Current(pub(super) Context, pub(super) Leaf);
+
+impl Current {
+    fn key(&self) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        let credential = self.0.pki.credential(self.1, self.0.clock.now());
+        let credential = credential.inspect_err(|error| tracing::error!(%error, "no certificate")).ok()?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&credential.key()).ok()?;
+        Some(Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key)))
+    }
+}
 
 impl std::fmt::Debug for Current {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -220,15 +229,17 @@ impl std::fmt::Debug for Current {
 
 impl rustls::client::ResolvesClientCert for Current {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        let credential = self.0.pki.credential(self.1, self.0.clock.now());
-        let credential =
-            credential.inspect_err(|error| tracing::error!(%error, "no client certificate")).ok()?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&credential.key()).ok()?;
-        Some(Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key)))
+        self.key()
     }
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Current {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.key()
     }
 }
 
@@ -245,7 +256,7 @@ fn kubelet_client(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustl
     Ok(Arc::new(config))
 }
 
-fn authorities(context: &Context) -> anyhow::Result<RootCertStore> {
+pub(super) fn authorities(context: &Context) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots
         .add(context.pki.cluster_authority().certificate().der().to_vec().into())

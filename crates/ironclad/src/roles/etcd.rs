@@ -1,7 +1,9 @@
-//! The etcd v3 API of a store: on the loopback of a server, or alone as `ironclad etcd`.
+//! The etcd v3 API of a store: of a server, for the cluster's administrators, or alone as `ironclad etcd`.
 //!
-//! Reads the files of the TLS; opens the store in the data directory. On a server there is no TLS, and so only the
-//! loopback is allowed: whoever reaches it may read every Secret.
+//! Reads the files of the TLS; opens the store in the data directory. Whoever may use a server's is `administrators`'s to
+//! say.
+
+mod administrators;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use rustls::server::WebPkiClientVerifier;
 use store::embedded::Engine;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::Context;
 
 /// Settings of `ironclad etcd`. The names are etcd's.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,18 +87,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     served
 }
 
-/// Answers the API on a loopback address, without TLS.
-pub async fn start(engine: &Arc<Engine>, address: SocketAddr, tasks: &Tasks) -> anyhow::Result<SocketAddr> {
-    if !address.ip().is_loopback() {
-        bail!("--etcd-listen must be an address of the loopback, {} is none", address.ip());
-    }
+/// Answers the API for the cluster's administrators.
+pub async fn start(
+    context: &Context,
+    engine: &Arc<Engine>,
+    address: SocketAddr,
+    tasks: &Tasks,
+) -> anyhow::Result<SocketAddr> {
+    let tls = administrators::tls(context)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("cannot read the listener's address")?;
-    let described = describe(engine, vec![format!("http://{address}")]);
+    let described = describe(engine, vec![format!("https://{address}")]);
     let server = etcd::Server::new(engine.clone(), described, SystemClock::shared());
     let stop = tasks.token();
     tasks.spawn("etcd", async move {
-        if let Err(error) = etcd::serve(server, listener, None, stop).await {
+        if let Err(error) = etcd::serve(server, listener, Some(tls), stop).await {
             tracing::error!(%error, "the etcd v3 API is no longer served");
         }
     });

@@ -5,11 +5,12 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use foundation::SharedClock;
+use foundation::{SharedClock, Tasks};
 use store::Store;
 use store::embedded::{Engine, Options};
 use store_etcd::EtcdStore;
 
+use super::Context;
 use crate::config::datastore::Datastore;
 
 /// Where the cluster's state is.
@@ -48,6 +49,18 @@ impl Opened {
             engine.shutdown();
         }
     }
+}
+
+/// Has the store forget its past now and then, which nobody else does for an external one.
+pub fn keep_compacted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) {
+    let (clock, interval) = (context.clock.clone(), context.config.datastore.etcd_compaction_interval);
+    if interval.is_zero() {
+        return;
+    }
+    let stop = tasks.token();
+    tasks.spawn("compaction", async move {
+        stop.run_until_cancelled(store_etcd::compaction::run(&*store, clock, interval)).await;
+    });
 }
 
 /// Where the embedded store is.

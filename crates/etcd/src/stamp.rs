@@ -1,6 +1,6 @@
 //! Values that carry the revision of their own transaction, in a database that cannot write them.
 //!
-//! Pure. A stamped value is kept as its head and tail, one after the other, and a trailer that says where between them
+//! Pure. How `store-etcd` keeps them in an etcd, and so how they are found in the files that etcd's tools save. A stamped value is kept as its head and tail, one after the other, and a trailer that says where between them
 //! the revision belongs; whoever reads it puts in the `mod_revision` that came with the key. A plain value is kept as it
 //! is; only one that happens to end like a trailer gets a trailer that says: nothing belongs anywhere. See
 //! `docs/decisions/0008-stamps-in-etcd.md`.
