@@ -1,12 +1,13 @@
 //! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
 //!
 //! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`,
-//! `helm` and `hollow` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
+//! `helm`, `hollow` and `datastore` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
 
 mod it {
     //! The cases.
     pub mod clients;
     pub mod conformance;
+    pub mod datastore;
     pub mod faults;
     pub mod helm;
     pub mod hollow;

@@ -53,6 +53,12 @@ impl Options {
         Options { program: program.into(), flags, kind: Kind::Hollow }
     }
 
+    /// A server without a node: needs no root and no namespaces either, but a node somewhere to be ready.
+    pub fn control_plane(program: &str) -> Options {
+        let flags = ["--disable=kubelet,runtime,network,proxy,dns", "--bind-address=127.0.0.1"];
+        Options { program: program.into(), flags: flags.map(str::to_owned).into(), kind: Kind::Hollow }
+    }
+
     /// One more flag of `ironclad server`.
     pub fn flag(mut self, flag: &str) -> Options {
         self.flags.push(flag.to_owned());
@@ -84,6 +90,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster and waits until its nodes are Ready.
     pub fn start(options: Options) -> Cluster {
+        Cluster::start_on(options, |_| {})
+    }
+
+    /// The same on a data directory that `prepare` has put something into.
+    pub fn start_on(options: Options, prepare: impl FnOnce(&Path)) -> Cluster {
         let folder = tempfile::Builder::new().prefix("ironclad-").tempdir().expect("/tmp can be written");
         let hollow = options.kind == Kind::Hollow;
         let space = (!hollow).then(Space::new);
@@ -91,6 +102,7 @@ impl Cluster {
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = if hollow { free().expect("there is a free port").port() } else { 6443 };
         let mut cluster = Cluster { options, server: None, containerd: None, port, space, folder };
+        prepare(&cluster.data_dir());
         let archive = cluster.folder.path().join("images.tar");
         match cluster.options.kind {
             Kind::Hollow => {}

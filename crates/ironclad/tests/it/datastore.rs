@@ -1,0 +1,238 @@
+//! Where the state is: an etcd that several servers share, and backups of it and of the embedded store.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+use tempfile::TempDir;
+use testkit::{Cluster, Options, tools, wait};
+
+use crate::IRONCLAD;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+/// A port that nobody listens on.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
+}
+
+/// An etcd, which ends with its value.
+struct Etcd {
+    version: &'static str,
+    port: u16,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Etcd {
+    fn start(version: &'static str) -> Etcd {
+        let (directory, port) = (TempDir::new().unwrap(), port());
+        let (client, peer) =
+            (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", self::port()));
+        let mut command = Command::new(tools::path(&format!("etcd-{version}/etcd")));
+        // Debian's refuses architectures that it does not know.
+        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+        command.arg("--data-dir").arg(directory.path()).args(["--log-level", "error"]);
+        for (flag, url) in [
+            ("--listen-client-urls", &client),
+            ("--advertise-client-urls", &client),
+            ("--listen-peer-urls", &peer),
+            ("--initial-advertise-peer-urls", &peer),
+            ("--initial-cluster", &format!("default={peer}")),
+        ] {
+            command.args([flag, url]);
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Etcd { version, port, child, _directory: directory }
+    }
+
+    fn flag(&self) -> String {
+        format!("--datastore-endpoint=http://127.0.0.1:{}", self.port)
+    }
+
+    fn save(&self, file: &Path) {
+        let (endpoint, file) = (format!("http://127.0.0.1:{}", self.port), file.display().to_string());
+        etcdctl(self.version, &["--endpoints", &endpoint, "snapshot", "save", &file]).unwrap();
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether the command succeeds, and what it has against it if not.
+fn etcdctl(version: &str, arguments: &[&str]) -> Result<(), String> {
+    let mut command = Command::new(tools::path(&format!("etcd-{version}/etcdctl")));
+    let output = command.env("ETCDCTL_API", "3").args(arguments).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// Makes a data directory of a save and of the keys of the cluster that was saved.
+fn restore(file: &Path, keys: &Path, data_dir: &Path) {
+    let restored = Command::new(IRONCLAD)
+        .args(["store", "snapshot", "restore", "--data-dir"])
+        .args([data_dir, file])
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    copy(keys, data_dir);
+}
+
+/// What a second server needs of the first, and a restored cluster of the old one.
+fn copy(keys: &Path, data_dir: &Path) {
+    std::fs::create_dir_all(data_dir).unwrap();
+    let copied = Command::new("cp").arg("-r").args([keys, data_dir]).status().unwrap();
+    assert!(copied.success());
+}
+
+fn deployment(name: &str, replicas: usize) -> serde_json::Value {
+    let labels = json!({"app": name});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels}, "spec": {"containers": [{"name": "one", "image": "none"}]}}},
+    })
+}
+
+#[test]
+fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
+    let etcd = Etcd::start("3.5");
+    let mut first = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&etcd.flag()));
+    let second = Cluster::start_on(Options::control_plane(IRONCLAD).flag(&etcd.flag()), |data_dir| {
+        copy(&first.data_dir().join("pki"), data_dir);
+    });
+
+    // What one has acknowledged the other knows.
+    for n in 0..20 {
+        let (write, read) = if n % 2 == 0 { (&first, &second) } else { (&second, &first) };
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{n}")},
+                             "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+        let made = write.send("POST", SERVICES, "application/json", service.to_string());
+        assert_eq!(made.code, 201, "{}", made.body);
+        let list = read.send("GET", SERVICES, "application/json", "");
+        let items = list.body["items"].as_array().unwrap();
+        assert!(items.iter().any(|item| item["metadata"] == made.body["metadata"]), "{}", list.body);
+    }
+    let list = second.send("GET", SERVICES, "application/json", "").body;
+    let items = list["items"].as_array().unwrap();
+    for pointer in ["/spec/clusterIP", "/spec/ports/0/nodePort"] {
+        let mut given: Vec<String> =
+            items.iter().filter_map(|item| item.pointer(pointer)).map(ToString::to_string).collect();
+        let count = given.len();
+        given.sort();
+        given.dedup();
+        assert_eq!(given.len(), count, "{pointer} is given once: {given:?}");
+    }
+
+    // The first was there alone, so it leads.
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let made = second.send("POST", deployments, "application/json", deployment("web", 2).to_string());
+    assert_eq!(made.code, 201, "{}", made.body);
+    let scheduled = |wanted: usize| {
+        wait::until("the pods are scheduled", || {
+            let pods = second.send("GET", "/api/v1/namespaces/default/pods", "application/json", "").body;
+            let items = pods["items"].as_array().ok_or("no list")?;
+            let bound = items.iter().filter(|pod| pod["spec"]["nodeName"].is_string()).count();
+            if bound == wanted { Ok(()) } else { Err(pods.to_string()) }
+        });
+    };
+    scheduled(2);
+    let holder =
+        |component: &str| second.field(&["lease", component, "-n", "kube-system"], "{.spec.holderIdentity}");
+    let components = ["kube-scheduler", "kube-controller-manager"];
+    let before = components.map(holder);
+    first.kill_server();
+    second.kubectl(&["scale", "deployment/web", "--replicas=5"]);
+    scheduled(5);
+    for (component, before) in components.iter().zip(before) {
+        assert_ne!(holder(component), before, "{component} is led by the other server");
+    }
+}
+
+#[test]
+fn a_server_on_an_etcd_goes_on_where_it_was_killed_and_what_etcds_tools_saved_is_restored() {
+    let etcd = Etcd::start("3.4");
+    let mut cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&etcd.flag()));
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
+    let seen = cluster.field(&["configmap", "kept"], "{.metadata.uid}/{.metadata.resourceVersion}");
+    cluster.kill_server();
+    cluster.start_server();
+    assert_eq!(cluster.field(&["configmap", "kept"], "{.metadata.uid}/{.metadata.resourceVersion}"), seen);
+
+    let file = cluster.folder().join("saved");
+    etcd.save(&file);
+    let keys = cluster.data_dir().join("pki");
+    let restored =
+        Cluster::start_on(Options::hollow(IRONCLAD, 1), |data_dir| restore(&file, &keys, data_dir));
+    assert_eq!(restored.field(&["configmap", "kept"], "{.metadata.uid}/{.data.a}"), {
+        let uid = seen.split('/').next().unwrap();
+        format!("{uid}/b")
+    });
+}
+
+#[test]
+fn etcdctl_saves_a_server_under_load_and_the_save_brings_everything_back() {
+    let address = format!("127.0.0.1:{}", port());
+    let cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&format!("--etcd-listen={address}")));
+    let pki = cluster.data_dir().join("pki");
+    let file = |name: &str| pki.join(name).display().to_string();
+    let endpoint = format!("https://{address}");
+    let authority = file("ca.crt");
+    // By 3.4: what 3.5 was before 3.5.8 speaks TLS 1.2 and nothing later (docs/decisions/0009).
+    let stranger =
+        ["--endpoints", &endpoint, "--cacert", &authority, "--command-timeout=3s", "--dial-timeout=3s"];
+    let ask = ["get", "/registry/", "--prefix", "--keys-only"];
+    let refused = etcdctl("3.4", &[&stranger[..], &ask].concat());
+    assert!(refused.is_err(), "whoever shows no certificate is refused");
+
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let saved = cluster.folder().join("saved");
+    let acknowledged = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                let n = written.load(Ordering::SeqCst);
+                let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{n:05}")}});
+                assert_eq!(cluster.send("POST", maps, "application/json", map.to_string()).code, 201);
+                written.store(n + 1, Ordering::SeqCst);
+            }
+        });
+        wait::until("some writes", || {
+            if written.load(Ordering::SeqCst) >= 50 { Ok(()) } else { Err(String::new()) }
+        });
+        let acknowledged = written.load(Ordering::SeqCst);
+        let (certificate, key) = (file("admin.crt"), file("admin.key"));
+        let administrator =
+            ["--endpoints", &endpoint, "--cacert", &authority, "--cert", &certificate, "--key", &key];
+        let to = saved.display().to_string();
+        let done = etcdctl("3.4", &[&administrator[..], &["snapshot", "save", &to]].concat());
+        stop.store(true, Ordering::SeqCst);
+        done.unwrap();
+        acknowledged
+    });
+
+    let restored =
+        Cluster::start_on(Options::hollow(IRONCLAD, 1), |data_dir| restore(&saved, &pki, data_dir));
+    let list = restored.send("GET", maps, "application/json", "").body;
+    let names: Vec<&str> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|map| map["metadata"]["name"].as_str())
+        .filter(|name| name.starts_with('m'))
+        .collect();
+    assert!(names.len() >= acknowledged, "what was acknowledged before the save is in it");
+    let expected: Vec<String> = (0..names.len()).map(|n| format!("m{n:05}")).collect();
+    assert_eq!(names, expected, "as of one moment: nothing is missing in between");
+    // The new store's revisions are later than all that anybody saw of the old one.
+    let old = cluster.send("GET", maps, "application/json", "").body;
+    let revision = |list: &serde_json::Value| -> u64 {
+        list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    assert!(revision(&list) > revision(&old));
+}
