@@ -49,6 +49,7 @@ pub mod root_ca;
 pub mod service_account_tokens;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod storage_version_migrator;
 pub mod taint_eviction;
 pub mod token_cleaner;
 pub mod ttl_after_finished;
@@ -198,6 +199,9 @@ pub fn all() -> Vec<Entry> {
         }),
         row("token-cleaner", "token-cleaner", |runner, _, client| {
             runner.start(token_cleaner::TokenCleaner, client)
+        }),
+        row("storage-version-migrator", "storage-version-migrator-controller", |runner, _, client| {
+            runner.start(storage_version_migrator::StorageVersionMigrator, client)
         }),
         row("garbage-collector", "generic-garbage-collector", |runner, _, client| {
             runner.start(garbagecollector::GarbageCollector::default(), client)
