@@ -1,6 +1,9 @@
-//! The store of several members: its consensus in a simulation.
+//! The store of several members: its consensus in a simulation, the suite over three of them, the loss of a leader.
 
 mod it {
+    mod certified;
+    mod cluster;
+    mod failover;
     mod memory_disk;
     mod simulation;
 }

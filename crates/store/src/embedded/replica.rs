@@ -296,6 +296,14 @@ impl Replica {
         self.memory.range(range).await
     }
 
+    /// Carries out a transaction that only reads.
+    pub fn read_txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
+        self.memory.check_open()?;
+        let state = self.memory.state.read();
+        let (response, entry) = Planner::new(&state.mvcc, &state.leases, usize::MAX).txn(txn)?;
+        if entry.changes.is_empty() { Ok(response) } else { Err(Error::Invalid("the transaction writes")) }
+    }
+
     /// Watches what is applied here.
     pub fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
         watch::open(&self.memory, request)

@@ -1,0 +1,522 @@
+//! Members over the network: TCP with mutual TLS, and frames with their length.
+//!
+//! A member dials every other one and sends over that connection only; what the other has to say comes over the one that
+//! it dials. The first frame says who is there, so that a member whose address has changed is found by its own dialling.
+//! A checkpoint goes over a connection of its own and holds up nothing; it is written to a file as it comes. Queues are
+//! bounded: what does not fit is lost, which Raft expects. Who is let in is the TLS configuration's to say: it must take
+//! certificates of members and of nobody else.
+//!
+//! A frame: its length u32, its kind u8, its content. Not here: what the messages mean.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{Inward, Transport};
+use crate::Member;
+use crate::identity::Identity;
+use crate::member::received_path;
+use crate::wire::{Reader, Writer};
+
+/// The protocol's name in the TLS handshake.
+pub const PROTOCOL: &[u8] = b"ironclad-raft/1";
+
+const HELLO: u8 = 1;
+const MESSAGE: u8 = 2;
+const SNAPSHOT: u8 = 3;
+const CHUNK: u8 = 4;
+const END: u8 = 5;
+const JOIN: u8 = 6;
+const JOINED: u8 = 7;
+const REFUSED: u8 = 8;
+
+/// The largest frame: the largest transaction and what is around it.
+const FRAME: usize = 32 << 20;
+/// A piece of a checkpoint.
+const PIECE: usize = 256 << 10;
+/// Messages and bytes that wait for one member.
+const WAITING: usize = 4096;
+const WAITING_BYTES: usize = 64 << 20;
+/// How long a connection may take to stand, and a checkpoint's next piece to go or come.
+const DIAL: Duration = Duration::from_secs(3);
+/// How long the members may take to agree on a new one.
+const JOINING: Duration = Duration::from_secs(30);
+const STALLED: Duration = Duration::from_secs(20);
+/// The pause before dialling again; doubled up to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How members prove themselves to each other.
+#[derive(Clone)]
+pub struct Security {
+    /// As the one that dials. Must show this member's certificate.
+    pub client: Arc<rustls::ClientConfig>,
+    /// As the one that is dialled. Must ask for a member's certificate.
+    pub server: Arc<rustls::ServerConfig>,
+    /// The name in every member's certificate: addresses change, members do not.
+    pub name: ServerName<'static>,
+}
+
+/// The transport.
+pub struct TlsTransport {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identity: Identity,
+    address: String,
+    security: Security,
+    inward: Inward,
+    runtime: tokio::runtime::Handle,
+    peers: Mutex<HashMap<u64, Peer>>,
+    listening: Mutex<Option<AbortHandle>>,
+    /// For names of files.
+    unique: AtomicU64,
+}
+
+struct Peer {
+    address: Arc<Mutex<Where>>,
+    queue: mpsc::Sender<Message>,
+    bytes: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+/// Where a member is.
+struct Where {
+    /// As the cluster knows it.
+    recorded: String,
+    /// As it says itself, if that is another.
+    told: Option<String>,
+}
+
+impl Where {
+    fn best(&self) -> String {
+        self.told.clone().unwrap_or_else(|| self.recorded.clone())
+    }
+}
+
+impl TlsTransport {
+    /// Listens, and reaches members as they become known. `address` is where the others reach this one.
+    pub fn start(
+        identity: Identity,
+        address: String,
+        listener: TcpListener,
+        security: Security,
+        inward: Inward,
+    ) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let shared = Arc::new(Shared {
+            identity,
+            address,
+            security,
+            inward,
+            runtime,
+            peers: Mutex::default(),
+            listening: Mutex::default(),
+            unique: AtomicU64::new(0),
+        });
+        let task = shared.runtime.spawn(listen(shared.clone(), listener));
+        *shared.listening.lock() = Some(task.abort_handle());
+        Arc::new(Self { shared })
+    }
+}
+
+impl Transport for TlsTransport {
+    fn send(&self, message: Message) {
+        let to = message.to;
+        let lost = {
+            let peers = self.shared.peers.lock();
+            let Some(peer) = peers.get(&to) else { return };
+            let size = size(&message);
+            let fits = peer.bytes.load(Ordering::Relaxed) + size <= WAITING_BYTES;
+            let sent = fits && peer.queue.try_send(message).is_ok();
+            if sent {
+                peer.bytes.fetch_add(size, Ordering::Relaxed);
+            }
+            !sent
+        };
+        if lost {
+            self.shared.inward.unreachable(to);
+        }
+    }
+
+    fn send_snapshot(&self, message: Message, checkpoint: Box<dyn Read + Send>) {
+        let shared = self.shared.clone();
+        let address = shared.peers.lock().get(&message.to).map(|peer| peer.address.lock().best());
+        self.shared.runtime.spawn(async move {
+            let to = message.to;
+            let sent = match address {
+                Some(address) => shared.snapshot(&address, &message, checkpoint).await,
+                None => Err(std::io::ErrorKind::NotConnected.into()),
+            };
+            if let Err(error) = &sent {
+                tracing::debug!(%error, member = %format_args!("{to:016x}"), "a checkpoint did not get through");
+            }
+            shared.inward.snapshot_sent(to, sent.is_ok());
+        });
+    }
+
+    fn members(&self, members: &[Member]) {
+        // A member that has just joined knows only who has called it.
+        if members.is_empty() {
+            return;
+        }
+        let mut peers = self.shared.peers.lock();
+        peers.retain(|id, peer| {
+            let stays = members.iter().any(|member| member.id == *id);
+            if !stays {
+                peer.task.abort();
+            }
+            stays
+        });
+        for member in members.iter().filter(|member| member.id != self.shared.identity.member) {
+            if let Some(peer) = peers.get(&member.id) {
+                let mut place = peer.address.lock();
+                if place.recorded != member.address {
+                    *place = Where { recorded: member.address.clone(), told: None };
+                }
+                continue;
+            }
+            let peer = self.shared.peer(member.id, member.address.clone());
+            peers.insert(member.id, peer);
+        }
+    }
+
+    fn close(&self) {
+        if let Some(listening) = self.shared.listening.lock().take() {
+            listening.abort();
+        }
+        for (_, peer) in self.shared.peers.lock().drain() {
+            peer.task.abort();
+        }
+    }
+}
+
+/// About what a message takes.
+fn size(message: &Message) -> usize {
+    64 + message.entries.iter().map(|entry| 48 + entry.data.len()).sum::<usize>()
+}
+
+impl Shared {
+    /// Begins to talk to a member.
+    fn peer(self: &Arc<Self>, id: u64, recorded: String) -> Peer {
+        let address = Arc::new(Mutex::new(Where { recorded, told: None }));
+        let (queue, messages) = mpsc::channel(WAITING);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let talk = talk(self.clone(), id, address.clone(), messages, bytes.clone());
+        let task = self.runtime.spawn(talk).abort_handle();
+        Peer { address, queue, bytes, task }
+    }
+
+    fn hello(&self, to: u64) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u64(self.identity.cluster).u64(self.identity.member).u64(to).bytes(self.address.as_bytes());
+        out.0
+    }
+
+    async fn dial(&self, to: u64, address: &str) -> std::io::Result<Connection> {
+        let call = async {
+            let mut stream = connect(&self.security, address).await?;
+            write_frame(&mut stream, HELLO, &self.hello(to)).await?;
+            stream.flush().await?;
+            Ok(stream)
+        };
+        timeout(DIAL, call).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+    }
+
+    /// Sends a checkpoint and waits until the other has it.
+    async fn snapshot(
+        &self,
+        address: &str,
+        message: &Message,
+        checkpoint: Box<dyn Read + Send>,
+    ) -> std::io::Result<()> {
+        let mut stream = self.dial(message.to, address).await?;
+        let bytes = message.write_to_bytes().map_err(std::io::Error::other)?;
+        write_frame(&mut stream, SNAPSHOT, &bytes).await?;
+        let mut file = Some(checkpoint);
+        loop {
+            let mut reading = file.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = Vec::with_capacity(PIECE);
+                reading.by_ref().take(PIECE as u64).read_to_end(&mut piece).map(|_| (piece, reading))
+            });
+            let (piece, rest) = read.await.map_err(std::io::Error::other)??;
+            file = Some(rest);
+            if piece.is_empty() {
+                break;
+            }
+            in_time(write_frame(&mut stream, CHUNK, &piece)).await?;
+        }
+        write_frame(&mut stream, END, &[]).await?;
+        in_time(stream.flush()).await?;
+        // One byte: it is on the other's disk.
+        in_time(stream.get_mut().read_u8()).await.map(|_| ())
+    }
+}
+
+/// A connection that this member has made.
+type Connection = BufWriter<tokio_rustls::client::TlsStream<TcpStream>>;
+
+async fn connect(security: &Security, address: &str) -> std::io::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let connector = TlsConnector::from(security.client.clone());
+    let stream = connector.connect(security.name.clone(), stream).await?;
+    Ok(BufWriter::with_capacity(64 << 10, stream))
+}
+
+/// Asks the member at an address to have its cluster take on a new one, with an id that nobody has. Gives the
+/// identity to make its directory with ([`crate::RaftStore::join`]).
+pub async fn ask_to_join(security: &Security, address: &str, member: &Member) -> std::io::Result<Identity> {
+    let ask = async {
+        let mut stream = connect(security, address).await?;
+        let mut out = Writer::default();
+        member.encode(&mut out);
+        write_frame(&mut stream, JOIN, &out.0).await?;
+        stream.flush().await?;
+        read_frame(stream.get_mut()).await
+    };
+    let timed_out = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let (kind, answer) = timeout(JOINING, ask).await.map_err(timed_out)??;
+    match (kind, Reader::new(answer.clone()).u64()) {
+        (JOINED, Some(cluster)) => Ok(Identity { cluster, member: member.id }),
+        (REFUSED, _) => Err(std::io::Error::other(String::from_utf8_lossy(&answer).into_owned())),
+        _ => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Has the cluster take on a member, and tells it what came of it.
+async fn take_on(
+    shared: &Shared,
+    stream: &mut (impl AsyncWrite + Unpin),
+    asked: Bytes,
+) -> std::io::Result<()> {
+    let mut asked = Reader::new(asked);
+    let member = Member::decode(&mut asked).filter(|member| member.id != 0 && !member.address.is_empty());
+    let member = member.ok_or(std::io::ErrorKind::InvalidData)?;
+    tracing::info!(name = member.name, address = member.address, "a member asks to join");
+    let (kind, answer) = match shared.inward.join(member).await {
+        Ok(()) => (JOINED, shared.identity.cluster.to_le_bytes().to_vec()),
+        Err(error) => (REFUSED, error.to_string().into_bytes()),
+    };
+    write_frame(stream, kind, &answer).await?;
+    stream.flush().await
+}
+
+async fn in_time<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    timeout(STALLED, step).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+}
+
+async fn write_frame(
+    stream: &mut (impl AsyncWrite + Unpin),
+    kind: u8,
+    content: &[u8],
+) -> std::io::Result<()> {
+    let mut head = [0; 5];
+    head[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
+    head[4] = kind;
+    stream.write_all(&head).await?;
+    stream.write_all(content).await
+}
+
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Bytes)> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    if length > FRAME {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut content = Vec::new();
+    // Not reserved ahead.
+    stream.take(length as u64).read_to_end(&mut content).await?;
+    if content.len() < length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((head[4], content.into()))
+}
+
+/// Sends one member what is for it, for as long as it is one.
+async fn talk(
+    shared: Arc<Shared>,
+    to: u64,
+    address: Arc<Mutex<Where>>,
+    mut messages: mpsc::Receiver<Message>,
+    bytes: Arc<AtomicUsize>,
+) {
+    let mut pause = PAUSE.0;
+    loop {
+        let place = address.lock().best();
+        // Also with nothing to say: that this member is somewhere else now, the others learn by its call.
+        let ended = match shared.dial(to, &place).await {
+            Ok(stream) => {
+                pause = PAUSE.0;
+                pump(stream, &mut messages, &bytes).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { return };
+        tracing::debug!(%error, member = %format_args!("{to:016x}"), address = place, "no connection");
+        {
+            // What it said of itself may be old as well; but not what it has said meanwhile.
+            let mut known = address.lock();
+            known.told.take_if(|told| *told == place);
+        }
+        shared.inward.unreachable(to);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+        // What has waited through that is out of date.
+        while let Ok(old) = messages.try_recv() {
+            bytes.fetch_sub(size(&old), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sends until the connection breaks.
+async fn pump(
+    mut stream: Connection,
+    messages: &mut mpsc::Receiver<Message>,
+    bytes: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut next: Option<Message> = None;
+    let mut end = [0; 1];
+    loop {
+        while let Some(message) = next.take() {
+            let content = message.write_to_bytes().map_err(std::io::Error::other)?;
+            in_time(write_frame(&mut stream, MESSAGE, &content)).await?;
+            next = messages.try_recv().ok().inspect(|next| {
+                bytes.fetch_sub(size(next), Ordering::Relaxed);
+            });
+        }
+        in_time(stream.flush()).await?;
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => {
+                    bytes.fetch_sub(size(&message), Ordering::Relaxed);
+                    next = Some(message);
+                }
+                None => return Ok(()),
+            },
+            // It never says anything here: it has gone.
+            read = stream.get_mut().read(&mut end) => {
+                read?;
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+        }
+    }
+}
+
+async fn listen(shared: Arc<Shared>, listener: TcpListener) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    if let Err(error) = hear(shared, stream).await {
+                        tracing::debug!(%error, %remote, "a member's connection has ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE.0).await;
+            }
+        }
+    }
+}
+
+/// Takes what a member sends.
+async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let accept = TlsAcceptor::from(shared.security.server.clone()).accept(stream);
+    let stream = timeout(DIAL, accept).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    let mut stream = BufReader::with_capacity(64 << 10, stream);
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let (kind, hello) = timeout(DIAL, read_frame(&mut stream)).await.map_err(|_| invalid())??;
+    if kind == JOIN {
+        return take_on(&shared, stream.get_mut(), hello).await;
+    }
+    let mut hello = Reader::new(hello);
+    let mut field = || hello.u64().ok_or_else(invalid);
+    let (cluster, from, to) = (field()?, field()?, field()?);
+    let address = hello.text().ok_or_else(invalid)?;
+    if kind != HELLO || cluster != shared.identity.cluster || to != shared.identity.member {
+        tracing::warn!(
+            cluster = %format_args!("{cluster:016x}"),
+            "a member of another cluster, or one that looks for another member, has called"
+        );
+        return Err(invalid());
+    }
+    match shared.peers.lock().entry(from) {
+        Entry::Occupied(known) => {
+            let mut place = known.get().address.lock();
+            place.told = (place.recorded != address).then_some(address);
+        }
+        // Somebody that this member is yet to hear of, from the log.
+        Entry::Vacant(unknown) => {
+            unknown.insert(shared.peer(from, address));
+        }
+    }
+    loop {
+        let (kind, content) = read_frame(&mut stream).await?;
+        let message = || {
+            let message = Message::parse_from_carllerche_bytes(&content).map_err(|_| invalid())?;
+            if message.to == to { Ok(message) } else { Err(invalid()) }
+        };
+        match kind {
+            // A proposal that was passed on keeps the name of the member that made it.
+            MESSAGE => shared.inward.message(message()?),
+            SNAPSHOT => {
+                let message = message()?;
+                let index = message.get_snapshot().get_metadata().index;
+                let unique = shared.unique.fetch_add(1, Ordering::Relaxed);
+                let path = received_path(shared.inward.directory(), index, unique);
+                if let Err(error) = receive(&mut stream, &path).await {
+                    // A part of a checkpoint is of no use.
+                    let _ = tokio::fs::remove_file(&path).await;
+                    return Err(error);
+                }
+                shared.inward.snapshot(message, path);
+                stream.get_mut().write_all(&[1]).await?;
+                stream.get_mut().flush().await?;
+            }
+            _ => return Err(invalid()),
+        }
+    }
+}
+
+/// Writes the pieces of a checkpoint to a file, durably.
+async fn receive(stream: &mut (impl AsyncRead + Unpin), path: &Path) -> std::io::Result<()> {
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).await?;
+    loop {
+        let (kind, piece) = in_time(read_frame(stream)).await?;
+        match kind {
+            CHUNK => file.write_all(&piece).await?,
+            END => break,
+            _ => return Err(std::io::ErrorKind::InvalidData.into()),
+        }
+    }
+    file.flush().await?;
+    file.sync_all().await
+}

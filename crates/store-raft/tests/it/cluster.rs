@@ -1,0 +1,266 @@
+//! Three members in one process, over a network in memory or over TLS on the loopback.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foundation::SystemClock;
+use parking_lot::Mutex;
+use raft::eraftpb::Message;
+use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join};
+use store_raft::transport::{Inward, Transport};
+use store_raft::{Identity, Member, Options, RaftStore};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// A network in memory.
+#[derive(Clone, Default)]
+pub struct Network(Arc<Mutex<Nodes>>);
+
+#[derive(Default)]
+struct Nodes {
+    reached: HashMap<u64, Inward>,
+    cut: HashSet<u64>,
+}
+
+impl Network {
+    /// Nothing goes to or from a member any more.
+    pub fn cut(&self, member: u64) {
+        self.0.lock().cut.insert(member);
+    }
+
+    pub fn mend(&self, member: u64) {
+        self.0.lock().cut.remove(&member);
+    }
+
+    fn at(&self, from: u64, to: u64) -> Option<Inward> {
+        let nodes = self.0.lock();
+        let apart = nodes.cut.contains(&from) || nodes.cut.contains(&to);
+        nodes.reached.get(&to).filter(|_| !apart).cloned()
+    }
+}
+
+struct Wire {
+    network: Network,
+    me: u64,
+}
+
+impl Transport for Wire {
+    fn send(&self, message: Message) {
+        if let Some(inward) = self.network.at(self.me, message.to) {
+            inward.message(message);
+        }
+    }
+
+    fn send_snapshot(&self, message: Message, mut checkpoint: Box<dyn Read + Send>) {
+        let sender = self.network.0.lock().reached.get(&self.me).cloned().unwrap();
+        let Some(inward) = self.network.at(self.me, message.to) else {
+            return sender.snapshot_sent(message.to, false);
+        };
+        let index = message.get_snapshot().get_metadata().index;
+        let path = inward.directory().join(format!("received-{index}-{:?}", std::time::Instant::now()));
+        std::io::copy(&mut checkpoint, &mut std::fs::File::create(&path).unwrap()).unwrap();
+        let to = message.to;
+        inward.snapshot(message, path);
+        sender.snapshot_sent(to, true);
+    }
+
+    fn members(&self, _: &[Member]) {}
+
+    fn close(&self) {
+        self.network.0.lock().reached.remove(&self.me);
+    }
+}
+
+/// What lies under the members.
+pub enum Under {
+    Memory(Network),
+    Tls(Security),
+}
+
+/// The members and what they need to be started again.
+pub struct Cluster {
+    pub under: Under,
+    directories: Vec<TempDir>,
+    identities: Vec<Identity>,
+    addresses: Vec<String>,
+    pub members: Vec<Option<Arc<RaftStore>>>,
+}
+
+impl Cluster {
+    /// One member, and two that join it and have caught up.
+    pub async fn start(under: Under) -> Self {
+        let mut cluster = Self {
+            under,
+            directories: (0..3).map(|_| TempDir::new().unwrap()).collect(),
+            identities: Vec::new(),
+            addresses: vec![String::new(); 3],
+            members: vec![None, None, None],
+        };
+        let listener = cluster.listener(0).await;
+        let first = RaftStore::found(cluster.directories[0].path(), &cluster.options(0), None).unwrap();
+        cluster.identities.push(first);
+        cluster.open(0, listener);
+        for joiner in 1..3 {
+            let listener = cluster.listener(joiner).await;
+            let member = Member {
+                id: first.member.wrapping_add(joiner as u64).max(1),
+                name: format!("m{joiner}"),
+                address: cluster.addresses[joiner].clone(),
+            };
+            let identity = match &cluster.under {
+                Under::Tls(security) => {
+                    ask_to_join(security, &cluster.addresses[joiner - 1], &member).await.unwrap()
+                }
+                Under::Memory(_) => {
+                    cluster.member(0).add_member(member.clone()).await.unwrap();
+                    Identity { member: member.id, ..first }
+                }
+            };
+            RaftStore::join(cluster.directories[joiner].path(), identity).unwrap();
+            cluster.identities.push(identity);
+            cluster.open(joiner, listener);
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    fn options(&self, index: usize) -> Options {
+        Options::new(format!("m{index}"), self.addresses[index].clone())
+    }
+
+    async fn listener(&mut self, index: usize) -> Option<TcpListener> {
+        match &self.under {
+            Under::Memory(_) => {
+                self.addresses[index] = format!("m{index}");
+                None
+            }
+            Under::Tls(_) => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                self.addresses[index] = listener.local_addr().unwrap().to_string();
+                Some(listener)
+            }
+        }
+    }
+
+    fn open(&mut self, index: usize, listener: Option<TcpListener>) {
+        let options = self.options(index);
+        let address = options.address.clone();
+        let transport = |identity: Identity, inward: Inward| -> Arc<dyn Transport> {
+            match (&self.under, listener) {
+                (Under::Tls(security), Some(listener)) => {
+                    TlsTransport::start(identity, address, listener, security.clone(), inward)
+                }
+                (Under::Memory(network), _) => {
+                    network.0.lock().reached.insert(identity.member, inward);
+                    Arc::new(Wire { network: network.clone(), me: identity.member })
+                }
+                _ => unreachable!("TLS needs a listener"),
+            }
+        };
+        let directory = self.directories[index].path();
+        let member = RaftStore::open(directory, options, SystemClock::shared(), transport).unwrap();
+        self.members[index] = Some(member);
+    }
+
+    /// Starts a member again, over TLS at another address.
+    pub async fn restart(&mut self, index: usize) {
+        let listener = self.listener(index).await;
+        self.open(index, listener);
+    }
+
+    pub fn member(&self, index: usize) -> Arc<RaftStore> {
+        self.members[index].clone().unwrap()
+    }
+
+    pub fn id(&self, index: usize) -> u64 {
+        self.identities[index].member
+    }
+
+    /// Waits until every running member knows three that vote, where they are, and who leads.
+    pub async fn settled(&self) {
+        for member in self.members.iter().flatten() {
+            let mut standing = member.standing();
+            let settled = standing.wait_for(|standing| {
+                let mut known: Vec<_> =
+                    standing.members.iter().map(|member| member.address.clone()).collect();
+                let mut addresses = self.addresses.clone();
+                known.sort();
+                addresses.sort();
+                standing.voters.len() == 3 && standing.leader != 0 && known == addresses
+            });
+            let waited = tokio::time::timeout(Duration::from_secs(60), settled).await;
+            waited.expect("the members have not settled").unwrap();
+        }
+    }
+
+    /// The member that leads, as a running one knows it.
+    pub fn leader(&self) -> usize {
+        let standing = self.members.iter().flatten().next().unwrap().standing();
+        let leader = standing.borrow().leader;
+        self.identities.iter().position(|identity| identity.member == leader).unwrap()
+    }
+
+    /// Stops a member without a word to the others: as if it had been killed.
+    pub async fn kill(&mut self, index: usize) {
+        if let Under::Memory(network) = &self.under {
+            network.cut(self.id(index));
+        }
+        let member = self.members[index].take().unwrap();
+        tokio::task::spawn_blocking(move || member.shutdown()).await.unwrap();
+    }
+
+    /// Stops all members.
+    pub async fn stop(&mut self) {
+        for index in 0..3 {
+            if let Some(member) = self.members[index].take() {
+                tokio::task::spawn_blocking(move || member.shutdown()).await.unwrap();
+            }
+        }
+    }
+}
+
+/// Certificates of members, made for a test.
+pub fn security() -> Security {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["member".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &authority).unwrap();
+    let chain = vec![leaf.der().clone()];
+    let private = || rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.as_ref().der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_client_auth_cert(chain.clone(), private())
+        .unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain, private())
+        .unwrap();
+    client.alpn_protocols = vec![PROTOCOL.to_vec()];
+    server.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Security { client: Arc::new(client), server: Arc::new(server), name: "member".try_into().unwrap() }
+}
+
+impl Cluster {
+    pub fn identity(&self, index: usize) -> Identity {
+        self.identities[index]
+    }
+
+    /// Makes a stopped member the only one.
+    pub fn reset(&self, index: usize) -> Identity {
+        store_raft::reset(self.directories[index].path(), &self.options(index)).unwrap()
+    }
+}

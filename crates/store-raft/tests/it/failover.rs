@@ -1,0 +1,166 @@
+//! What the loss of members means to those who use the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use store::{Error, Op, Range, Store, Txn, WatchRequest};
+use store_raft::RaftStore;
+
+use super::cluster::{Cluster, Network, Under, security};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("nothing happened before the deadline")
+}
+
+/// What writers were told.
+#[derive(Default)]
+struct Told {
+    acknowledged: Mutex<BTreeMap<String, u64>>,
+    stop: AtomicBool,
+}
+
+async fn write(store: Arc<RaftStore>, name: String, told: Arc<Told>) {
+    let mut count = 0;
+    while !told.stop.load(Ordering::Relaxed) {
+        count += 1;
+        let key = format!("k/{name}/{count}");
+        match store.txn(Txn::of(vec![Op::put(key.clone(), "x")])).await {
+            Ok(response) => drop(told.acknowledged.lock().insert(key, response.revision)),
+            // It may be there or not.
+            Err(Error::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Waits until so many more writes were acknowledged.
+async fn more(told: &Told, count: usize) {
+    let start = told.acknowledged.lock().len();
+    soon(async {
+        while told.acknowledged.lock().len() < start + count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed_under_load() {
+    let network = Network::default();
+    let mut cluster = Cluster::start(Under::Memory(network.clone())).await;
+    let leader = cluster.leader();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let told = Arc::new(Told::default());
+    let mut watches = Vec::new();
+    for index in others {
+        watches.push(cluster.member(index).watch(WatchRequest::prefix("k/", 1)).await.unwrap());
+    }
+    let writers: Vec<_> = others
+        .iter()
+        .flat_map(|index| (0..4).map(move |writer| (*index, writer)))
+        .map(|(index, writer)| {
+            tokio::spawn(write(cluster.member(index), format!("{index}-{writer}"), told.clone()))
+        })
+        .collect();
+    more(&told, 300).await;
+    network.cut(cluster.id(leader));
+    let killed = Instant::now();
+    // More than are on their way at a time.
+    more(&told, 20).await;
+    eprintln!("writes resumed after {:?}", killed.elapsed());
+    more(&told, 300).await;
+    told.stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        soon(writer).await.unwrap();
+    }
+    cluster.kill(leader).await;
+
+    // Nothing acknowledged is lost, anywhere; and no watch misses an event.
+    let acknowledged = told.acknowledged.lock().clone();
+    let last = soon(cluster.member(others[0]).txn(Txn::of(vec![Op::put("k/end", "x")]))).await.unwrap();
+    for (index, watch) in others.iter().zip(&mut watches) {
+        let found = soon(cluster.member(*index).range(Range::prefix("k/"))).await.unwrap();
+        let found: BTreeMap<_, _> = found
+            .kvs
+            .iter()
+            .map(|kv| (String::from_utf8_lossy(&kv.key).into_owned(), kv.mod_revision))
+            .collect();
+        for (key, revision) in &acknowledged {
+            assert_eq!(found.get(key), Some(revision), "{key} was acknowledged");
+        }
+        let (mut seen, mut next) = (BTreeMap::new(), 2);
+        while next <= last.revision {
+            for event in soon(watch.next()).await.unwrap().unwrap().events {
+                assert_eq!(event.kv.mod_revision, next, "a gap, or something twice");
+                next += 1;
+                seen.insert(String::from_utf8_lossy(&event.kv.key).into_owned(), event.kv.mod_revision);
+            }
+        }
+        assert_eq!(seen, found);
+    }
+
+    // It comes back and has everything too.
+    network.mend(cluster.id(leader));
+    cluster.restart(leader).await;
+    cluster.settled().await;
+    let found = soon(cluster.member(leader).range(Range::prefix("k/"))).await.unwrap();
+    assert_eq!(found.revision, last.revision);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_is_needed_and_enough() {
+    let network = Network::default();
+    let cluster = Cluster::start(Under::Memory(network.clone())).await;
+    let put = async |index: usize| cluster.member(index).txn(Txn::of(vec![Op::put("a", "x")])).await;
+    let leader = cluster.leader();
+    let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
+    network.cut(cluster.id(one));
+    soon(put(leader)).await.unwrap();
+    assert!(matches!(soon(put(one)).await, Err(Error::Unavailable(_))), "alone it writes nothing");
+    let read = soon(cluster.member(one).range(Range::key("a"))).await;
+    assert!(matches!(read, Err(Error::Unavailable(_))), "and does not read what may be old: {read:?}");
+    network.cut(cluster.id(two));
+    assert!(matches!(soon(put(leader)).await, Err(Error::Unavailable(_))), "nor does a leader alone");
+    network.mend(cluster.id(one));
+    network.mend(cluster.id(two));
+    for index in 0..3 {
+        soon(async { while put(index).await.is_err() {} }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_move_leave_and_go_on_alone() {
+    let mut cluster = Cluster::start(Under::Tls(security())).await;
+    let leader = cluster.leader();
+    let (moved, gone) = ((leader + 1) % 3, (leader + 2) % 3);
+    // At another port it is still the same member.
+    let before = cluster.id(moved);
+    cluster.kill(moved).await;
+    cluster.restart(moved).await;
+    cluster.settled().await;
+    assert_eq!(cluster.id(moved), before);
+    soon(cluster.member(moved).txn(Txn::of(vec![Op::put("a", "1")]))).await.unwrap();
+
+    let id = cluster.id(gone);
+    soon(cluster.member(leader).remove_member(id)).await.unwrap();
+    let mut standing = cluster.member(moved).standing();
+    soon(standing.wait_for(|standing| standing.voters.len() == 2)).await.unwrap();
+    soon(cluster.member(moved).txn(Txn::of(vec![Op::put("a", "2")]))).await.unwrap();
+    cluster.stop().await;
+
+    // The rest is lost: one goes on with what it has.
+    let identity = cluster.reset(moved);
+    assert_ne!(identity.cluster, cluster.identity(leader).cluster);
+    cluster.restart(moved).await;
+    let alone = cluster.member(moved);
+    let found = soon(alone.range(Range::key("a"))).await.unwrap();
+    assert_eq!(&*found.kvs[0].value, b"2");
+    soon(alone.txn(Txn::of(vec![Op::put("a", "3")]))).await.unwrap();
+    assert_eq!(alone.standing().borrow().voters, [identity.member]);
+}
