@@ -282,6 +282,11 @@ impl Core {
     /// A message from another member. A snapshot's checkpoint must be at hand already.
     pub fn step(&mut self, mut message: Message, now: Duration) {
         if message.get_msg_type() == MessageType::MsgPropose && self.leads() {
+            let changes = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+            if self.node.raft.has_pending_conf() && message.entries.iter().any(changes) {
+                // Raft would put nothing in the place of a second change on its way.
+                return self.duties.put_off(message);
+            }
             let time = self.time.at(now);
             for entry in message.mut_entries().iter_mut().filter(|entry| !entry.data.is_empty()) {
                 if entry.get_entry_type() == EntryType::EntryNormal {

@@ -3,9 +3,11 @@
 //! It decides and proposes; the decision takes effect when it is applied, as any write, so that it does not matter if a
 //! new leader decides the same again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use raft::ProgressState;
+use raft::eraftpb::Message;
 use store::embedded::replica::Command;
 
 use super::Core;
@@ -23,11 +25,22 @@ pub(super) struct Duties {
     history: bool,
     expired: Option<Duration>,
     promoted: Option<(u64, Duration)>,
+    /// Changes of members that others have passed on, which wait for the one on its way.
+    put_off: VecDeque<Message>,
 }
+
+/// Changes of members that may wait. Whoever asked for one too many asks again.
+const PUT_OFF: usize = 16;
 
 impl Duties {
     pub fn applied(&mut self) {
         self.history = true;
+    }
+
+    pub fn put_off(&mut self, change: Message) {
+        if self.put_off.len() < PUT_OFF {
+            self.put_off.push_back(change);
+        }
     }
 }
 
@@ -36,6 +49,11 @@ impl Core {
         // Before that it does not know all that its predecessors did.
         if !self.node.raft.apply_to_current_term() {
             return;
+        }
+        if !self.node.raft.has_pending_conf()
+            && let Some(change) = self.duties.put_off.pop_front()
+        {
+            self.step(change, now);
         }
         self.end_leases(now);
         self.forget(now);

@@ -143,10 +143,11 @@ impl Transport for TlsTransport {
             let peers = self.shared.peers.lock();
             let Some(peer) = peers.get(&to) else { return };
             let size = size(&message);
-            let fits = peer.bytes.load(Ordering::Relaxed) + size <= WAITING_BYTES;
-            let sent = fits && peer.queue.try_send(message).is_ok();
-            if sent {
-                peer.bytes.fetch_add(size, Ordering::Relaxed);
+            // Counted before it is sent: whoever takes it out counts it off at once.
+            let waiting = peer.bytes.fetch_add(size, Ordering::Relaxed);
+            let sent = waiting + size <= WAITING_BYTES && peer.queue.try_send(message).is_ok();
+            if !sent {
+                peer.bytes.fetch_sub(size, Ordering::Relaxed);
             }
             !sent
         };

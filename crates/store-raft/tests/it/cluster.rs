@@ -8,6 +8,7 @@ use std::time::Duration;
 use foundation::SystemClock;
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
+use store_raft::core::Standing;
 use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join};
 use store_raft::transport::{Inward, Transport};
 use store_raft::{Identity, Member, Options, RaftStore};
@@ -110,9 +111,9 @@ impl Cluster {
                 address: cluster.addresses[joiner].clone(),
             };
             let identity = match &cluster.under {
-                Under::Tls(security) => {
-                    ask_to_join(security, &cluster.addresses[joiner - 1], &member).await.unwrap()
-                }
+                Under::Tls(security) => ask_to_join(security, &cluster.addresses[joiner - 1], &member)
+                    .await
+                    .unwrap_or_else(|error| panic!("{error}: {:#?}", cluster.stand())),
                 Under::Memory(_) => {
                     cluster.member(0).add_member(member.clone()).await.unwrap();
                     Identity { member: member.id, ..first }
@@ -164,10 +165,24 @@ impl Cluster {
         self.members[index] = Some(member);
     }
 
-    /// Starts a member again, over TLS at another address.
+    /// Starts a member again, where it was.
     pub async fn restart(&mut self, index: usize) {
+        let listener = match &self.under {
+            Under::Memory(_) => None,
+            Under::Tls(_) => Some(TcpListener::bind(&self.addresses[index]).await.unwrap()),
+        };
+        self.open(index, listener);
+    }
+
+    /// Starts a member again at another address.
+    pub async fn restart_elsewhere(&mut self, index: usize) {
         let listener = self.listener(index).await;
         self.open(index, listener);
+    }
+
+    /// Where the running members stand.
+    fn stand(&self) -> Vec<Standing> {
+        self.members.iter().flatten().map(|member| member.standing().borrow().clone()).collect()
     }
 
     pub fn member(&self, index: usize) -> Arc<RaftStore> {
@@ -190,8 +205,9 @@ impl Cluster {
                 addresses.sort();
                 standing.voters.len() == 3 && standing.leader != 0 && known == addresses
             });
-            let waited = tokio::time::timeout(Duration::from_secs(60), settled).await;
-            waited.expect("the members have not settled").unwrap();
+            if tokio::time::timeout(Duration::from_secs(60), settled).await.is_err() {
+                panic!("the members have not settled: {:#?}", self.stand());
+            }
         }
     }
 

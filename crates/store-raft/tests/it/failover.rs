@@ -142,7 +142,7 @@ async fn members_move_leave_and_go_on_alone() {
     // At another port it is still the same member.
     let before = cluster.id(moved);
     cluster.kill(moved).await;
-    cluster.restart(moved).await;
+    cluster.restart_elsewhere(moved).await;
     cluster.settled().await;
     assert_eq!(cluster.id(moved), before);
     soon(cluster.member(moved).txn(Txn::of(vec![Op::put("a", "1")]))).await.unwrap();
