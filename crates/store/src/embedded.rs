@@ -15,7 +15,6 @@ pub mod disk;
 mod entry;
 mod expiry;
 mod lease;
-mod lock;
 pub mod log;
 mod maintenance;
 mod memory;
@@ -25,11 +24,12 @@ mod policy;
 mod recovery;
 pub mod replica;
 mod restore;
+#[cfg(test)]
+mod simulation;
 mod wal;
 mod watch;
 mod writer;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,10 +46,10 @@ use crate::types::{
     LeaseId, LeaseInfo, Range, RangeResponse, Revision, Status, Txn, TxnResponse, WatchRequest,
 };
 use crate::{Store, WatchStream};
+pub use recovery::Recovery;
 pub use restore::restore;
 
-use disk::{Disk, HostDisk};
-use lock::Lock;
+use disk::{Disk, HostDisk, Lock};
 use memory::Memory;
 use writer::{Queue, Request};
 
@@ -164,6 +164,7 @@ pub struct Engine {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Locked as long as it is open.
     lock: Mutex<Option<Lock>>,
+    recovery: Recovery,
 }
 
 impl Engine {
@@ -175,9 +176,10 @@ impl Engine {
         clock: SharedClock,
     ) -> Result<Arc<Self>, Error> {
         let directory = directory.as_ref();
-        let context = |error| Error::io(format!("opening {}", directory.display()), error);
-        fs::create_dir_all(directory).map_err(context)?;
-        let lock = Lock::take(directory)?;
+        let lock = options.disk.lock(directory).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::Locked { path: directory.to_owned() },
+            _ => Error::io(format!("opening {}", directory.display()), error),
+        })?;
         let recovered = recovery::recover(directory, &options, clock.monotonic())?;
         let shared = Arc::new(Shared {
             memory: Arc::new(Memory::new(recovered.state)),
@@ -202,7 +204,8 @@ impl Engine {
             builder.spawn(run).map_err(|error| Error::io("starting the store's writer", error))?
         };
         shared.watch_leases();
-        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(writer)), lock: Mutex::new(Some(lock)) }))
+        let (writer, lock) = (Mutex::new(Some(writer)), Mutex::new(Some(lock)));
+        Ok(Arc::new(Self { shared, writer, lock, recovery: recovered.report }))
     }
 
     /// Carries out what is queued, ends the watches, and gives the directory free. Calls after it fail
@@ -226,6 +229,11 @@ impl Engine {
     /// Identifies the data: chosen at random when the store was made, and never changed.
     pub fn id(&self) -> u64 {
         self.shared.files.store_id
+    }
+
+    /// What opening it has found and done.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
     }
 
     /// How many watches are open.
@@ -291,7 +299,12 @@ impl Store for Engine {
         self.check_open()?;
         self.shared.watch_leases();
         let now = self.shared.clock.monotonic();
-        self.shared.memory.state.write().leases.keep_alive(id, now)
+        let (info, unnoted) = self.shared.memory.state.write().leases.keep_alive(id, now)?;
+        if unnoted && let Err(error) = self.ask(|reply| Request::Renew { id, reply }).await {
+            // It lives on; only a crash would make it end early.
+            tracing::warn!(id, %error, "a lease that was kept alive could not be noted");
+        }
+        Ok(info)
     }
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {

@@ -101,9 +101,19 @@ macro_rules! certify {
 /// How long a test waits for something that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+tokio::task_local! {
+    static PATIENCE: Duration;
+}
+
+/// Runs a test that waits for `patience` where it would wait for half a minute: to see a broken store fail.
+pub async fn with_patience<T>(patience: Duration, test: impl Future<Output = T>) -> T {
+    PATIENCE.scope(patience, test).await
+}
+
 /// Something that must happen soon.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future).await.expect("nothing happened before the deadline")
+    let patience = PATIENCE.try_with(|patience| *patience).unwrap_or(DEADLINE);
+    tokio::time::timeout(patience, future).await.expect("nothing happened before the deadline")
 }
 
 async fn put(store: &dyn Store, key: &str, value: &str) -> Revision {

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests: a failure is to panic where it happens")]
 
 mod it {
+    pub mod broken;
     pub mod crash;
     pub mod damage;
     pub mod disk_full;
     pub mod embedded;
+    pub mod faults;
+    pub mod format;
     pub mod model;
 }

@@ -83,10 +83,9 @@ pub(super) fn write(
     directory: &Path,
     store_id: u64,
     state: &RwLock<State>,
-    now: std::time::Duration,
 ) -> Result<(Batch, u64), Error> {
     let temporary = directory.join("checkpoint.tmp");
-    let result = write_to(disk, &temporary, store_id, state, now).and_then(|written| {
+    let result = write_to(disk, &temporary, store_id, state).and_then(|written| {
         let finish = || {
             disk.rename(&temporary, &path(directory))?;
             disk.sync_directory(directory)
@@ -106,15 +105,12 @@ fn write_to(
     temporary: &Path,
     store_id: u64,
     state: &RwLock<State>,
-    now: std::time::Duration,
 ) -> Result<(Batch, u64), Error> {
     let context = |error| Error::io(format!("writing {}", temporary.display()), error);
     let file = disk.create(temporary).map_err(context)?;
     let mut writer = Writer { file, path: temporary, store_id, block: Vec::new(), blocks: 0, offset: 0 };
     let (head, leases, replicated, ends) = {
         let state = state.read();
-        // A replica's time is its own.
-        let now = state.replicated.as_ref().map_or(now, |replicated| replicated.time);
         let head = Head {
             store_id,
             revision: state.mvcc.revision,
@@ -125,7 +121,7 @@ fn write_to(
             Some(_) => state.leases.deadlines().collect(),
             None => Vec::new(),
         };
-        (head, state.leases.remaining(now), state.replicated.clone(), ends)
+        (head, state.leases.noted(), state.replicated.clone(), ends)
     };
     writer.block.extend_from_slice(MAGIC);
     writer.block.extend_from_slice(&wal::VERSION.to_le_bytes());
@@ -136,6 +132,7 @@ fn write_to(
         replicated.encode(&mut writer.block);
     }
     writer.flush()?;
+    // What the log says of them, and not what is left: keeping alive is written nowhere.
     let grants = leases.into_iter().map(|(id, ttl, remaining)| Change::Grant { id, ttl, remaining });
     let ends = ends.into_iter().map(|(id, deadline)| Change::Until { id, deadline });
     writer.entry(&Entry { revision: 0, changes: grants.chain(ends).collect() })?;

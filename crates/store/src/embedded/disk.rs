@@ -1,15 +1,22 @@
 //! The engine's view of a disk, so that tests can put a failing one under it.
 //!
 //! Only the operations that the engine needs, each as blunt as the system call behind it. Not here: what
-//! is in the files (`wal`, `checkpoint`).
+//! is in the files (`wal`, `checkpoint`); a disk in memory that fails as real ones do ([`simulated`]).
+
+pub mod simulated;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// What keeps others out of a directory until it is dropped.
+pub type Lock = Box<dyn Send + Sync>;
+
 /// Where files are.
 pub trait Disk: Send + Sync {
+    /// Makes a directory if it is not there, and takes its lock. [`io::ErrorKind::WouldBlock`]: somebody has it.
+    fn lock(&self, directory: &Path) -> io::Result<Lock>;
     /// Makes an empty file, or empties it. Only the owner can read it.
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
     /// Opens a file for writing into it.
@@ -41,6 +48,11 @@ pub trait File: Send + Sync {
 pub struct HostDisk;
 
 impl Disk for HostDisk {
+    fn lock(&self, directory: &Path) -> io::Result<Lock> {
+        fs::create_dir_all(directory)?;
+        Ok(Box::new(FileLock::take(directory)?))
+    }
+
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
@@ -84,6 +96,30 @@ impl Disk for HostDisk {
     }
 }
 
+/// The lock of a directory of the host: the file `LOCK` in it, which stays.
+struct FileLock(fs::File);
+
+impl FileLock {
+    fn take(directory: &Path) -> io::Result<Self> {
+        let mut options = fs::OpenOptions::new();
+        let file =
+            options.write(true).create(true).truncate(false).mode(0o600).open(directory.join("LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being started has the file too until it runs its program, and the
+        // lock lasts as long as anybody has it open.
+        let _ = self.0.unlock();
+    }
+}
+
 impl File for fs::File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
@@ -91,5 +127,21 @@ impl File for fs::File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_up_though_a_process_being_started_still_has_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = FileLock::take(directory.path()).unwrap();
+        let refused = HostDisk.lock(directory.path()).err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::WouldBlock));
+        let _inherited = lock.0.try_clone().unwrap();
+        drop(lock);
+        HostDisk.lock(directory.path()).unwrap();
     }
 }

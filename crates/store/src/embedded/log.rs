@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn records_come_back_with_their_batches_and_the_front_can_be_given_up() {
         let directory = tempfile::tempdir().unwrap();
-        let options = Options { segment_bytes: 1, ..Options::default() };
+        let options = Options { segment_bytes: 256 << 10, ..Options::default() };
         let read = || {
             let mut found = Vec::new();
             let log = Log::open(directory.path(), &options, |batch, bytes| {

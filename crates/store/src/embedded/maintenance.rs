@@ -41,7 +41,7 @@ struct Thread {
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-struct Jobs {
+pub(super) struct Jobs {
     spare: bool,
     compact: bool,
     checkpoint: bool,
@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    fn carry_out(&self, jobs: Jobs) -> Result<(), Error> {
+    pub(super) fn carry_out(&self, jobs: Jobs) -> Result<(), Error> {
         if jobs.compact {
             while !self.memory.state.write().mvcc.drop_compacted(STEPS) {
                 std::thread::yield_now();
@@ -138,9 +138,8 @@ impl Shared {
         }
         if jobs.checkpoint {
             let files = &self.files;
-            let now = self.clock.monotonic();
             let (batch, bytes) =
-                checkpoint::write(&files.disk, &files.directory, files.store_id, &self.memory.state, now)?;
+                checkpoint::write(&files.disk, &files.directory, files.store_id, &self.memory.state)?;
             self.maintenance.checkpoint_bytes.store(bytes, Ordering::Relaxed);
             tracing::debug!(batch, bytes, "wrote a checkpoint");
             files.release(batch)?;
@@ -158,6 +157,35 @@ impl Shared {
         if let Some(handle) = handle {
             // A panic in it has been printed; the files are as a crash would leave them.
             let _ = handle.join();
+        }
+    }
+}
+
+/// For the simulation, which has no threads.
+#[cfg(test)]
+mod by_hand {
+    use super::*;
+
+    impl Maintenance {
+        /// As if its thread were running: work is noted and left undone.
+        pub fn by_hand() -> Self {
+            let thread = Thread { running: true, ..Thread::default() };
+            Self { thread: Mutex::new(thread), ..Self::default() }
+        }
+    }
+
+    impl Shared {
+        /// The work that was noted.
+        pub fn take_jobs(&self) -> Option<Jobs> {
+            let mut thread = self.maintenance.thread.lock();
+            thread.waiting.clear();
+            Some(std::mem::take(&mut thread.jobs)).filter(|jobs| *jobs != Jobs::default())
+        }
+    }
+
+    impl Jobs {
+        pub fn is_checkpoint(self) -> bool {
+            self.checkpoint
         }
     }
 }

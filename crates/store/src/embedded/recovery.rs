@@ -3,7 +3,8 @@
 //! Removes what a crash has left half made (`checkpoint.tmp`, spares) and drops a torn tail; logs what it
 //! found. Refuses a directory that contradicts itself, saying what and where.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,44 @@ use super::wal::replay::{replay, segments};
 use super::wal::{Files, Wal};
 use super::{Options, State, checkpoint};
 use crate::error::Error;
+use crate::types::Revision;
+
+/// What opening a store has found and done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The revision it goes on from.
+    pub revision: Revision,
+    /// Keys that exist.
+    pub keys: u64,
+    /// Leases that exist.
+    pub leases: u64,
+    /// Bytes of the checkpoint that was read; 0 if there was none.
+    pub checkpoint_bytes: u64,
+    /// Segments of the log, and their bytes.
+    pub segments: usize,
+    /// Bytes of those segments.
+    pub log_bytes: u64,
+    /// Batches of the log that the checkpoint did not hold, and that were carried out again.
+    pub batches: u64,
+    /// The file and the offset at which the last write was torn, and so dropped: it was never acknowledged.
+    pub torn: Option<(PathBuf, u64)>,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revision {} with {} keys and {} leases: ", self.revision, self.keys, self.leases)?;
+        write!(f, "read a checkpoint of {} bytes and ", self.checkpoint_bytes)?;
+        write!(f, "{} segments of {} bytes, ", self.segments, self.log_bytes)?;
+        write!(f, "carried out {} batches, ", self.batches)?;
+        match &self.torn {
+            None => f.write_str("found nothing torn")?,
+            Some((path, offset)) => write!(f, "dropped a torn write at {offset} of {}", path.display())?,
+        }
+        write!(f, ", in {:?}", self.took)
+    }
+}
 
 /// A state with the log to go on with.
 pub(super) struct Recovered {
@@ -19,6 +58,7 @@ pub(super) struct Recovered {
     pub files: Arc<Files>,
     pub wal: Wal,
     pub checkpoint_bytes: u64,
+    pub report: Recovery,
 }
 
 /// Opens what is in a directory, or makes a new store in an empty one.
@@ -40,7 +80,9 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
         let store_id = options.randomness.u64();
         let files = Arc::new(Files::new(disk.clone(), directory, store_id, options.segment_bytes));
         let wal = Wal::create(files.clone())?;
-        return Ok(Recovered { state, files, wal, checkpoint_bytes });
+        let report =
+            Recovery { revision: state.mvcc.revision, took: started.elapsed(), ..Recovery::default() };
+        return Ok(Recovered { state, files, wal, checkpoint_bytes, report });
     }
     let after = state.batch;
     let store_id = loaded.map(|(head, _)| head.store_id);
@@ -51,18 +93,24 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
         true
     })?;
     state.batch = end.batch;
-    if let Some((path, offset)) = &end.torn {
-        tracing::warn!(path = %path.display(), offset, "dropped the torn tail of the store's log");
-    }
-    tracing::info!(
-        revision = state.mvcc.revision,
-        keys = state.mvcc.keys,
-        checkpoint_batch = after,
-        batches_replayed = end.batch - after,
-        took = ?started.elapsed(),
-        "recovered the store"
-    );
+    state.leases.restart(now);
     let files = Arc::new(Files::new(disk.clone(), directory, end.store_id, options.segment_bytes));
+    let mut report = Recovery {
+        revision: state.mvcc.revision,
+        keys: state.mvcc.keys,
+        leases: state.leases.len() as u64,
+        checkpoint_bytes,
+        segments: numbers.len(),
+        log_bytes: end.bytes,
+        batches: end.batch - after,
+        torn: end.torn.clone(),
+        took: Duration::ZERO,
+    };
     let wal = Wal::resume(files.clone(), end)?;
-    Ok(Recovered { state, files, wal, checkpoint_bytes })
+    report.took = started.elapsed();
+    match report.torn {
+        None => tracing::info!("opened the store at {report}"),
+        Some(_) => tracing::warn!("opened the store at {report}"),
+    }
+    Ok(Recovered { state, files, wal, checkpoint_bytes, report })
 }

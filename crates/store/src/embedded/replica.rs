@@ -248,9 +248,7 @@ impl Replica {
     /// Writes a checkpoint while commands go on. Returns where it stands.
     pub fn checkpoint(&self) -> Result<Position, Error> {
         let mut upkeep = self.upkeep.lock();
-        let now = Duration::ZERO;
-        let (_, bytes) =
-            checkpoint::write(&self.disk, &self.directory, self.store_id, &self.memory.state, now)?;
+        let (_, bytes) = checkpoint::write(&self.disk, &self.directory, self.store_id, &self.memory.state)?;
         *upkeep = bytes;
         drop(upkeep);
         // Of the file and not of the state, which has gone on.
@@ -371,7 +369,7 @@ fn carry_out(
             (Outcome::Lease(info), single(Change::Grant { id, ttl, remaining: ttl }))
         }
         Command::KeepAlive { id } => {
-            return Ok(Outcome::Lease(state.leases.keep_alive(id, now)?));
+            return Ok(Outcome::Lease(state.leases.keep_alive(id, now)?.0));
         }
         Command::Revoke { id } if !state.leases.contains(id) => return Err(Error::LeaseNotFound { id }),
         Command::Revoke { id } => (Outcome::Done, vec![planner.revoke(id)]),

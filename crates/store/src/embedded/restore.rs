@@ -68,7 +68,7 @@ pub fn restore(
     let files = Arc::new(Files::new(options.disk.clone(), making, store_id, options.segment_bytes));
     // Its first segment, which recovery wants to find.
     drop(Wal::create(files)?);
-    checkpoint::write(&options.disk, making, store_id, &RwLock::new(state), Duration::ZERO)?;
+    checkpoint::write(&options.disk, making, store_id, &RwLock::new(state))?;
     if directory.exists() {
         fs::remove_dir(directory).map_err(|error| Error::io(context("replacing", directory), error))?;
     }

@@ -6,8 +6,11 @@
 //! one says so, and a batch is never split over two segments. Not here: reading it back (`replay`), when to
 //! make spares and remove segments (`maintenance`).
 //!
-//! After a failed write nobody knows what the segment's tail holds, so it is abandoned: the batch number
-//! is used again at the start of the next segment, which makes whatever the tail holds void.
+//! After a failed write nobody knows what the segment's tail holds, so it is abandoned: the next segment
+//! says in its header that it starts with the same batch, which makes whatever the tail holds void.
+//!
+//! Layout of a segment, little-endian: magic, version u32, number u64, store id u64, first batch u64,
+//! CRC-32 u32 of what is before it; zeros up to 4096; records. Version 1 has no first batch.
 
 mod record;
 pub(super) mod replay;
@@ -24,13 +27,15 @@ use crate::error::Error;
 use record::{HEADER, Seed};
 
 /// The format written; older ones are read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The first segment of a store, and the step in which zeros are written: what a disk takes in about a
-/// millisecond, so that a small store starts at once and stays small.
+/// millisecond, so that a small store starts at once and stays small. Less if segments are to be smaller.
 const STEP: u64 = 256 << 10;
 const MAGIC: &[u8; 8] = b"ICSTLOG\n";
 /// Records start here, on a block of their own.
 const START: u64 = 4096;
+/// Where a header's checksum is, by version.
+const SUM_AT: [usize; 2] = [28, 36];
 
 /// A number for the newest batch whose entries are in the log.
 pub(super) type Batch = u64;
@@ -42,6 +47,8 @@ pub(super) struct Files {
     pub store_id: u64,
     /// The largest segment.
     largest: u64,
+    /// The smallest.
+    step: u64,
     state: Mutex<FilesState>,
     /// Bytes of all segments and spares.
     bytes: AtomicU64,
@@ -56,6 +63,8 @@ struct FilesState {
     next_size: u64,
     /// Segments that are full or abandoned, oldest first.
     closed: Vec<Closed>,
+    /// The newest segment there is: it stays though it may be abandoned, for a store without a log does not open.
+    newest: u64,
 }
 
 struct Spare {
@@ -71,12 +80,15 @@ pub(super) struct Closed {
 
 impl Files {
     pub fn new(disk: Arc<dyn Disk>, directory: &Path, store_id: u64, largest: u64) -> Self {
-        let state = FilesState { next_size: STEP, ..FilesState::default() };
+        let largest = largest.next_multiple_of(START).max(2 * START);
+        let step = STEP.min(largest);
+        let state = FilesState { next_size: step, ..FilesState::default() };
         Self {
             disk,
             directory: directory.to_owned(),
             store_id,
-            largest: largest.max(STEP),
+            largest,
+            step,
             state: Mutex::new(state),
             bytes: AtomicU64::new(0),
             names: AtomicU64::new(0),
@@ -113,10 +125,10 @@ impl Files {
         let path = self.spare_path();
         let make = || {
             let file = self.disk.create(&path)?;
-            let zeros = vec![0; STEP as usize];
+            let zeros = vec![0; self.step as usize];
             let mut offset = 0;
             while offset < size {
-                let step = STEP.min(size - offset);
+                let step = self.step.min(size - offset);
                 file.write_at(&zeros[..step as usize], offset)?;
                 file.sync()?;
                 offset += step;
@@ -151,9 +163,8 @@ impl Files {
         loop {
             let mut state = self.state.lock();
             // Oldest first and never past one that is needed, so that what is left has no gap.
-            let Some(closed) = state.closed.first().filter(|closed| closed.last_batch <= batch) else {
-                return Ok(());
-            };
+            let superfluous = |closed: &&Closed| closed.last_batch <= batch && closed.number < state.newest;
+            let Some(closed) = state.closed.first().filter(superfluous) else { return Ok(()) };
             let (number, size) = (closed.number, closed.size);
             state.closed.remove(0);
             let keep = state.spare.is_none() && size >= state.next_size / 2;
@@ -164,8 +175,12 @@ impl Files {
                 continue;
             }
             let spare = self.spare_path();
-            let context = || format!("renaming {}", path.display());
-            self.disk.rename(&path, &spare).map_err(|error| Error::io(context(), error))?;
+            let rename = || {
+                self.disk.rename(&path, &spare)?;
+                // Or a crash brings the old name back, over what the file is used for next.
+                self.disk.sync_directory(&self.directory)
+            };
+            rename().map_err(|error| Error::io(format!("renaming {}", path.display()), error))?;
             let mut state = self.state.lock();
             if state.spare.is_none() {
                 state.spare = Some(Spare { path: spare, size });
@@ -176,8 +191,8 @@ impl Files {
         }
     }
 
-    /// Makes a segment of at least `needed` bytes ready to be written to.
-    fn segment(&self, number: u64, needed: u64) -> Result<Segment, Error> {
+    /// A zeroed or used file of at least `needed` bytes.
+    fn ready(&self, needed: u64) -> Result<Spare, Error> {
         let ready = {
             let mut state = self.state.lock();
             match state.spare.take() {
@@ -188,22 +203,30 @@ impl Files {
                 }
             }
         };
-        let spare = match ready {
-            Some(spare) => spare,
+        match ready {
+            Some(spare) => Ok(spare),
             // The writer waits for this one: no larger than it must be.
-            None => self.zeroed(needed.next_multiple_of(STEP))?,
-        };
+            None => self.zeroed(needed.next_multiple_of(self.step)),
+        }
+    }
+
+    /// Makes a segment of a file that is ready. It starts with batch `first`: whatever an earlier segment holds from
+    /// there on is void from now on, also if this fails.
+    fn activate(&self, spare: Spare, number: u64, first: Batch) -> Result<Segment, Error> {
         let path = segment_path(&self.directory, number);
         let activate = || {
             let file = self.disk.open(&spare.path)?;
-            file.write_at(&self.header(number), 0)?;
+            file.write_at(&self.header(number, first), 0)?;
             file.sync()?;
             self.disk.rename(&spare.path, &path)?;
             self.disk.sync_directory(&self.directory)?;
             Ok(file)
         };
         match activate() {
-            Ok(file) => Ok(Segment { number, file, size: spare.size, end: START }),
+            Ok(file) => {
+                self.state.lock().newest = number;
+                Ok(Segment { number, file, size: spare.size, end: START })
+            }
             Err(error) => {
                 // Under either name; what cannot be removed is found and judged by the next recovery.
                 let _ = self.disk.remove(&spare.path);
@@ -214,12 +237,13 @@ impl Files {
         }
     }
 
-    fn header(&self, number: u64) -> Vec<u8> {
+    fn header(&self, number: u64, first: Batch) -> Vec<u8> {
         let mut header = Vec::with_capacity(START as usize);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
         header.extend_from_slice(&number.to_le_bytes());
         header.extend_from_slice(&self.store_id.to_le_bytes());
+        header.extend_from_slice(&first.to_le_bytes());
         let sum = crc32fast::hash(&header);
         header.extend_from_slice(&sum.to_le_bytes());
         header.resize(START as usize + HEADER, 0);
@@ -229,6 +253,18 @@ impl Files {
 
 fn segment_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016x}.wal"))
+}
+
+/// Makes durable what recovery has read: the process before may have written, but not synced it, and the cache does not
+/// tell. Only the last batch can be concerned, and names. It is written again because a sync that failed has left it
+/// where no later sync looks for it.
+fn settle(files: &Files, end: &replay::End) -> std::io::Result<()> {
+    if let Some((path, offset, bytes)) = &end.last {
+        let file = files.disk.open(path)?;
+        file.write_at(bytes, *offset)?;
+        file.sync()?;
+    }
+    files.disk.sync_directory(&files.directory)
 }
 
 struct Segment {
@@ -255,16 +291,17 @@ pub(super) struct Wal {
 impl Wal {
     /// A new log, with its first segment.
     pub fn create(files: Arc<Files>) -> Result<Self, Error> {
-        let segment = files.segment(1, START)?;
+        let segment = files.activate(files.ready(START)?, 1, 1)?;
         Ok(Self { files, segment: Some(segment), number: 1, batch: 0, buffer: Vec::new(), written: 0 })
     }
 
     /// The log as recovery has left it.
-    pub fn resume(files: Arc<Files>, end: replay::End) -> Result<Self, Error> {
+    pub fn resume(files: Arc<Files>, mut end: replay::End) -> Result<Self, Error> {
         {
             let mut state = files.state.lock();
-            state.closed = end.closed;
-            state.next_size = (end.size * 2).clamp(STEP, files.largest);
+            state.newest = end.number;
+            state.closed = std::mem::take(&mut end.closed);
+            state.next_size = (end.size * 2).clamp(files.step, files.largest);
             let bytes = state.closed.iter().map(|closed| closed.size).sum::<u64>() + end.size;
             files.bytes.store(bytes, Ordering::Relaxed);
         }
@@ -273,6 +310,7 @@ impl Wal {
             .disk
             .open(&path)
             .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        settle(&files, &end).map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
         let segment = Segment { number: end.number, file, size: end.size, end: end.offset };
         let written = end.offset - START;
         Ok(Self {
@@ -340,10 +378,11 @@ impl Wal {
     }
 
     fn rotate(&mut self, needed: u64) -> Result<(), Error> {
-        let segment = self.files.segment(self.number + 1, needed)?;
+        let spare = self.files.ready(needed)?;
+        // From here on nothing may follow in the old one: see `Files::activate`.
         self.close();
+        self.segment = Some(self.files.activate(spare, self.number + 1, self.batch + 1)?);
         self.number += 1;
-        self.segment = Some(segment);
         Ok(())
     }
 

@@ -47,6 +47,11 @@ pub(super) enum Request {
         id: LeaseId,
         reply: Reply<()>,
     },
+    /// Notes that a lease has its full length again.
+    Renew {
+        id: LeaseId,
+        reply: Reply<()>,
+    },
     /// Ends every lease whose time is up.
     Expire {
         reply: Reply<()>,
@@ -112,14 +117,14 @@ impl Queue {
     }
 }
 
-struct Metrics {
+pub(super) struct Metrics {
     sync: Histogram,
     batch: Histogram,
     failures: Counter,
 }
 
 impl Metrics {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let registry = metrics::registry();
         const SYNC: &[f64] = &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
         const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
@@ -138,7 +143,7 @@ impl Metrics {
 /// Runs until the queue is closed and empty.
 pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     let policy = Policy::new(&shared.options, shared.clock.monotonic());
-    let mut writer = Writer { shared, wal, policy, metrics: Metrics::new() };
+    let mut writer = Writer { shared: shared.clone(), wal, policy, metrics: Metrics::new() };
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut crowded = false;
         loop {
@@ -159,11 +164,11 @@ pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     }
 }
 
-struct Writer<'a> {
-    shared: &'a Arc<Shared>,
-    wal: Wal,
-    policy: Policy,
-    metrics: Metrics,
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub wal: Wal,
+    pub policy: Policy,
+    pub metrics: Metrics,
 }
 
 /// An answer that waits for its batch to be durable.
@@ -174,8 +179,9 @@ fn answer<T: 'static>(reply: Reply<T>, value: T) -> Answer {
     Box::new(move |result| drop(reply.send(result.map(|()| value))))
 }
 
-impl Writer<'_> {
-    fn carry_out(&mut self, requests: Vec<Request>) {
+impl Writer {
+    /// Carries out requests, in order.
+    pub fn carry_out(&mut self, requests: Vec<Request>) {
         let mut txns = Vec::new();
         for request in requests {
             match request {
@@ -221,6 +227,7 @@ impl Writer<'_> {
     }
 
     fn single(&mut self, request: Request) {
+        let ending = self.begin_ending(&request);
         let (entries, answer) = {
             let State { mvcc, leases, .. } = &*self.shared.memory.state.read();
             let mut planner = Planner::new(mvcc, leases, self.shared.options.max_txn_bytes);
@@ -242,9 +249,14 @@ impl Writer<'_> {
                     }
                     (vec![planner.revoke(id)], answer(reply, ()))
                 }
+                Request::Renew { id, reply } => {
+                    // It may have ended since.
+                    let change = leases.ttl(id).map(|ttl| Change::Grant { id, ttl, remaining: ttl });
+                    let entries = change.map(|change| Entry { revision: 0, changes: vec![change] });
+                    (entries.into_iter().collect(), answer(reply, ()))
+                }
                 Request::Expire { reply } => {
-                    let due = leases.due(self.shared.clock.monotonic());
-                    (due.into_iter().map(|id| planner.revoke(id)).collect(), answer(reply, ()))
+                    (ending.iter().map(|id| planner.revoke(*id)).collect(), answer(reply, ()))
                 }
                 Request::Compact { revision, reply } => {
                     let refused = match () {
@@ -265,7 +277,26 @@ impl Writer<'_> {
                 }
             }
         };
-        answer(self.commit(entries));
+        let result = self.commit(entries);
+        if result.is_err() && !ending.is_empty() {
+            self.shared.memory.state.write().leases.mark_ending(&ending, false);
+        }
+        answer(result);
+    }
+
+    /// The leases that a request is about to end. From here on they cannot be kept alive: while their end is written
+    /// nobody may be told that they live.
+    fn begin_ending(&self, request: &Request) -> Vec<LeaseId> {
+        if !matches!(request, Request::Revoke { .. } | Request::Expire { .. }) {
+            return Vec::new();
+        }
+        let leases = &mut self.shared.memory.state.write().leases;
+        let ending = match request {
+            Request::Revoke { id, .. } => vec![*id],
+            _ => leases.due(self.shared.clock.monotonic()),
+        };
+        leases.mark_ending(&ending, true);
+        ending
     }
 
     /// Makes entries durable, then visible.

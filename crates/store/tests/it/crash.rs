@@ -24,7 +24,7 @@ fn options(round: usize) -> Options {
         0 => Options::default(),
         // Segments are reused and checkpoints written all the time.
         _ => Options {
-            segment_bytes: 1,
+            segment_bytes: 256 << 10,
             checkpoint_bytes: 64 << 10,
             history_bytes: 64 << 10,
             ..Options::default()

@@ -107,7 +107,7 @@ async fn a_flipped_bit_is_never_served() {
 #[tokio::test]
 async fn a_missing_segment_or_a_damaged_checkpoint_is_refused() {
     let directory = TempDir::new().unwrap();
-    let options = Options { segment_bytes: 1, checkpoint_bytes: 1 << 20, ..options() };
+    let options = Options { segment_bytes: 256 << 10, checkpoint_bytes: 1 << 20, ..options() };
     let open = || Engine::open(directory.path(), options.clone(), SystemClock::shared());
     let store = open().unwrap();
     let files = |suffix: &str| {

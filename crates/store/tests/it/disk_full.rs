@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use foundation::SystemClock;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use store::embedded::disk::{Disk, File, HostDisk};
+use store::embedded::disk::{Disk, File, HostDisk, Lock};
 use store::embedded::{Engine, Options};
 use store::{Error, Op, Range, Store, Txn, WatchRequest};
 use tempfile::TempDir;
@@ -46,6 +46,9 @@ impl Faults {
 }
 
 impl Disk for FaultyDisk {
+    fn lock(&self, directory: &Path) -> io::Result<Lock> {
+        HostDisk.lock(directory)
+    }
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
         self.0.sizes.lock().insert(path.to_owned(), 0);
         self.wrap(HostDisk.create(path)?, path)
@@ -103,7 +106,7 @@ impl File for FaultyFile {
 
 fn open(directory: &TempDir, disk: &FaultyDisk) -> Arc<Engine> {
     let disk = Arc::new(disk.clone());
-    let options = Options { segment_bytes: 1, checkpoint_bytes: 1 << 20, disk, ..Options::default() };
+    let options = Options { segment_bytes: 256 << 10, checkpoint_bytes: 1 << 20, disk, ..Options::default() };
     Engine::open(directory.path(), options, SystemClock::shared()).unwrap()
 }
 

@@ -11,7 +11,7 @@ use store::suite::Factory;
 use store::{Error, Op, PutValue, Range, Store, Txn, WatchRequest};
 use tempfile::TempDir;
 
-struct Embedded {
+pub struct Embedded {
     directory: TempDir,
     clock: ManualClock,
     options: Options,
@@ -39,7 +39,7 @@ impl Factory for Embedded {
     }
 }
 
-fn factory() -> Embedded {
+pub fn factory() -> Embedded {
     let options = Options::default();
     Embedded { directory: TempDir::new().unwrap(), clock: ManualClock::default(), options }
 }
@@ -52,7 +52,7 @@ mod with_small_files {
 
     fn factory() -> Embedded {
         let mut factory = super::factory();
-        factory.options.segment_bytes = 1;
+        factory.options.segment_bytes = 8 << 10;
         factory.options.checkpoint_bytes = 1;
         factory
     }

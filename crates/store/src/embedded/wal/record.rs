@@ -25,10 +25,18 @@ pub(super) struct Seed {
 pub(super) struct Found {
     pub batch: Batch,
     pub last: bool,
+    /// Where it starts.
+    pub start: usize,
     /// Where its payload is in the segment.
     pub payload: (usize, usize),
     /// Where the next record starts.
     pub next: usize,
+}
+
+/// Where in some bytes a record may start.
+pub(super) fn beginnings(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    const BYTES: &[u8] = &MAGIC.to_le_bytes();
+    memchr::memmem::find_iter(bytes, BYTES)
 }
 
 /// Appends a record without its checksum, which [`Seed::seal`] fills in once the segment is known.
@@ -81,6 +89,7 @@ impl Seed {
         Some(Found {
             batch,
             last: number(record, 16) & LAST != 0,
+            start: at,
             payload: (at + HEADER, at + HEADER + length),
             next: (at + HEADER + length).next_multiple_of(8),
         })

@@ -1,9 +1,12 @@
 //! Reads the log back after a stop or a crash, and tells a torn tail from corruption.
 //!
 //! A batch is written only after the one before it is durable. So whatever follows the newest whole batch
-//! may be torn, and is dropped; but if a sound record of a *later* batch than the torn one exists, the
-//! disk has lost something that was durable, and the store refuses to open. (Damage to the very last
-//! batch cannot be told from a torn write, in this log as in any other.)
+//! may be torn, and is dropped; but if a sound record of a *later* batch than the torn one exists, or a segment that
+//! starts later, the disk has lost something that was durable, and the store refuses to open. (Damage to the very
+//! last batch cannot be told from a torn write, in this log as in any other.)
+//!
+//! A segment's header says with which batch it starts: what earlier ones hold from there on was never acknowledged, and
+//! is void. In version 1 the first record said so.
 //!
 //! Not here: what the entries mean (`recovery`).
 
@@ -11,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::record::{Found, Seed};
-use super::{Batch, Closed, MAGIC, START, VERSION};
+use super::{Batch, Closed, MAGIC, START, SUM_AT, VERSION};
 use crate::embedded::disk::Disk;
 use crate::error::Error;
 
@@ -23,13 +26,19 @@ pub(in crate::embedded) struct End {
     pub batch: Batch,
     pub closed: Vec<Closed>,
     pub store_id: u64,
-    /// Bytes of a torn tail that were dropped, and where.
+    /// Where a torn tail was dropped.
     pub torn: Option<(PathBuf, u64)>,
+    /// The newest batch as it is in the log: file, offset, bytes.
+    pub last: Option<(PathBuf, u64, Vec<u8>)>,
+    /// Bytes of all segments that were read.
+    pub bytes: u64,
 }
 
 /// A segment that has been read.
 struct Segment {
     number: u64,
+    /// The batch it starts with, if it says so.
+    first: Option<Batch>,
     path: PathBuf,
     bytes: Vec<u8>,
     seed: Seed,
@@ -68,23 +77,36 @@ pub(in crate::embedded) fn replay(
     mut apply: impl FnMut(Batch, &[u8]) -> bool,
 ) -> Result<End, Error> {
     let batch = after.unwrap_or(0);
-    let mut reader = Reader { store_id, begun: after.is_some(), after: batch, batch, closed: Vec::new() };
-    // The newest segment so far that holds a sound record, and the empty ones after it.
+    let mut reader = Reader {
+        store_id,
+        begun: after.is_some(),
+        after: batch,
+        batch,
+        closed: Vec::new(),
+        last: None,
+        bytes: 0,
+    };
+    // The newest segment so far of which it is known where it starts, and those of version 1 after it that are empty.
     let mut held: Option<Segment> = None;
     let mut empty: Vec<Segment> = Vec::new();
     for (index, number) in numbers.iter().enumerate() {
         let path = super::segment_path(directory, *number);
-        if index > 0 && numbers[index - 1] + 1 != *number {
-            return Err(corrupt(&path, 0, format!("segment {:016x} before it is missing", number - 1)));
-        }
         let segment = reader.load(&**disk, *number, path)?;
-        if segment.records.is_empty() {
+        if segment.first.is_none() && index > 0 && numbers[index - 1] + 1 != *number {
+            let detail = format!("segment {:016x} before it is missing", number - 1);
+            return Err(corrupt(&segment.path, 0, detail));
+        }
+        let Some(limit) = segment.first.or(segment.records.first().map(|found| found.batch)) else {
             empty.push(segment);
             continue;
-        }
-        let limit = segment.records[0].batch;
-        if let Some(earlier) = held.replace(segment) {
-            reader.finish(earlier, limit, &mut apply)?;
+        };
+        match held.replace(segment) {
+            Some(earlier) => reader.finish(earlier, limit, &mut apply)?,
+            None if limit > reader.after + 1 => {
+                let detail = format!("batches {} to {} are missing", reader.after + 1, limit - 1);
+                return Err(corrupt(&super::segment_path(directory, *number), 0, detail));
+            }
+            None => {}
         }
         for segment in empty.drain(..) {
             reader.close(&segment);
@@ -104,6 +126,8 @@ struct Reader {
     /// The newest batch applied.
     batch: Batch,
     closed: Vec<Closed>,
+    last: Option<(PathBuf, u64, Vec<u8>)>,
+    bytes: u64,
 }
 
 impl Reader {
@@ -119,7 +143,8 @@ impl Reader {
         if u32_at(8) > VERSION {
             return Err(Error::Format { path, found: u32_at(8), known: VERSION });
         }
-        if crc32fast::hash(&header[..28]) != u32_at(28) {
+        let sum_at = (u32_at(8) as usize).checked_sub(1).and_then(|version| SUM_AT.get(version).copied());
+        if sum_at.is_none_or(|at| crc32fast::hash(&header[..at]) != u32_at(at)) {
             return Err(corrupt(&path, 0, "the header's checksum is wrong"));
         }
         if u64_at(12) != number {
@@ -129,6 +154,8 @@ impl Reader {
         if u64_at(20) != store_id {
             return Err(corrupt(&path, 20, "the segment belongs to another store"));
         }
+        let first = (u32_at(8) > 1).then(|| u64_at(28));
+        self.bytes += bytes.len() as u64;
         let seed = Seed { store_id, segment: number };
         let (mut records, mut stop) = (Vec::<Found>::new(), START as usize);
         while let Some(found) = seed.find(&bytes, stop) {
@@ -139,10 +166,11 @@ impl Reader {
             stop = found.next;
             records.push(found);
         }
-        if let Some(first) = records.first().filter(|_| !self.begun) {
-            (self.begun, self.after, self.batch) = (true, first.batch - 1, first.batch - 1);
+        let start = first.or(records.first().map(|found| found.batch));
+        if let Some(start) = start.filter(|_| !self.begun) {
+            (self.begun, self.after, self.batch) = (true, start - 1, start - 1);
         }
-        Ok(Segment { number, path, bytes, seed, records, stop })
+        Ok(Segment { number, first, path, bytes, seed, records, stop })
     }
 
     /// Applies the whole batches before `limit`. Returns where they end.
@@ -154,6 +182,7 @@ impl Reader {
     ) -> Result<usize, Error> {
         let mut whole = START as usize;
         let mut start = 0;
+        let mut newest = None;
         for (index, found) in segment.records.iter().enumerate() {
             if found.batch >= limit {
                 break;
@@ -162,6 +191,7 @@ impl Reader {
                 continue;
             }
             let batch = &segment.records[start..=index];
+            newest = Some(batch[0].start..found.next.min(segment.bytes.len()));
             (start, whole) = (index + 1, found.next);
             if found.batch <= self.after {
                 continue;
@@ -177,6 +207,9 @@ impl Reader {
                 }
             }
             self.batch = found.batch;
+        }
+        if let Some(range) = newest {
+            self.last = Some((segment.path.clone(), range.start as u64, segment.bytes[range].to_vec()));
         }
         Ok(whole)
     }
@@ -213,8 +246,9 @@ impl Reader {
         mut apply: impl FnMut(Batch, &[u8]) -> bool,
     ) -> Result<End, Error> {
         let whole = self.apply(&last, Batch::MAX, &mut apply)?;
-        let newest = last.records.iter().rfind(|found| found.last).map_or(self.batch, |found| found.batch);
-        if newest < self.after && !last.records.is_empty() {
+        let before = last.first.map_or(self.batch, |first| first - 1);
+        let newest = last.records.iter().rfind(|found| found.last).map_or(before, |found| found.batch);
+        if newest < self.after && (last.first.is_some() || !last.records.is_empty()) {
             let detail = format!("the log ends with batch {newest}, but the checkpoint holds {}", self.after);
             return Err(corrupt(&last.path, whole as u64, detail));
         }
@@ -236,6 +270,8 @@ impl Reader {
                 closed: Vec::new(),
                 store_id: last.seed.store_id,
                 torn,
+                last: None,
+                bytes: 0,
             },
             Some(newest_empty) => {
                 self.close(&last);
@@ -250,18 +286,22 @@ impl Reader {
                     closed: Vec::new(),
                     store_id: last.seed.store_id,
                     torn,
+                    last: None,
+                    bytes: 0,
                 }
             }
         };
-        Ok(End { closed: self.closed, ..end })
+        Ok(End { closed: self.closed, last: self.last, bytes: self.bytes, ..end })
     }
 }
 
 impl Segment {
     /// Where a sound record of a later batch than `batch` is.
     fn later_than(&self, batch: Batch) -> Option<usize> {
-        (self.stop..self.bytes.len())
-            .step_by(8)
+        // Nearly all of it is zeros.
+        super::record::beginnings(&self.bytes[self.stop..])
+            .filter(|at| at % 8 == 0)
+            .map(|at| self.stop + at)
             .find(|at| self.seed.find(&self.bytes, *at).is_some_and(|found| found.batch > batch))
     }
 
