@@ -90,12 +90,18 @@ pub struct Server {
     store: Arc<dyn Store>,
     options: Arc<Options>,
     clock: SharedClock,
+    /// Snapshots that may be under way: each is the whole store in a temporary file.
+    snapshots: Arc<tokio::sync::Semaphore>,
 }
+
+/// Snapshots at once.
+const SNAPSHOTS: usize = 2;
 
 impl Server {
     /// Answers from `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: SharedClock) -> Self {
-        Self { store, options: Arc::new(options), clock }
+        let snapshots = Arc::new(tokio::sync::Semaphore::new(SNAPSHOTS));
+        Self { store, options: Arc::new(options), clock, snapshots }
     }
 
     /// The header of an answer as of `revision`.

@@ -89,10 +89,15 @@ impl Maintenance for Server {
             snapshot::Error::Store(error) => refusal::status(error),
             other => Status::new(Code::Unknown, other.to_string()),
         };
+        // Refused and not queued: what a slow client takes may last for ever.
+        let Ok(slot) = self.snapshots.clone().try_acquire_owned() else {
+            return Err(Status::resource_exhausted("etcdserver: too many requests"));
+        };
         let contents = snapshot::collect(&*self.store).await.map_err(failed)?;
         let header = self.header(contents.revision());
         let (sender, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
+            let _slot = slot;
             let send = |item| sender.blocking_send(item).is_ok();
             let written = tempfile::tempfile().map_err(snapshot::Error::from).and_then(|mut file| {
                 let size = snapshot::write(&contents, &mut file)?;

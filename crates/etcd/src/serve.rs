@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The largest request in bytes: what the store takes in a transaction, and some room.
 const MAX_REQUEST: usize = 10 << 20;
+/// The pause after a connection could not be accepted: too many files are open, most likely, and will be for a while.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Handshakes that may be under way at once; more wait to be accepted.
 const HANDSHAKES: usize = 128;
 
@@ -39,8 +41,12 @@ pub async fn serve(
     tls: Option<Arc<rustls::ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming =
-        Incoming { listener, tls: tls.map(TlsAcceptor::from), handshakes: FuturesUnordered::new() };
+    let incoming = Incoming {
+        listener,
+        tls: tls.map(TlsAcceptor::from),
+        handshakes: FuturesUnordered::new(),
+        pause: None,
+    };
     let stopped = stop.clone();
     let router = tonic::transport::Server::builder()
         .tcp_nodelay(true)
@@ -64,6 +70,8 @@ pub struct Incoming {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     handshakes: FuturesUnordered<BoxFuture<'static, io::Result<Connection>>>,
+    /// Until when nobody is accepted.
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Stream for Incoming {
@@ -82,9 +90,18 @@ impl Stream for Incoming {
             if self.handshakes.len() >= HANDSHAKES {
                 return Poll::Pending;
             }
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                self.pause = None;
+            }
             match self.listener.poll_accept(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "cannot accept a client of the etcd API");
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                }
                 Poll::Ready(Ok((stream, _))) => {
                     // Small answers must not wait for more of them.
                     if let Err(error) = stream.set_nodelay(true) {

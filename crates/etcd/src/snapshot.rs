@@ -95,6 +95,9 @@ pub async fn collect(store: &dyn Store) -> Result<Contents, Error> {
             Err(error) => return Err(error.into()),
         }
     }
+    // A lease that ended after the keys were read has taken its keys with it: without it they would stay for ever.
+    let leases: std::collections::BTreeSet<_> = contents.leases.iter().map(|lease| lease.id).collect();
+    contents.keys.retain(|kv| kv.lease == 0 || leases.contains(&kv.lease));
     Ok(contents)
 }
 

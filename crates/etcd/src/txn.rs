@@ -26,7 +26,9 @@ impl<'a> Planned<'a> {
     /// Checks a transaction.
     pub fn new(request: &'a TxnRequest, max_ops: usize) -> Result<Self, Status> {
         let mut seen = BTreeMap::new();
-        check(request, max_ops, DEPTH, &mut seen)?;
+        // Together no more than one level may have by itself: nesting is no way around the limit.
+        let mut left = max_ops.saturating_mul(3);
+        check(request, max_ops, &mut left, DEPTH, &mut seen)?;
         Ok(Self { request, seen })
     }
 
@@ -57,6 +59,7 @@ impl<'a> Planned<'a> {
 fn check(
     request: &TxnRequest,
     max_ops: usize,
+    left: &mut usize,
     depth: usize,
     seen: &mut BTreeMap<Bytes, Option<KeyValue>>,
 ) -> Result<(), Status> {
@@ -64,6 +67,8 @@ fn check(
     if depth == 0 || lengths.into_iter().any(|length| length > max_ops) {
         return Err(refusal::invalid(refusal::TOO_MANY_OPS));
     }
+    let rest = left.checked_sub(lengths.iter().sum());
+    *left = rest.ok_or_else(|| refusal::invalid(refusal::TOO_MANY_OPS))?;
     for compare in &request.compare {
         convert::compare_from_wire(compare)?;
     }
@@ -72,7 +77,7 @@ fn check(
             Some(request_op::Request::RequestRange(range)) => kv::check_range(range)?,
             Some(request_op::Request::RequestPut(put)) => check_put(put, seen)?,
             Some(request_op::Request::RequestDeleteRange(delete)) => drop(kv::to_delete(delete)?),
-            Some(request_op::Request::RequestTxn(txn)) => check(txn, max_ops, depth - 1, seen)?,
+            Some(request_op::Request::RequestTxn(txn)) => check(txn, max_ops, left, depth - 1, seen)?,
             None => return Err(refusal::invalid(refusal::EMPTY_KEY)),
         }
     }
@@ -175,6 +180,20 @@ mod tests {
             let request = TxnRequest { success: ops, ..Default::default() };
             let refused = Planned::new(&request, 2).map(|_| ()).unwrap_err();
             assert_eq!(refused.message(), text);
+        }
+    }
+
+    #[test]
+    fn operations_are_counted_over_all_levels() {
+        let get =
+            || op(request_op::Request::RequestRange(RangeRequest { key: "k".into(), ..Default::default() }));
+        let mut request = TxnRequest { success: vec![get()], ..Default::default() };
+        for levels in 1..=8 {
+            let inner = op(request_op::Request::RequestTxn(request));
+            request = TxnRequest { success: vec![get(), inner], ..Default::default() };
+            let refused = Planned::new(&request, 4).map(|_| ()).err();
+            // Two a level, and one in the innermost: twelve are allowed.
+            assert_eq!(refused.is_some(), 2 * levels + 1 > 12, "{levels} levels");
         }
     }
 

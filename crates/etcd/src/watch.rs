@@ -45,8 +45,15 @@ impl Watch for Server {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (answers, receiver) = mpsc::channel(WAITING);
-        let stream =
-            Stream { server: self.clone(), answers: answers.clone(), watches: HashMap::new(), next: 0 };
+        let (asked, questions) = latest::channel(Asked::default());
+        tokio::spawn(answer_progress(self.clone(), answers.clone(), questions));
+        let stream = Stream {
+            server: self.clone(),
+            answers: answers.clone(),
+            watches: HashMap::new(),
+            next: 0,
+            asked,
+        };
         // Ends with the client's stream, and its watches with it; also when the client no longer reads.
         tokio::spawn(async move {
             let gone = answers.clone();
@@ -67,6 +74,36 @@ struct Stream {
     watches: HashMap<i64, Running>,
     /// The next number that the server chooses.
     next: i64,
+    /// What was asked last about progress.
+    asked: latest::Sender<Asked>,
+}
+
+/// Whether all of some watches have been told of everything up to a revision.
+#[derive(Default, Clone)]
+struct Asked {
+    revision: Revision,
+    told: Vec<latest::Receiver<Revision>>,
+}
+
+/// Answers questions about progress, one at a time: those that come meanwhile are one question more, however many they
+/// are. Beside the stream's own work: a watch that is far behind must not keep others from being made.
+async fn answer_progress(server: Server, answers: Answers, mut questions: latest::Receiver<Asked>) {
+    while questions.changed().await.is_ok() {
+        let Asked { revision, mut told } = questions.borrow_and_update().clone();
+        for told in &mut told {
+            let reached = told.wait_for(|told| *told >= revision);
+            // A watch that has ended has nothing to be told.
+            if let Either::Right(_) = select(std::pin::pin!(reached), std::pin::pin!(answers.closed())).await
+            {
+                return;
+            }
+        }
+        let header = server.header(revision);
+        let answer = WatchResponse { header, watch_id: NO_WATCH, ..WatchResponse::default() };
+        if answers.send(Ok(answer)).await.is_err() {
+            return;
+        }
+    }
 }
 
 struct Running {
@@ -180,22 +217,8 @@ impl Stream {
 
     async fn progress(&mut self) -> Result<bool, Status> {
         let now = self.server.store.revision().await.map_err(refusal::status)?;
-        let mut told: Vec<_> = self.watches.values().map(|running| running.told.clone()).collect();
-        let (answers, header) = (self.answers.clone(), self.server.header(now));
-        // Beside the stream's own work: a watch that is far behind must not keep others from being made.
-        tokio::spawn(async move {
-            for told in &mut told {
-                let reached = told.wait_for(|told| *told >= now);
-                // A watch that has ended has nothing to be told.
-                if let Either::Right(_) =
-                    select(std::pin::pin!(reached), std::pin::pin!(answers.closed())).await
-                {
-                    return;
-                }
-            }
-            let answer = WatchResponse { header, watch_id: NO_WATCH, ..WatchResponse::default() };
-            let _ = answers.send(Ok(answer)).await;
-        });
+        let told = self.watches.values().map(|running| running.told.clone()).collect();
+        self.asked.send_replace(Asked { revision: now, told });
         Ok(true)
     }
 }

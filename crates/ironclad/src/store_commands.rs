@@ -204,14 +204,28 @@ fn write(contents: &snapshot::Contents, file: &Path) -> anyhow::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
+    let written = write_part(contents, &part).and_then(|()| {
+        std::fs::rename(&part, file).with_context(|| format!("cannot rename {}", part.display()))
+    });
+    if written.is_err() {
+        // What is wrong has been found; a rest that cannot be removed either is overwritten by the next save.
+        let _ = std::fs::remove_file(&part);
+    }
+    written?;
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = std::fs::File::open(parent).and_then(|directory| directory.sync_all());
+    synced.with_context(|| format!("cannot sync {}", parent.display()))
+}
+
+fn write_part(contents: &snapshot::Contents, part: &Path) -> anyhow::Result<()> {
     let problem = || format!("cannot write {}", part.display());
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
     // It holds every Secret.
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut out = options.open(&part).with_context(problem)?;
+    let mut out = options.open(part).with_context(problem)?;
     snapshot::write(contents, &mut out).with_context(problem)?;
-    std::fs::rename(&part, file).with_context(|| format!("cannot rename {}", part.display()))
+    Ok(())
 }
 
 fn read(file: &Path) -> anyhow::Result<snapshot::Contents> {

@@ -26,6 +26,7 @@ pub mod replica;
 mod restore;
 #[cfg(test)]
 mod simulation;
+mod slowness;
 mod wal;
 mod watch;
 mod writer;
@@ -146,6 +147,8 @@ struct Shared {
     maintenance: maintenance::Maintenance,
     lease_timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
     lease_changed: Arc<Notify>,
+    /// How long the disk takes.
+    slowness: slowness::Slowness,
     /// Why the last batch could not be written.
     alarm: Mutex<Option<String>>,
     clock: SharedClock,
@@ -189,6 +192,7 @@ impl Engine {
             maintenance: maintenance::Maintenance::default(),
             lease_timer: Mutex::default(),
             lease_changed: Arc::default(),
+            slowness: slowness::Slowness::default(),
             alarm: Mutex::default(),
             clock,
             options,
@@ -324,6 +328,11 @@ impl Store for Engine {
         let (done, written) = oneshot::channel();
         self.shared.checkpoint_now(done);
         written.await.map_err(|_| Error::Unavailable("the store is shut down"))?
+    }
+
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        self.check_open()?;
+        Ok(self.shared.slowness.warning(self.shared.clock.monotonic()).into_iter().collect())
     }
 
     async fn status(&self) -> Result<Status, Error> {

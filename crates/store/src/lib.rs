@@ -84,6 +84,11 @@ pub trait Store: Send + Sync + 'static {
     /// Gives back now the disk that what was forgotten still takes, without holding up readers or writers for it.
     async fn defragment(&self) -> Result<(), Error>;
 
+    /// What is not as it should be though everything still works, for people: a slow disk.
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     /// Where the store stands.
     async fn status(&self) -> Result<Status, Error>;
 }

@@ -10,5 +10,6 @@ mod it {
     pub mod embedded;
     pub mod faults;
     pub mod format;
+    pub mod linearizable;
     pub mod model;
 }

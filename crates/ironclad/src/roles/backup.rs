@@ -79,7 +79,14 @@ impl Backups {
         for entry in std::fs::read_dir(&self.directory).with_context(problem)? {
             let path = entry.with_context(problem)?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let time = name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(".db"));
+            let rest = name.strip_prefix(&self.prefix);
+            let of = |suffix| rest.and_then(|rest| rest.strip_suffix(suffix));
+            if of(".db.part").is_some_and(|time| time.parse::<u64>().is_ok()) {
+                // Of a save that this node was stopped in: it makes one at a time, and that is done.
+                std::fs::remove_file(&path).with_context(problem)?;
+                continue;
+            }
+            let time = of(".db");
             if let Some(time) = time.and_then(|time| time.parse().ok()) {
                 found.push((time, path));
             }
@@ -101,7 +108,9 @@ mod tests {
     fn the_oldest_are_removed_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let make = |name: &str| std::fs::write(directory.path().join(name), "").unwrap();
-        for name in ["s-n-9.db", "s-n-10.db", "s-n-11.db", "s-n-x.db", "s-other-1.db", "notes"] {
+        for name in
+            ["s-n-9.db", "s-n-10.db", "s-n-11.db", "s-n-x.db", "s-other-1.db", "notes", "s-n-8.db.part"]
+        {
             make(name);
         }
         let backups =

@@ -121,6 +121,7 @@ pub(super) struct Metrics {
     sync: Histogram,
     batch: Histogram,
     failures: Counter,
+    slow: Counter,
 }
 
 impl Metrics {
@@ -134,6 +135,9 @@ impl Metrics {
                 .only(),
             batch: registry
                 .histogram("store_commit_entries", "Entries that shared a sync.", &[], BATCH)
+                .only(),
+            slow: registry
+                .counter("store_slow_commits_total", "Batches that took longer than a second.", &[])
                 .only(),
             failures: registry.counter("store_commit_failures_total", "Batches that failed.", &[]).only(),
         }
@@ -307,7 +311,9 @@ impl Writer {
         let now = self.shared.clock.monotonic();
         entries.extend(self.policy.housekeeping(&self.shared.memory.state.read(), now));
         let started = Instant::now();
+        self.shared.slowness.begin(now);
         let written = self.wal.append(&entries);
+        self.slow(now);
         self.note(&written, started.elapsed());
         written?;
         self.metrics.batch.observe(entries.len() as f64);
@@ -327,6 +333,15 @@ impl Writer {
         }
         self.shared.maintain(&self.wal);
         Ok(())
+    }
+
+    /// Says once that the disk is slow, and counts how often it is.
+    fn slow(&self, began: Duration) {
+        let now = self.shared.clock.monotonic();
+        if let Some(took) = self.shared.slowness.end(began, now) {
+            self.metrics.slow.inc();
+            tracing::warn!(?took, "the store's disk is slow: writes wait for it");
+        }
     }
 
     fn note(&self, written: &Result<(), Error>, took: Duration) {

@@ -14,8 +14,14 @@ pub(in crate::registry) struct ComponentStatuses;
 #[async_trait]
 impl Rest for ComponentStatuses {
     async fn items(&self, call: &Call) -> Result<Option<Vec<Value>>, Status> {
-        let condition = match call.server.storage.0.status().await.map(|status| status.alarm) {
-            Ok(None) => json!({"type": "Healthy", "status": "True", "message": "ok"}),
+        let store = &call.server.storage.0;
+        let condition = match store.status().await.map(|status| status.alarm) {
+            Ok(None) => {
+                // What is slow is healthy, but not what people want.
+                let warnings = store.warnings().await.unwrap_or_default();
+                let message = if warnings.is_empty() { "ok".to_owned() } else { warnings.join("; ") };
+                json!({"type": "Healthy", "status": "True", "message": message})
+            }
             Ok(Some(alarm)) => json!({"type": "Healthy", "status": "False", "message": alarm}),
             Err(error) => json!({"type": "Healthy", "status": "False", "error": error.to_string()}),
         };

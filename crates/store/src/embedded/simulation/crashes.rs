@@ -2,11 +2,9 @@
 //!
 //! Not here: what the model says may be found (`model`).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use foundation::Clock as _;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -172,6 +170,7 @@ impl World {
             maintenance: maintenance::Maintenance::by_hand(),
             lease_timer: Mutex::default(),
             lease_changed: Arc::default(),
+            slowness: Default::default(),
             alarm: Mutex::default(),
             clock,
             options: self.options.clone(),

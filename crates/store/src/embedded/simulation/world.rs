@@ -11,17 +11,15 @@ use bytes::Bytes;
 use foundation::{Clock as _, ManualClock, Randomness, SeededRandomness};
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::Coverage;
-use super::model::{Candidate, Lease, Model, State, attached};
+use super::model::{Candidate, Lease, Model, State};
 use crate::WatchStream;
 use crate::embedded::disk::simulated::{Fault, SimulatedDisk};
-use crate::embedded::memory::Memory;
 use crate::embedded::mvcc::Cursor;
-use crate::embedded::policy::Policy;
-use crate::embedded::writer::{Metrics, Queue, Request, Writer};
-use crate::embedded::{Options, QUEUED, Shared, maintenance, recovery, watch};
+use crate::embedded::writer::{Request, Writer};
+use crate::embedded::{Options, Shared, watch};
 use crate::error::Error;
 use crate::types::{
     Compare, EventKind, LeaseId, Op, PutValue, Range, Revision, Target, Txn, TxnResponse, WatchRequest,
