@@ -12,4 +12,5 @@ mod it {
     pub mod format;
     pub mod linearizable;
     pub mod model;
+    pub mod waiting;
 }

@@ -202,6 +202,10 @@ impl Store for EncryptedStore {
         self.inner.defragment().await
     }
 
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        self.inner.warnings().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
     }

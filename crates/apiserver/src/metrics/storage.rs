@@ -218,6 +218,10 @@ impl Store for Measured {
         self.inner.defragment().await
     }
 
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        self.inner.warnings().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.inner.status().await
     }

@@ -112,6 +112,10 @@ impl Store for Interposed {
         self.inner.defragment().await
     }
 
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        self.inner.warnings().await
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         self.run("status").await?;
         self.inner.status().await
