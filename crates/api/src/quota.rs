@@ -8,7 +8,7 @@
 mod scope;
 mod usage;
 
-pub use scope::matches;
+pub use scope::{matches, scopes, within};
 pub use usage::{
     Usage, changes_with_updates, counted, difference, ends_at, is_over, is_pod, missing, must_be_given, of,
     of_pod_object, resources_behind,

@@ -1,39 +1,52 @@
 //! Admission: what is changed in, or refused of, an otherwise valid write.
 //!
-//! Read first: [`Request`], [`Plugin`], [`build`] (the plugins in their order). Each plugin is one file here.
+//! Read first: [`Request`], [`Plugin`], [`plugins`] (all of them in their order). Each plugin is one file here.
 //! Not here: the kind's own defaults and validation (`api`).
 //! Upstream: staging/src/k8s.io/apiserver/pkg/admission, plugin/pkg/admission.
 
+mod always;
+mod always_pull_images;
 mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
 mod cluster_trust_bundle_attest;
+pub mod configuration;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
 pub(crate) mod dynamic;
+pub mod event_rate_limit;
+mod extended_resource_toleration;
 #[cfg(test)]
 mod golden;
 mod json;
+mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
 mod metrics;
+mod namespace_exists;
 mod namespace_lifecycle;
+mod node_declared_feature_validator;
 mod node_restriction;
+mod owner_references_permission_enforcement;
 mod parsed;
 mod persistent_volume_claim_resize;
+pub mod plugins;
+pub mod pod_node_selector;
 mod pod_resize_validator;
 pub mod pod_security;
+pub mod pod_toleration_restriction;
 mod pod_topology_labels;
 pub(crate) mod policy;
 mod priority;
-mod resource_quota;
+pub mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
-pub(crate) mod webhook;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,10 +231,31 @@ impl Chain {
 /// Which plugins run and how.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Plugins, by upstream's names, that are to run though they usually do not.
+    pub enabled: Vec<String>,
     /// Plugins, by upstream's names, that are not to run.
     pub disabled: Vec<String>,
     /// How PodSecurity treats namespaces without labels of their own.
     pub pod_security: pod_security::Defaults,
+    /// What may be used only where a ResourceQuota bounds it.
+    pub limited_resources: Arc<[resource_quota::Limited]>,
+    /// How many events are written.
+    pub event_limits: Vec<event_rate_limit::Limit>,
+    /// Which nodes namespaces may use.
+    pub node_selectors: pod_node_selector::NodeSelectors,
+    /// What pods tolerate.
+    pub tolerations: pod_toleration_restriction::Tolerations,
+    /// Who the server is to mutating webhooks.
+    pub mutating_identities: Arc<webhook::Identities>,
+    /// Who the server is to validating webhooks.
+    pub validating_identities: Arc<webhook::Identities>,
+}
+
+impl Options {
+    /// Says what is wrong with the names of plugins.
+    pub fn check(&self) -> Result<(), plugins::Error> {
+        plugins::check(self)
+    }
 }
 
 /// What plugins need beside the cluster's state.
@@ -242,6 +276,11 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
+    /// Who may do what.
+    fn authorizer(&self) -> Arc<dyn crate::authz::Authorizer> {
+        self.authorization.authorizer.clone()
+    }
+
     /// A fresh UID for a review.
     pub(crate) fn uid(&self) -> String {
         let mut random = [0; 16];
@@ -253,46 +292,9 @@ impl Surroundings {
 /// Builds the chain that `options` asks for.
 ///
 /// # Errors
-/// 500 where a name among the disabled plugins is no plugin of ours.
+/// 500 where plugins cannot run as they are set.
 pub fn build(options: &Options, surroundings: &Surroundings) -> Result<Chain, Status> {
-    let all = plugins(options, surroundings);
-    let known = |name: &String| all.iter().any(|plugin| plugin.name() == name);
-    if let Some(unknown) = options.disabled.iter().find(|name| !known(name)) {
-        return Err(Status::internal(format!("there is no admission plugin {unknown:?} to disable")));
-    }
-    let enabled = all.into_iter().filter(|plugin| !options.disabled.iter().any(|name| name == plugin.name()));
-    Ok(Chain::new(enabled.collect(), surroundings.cluster.clone(), surroundings.clock.clone()))
-}
-
-/// Every plugin in upstream's order (pkg/kubeapiserver/options/plugins.go). To add one: its file and its line.
-fn plugins(options: &Options, surroundings: &Surroundings) -> Vec<Arc<dyn Plugin>> {
-    let Surroundings { clock, randomness, authorization, .. } = surroundings;
-    vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(clock.clone())),
-        Arc::new(limit_ranger::LimitRanger::default()),
-        Arc::new(service_account::ServiceAccount::new(clock.clone(), randomness.clone())),
-        Arc::new(node_restriction::NodeRestriction::new(authorization.authorizer.clone())),
-        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Arc::new(pod_security::PodSecurity::new(options.pod_security.clone())),
-        Arc::new(priority::Priority::default()),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(default_storage_class::DefaultStorageClass),
-        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
-        Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
-        Arc::new(runtime_class::RuntimeClass),
-        Arc::new(certificate_approval::CertificateApproval::new(authorization.authorizer.clone())),
-        Arc::new(certificate_signing::CertificateSigning::new(authorization.authorizer.clone())),
-        Arc::new(cluster_trust_bundle_attest::ClusterTrustBundleAttest::new(
-            authorization.authorizer.clone(),
-        )),
-        Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
-        Arc::new(default_ingress_class::DefaultIngressClass),
-        Arc::new(pod_topology_labels::PodTopologyLabels),
-        Arc::new(pod_resize_validator::PodResizeValidator),
-        Arc::new(policy::MutatingAdmissionPolicy::new(surroundings.clone())),
-        Arc::new(webhook::MutatingAdmissionWebhook::new(surroundings.clone())),
-        Arc::new(policy::ValidatingAdmissionPolicy::new(surroundings.clone())),
-        Arc::new(webhook::ValidatingAdmissionWebhook::new(surroundings.clone())),
-        Arc::new(resource_quota::ResourceQuota::new(clock.clone())),
-    ]
+    options.check().map_err(Status::internal)?;
+    let plugins = plugins::chosen(options, surroundings);
+    Ok(Chain::new(plugins, surroundings.cluster.clone(), surroundings.clock.clone()))
 }

@@ -19,7 +19,7 @@ use self::connect::Connector;
 use crate::{Body, BoxError, Transport, TransportError};
 
 /// Who the client is.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// Nobody: the server treats the requests as anonymous.
     #[default]

@@ -231,43 +231,52 @@ impl Kubeconfig {
         let user = self.users.iter().find(|user| user.name == context.context.user).map(|user| &user.user);
         let default = User::default();
         let user = user.unwrap_or(&default);
-        if user.exec.is_some() {
-            return Err(content("credential plugins (exec) are not supported".to_owned()));
-        }
-        // Inline data wins over a file, as in upstream.
-        let data = |inline: &Option<String>, file: &Option<String>| -> Result<Option<Vec<u8>>, Error> {
-            match (inline, file) {
-                (Some(inline), _) => STANDARD
-                    .decode(inline.trim())
-                    .map(Some)
-                    .map_err(|error| content(format!("base64 data: {error}"))),
-                (None, Some(file)) => read(&beside(path, file)).map(Some),
-                (None, None) => Ok(None),
-            }
-        };
-        let certificate = data(&user.client_certificate_data, &user.client_certificate)?;
-        let key = data(&user.client_key_data, &user.client_key)?;
-        let identity = match (certificate, key) {
-            (Some(certificate_pem), Some(key_pem)) => {
-                Identity::ClientCertificate { certificate_pem, key_pem }
-            }
-            (None, None) => match (&user.token, &user.token_file) {
-                (Some(token), _) => Identity::Token(token.clone()),
-                (None, Some(file)) => Identity::TokenFile(beside(path, file)),
-                (None, None) => Identity::None,
-            },
-            _ => return Err(content("a client certificate and its key must be given together".to_owned())),
-        };
         Ok(Config {
             server: cluster.cluster.server.clone(),
             ca_pem: data(
+                path,
                 &cluster.cluster.certificate_authority_data,
                 &cluster.cluster.certificate_authority,
             )?,
             tls_server_name: cluster.cluster.tls_server_name.clone(),
             insecure_skip_tls_verify: cluster.cluster.insecure_skip_tls_verify,
-            identity,
+            identity: user.identity(path)?,
         })
+    }
+}
+
+impl User {
+    /// Who this is; `path` is where the file is, for the relative paths in it.
+    pub fn identity(&self, path: &Path) -> Result<Identity, Error> {
+        let content = |message: &str| Error::Content { path: path.to_owned(), message: message.to_owned() };
+        if self.exec.is_some() {
+            return Err(content("credential plugins (exec) are not supported"));
+        }
+        let certificate = data(path, &self.client_certificate_data, &self.client_certificate)?;
+        let key = data(path, &self.client_key_data, &self.client_key)?;
+        match (certificate, key) {
+            (Some(certificate_pem), Some(key_pem)) => {
+                Ok(Identity::ClientCertificate { certificate_pem, key_pem })
+            }
+            (None, None) => Ok(match (&self.token, &self.token_file) {
+                (Some(token), _) => Identity::Token(token.clone()),
+                (None, Some(file)) => Identity::TokenFile(beside(path, file)),
+                (None, None) => Identity::None,
+            }),
+            _ => Err(content("a client certificate and its key must be given together")),
+        }
+    }
+}
+
+/// What is written in the kubeconfig at `path`, or in a file that it names; the former wins, as in upstream.
+fn data(path: &Path, inline: &Option<String>, file: &Option<String>) -> Result<Option<Vec<u8>>, Error> {
+    match (inline, file) {
+        (Some(inline), _) => STANDARD.decode(inline.trim()).map(Some).map_err(|error| Error::Content {
+            path: path.to_owned(),
+            message: format!("base64 data: {error}"),
+        }),
+        (None, Some(file)) => read(&beside(path, file)).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

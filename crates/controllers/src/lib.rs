@@ -40,6 +40,7 @@ mod object;
 pub mod pod_certificate_cleaner;
 pub mod pod_gc;
 mod pods;
+pub mod policy_status;
 pub mod protection;
 mod replicas;
 pub mod replicaset;
@@ -224,6 +225,11 @@ pub fn all() -> Vec<Entry> {
             runner.start(node_lifecycle::NodeLifecycle::default(), client)
         }),
         row("ttl", "ttl-controller", |runner, _, client| runner.start(node_ttl::NodeTtl, client)),
+        row(
+            "validatingadmissionpolicy-status",
+            "validatingadmissionpolicy-status-controller",
+            |runner, _, client| runner.start(policy_status::PolicyStatus, client),
+        ),
         row("taint-eviction", "node-controller", |runner, _, client| {
             runner.start(taint_eviction::TaintEviction::default(), client)
         }),

@@ -2,7 +2,7 @@
 //!
 //! Read these first: [`compile`] (text to [`Program`], checked against a [`Scope`]), [`Program::evaluate`] (over
 //! [`Variables`], up to a cost), [`Declared`] (a structural schema as a type, with the sizes that estimates need),
-//! [`Program::estimate`].
+//! [`Program::estimate`]; [`admission`] (what admission's expressions may name), [`openapi`] (a published schema as a type).
 //!
 //! To add a function: its overloads in `declarations`, its implementation in `functions/`, its costs in `cost` and
 //! `estimate`.
@@ -11,6 +11,7 @@
 //! ends at its limit of cost. Messages are upstream's.
 //! Upstream: cel-go; apiserver `pkg/cel`.
 
+pub mod admission;
 pub mod ast;
 pub mod authorizer;
 mod check;
@@ -22,6 +23,7 @@ mod estimate;
 mod eval;
 mod functions;
 mod lexer;
+pub mod openapi;
 mod parser;
 pub mod types;
 pub mod value;
@@ -30,7 +32,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use check::Scope;
-pub use declarations::{AUTHORIZER, RESOURCE_CHECK};
+pub use declarations::{AUTHORIZER, QUANTITY, RESOURCE_CHECK};
 pub use declared::Declared;
 pub use eval::Outcome;
 pub use types::Type;

@@ -11,18 +11,31 @@ use crate::{GroupResource, Object};
 
 /// Whether the object is within all scopes of the quota. A scope that means nothing for its kind excludes it.
 pub fn matches(quota: &core::ResourceQuota, resource: &GroupResource, object: &Object) -> bool {
-    let Some(spec) = &quota.spec else { return true };
-    let plain = spec.scopes.iter().flatten().map(|scope| (scope.as_str(), "Exists", &[][..]));
-    let selected =
-        spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
+    scopes(quota).all(|(scope, operator, values)| within(scope, operator, values, resource, object))
+}
+
+/// The scopes of a quota: their names, operators and values.
+pub fn scopes(quota: &core::ResourceQuota) -> impl Iterator<Item = (&str, &str, &[String])> {
+    let spec = quota.spec.as_ref();
+    let plain = spec.and_then(|spec| spec.scopes.as_ref()).into_iter().flatten();
+    let plain = plain.map(|scope| (scope.as_str(), "Exists", &[][..]));
+    let selector = spec.and_then(|spec| spec.scope_selector.as_ref());
+    let selected = selector.and_then(|selector| selector.match_expressions.as_ref()).into_iter().flatten();
     let selected = selected.map(|requirement| {
         let values = requirement.values.as_deref().unwrap_or_default();
         (requirement.scope_name.as_str(), requirement.operator.as_str(), values)
     });
-    plain.chain(selected).all(|(scope, operator, values)| within(scope, operator, values, resource, object))
+    plain.chain(selected)
 }
 
-fn within(scope: &str, operator: &str, values: &[String], resource: &GroupResource, object: &Object) -> bool {
+/// Whether the object is within a scope. A scope that means nothing for its kind has none of its objects.
+pub fn within(
+    scope: &str,
+    operator: &str,
+    values: &[String],
+    resource: &GroupResource,
+    object: &Object,
+) -> bool {
     let named = |name: &str| match operator {
         "In" => values.iter().any(|value| value == name),
         "NotIn" => !values.iter().any(|value| value == name),

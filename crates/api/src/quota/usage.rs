@@ -18,6 +18,9 @@ pub type Usage = BTreeMap<String, Quantity>;
 
 const ONE: i64 = 1;
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
+const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// How many devices a claim for all of them may be given.
+const ALL_DEVICES: i64 = 32;
 /// The resources of the core group that quotas may name without `count/`.
 const PLAIN: [&str; 7] = [
     "configmaps",
@@ -94,6 +97,9 @@ pub fn of(resource: &GroupResource, object: &Object) -> Result<Usage, Status> {
             "persistentvolumeclaims" => claim(object, &mut usage),
             _ => {}
         }
+    }
+    if resource.group == "resource.k8s.io" && resource.resource == "resourceclaims" {
+        devices(object, &mut usage);
     }
     Ok(usage)
 }
@@ -180,6 +186,32 @@ fn claim(claim: &Object, usage: &mut Usage) {
     }
 }
 
+/// Counts the devices that a claim may be given, by their classes; of alternatives the most that one of them takes.
+fn devices(claim: &Object, usage: &mut Usage) {
+    let wanted = |request: &Value| {
+        let number = match text(request, "/allocationMode") {
+            "All" => ALL_DEVICES,
+            "ExactCount" | "" => request["count"].as_i64().unwrap_or(ONE),
+            // Nobody knows how many another mode takes.
+            _ => 0,
+        };
+        let name = format!("{}{DEVICES_SUFFIX}", text(request, "/deviceClassName"));
+        (name, Quantity::new(number, Format::DecimalSi))
+    };
+    for request in items(&claim.0, "/spec/devices/requests") {
+        let mut most = Usage::new();
+        let exactly = request.get("exactly").filter(|exactly| exactly.is_object());
+        for (name, number) in exactly.into_iter().chain(items(request, "/firstAvailable")).map(wanted) {
+            let held = most.entry(name).or_insert(number);
+            *held = (*held).max(number);
+        }
+        for (name, number) in most {
+            let held = usage.get(&name).copied().unwrap_or_default();
+            usage.insert(name, held + number);
+        }
+    }
+}
+
 /// How much more `new` is than `old`, name by name.
 pub fn difference(new: Usage, old: Usage) -> Usage {
     let mut out = new;
@@ -197,6 +229,9 @@ pub fn resources_behind<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<Gr
             if let Some(counted) = name.strip_prefix("count/") {
                 let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
                 return GroupResource::new(group, resource);
+            }
+            if name.ends_with(DEVICES_SUFFIX) {
+                return GroupResource::new("resource.k8s.io", "resourceclaims");
             }
             let resource = match name {
                 "services.nodeports" | "services.loadbalancers" => "services",
@@ -247,4 +282,40 @@ pub fn missing(resource: &GroupResource, object: &Object, hard: &Usage) -> Resul
         })
         .collect();
     Ok(Some(parts.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn claims_use_devices_of_classes() {
+        let exactly = |class: &str, mode: &str, count: i64| json!({ "deviceClassName": class, "allocationMode": mode, "count": count });
+        let claim = Object(json!({ "spec": { "devices": { "requests": [
+            { "name": "a", "exactly": exactly("gpu", "ExactCount", 2) },
+            { "name": "b", "exactly": exactly("nic", "All", 0) },
+            { "name": "c", "firstAvailable": [exactly("gpu", "ExactCount", 1), exactly("gpu", "ExactCount", 4),
+                exactly("tpu", "ExactCount", 1)] },
+            { "name": "d", "exactly": exactly("new", "Some", 7) },
+        ] } } }));
+        let usage = of(&GroupResource::new("resource.k8s.io", "resourceclaims"), &claim).unwrap();
+        let shown: Vec<String> = usage.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+        assert_eq!(
+            shown,
+            [
+                "count/resourceclaims.resource.k8s.io=1",
+                "gpu.deviceclass.resource.k8s.io/devices=6",
+                "new.deviceclass.resource.k8s.io/devices=0",
+                "nic.deviceclass.resource.k8s.io/devices=32",
+                "tpu.deviceclass.resource.k8s.io/devices=1",
+            ]
+        );
+        let behind = resources_behind(["gpu.deviceclass.resource.k8s.io/devices"].into_iter());
+        assert_eq!(
+            behind.first().map(ToString::to_string).as_deref(),
+            Some("resourceclaims.resource.k8s.io")
+        );
+    }
 }

@@ -29,8 +29,37 @@ const TRIES: usize = 50;
 /// Locks that spare this server's own requests the swap's failures; namespaces share them by hash.
 const LOCKS: usize = 64;
 
+/// What may be used only where a quota bounds it.
+#[derive(Clone, Debug)]
+pub struct Limited {
+    /// The resource whose objects are meant.
+    pub resource: GroupResource,
+    /// Amounts whose names contain one of these.
+    pub contains: Vec<String>,
+    /// Objects that are within one of these.
+    pub scopes: Vec<Scope>,
+}
+
+/// A scope of quotas, as a selector.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Which scope.
+    pub name: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    /// What the operator is about.
+    pub values: Vec<String>,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{{{} {} [{}]}}", self.name, self.operator, self.values.join(" "))
+    }
+}
+
 pub(super) struct ResourceQuota {
     clock: SharedClock,
+    limited: Arc<[Limited]>,
     locks: [Mutex<()>; LOCKS],
 }
 
@@ -45,8 +74,45 @@ fn print(usage: &BTreeMap<&str, Quantity>) -> String {
 }
 
 impl ResourceQuota {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        Self { clock, locks: std::array::from_fn(|_| Mutex::new(())) }
+    pub(super) fn new(clock: SharedClock, limited: Arc<[Limited]>) -> Self {
+        Self { clock, limited, locks: std::array::from_fn(|_| Mutex::new(())) }
+    }
+
+    /// What is used though it is limited and no quota is about it.
+    fn uncovered(
+        &self,
+        resource: &GroupResource,
+        object: &Object,
+        usage: &Usage,
+        quotas: &[core::ResourceQuota],
+    ) -> Option<String> {
+        let limited: Vec<&Limited> = self.limited.iter().filter(|one| one.resource == *resource).collect();
+        if limited.is_empty() {
+            return None;
+        }
+        let about: Vec<Usage> =
+            quotas.iter().filter(|quota| quota::matches(quota, resource, object)).map(hard).collect();
+        let names =
+            usage.iter().filter(|(_, amount)| **amount > Quantity::ZERO).map(|(name, _)| name.as_str());
+        let names: Vec<&str> = names
+            .filter(|name| limited.iter().any(|one| one.contains.iter().any(|part| name.contains(part))))
+            .filter(|name| !about.iter().any(|hard| hard.contains_key(*name)))
+            .collect();
+        if !names.is_empty() {
+            return Some(format!("insufficient quota to consume: {}", names.join(",")));
+        }
+        let covered = |name: &str| {
+            quotas.iter().flat_map(quota::scopes).any(|(scope, operator, values)| {
+                scope == name && quota::within(scope, operator, values, resource, object)
+            })
+        };
+        let scopes = limited.iter().flat_map(|one| &one.scopes);
+        let scopes = scopes
+            .filter(|scope| quota::within(&scope.name, &scope.operator, &scope.values, resource, object));
+        let scopes: Vec<String> =
+            scopes.filter(|scope| !covered(&scope.name)).map(ToString::to_string).collect();
+        let scopes = scopes.join(" ");
+        (!scopes.is_empty()).then(|| format!("insufficient quota to match these scopes: [{scopes}]"))
     }
 
     async fn lock(&self, namespace: &str) -> MutexGuard<'_, ()> {
@@ -186,11 +252,13 @@ impl Plugin for ResourceQuota {
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         let known: Vec<core::ResourceQuota> =
             list(&**cluster, "", "resourcequotas", request.namespace).await?;
-        if known.is_empty() {
+        if known.is_empty() && self.limited.is_empty() {
             return Ok(());
         }
+        let usage = quota::of(&resource, object)?;
+        let uncovered = self.uncovered(&resource, object, &usage, &known);
         let asked = quota::difference(
-            quota::of(&resource, object)?,
+            usage,
             match request.old {
                 Some(old) => quota::of(&resource, old)?,
                 None => Usage::new(),
@@ -211,6 +279,9 @@ impl Plugin for ResourceQuota {
             if bounded {
                 concerned.push(name);
             }
+        }
+        if let Some(uncovered) = uncovered {
+            return Err(request.forbidden(uncovered));
         }
         if concerned.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@
 
 mod annotator;
 mod call;
+mod identities;
 mod mutating;
 mod review;
 mod validating;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use api::types::admissionregistration::v1::{MatchCondition, NamedRuleWithOperations, WebhookClientConfig};
 use api::{Object, Status};
 use schema::cel::Scope;
+use schema::cel::admission::{self, Names};
 
 use super::dynamic::conditions::{Conditions, Verdict};
-use super::dynamic::expressions::{self, Data, Decided, Names};
+use super::dynamic::expressions::{self, Data, Decided};
 use super::dynamic::matching::{self, Matched, Matcher};
 use super::dynamic::versions;
 use super::{Request, Surroundings};
@@ -25,6 +27,7 @@ use crate::cluster::ClusterState;
 use crate::traces::{self, Span};
 use annotator::Annotator;
 pub(crate) use call::{Caller, Client};
+pub use identities::Identities;
 pub(super) use mutating::MutatingAdmissionWebhook;
 pub(super) use validating::ValidatingAdmissionWebhook;
 
@@ -67,7 +70,7 @@ pub(super) struct Parts {
 /// The names of match conditions of webhooks.
 pub(crate) fn condition_scope() -> Scope {
     let names = Names { authorizer: true, ..Names::default() };
-    expressions::scope(names, expressions::dynamic(), expressions::dynamic())
+    admission::scope(names, expressions::dynamic(), expressions::dynamic())
 }
 
 impl Webhook {

@@ -106,7 +106,11 @@ async fn attempt(
     prepare(call, target, &mut new, &old.object);
     let undo = match target {
         Target::Main => resource.rest.before_update(call, &mut new, &old.object).await?,
-        _ => Undo::nothing(),
+        Target::Status => {
+            resource.rest.before_status(&mut new, &old.object, &write::timestamp(server.clock.now()));
+            Undo::nothing()
+        }
+        Target::Other(_) => Undo::nothing(),
     };
     let mut errors = meta_validation::validate_update(&new.0, &old.object.0);
     errors.extend(match target {

@@ -4,6 +4,7 @@
 //! Upstream: pkg/registry/certificates.
 
 mod issuance;
+mod request;
 mod stub;
 mod trust_bundle;
 
@@ -19,6 +20,7 @@ use crate::admission;
 use crate::engine::{Call, Target, write_subresource};
 use crate::response::Response;
 use issuance::issuance_errors;
+use request::{certificate_errors, request_errors};
 use stub::stub_errors;
 use trust_bundle::bundle_errors;
 
@@ -48,6 +50,17 @@ impl Rest for SigningRequests {
             set("extra", json!(user.extra), user.extra.is_empty());
         }
         Ok(Undo::nothing())
+    }
+
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let Some(old) = old else {
+            return invalid(call, new, request_errors(&new.0));
+        };
+        let certificate = |object: &Object| object.0["status"]["certificate"].clone();
+        if certificate(new) == certificate(old) {
+            return Ok(());
+        }
+        invalid(call, new, certificate_errors(&new.0))
     }
 
     fn subresource(&self, name: &str) -> Option<Arc<dyn Subresource>> {

@@ -1,9 +1,11 @@
-//! `resource.k8s.io`: who may write which part of a ResourceClaim's status.
+//! `resource.k8s.io`: who may write which part of a ResourceClaim's status. What specs may ask for is in `specs`.
 //!
 //! Allocation and reservations are the scheduler's and its likes': they need `resourceclaims/binding`. What a driver
 //! tells of its devices needs `resourceclaims/driver` with the driver's name, for the node that the driver runs on or
 //! for any. Neither subresource exists: they are names for permissions.
 //! Upstream: pkg/registry/resource/authz.go (DRAResourceClaimGranularStatusAuthorization).
+
+pub(super) mod specs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +25,16 @@ pub(super) struct ResourceClaims;
 #[async_trait]
 impl Rest for ResourceClaims {
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
-        let Some(old) = old.filter(|_| call.info.subresource == "status") else { return Ok(()) };
+        let Some(old) = old else {
+            return specs::check_claim(call, new, &new.0["spec"], false).await;
+        };
+        if call.info.subresource != "status" {
+            return Ok(());
+        }
+        let errors = specs::check_allocation(call, &new.0["status"], &old.0["status"]).await;
+        if !errors.is_empty() {
+            return Err(Status::invalid(&call.resource.descriptor.group_kind(), new.name(), errors));
+        }
         let authorizer = &*call.server.authorization.authorizer;
         let refused = refused(authorizer, &call.user, &call.info, &new.0["status"], &old.0["status"]).await;
         if refused.is_empty() {

@@ -97,6 +97,11 @@ pub trait Rest: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Fills in what a changed status says of itself. `now` is the present as RFC 3339 with seconds.
+    fn before_status(&self, new: &mut Object, old: &Object, now: &str) {
+        let _ = (new, old, now);
+    }
+
     /// Checks that need the cluster's state or the caller (RBAC escalation), before a write is stored.
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let _ = (call, new, old);

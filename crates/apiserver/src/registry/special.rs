@@ -17,6 +17,7 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("", "componentstatuses", || Arc::new(core::component_status::ComponentStatuses)),
     ("", "namespaces", || Arc::new(core::namespace::Namespaces)),
     ("", "nodes", || Arc::new(core::node::Nodes)),
+    ("", "persistentvolumes", || Arc::new(core::persistent_volume::PersistentVolumes)),
     ("", "pods", || Arc::new(core::pod::Pods)),
     ("", "serviceaccounts", || Arc::new(core::service_account::ServiceAccounts)),
     ("", "services", || Arc::new(core::service::Services::default())),
@@ -42,6 +43,8 @@ const SPECIAL: &[(&str, &str, Make)] = &[
     ("rbac.authorization.k8s.io", "clusterroles", || Arc::new(rbac::Policy)),
     ("rbac.authorization.k8s.io", "rolebindings", || Arc::new(rbac::Policy)),
     ("rbac.authorization.k8s.io", "roles", || Arc::new(rbac::Policy)),
+    ("resource.k8s.io", "deviceclasses", || Arc::new(resource::specs::DeviceClasses)),
+    ("resource.k8s.io", "resourceclaimtemplates", || Arc::new(resource::specs::ClaimTemplates)),
     ("resource.k8s.io", "resourceclaims", || Arc::new(resource::ResourceClaims)),
 ];
 

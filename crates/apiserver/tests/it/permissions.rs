@@ -1,5 +1,7 @@
 //! What a permission is not: a read does not write, a change does not create, and nobody is who they say they are.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -51,13 +53,18 @@ async fn a_signing_request_names_who_sent_it() {
     let rules = json!([{"apiGroups": ["certificates.k8s.io"], "resources": ["*"], "verbs": ["create", "get", "update"]}]);
     let eve = world.granted("eve", rules).await;
     let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let request = json!({
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let mut request = json!({
         "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "r"},
         "spec": {
             "request": "eA==", "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": ["client auth"],
             "username": "system:node:n1", "uid": "1", "groups": ["system:nodes"], "extra": {"a": ["b"]},
         },
     });
+    let refused = eve.post(path, &request).await.is(422);
+    assert!(refused.text("/message").ends_with("PEM block type must be CERTIFICATE REQUEST"), "{refused:?}");
+    request["spec"]["request"] = STANDARD.encode(pem).into();
     let made = eve.post(path, &request).await.is(201);
     assert_eq!(made.text("/spec/username"), "eve");
     assert_eq!(made.at("/spec/groups"), &json!(["system:authenticated"]));

@@ -239,3 +239,56 @@ async fn what_no_kubelet_can_answer_says_so() {
     let exec = admin.ask(Method::POST, &format!("{PODS}/free/exec?command=ls"), &[], "").await.is(400);
     assert_eq!(exec.message(), "pod free does not have a host assigned");
 }
+
+#[tokio::test]
+async fn claims_are_checked_by_compiler_and_namespace() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let group = "/apis/resource.k8s.io/v1";
+    let class = |expression: &str| {
+        json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu"},
+            "spec": {"selectors": [{"cel": {"expression": expression}}]}})
+    };
+    let refused = admin.post(&format!("{group}/deviceclasses"), &class("device.nothing")).await.is(422);
+    let at = "spec.selectors[0].cel.expression: Invalid value: \"device.nothing\": compilation failed: ERROR";
+    assert!(refused.text("/message").contains(at), "{refused:?}");
+    admin.post(&format!("{group}/deviceclasses"), &class("device.driver == 'gpu.example.com'")).await.is(201);
+
+    let devices = json!({"devices": {"requests": [
+        {"name": "r", "exactly": {"deviceClassName": "gpu", "adminAccess": true}},
+    ]}});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "c"}, "spec": devices});
+    let template = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": "t"},
+        "spec": {"spec": devices}});
+    let claims = format!("{group}/namespaces/default/resourceclaims");
+    let templates = format!("{group}/namespaces/default/resourceclaimtemplates");
+    for (path, body) in [(&claims, &claim), (&templates, &template)] {
+        let refused = admin.post(path, body).await.is(422);
+        let message = "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the \
+            `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+        assert!(refused.text("/message").ends_with(message), "{refused:?}");
+    }
+    let label = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}});
+    admin.patch("/api/v1/namespaces/default", "merge-patch+json", &label).await.is(200);
+    admin.post(&claims, &claim).await.is(201);
+    admin.post(&templates, &template).await.is(201);
+}
+
+#[tokio::test]
+async fn a_volume_says_since_when_it_is_in_its_phase() {
+    let world = World::new().await;
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/v"},
+    }});
+    world.admin.post("/api/v1/persistentvolumes", &volume).await.is(201);
+    let status = "/api/v1/persistentvolumes/v/status";
+    let said = json!({"status": {"phase": "Available", "lastPhaseTransitionTime": "2020-01-01T00:00:00Z"}});
+    let patched = world.admin.patch(status, "merge-patch+json", &said).await.is(200);
+    assert_eq!(patched.text("/status/lastPhaseTransitionTime"), "2020-01-01T00:00:00Z");
+    let unsaid = json!({"status": {"phase": "Released"}});
+    let patched = world.admin.patch(status, "merge-patch+json", &unsaid).await.is(200);
+    assert!(patched.text("/status/lastPhaseTransitionTime") > "2020-01-01T00:00:00Z", "{patched:?}");
+    let same = json!({"status": {"message": "x"}});
+    let again = world.admin.patch(status, "merge-patch+json", &same).await.is(200);
+    assert_eq!(again.at("/status/lastPhaseTransitionTime"), patched.at("/status/lastPhaseTransitionTime"));
+}

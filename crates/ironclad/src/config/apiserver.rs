@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::apiserver::{Cors, EndpointReconciler, audit, authn, authz, encryption, fairness, traces};
+use ::apiserver::{Cors, EndpointReconciler, admission, audit, authn, authz, encryption, fairness, traces};
 use anyhow::Context as _;
 use foundation::SharedClock;
 
@@ -88,6 +88,15 @@ pub struct ApiServer {
     /// Seconds that an audit event waits for others to be sent with
     #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value_t = 30, value_name = "SECONDS")]
     pub audit_webhook_batch_max_wait: u64,
+    /// Admission plugins to run beside those that usually do
+    #[arg(long, env = "IRONCLAD_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',', value_name = "NAME")]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run
+    #[arg(long, env = "IRONCLAD_DISABLE_ADMISSION_PLUGINS", value_delimiter = ',', value_name = "NAME")]
+    pub disable_admission_plugins: Vec<String>,
+    /// File that configures admission plugins
+    #[arg(long, env = "IRONCLAD_ADMISSION_CONTROL_CONFIG_FILE", value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Regular expressions over the origins whose pages may use the API from a browser
     #[arg(long, env = "IRONCLAD_CORS_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "EXPRESSION")]
     pub cors_allowed_origins: Vec<String>,
@@ -336,6 +345,21 @@ impl ApiServer {
             })
         });
         Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// Which admission plugins run, and how.
+    pub fn admission(&self) -> anyhow::Result<admission::Options> {
+        let mut options = admission::Options {
+            enabled: self.enable_admission_plugins.clone(),
+            disabled: self.disable_admission_plugins.clone(),
+            ..admission::Options::default()
+        };
+        if let Some(path) = &self.admission_control_config_file {
+            let found = options.configure(&read(path)?, path, &|path| std::fs::read_to_string(path));
+            found.map_err(|problem| in_file(path, problem))?;
+        }
+        options.check()?;
+        Ok(options)
     }
 
     /// Whose pages may use the API.

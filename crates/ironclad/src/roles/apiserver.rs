@@ -173,6 +173,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         authn: flags.authentication(&audiences, &context.clock, authn)?,
         authz: flags.authorization()?,
         bootstrap: vec![kubelet_access()],
+        admission: flags.admission()?,
         fairness: flags.fairness(),
         audit: flags.audit()?,
         traces: flags.traces()?,

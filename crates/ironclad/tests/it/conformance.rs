@@ -13,6 +13,7 @@ mod projected_clustertrustbundle;
 mod projected_podcertificate;
 mod resource_quota;
 mod service_accounts;
+mod validatingadmissionpolicy;
 
 use serde_json::{Value, json};
 use testkit::{Answer, Cluster, Options, wait};

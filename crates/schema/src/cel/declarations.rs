@@ -101,7 +101,8 @@ fn read(text: &'static str) -> Option<(Type, &'static str)> {
 pub(super) const URL: &str = "kubernetes.URL";
 pub(super) const IP: &str = "net.IP";
 pub(super) const CIDR: &str = "net.CIDR";
-pub(super) const QUANTITY: &str = "kubernetes.Quantity";
+/// The type of quantities.
+pub const QUANTITY: &str = "kubernetes.Quantity";
 pub(super) const SEMVER: &str = "kubernetes.Semver";
 pub(super) const FORMAT: &str = "kubernetes.NamedFormat";
 /// What asks whether someone may do something.

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{dns_label, dns_subdomain, json as value_of, port_number, required};
+use crate::kinds::check::{dns_subdomain, ip, json as value_of, port_number};
 use crate::kinds::core::service::load_balancer_addresses;
 use crate::kinds::optional::{items, text};
 use crate::kinds::row;
 use crate::meta_validation::push_invalid;
-use crate::names::{is_port_name, is_wildcard_dns1123_subdomain};
+use crate::names::{is_dns1123_subdomain, is_path_segment, is_port_name, is_wildcard_dns1123_subdomain};
 use crate::types::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressSpec};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -48,7 +48,8 @@ pub fn descriptor() -> Descriptor {
             Typed::<Ingress>::new()
                 .status(|| Some(json!({"loadBalancer": {}})))
                 .validate(validate_create)
-                .validate_update(|new, _| validate(new))
+                .validate_update(validate_update)
+                .validate_status_update(validate_status_update)
                 .warnings_of_new(warnings)
                 .cells(cells),
         ),
@@ -57,7 +58,7 @@ pub fn descriptor() -> Descriptor {
 }
 
 fn validate_create(ingress: &Ingress) -> ErrorList {
-    let mut errors = validate(ingress);
+    let mut errors = validate(ingress, false);
     let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
     let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
     if let (Some(class), Some(annotation)) = (class, annotation)
@@ -70,7 +71,36 @@ fn validate_create(ingress: &Ingress) -> ErrorList {
     errors
 }
 
-fn validate(ingress: &Ingress) -> ErrorList {
+/// Names of Secrets were not always checked: who has a wrong one may keep it.
+fn validate_update(new: &Ingress, old: &Ingress) -> ErrorList {
+    let tls = old.spec.iter().flat_map(|spec| items(&spec.tls));
+    let mut names = tls.map(|tls| text(&tls.secret_name)).filter(|name| !name.is_empty());
+    validate(new, names.any(|name| !is_dns1123_subdomain(name).is_empty()))
+}
+
+fn validate_status_update(new: &Ingress, _: &Ingress) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    let status = new.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let points = status.and_then(|status| status.ingress.as_ref());
+    for (index, point) in points.into_iter().flatten().enumerate() {
+        let path = path.index(index);
+        if !text(&point.ip).is_empty() {
+            ip(&mut errors, &path.child("ip"), text(&point.ip));
+        }
+        let hostname = text(&point.hostname);
+        if !hostname.is_empty() {
+            let path = path.child("hostname");
+            push_invalid(&mut errors, &path, hostname, is_dns1123_subdomain(hostname));
+            if hostname.parse::<std::net::IpAddr>().is_ok() {
+                errors.push(field::invalid(&path, hostname, "must be a DNS name, not an IP address"));
+            }
+        }
+    }
+    errors
+}
+
+fn validate(ingress: &Ingress, any_secret_name: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let empty = IngressSpec::default();
     let spec = ingress.spec.as_ref().unwrap_or(&empty);
@@ -95,7 +125,7 @@ fn validate(ingress: &Ingress) -> ErrorList {
         backend(&mut errors, default, &path.child("defaultBackend"));
     }
     for (index, tls) in items(&spec.tls).iter().enumerate() {
-        if !text(&tls.secret_name).is_empty() {
+        if !any_secret_name && !text(&tls.secret_name).is_empty() {
             let path = path.child("tls").index(index).child("secretName");
             dns_subdomain(&mut errors, &path, text(&tls.secret_name));
         }
@@ -187,14 +217,16 @@ fn backend(errors: &mut ErrorList, backend: &IngressBackend, path: &Path) {
         }
         (None, Some(resource)) => {
             let path = path.child("resource");
-            required(errors, &path.child("kind"), &resource.kind);
-            required(errors, &path.child("name"), &resource.name);
-            if !text(&resource.api_group).is_empty() {
-                dns_label(
-                    errors,
-                    &path.child("apiGroup"),
-                    text(&resource.api_group).split('.').next().unwrap_or(""),
-                );
+            if let Some(group) = &resource.api_group {
+                dns_subdomain(errors, &path.child("apiGroup"), group);
+            }
+            for (member, value) in [("kind", &resource.kind), ("name", &resource.name)] {
+                let path = path.child(member);
+                if value.is_empty() {
+                    errors.push(field::required(&path, format!("{member} is required")));
+                } else {
+                    push_invalid(errors, &path, value, is_path_segment(value));
+                }
             }
         }
     }
@@ -259,7 +291,58 @@ mod tests {
             (json!({"defaultBackend": {"service": {"name": "s"}}}), 1),
         ] {
             let ingress: Ingress = serde_json::from_value(json!({"spec": spec})).unwrap();
-            assert_eq!(validate(&ingress).len(), errors, "{spec}");
+            assert_eq!(validate(&ingress, false).len(), errors, "{spec}");
         }
+    }
+
+    fn texts(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    fn ingress(spec: Value, status: Value) -> Ingress {
+        serde_json::from_value(json!({"spec": spec, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn resources_may_be_behind_it() {
+        let of = |resource: Value| {
+            let backend = json!({"defaultBackend": {"resource": resource}});
+            texts(validate(&ingress(backend, Value::Null), false))
+        };
+        assert_eq!(of(json!({"apiGroup": "k8s.example.org", "kind": "Bucket", "name": "b"})), [""; 0]);
+        let wrong = of(json!({"apiGroup": "k8s.Example", "kind": "", "name": "a/b"}));
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        assert!(wrong[0].starts_with("spec.defaultBackend.resource.apiGroup: Invalid value"), "{wrong:?}");
+        assert_eq!(wrong[1], "spec.defaultBackend.resource.kind: Required value: kind is required");
+        let name = r#"spec.defaultBackend.resource.name: Invalid value: "a/b": may not contain '/'"#;
+        assert_eq!(wrong[2], name);
+    }
+
+    #[test]
+    fn a_wrong_secret_name_may_stay() {
+        let with = |secret: &str| {
+            let spec = json!({"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}, "tls": [{"secretName": secret}]});
+            ingress(spec, Value::Null)
+        };
+        let (good, bad) = (with("good"), with("Not A Name"));
+        assert_eq!(validate_create(&bad).len(), 1);
+        assert_eq!(validate_update(&bad, &good).len(), 1);
+        assert_eq!(validate_update(&bad, &bad), []);
+        assert_eq!(validate_update(&good, &bad), []);
+    }
+
+    #[test]
+    fn addresses_of_the_balancer_are_checked() {
+        let of = |points: Value| {
+            let status = json!({"loadBalancer": {"ingress": points}});
+            let new = ingress(json!({}), status);
+            texts(validate_status_update(&new, &new))
+        };
+        assert_eq!(of(json!([{"ip": "10.0.0.1"}, {"hostname": "lb.example.org"}])), [""; 0]);
+        let wrong = of(json!([{"ip": "x"}, {"hostname": "10.0.0.1"}]));
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong[0].starts_with("status.loadBalancer.ingress[0].ip: Invalid value"), "{wrong:?}");
+        let name = r#"status.loadBalancer.ingress[1].hostname: Invalid value: "10.0.0.1": must be a DNS name, not an IP address"#;
+        assert_eq!(wrong[1], name);
     }
 }

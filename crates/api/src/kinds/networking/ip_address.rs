@@ -6,13 +6,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::field::{ErrorList, Path};
+use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
-use crate::kinds::check::required;
+use crate::kinds::check::dns_subdomain;
 use crate::kinds::optional::text;
 use crate::kinds::row;
-use crate::meta_validation::immutable;
-use crate::names::NameRule;
+use crate::meta_validation::{immutable, push_invalid};
+use crate::names::{NameRule, is_path_segment};
 use crate::types::networking::v1::IPAddress;
 
 /// How it is served.
@@ -34,8 +34,23 @@ pub fn descriptor() -> Descriptor {
 fn validate(address: &IPAddress) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec").child("parentRef");
-    required(&mut errors, &path.child("resource"), &address.spec.parent_ref.resource);
-    required(&mut errors, &path.child("name"), &address.spec.parent_ref.name);
+    let parent = &address.spec.parent_ref;
+    // Services are of the group without a name.
+    if !text(&parent.group).is_empty() {
+        dns_subdomain(&mut errors, &path.child("group"), text(&parent.group));
+    }
+    for (member, value, demanded) in [
+        ("resource", parent.resource.as_str(), true),
+        ("name", parent.name.as_str(), true),
+        ("namespace", text(&parent.namespace), false),
+    ] {
+        let path = path.child(member);
+        match value {
+            "" if demanded => errors.push(field::required(&path, "")),
+            "" => {}
+            value => push_invalid(&mut errors, &path, value, is_path_segment(value)),
+        }
+    }
     errors
 }
 
@@ -57,4 +72,32 @@ fn cells(address: &IPAddress, _: Timestamp) -> Vec<Value> {
         namespace => format!("{namespace}/{}", parent.name),
     };
     vec![row::name(&address.metadata), format!("{resource}/{name}").into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_owner_is_named() {
+        for (parent, wrong) in [
+            (json!({"resource": "services", "namespace": "a", "name": "s"}), vec![]),
+            (json!({"group": "example.org", "resource": "gateways", "name": "g"}), vec![]),
+            (
+                json!({"group": "Example", "resource": "", "namespace": "a/b", "name": ".."}),
+                vec![
+                    "spec.parentRef.group",
+                    "spec.parentRef.resource",
+                    "spec.parentRef.name",
+                    "spec.parentRef.namespace",
+                ],
+            ),
+        ] {
+            let address: IPAddress = serde_json::from_value(json!({"spec": {"parentRef": parent}})).unwrap();
+            let fields: Vec<String> = validate(&address).into_iter().map(|error| error.field).collect();
+            assert_eq!(fields, wrong, "{parent}");
+        }
+    }
 }

@@ -96,12 +96,14 @@ impl Conditions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::expressions::{self, Names};
+    use schema::cel::admission::{self, Names};
+
+    use super::super::expressions;
     use super::*;
 
     #[test]
     fn errors_quote_the_expression() {
-        let scope = expressions::scope(Names::default(), expressions::dynamic(), expressions::dynamic());
+        let scope = admission::scope(Names::default(), expressions::dynamic(), expressions::dynamic());
         let condition = |name: &str, expression: &str| MatchCondition {
             name: name.to_owned(),
             expression: expression.to_owned(),

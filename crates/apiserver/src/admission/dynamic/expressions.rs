@@ -1,148 +1,21 @@
 //! Expressions over a request: their variables, and what the authorizer says to them.
 //! An evaluation does no I/O: when it meets a check that is not decided yet, the check is decided and the evaluation
 //! begins again. What an evaluation gives is owned, so nothing of it is held while waiting.
-//! Not here: the language (`schema::cel`).
+//! Not here: the language (`schema::cel`), and what expressions may name (`schema::cel::admission`).
 //! Upstream: apiserver `pkg/admission/plugin/cel`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use schema::cel::authorizer::{Authorizer as Ask, Check, Decision, Resource, Subject};
 use schema::cel::value::{Opaque, from_json};
-use schema::cel::{AUTHORIZER, Declared, Error, Map, RESOURCE_CHECK, Scope, Type, Value, Variables};
+use schema::cel::{Declared, Error, Map, Type, Value, Variables};
 use serde_json::{Value as Json, json};
 
 use super::matching::{Matched, operation};
 use crate::admission::{Operation, Request};
 use crate::authz::{self, Authorizer};
 use crate::request::{Attributes, RequestInfo, User};
-
-/// What expressions of a request can name.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Names {
-    /// `params`
-    pub params: bool,
-    /// `authorizer`
-    pub authorizer: bool,
-    /// `namespaceObject`
-    pub namespace: bool,
-    /// `Object{…}` and `JSONPatch{…}`
-    pub construct: bool,
-}
-
-fn object(name: &str, fields: &[(&str, Type)]) -> Type {
-    Type::object(name, fields.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect())
-}
-
-/// The type of `request`.
-fn request_type() -> Type {
-    static TYPE: LazyLock<Type> = LazyLock::new(|| {
-        let gvk = ["group", "version", "kind"].map(|name| (name, Type::String));
-        let gvr = ["group", "version", "resource"].map(|name| (name, Type::String));
-        let kind = object("kubernetes.GroupVersionKind", &gvk);
-        let resource = object("kubernetes.GroupVersionResource", &gvr);
-        let user = [
-            ("username", Type::String),
-            ("uid", Type::String),
-            ("groups", Type::list(Type::String)),
-            ("extra", Type::map(Type::String, Type::list(Type::String))),
-        ];
-        object(
-            "kubernetes.AdmissionRequest",
-            &[
-                ("kind", kind.clone()),
-                ("resource", resource.clone()),
-                ("subResource", Type::String),
-                ("requestKind", kind),
-                ("requestResource", resource),
-                ("requestSubResource", Type::String),
-                ("name", Type::String),
-                ("namespace", Type::String),
-                ("operation", Type::String),
-                ("userInfo", object("kubernetes.UserInfo", &user)),
-                ("dryRun", Type::Bool),
-                ("options", Type::Dyn),
-            ],
-        )
-    });
-    TYPE.clone()
-}
-
-/// The type of `namespaceObject`.
-fn namespace_type() -> Type {
-    static TYPE: LazyLock<Type> = LazyLock::new(|| {
-        let texts = Type::map(Type::String, Type::String);
-        let metadata = [
-            ("name", Type::String),
-            ("generateName", Type::String),
-            ("namespace", Type::String),
-            ("labels", texts.clone()),
-            ("annotations", texts),
-            ("UID", Type::String),
-            ("creationTimestamp", Type::Timestamp),
-            ("deletionGracePeriodSeconds", Type::Int),
-            ("deletionTimestamp", Type::Timestamp),
-            ("generation", Type::Int),
-            ("resourceVersion", Type::String),
-            ("finalizers", Type::list(Type::String)),
-        ];
-        let condition = [
-            ("status", Type::String),
-            ("type", Type::String),
-            ("lastTransitionTime", Type::Timestamp),
-            ("message", Type::String),
-            ("reason", Type::String),
-        ];
-        let conditions = Type::list(object("kubernetes.NamespaceCondition", &condition));
-        object(
-            "kubernetes.Namespace",
-            &[
-                ("metadata", object("kubernetes.NamespaceMetadata", &metadata)),
-                ("spec", object("kubernetes.NamespaceSpec", &[("finalizers", Type::list(Type::String))])),
-                (
-                    "status",
-                    object(
-                        "kubernetes.NamespaceStatus",
-                        &[("conditions", conditions), ("phase", Type::String)],
-                    ),
-                ),
-            ],
-        )
-    });
-    TYPE.clone()
-}
-
-/// An object type that may have any field.
-fn open(name: &str) -> Type {
-    let open = schema::cel::types::ObjectType { name: name.to_owned(), fields: BTreeMap::new(), open: true };
-    Type::Object(Arc::new(open))
-}
-
-/// The names and types for expressions over a request whose objects have the type `object`.
-pub(crate) fn scope(names: Names, object_type: Type, params: Type) -> Scope {
-    let mut scope = Scope::default();
-    let mut declare = |name: &str, kind: Type| scope.variables.insert(name.to_owned(), kind);
-    declare("object", object_type.clone());
-    declare("oldObject", object_type);
-    declare("request", request_type());
-    if names.params {
-        declare("params", params);
-    }
-    if names.namespace {
-        declare("namespaceObject", namespace_type());
-    }
-    if names.authorizer {
-        declare("authorizer", Type::Opaque(AUTHORIZER));
-        declare("authorizer.requestResource", Type::Opaque(RESOURCE_CHECK));
-    }
-    if names.construct {
-        scope.constructible.insert("Object".to_owned(), open("Object"));
-        let patch =
-            [("op", Type::String), ("path", Type::String), ("from", Type::String), ("value", Type::Dyn)];
-        scope.constructible.insert("JSONPatch".to_owned(), object("JSONPatch", &patch));
-    }
-    scope
-}
 
 /// The type of what has no schema.
 pub(crate) fn dynamic() -> Type {

@@ -1,17 +1,16 @@
 //! Policies and bindings, compiled.
 //! Upstream: apiserver `pkg/admission/plugin/policy/{validating,mutating}/plugin.go` (compilePolicy), `plugin/cel/composition.go`.
 
-use std::collections::BTreeMap;
-
 use api::types::admissionregistration::v1::{
     MatchResources, MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ParamRef,
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, Variable,
 };
 use api::{Object, Reason};
+pub(crate) use schema::cel::admission::{add_variable, policy_scope as scope};
 use schema::cel::{Program, Scope, Type};
 
 use super::super::dynamic::conditions::{Conditions, compile_bool};
-use super::super::dynamic::expressions::{self, Names};
+use super::super::dynamic::expressions;
 use super::super::dynamic::matching::{self, Matcher};
 
 /// A compiled expression, or what is wrong with it.
@@ -88,24 +87,6 @@ fn matcher(resources: MatchResources, all: bool) -> Matcher {
         namespaces: matching::selector(resources.namespace_selector.as_ref()),
         objects: matching::selector(resources.object_selector.as_ref()),
     }
-}
-
-/// The names of a policy's expressions; its variables grow with [`add_variable`].
-pub(crate) fn scope(has_params: bool, construct: bool, object: Type, params: Type) -> Scope {
-    let names = Names { params: has_params, authorizer: true, namespace: true, construct };
-    let mut scope = expressions::scope(names, object, params);
-    scope.variables.insert("variables".to_owned(), Type::object("kubernetes.variables", BTreeMap::new()));
-    scope
-}
-
-/// Lets later expressions name a variable.
-pub(crate) fn add_variable(scope: &mut Scope, name: &str, kind: Type) {
-    let mut fields = match scope.variables.get("variables") {
-        Some(Type::Object(known)) => known.fields.clone(),
-        _ => BTreeMap::new(),
-    };
-    fields.insert(name.to_owned(), kind);
-    scope.variables.insert("variables".to_owned(), Type::object("kubernetes.variables", fields));
 }
 
 /// Compiles an expression of any type.

@@ -22,7 +22,7 @@ fn create(pod: Value) -> Write {
 }
 
 fn plugin() -> ResourceQuota {
-    ResourceQuota::new(foundation::SystemClock::shared())
+    ResourceQuota::new(foundation::SystemClock::shared(), Arc::default())
 }
 
 async fn used(cluster: &FakeCluster) -> Value {
@@ -175,4 +175,41 @@ async fn services_and_claims_are_counted_by_what_they_are() {
     for (index, (write, good)) in table.into_iter().enumerate() {
         assert_eq!(run(&plugin, &cluster, write).await.is_ok(), good, "row {index}");
     }
+}
+
+#[tokio::test]
+async fn what_is_limited_needs_a_quota() {
+    let limited = Limited {
+        resource: GroupResource::new("", "pods"),
+        contains: vec!["requests.example.com".to_owned()],
+        scopes: vec![Scope {
+            name: "PriorityClass".to_owned(),
+            operator: "In".to_owned(),
+            values: vec!["high".to_owned()],
+        }],
+    };
+    let plugin = ResourceQuota::new(foundation::SystemClock::shared(), Arc::new([limited]));
+    let asks = |resource: &str, class: &str| {
+        let mut pod = named("p", json!({ "requests": { resource: "1" }, "limits": { resource: "1" } }));
+        pod["spec"]["priorityClassName"] = class.into();
+        create(pod)
+    };
+    let cluster = FakeCluster::new();
+    let refused = async |resource: &str, class: &str| {
+        run(&plugin, &cluster, asks(resource, class)).await.err().map(|error| error.message)
+    };
+    let says = |why: &str| Some(format!("pods \"p\" is forbidden: {why}"));
+    let scope = says("insufficient quota to match these scopes: [{PriorityClass In [high]}]");
+    let gpu = says("insufficient quota to consume: requests.example.com/gpu");
+    assert_eq!(refused("cpu", "low").await, None);
+    assert_eq!(refused("cpu", "high").await, scope);
+    assert_eq!(refused("example.com/gpu", "low").await, gpu);
+    let selector = json!({ "matchExpressions": [{ "scopeName": "PriorityClass", "operator": "In", "values": ["high"] }] });
+    let covering = json!({ "hard": { "pods": "5" }, "scopeSelector": selector });
+    cluster.put("resourcequotas", quota(covering, json!({ "pods": "0" })));
+    assert_eq!(refused("cpu", "high").await, None);
+    assert_eq!(refused("example.com/gpu", "high").await, gpu, "that quota bounds pods only");
+    let hard = json!({ "hard": { "requests.example.com/gpu": "2" } });
+    cluster.put("resourcequotas", quota(hard, json!({ "requests.example.com/gpu": "0" })));
+    assert_eq!(refused("example.com/gpu", "low").await, None);
 }

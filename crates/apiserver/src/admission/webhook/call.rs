@@ -11,7 +11,7 @@ use std::time::Duration;
 use api::types::admissionregistration::v1::WebhookClientConfig;
 use api::{GroupResource, Object, Status};
 use bytes::{Bytes, BytesMut};
-use client::{Config, HttpsTransport, Transport, TransportError};
+use client::{Config, HttpsTransport, Identity, Transport, TransportError};
 use foundation::{SharedClock, SharedRandomness};
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -65,6 +65,18 @@ impl Client {
         Self { url: config.url.clone(), service, authority }
     }
 
+    /// `host:port` of an address, `name.namespace.svc:port` of a Service: what identities are named by.
+    pub fn target(&self) -> String {
+        match (&self.url, &self.service) {
+            (Some(url), _) => {
+                let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+                rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned()
+            }
+            (None, Some(service)) => format!("{}.{}.svc:{}", service.name, service.namespace, service.port),
+            (None, None) => String::new(),
+        }
+    }
+
     /// The address as messages tell it, without query.
     fn address(&self) -> String {
         match (&self.url, &self.service) {
@@ -78,12 +90,24 @@ impl Client {
     }
 }
 
+/// A server as connections to it are told apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Peer {
+    /// `https://host:port`
+    server: String,
+    /// The name in its certificate.
+    name: String,
+    authority: Vec<u8>,
+    /// Who we are to it.
+    identity: Identity,
+}
+
 /// Calls webhooks.
 pub(crate) struct Caller {
     cluster: Arc<dyn ClusterState>,
     clock: SharedClock,
     randomness: SharedRandomness,
-    transports: Mutex<HashMap<(String, String, Vec<u8>), Arc<HttpsTransport>>>,
+    transports: Mutex<HashMap<Peer, Arc<HttpsTransport>>>,
 }
 
 impl Caller {
@@ -92,35 +116,42 @@ impl Caller {
         Self { cluster, clock, randomness, transports: Mutex::default() }
     }
 
-    /// Posts `body` and gives the answer's body; errors are worded as upstream's for admission.
+    /// Posts `body` as `identity` and gives the answer's body; errors are worded as upstream's for admission.
     pub fn post<'a>(
         &'a self,
         to: &'a Client,
+        identity: &'a Identity,
         body: &'a Value,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, String>> {
         Box::pin(async move {
-            let answer = self.answered(to, body, timeout).await;
+            let answer = self.answered(to, identity, body, timeout).await;
             answer.map_err(|why| format!("failed to call webhook: {why}"))
         })
     }
 
-    /// The same, with errors that are only the reason.
+    /// The same as nobody, with errors that are only the reason.
     pub fn ask<'a>(
         &'a self,
         to: &'a Client,
         body: &'a Value,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, String>> {
-        Box::pin(self.answered(to, body, timeout))
+        Box::pin(self.answered(to, &Identity::None, body, timeout))
     }
 
-    async fn answered(&self, to: &Client, body: &Value, timeout: Duration) -> Result<Bytes, String> {
+    async fn answered(
+        &self,
+        to: &Client,
+        identity: &Identity,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<Bytes, String> {
         let address = to.address();
         let query = if address.contains('?') { '&' } else { '?' };
         let url = format!("{address}{query}timeout={}s", timeout.as_secs());
         let answer = tokio::select! {
-            answer = self.exchange(to, &url, body) => answer,
+            answer = self.exchange(to, identity, &url, body) => answer,
             () = self.clock.sleep(timeout) => Err("context deadline exceeded".to_owned()),
         };
         match answer {
@@ -130,7 +161,13 @@ impl Caller {
         }
     }
 
-    async fn exchange(&self, to: &Client, url: &str, body: &Value) -> Result<(u16, Bytes), String> {
+    async fn exchange(
+        &self,
+        to: &Client,
+        identity: &Identity,
+        url: &str,
+        body: &Value,
+    ) -> Result<(u16, Bytes), String> {
         let (servers, name) = self.locate(to).await?;
         let rest = url.split_once("://").map_or("", |(_, rest)| rest);
         let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
@@ -150,7 +187,7 @@ impl Caller {
         };
         let mut sent = Err("no address".to_owned());
         for server in servers {
-            let transport = self.transport(server, name.clone(), &to.authority)?;
+            let transport = self.transport(server, name.clone(), &to.authority, identity)?;
             sent = match transport.send(request()?).await {
                 Ok(response) => Ok(response),
                 // It has heard nothing: another may.
@@ -176,23 +213,30 @@ impl Caller {
         Ok((code, read.freeze()))
     }
 
-    fn transport(&self, server: String, name: String, ca: &[u8]) -> Result<Arc<HttpsTransport>, String> {
+    fn transport(
+        &self,
+        server: String,
+        name: String,
+        authority: &[u8],
+        identity: &Identity,
+    ) -> Result<Arc<HttpsTransport>, String> {
         let mut transports = self.transports.lock();
-        let key = (server, name, ca.to_vec());
-        if let Some(known) = transports.get(&key) {
+        let peer = Peer { server, name, authority: authority.to_vec(), identity: identity.clone() };
+        if let Some(known) = transports.get(&peer) {
             return Ok(known.clone());
         }
         let config = Config {
-            server: key.0.clone(),
-            ca_pem: Some(ca.to_vec()),
-            tls_server_name: Some(key.1.clone()),
+            server: peer.server.clone(),
+            ca_pem: Some(peer.authority.clone()),
+            tls_server_name: Some(peer.name.clone()),
+            identity: peer.identity.clone(),
             ..Config::default()
         };
         let made = Arc::new(HttpsTransport::new(&config).map_err(|error| error.to_string())?);
         if transports.len() >= KEPT {
             transports.clear();
         }
-        transports.insert(key, made.clone());
+        transports.insert(peer, made.clone());
         Ok(made)
     }
 

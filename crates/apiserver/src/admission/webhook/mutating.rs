@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use schema::FieldValidation;
 use serde_json::Value;
 
-use super::{Annotator, Parts, Webhook, call::Failure, data, failed, matching, review, versions};
+use super::{Annotator, Identities, Parts, Webhook, call::Failure, data, failed, matching, review, versions};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::matching::Matched;
 use crate::admission::metrics::{self, Step};
@@ -23,13 +23,14 @@ const NAME: &str = "MutatingAdmissionWebhook";
 pub(in crate::admission) struct MutatingAdmissionWebhook {
     surroundings: Surroundings,
     configurations: Configurations<Vec<Webhook>>,
+    identities: Arc<Identities>,
 }
 
 impl MutatingAdmissionWebhook {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings) -> Self {
+    pub fn new(surroundings: Surroundings, identities: Arc<Identities>) -> Self {
         let resource = GroupResource::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations");
-        Self { surroundings, configurations: Configurations::new(resource, compile) }
+        Self { surroundings, configurations: Configurations::new(resource, compile), identities }
     }
 
     async fn call(
@@ -44,7 +45,9 @@ impl MutatingAdmissionWebhook {
         let uid = self.surroundings.uid();
         let sent = review::review(webhook, request, matched, &data, &uid)?;
         let caller = &self.surroundings.caller;
-        let body = caller.post(&webhook.client, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        let identity = self.identities.of(&webhook.client.target());
+        let body =
+            caller.post(&webhook.client, identity, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
         let answer = review::answer(webhook, &sent, &body, true)?;
         request.warnings.extend(answer.warnings);
         crate::audit::annotate_all(&answer.annotations);

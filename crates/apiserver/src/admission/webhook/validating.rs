@@ -8,7 +8,7 @@ use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 
-use super::{Annotator, Parts, Webhook, call::Failure, data, failed, matching, review};
+use super::{Annotator, Identities, Parts, Webhook, call::Failure, data, failed, matching, review};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
@@ -19,13 +19,14 @@ use crate::traces::Span;
 pub(in crate::admission) struct ValidatingAdmissionWebhook {
     surroundings: Surroundings,
     configurations: Configurations<Vec<Webhook>>,
+    identities: Arc<Identities>,
 }
 
 impl ValidatingAdmissionWebhook {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings) -> Self {
+    pub fn new(surroundings: Surroundings, identities: Arc<Identities>) -> Self {
         let resource = GroupResource::new("admissionregistration.k8s.io", "validatingwebhookconfigurations");
-        Self { surroundings, configurations: Configurations::new(resource, compile) }
+        Self { surroundings, configurations: Configurations::new(resource, compile), identities }
     }
 
     fn calling<'a>(
@@ -48,7 +49,9 @@ impl ValidatingAdmissionWebhook {
 
     async fn call(&self, webhook: &Webhook, sent: serde_json::Value) -> Result<review::Answer, Failure> {
         let caller = &self.surroundings.caller;
-        let body = caller.post(&webhook.client, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        let identity = self.identities.of(&webhook.client.target());
+        let body =
+            caller.post(&webhook.client, identity, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
         review::answer(webhook, &sent, &body, false)
     }
 }

@@ -16,14 +16,14 @@ use x509_parser::prelude::FromDer;
 const SIZE_MAX: usize = 1024 * 1024;
 
 /// One block of PEM: its label, whether it has headers, what it holds.
-struct Block<'a> {
-    label: &'a str,
-    headers: bool,
-    content: Vec<u8>,
+pub(super) struct Block<'a> {
+    pub(super) label: &'a str,
+    pub(super) headers: bool,
+    pub(super) content: Vec<u8>,
 }
 
 /// The well-formed blocks of a text; what is not one is passed over.
-fn blocks(text: &str) -> Vec<Block<'_>> {
+pub(super) fn blocks(text: &str) -> Vec<Block<'_>> {
     const BEGIN: &str = "-----BEGIN ";
     const DASHES: &str = "-----";
     const END: &str = "-----END ";

@@ -1,0 +1,233 @@
+//! What the specs of ResourceClaims, their templates and DeviceClasses ask for: that selectors compile, and that only
+//! namespaces with the label for it ask for access as an administrator.
+//! Reads Namespaces.
+//! Not here: what needs neither compiler nor cluster (`api`); what a selector may cost, which the one who evaluates it
+//! bounds.
+//! Upstream: pkg/apis/resource/validation (validateCELSelector), pkg/registry/resource/authz.go (AuthorizedForAdmin),
+//! dynamic-resource-allocation/cel.
+
+use std::sync::LazyLock;
+
+use api::field::{self, ErrorList, Path};
+use api::{GroupResource, Object, Status};
+use async_trait::async_trait;
+use schema::cel::{QUANTITY, Scope, Type};
+use serde_json::Value;
+
+use super::super::Rest;
+use crate::engine::Call;
+
+/// The label of namespaces whose claims may have devices that others use.
+const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
+
+/// `resourceclaimtemplates`.
+pub(in crate::registry) struct ClaimTemplates;
+
+#[async_trait]
+impl Rest for ClaimTemplates {
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        if old.is_some() {
+            // The spec does not change.
+            return Ok(());
+        }
+        check_claim(call, new, &new.0["spec"]["spec"], true).await
+    }
+}
+
+/// `deviceclasses`.
+pub(in crate::registry) struct DeviceClasses;
+
+#[async_trait]
+impl Rest for DeviceClasses {
+    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let selectors = |object: &Object| object.0["spec"]["selectors"].clone();
+        // What is stored already is not refused anew.
+        if old.is_some_and(|old| selectors(old) == selectors(new)) {
+            return Ok(());
+        }
+        let mut errors = ErrorList::new();
+        compile(&mut errors, &Path::new("spec").child("selectors"), &selectors(new));
+        refuse(call, new, errors)
+    }
+}
+
+fn refuse(call: &Call, object: &Object, errors: ErrorList) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&call.resource.descriptor.group_kind(), object.name(), errors))
+}
+
+/// What a new claim (or the claims of a new template) may not ask for.
+pub(super) async fn check_claim(
+    call: &Call,
+    object: &Object,
+    spec: &Value,
+    template: bool,
+) -> Result<(), Status> {
+    let mut errors = claim_errors(spec, template);
+    let requests = spec.pointer("/devices/requests").unwrap_or(&Value::Null);
+    if let Some(index) = administers(requests, "/exactly/adminAccess")
+        && let Some(refusal) = refusal(call).await
+    {
+        // Upstream's path is the same for templates, and leaves out what the field is in.
+        let path = Path::new("spec").child("devices").child("requests").index(index).child("adminAccess");
+        errors.push(refusal.at(&path));
+    }
+    refuse(call, object, errors)
+}
+
+/// Whether devices of an allocation that was made now are given for administration where they may not be.
+pub(super) async fn check_allocation(call: &Call, new: &Value, old: &Value) -> ErrorList {
+    let granted = |status: &Value| {
+        let results = status.pointer("/allocation/devices/results").unwrap_or(&Value::Null);
+        administers(results, "/adminAccess")
+    };
+    // What was granted once stays.
+    let (None, Some(index)) = (granted(old), granted(new)) else { return ErrorList::new() };
+    let Some(refusal) = refusal(call).await else { return ErrorList::new() };
+    let path = Path::new("status").child("allocation").child("devices").child("results");
+    vec![refusal.at(&path.index(index).child("adminAccess"))]
+}
+
+/// Why a namespace's claims may not administer devices.
+enum Refusal {
+    /// Its label does not say so.
+    Unlabelled,
+    /// The namespace cannot be read.
+    Unknown(String),
+}
+
+impl Refusal {
+    fn at(self, path: &Path) -> field::Error {
+        match self {
+            Self::Unlabelled => field::forbidden(
+                path,
+                format!(
+                    "admin access to devices requires the `{ADMIN_LABEL}: true` label on the containing namespace"
+                ),
+            ),
+            Self::Unknown(why) => {
+                field::internal(path, format!("could not retrieve namespace to verify admin access: {why}"))
+            }
+        }
+    }
+}
+
+async fn refusal(call: &Call) -> Option<Refusal> {
+    let namespaces = GroupResource::new("", "namespaces");
+    match call.server.cluster.get(&namespaces, "", &call.info.namespace).await {
+        Ok(namespace) if namespace.labels().get(ADMIN_LABEL).is_some_and(|value| value == "true") => None,
+        Ok(_) => Some(Refusal::Unlabelled),
+        Err(error) => Some(Refusal::Unknown(error.message)),
+    }
+}
+
+/// The first of a list that is for administration.
+fn administers(list: &Value, pointer: &str) -> Option<usize> {
+    let list = list.as_array()?;
+    list.iter().position(|one| one.pointer(pointer).is_some_and(|access| *access == true))
+}
+
+/// The selectors of a claim that do not compile.
+fn claim_errors(spec: &Value, template: bool) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let path = if template { path.child("spec") } else { path };
+    let path = path.child("devices").child("requests");
+    let requests = spec.pointer("/devices/requests").and_then(Value::as_array);
+    for (index, request) in requests.into_iter().flatten().enumerate() {
+        let path = path.index(index);
+        compile(&mut errors, &path.child("exactly").child("selectors"), &request["exactly"]["selectors"]);
+        let choices = request["firstAvailable"].as_array();
+        for (index, choice) in choices.into_iter().flatten().enumerate() {
+            let path = path.child("firstAvailable").index(index).child("selectors");
+            compile(&mut errors, &path, &choice["selectors"]);
+        }
+    }
+    errors
+}
+
+fn compile(errors: &mut ErrorList, path: &Path, selectors: &Value) {
+    for (index, selector) in selectors.as_array().into_iter().flatten().enumerate() {
+        let Some(expression) = selector.pointer("/cel/expression").and_then(Value::as_str) else { continue };
+        if let Some(problem) = problem(expression) {
+            let path = path.index(index).child("cel").child("expression");
+            errors.push(field::invalid(&path, expression, problem));
+        }
+    }
+}
+
+fn problem(expression: &str) -> Option<String> {
+    match schema::cel::compile(expression, &SCOPE) {
+        Err(error) => Some(format!("compilation failed: {error}")),
+        Ok(program) => match program.result_type() {
+            Type::Bool | Type::Dyn => None,
+            other => Some(format!("must evaluate to bool or the unknown type, not {other}")),
+        },
+    }
+}
+
+/// What selectors name: the device.
+static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
+    let by_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
+    let fields = [
+        ("driver", Type::String),
+        ("allowMultipleAllocations", Type::Bool),
+        ("attributes", by_domain(Type::Dyn)),
+        ("capacity", by_domain(Type::Opaque(QUANTITY))),
+    ];
+    let fields = fields.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+    let mut scope = Scope::default();
+    scope.variables.insert("device".to_owned(), Type::object("kubernetes.DRADevice", fields));
+    scope
+});
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn selectors_compile() {
+        for (expression, wrong) in [
+            ("true", None),
+            ("device.driver == 'gpu.example.com' && device.allowMultipleAllocations", None),
+            ("device.attributes['gpu.example.com'].model == 'a' && device.attributes['x'].count > 1", None),
+            ("device.attributes['gpu.example.com'].healthy", None),
+            ("device.capacity['gpu.example.com'].memory.compareTo(quantity('10Gi')) >= 0", None),
+            ("cel.bind(gpu, device.attributes['gpu.example.com'], gpu.one && gpu.two)", None),
+            ("device.attributes['x'].version.isGreaterThan(semver('1.0.0'))", None),
+            ("1", Some("must evaluate to bool or the unknown type, not int")),
+            ("?!", Some("compilation failed: ERROR: <input>:1:1: Syntax error")),
+            ("device.name == 'a'", Some("undefined field 'name'")),
+            ("devices.driver == 'a'", Some("undeclared reference to 'devices'")),
+        ] {
+            match (problem(expression), wrong) {
+                (None, None) => {}
+                (Some(found), Some(wrong)) if found.contains(wrong) => {}
+                (found, _) => panic!("{expression}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_selector_of_a_claim_is_compiled() {
+        let selectors = |expression: &str| json!([{ "cel": { "expression": expression } }]);
+        let spec = json!({ "devices": { "requests": [
+            { "name": "a", "exactly": { "selectors": selectors("true") } },
+            { "name": "b", "exactly": { "selectors": selectors("1"), "adminAccess": true } },
+            { "name": "c", "firstAvailable": [{ "selectors": selectors("'a'") }] },
+        ] } });
+        let fields: Vec<String> = claim_errors(&spec, false).into_iter().map(|error| error.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.devices.requests[1].exactly.selectors[0].cel.expression",
+                "spec.devices.requests[2].firstAvailable[0].selectors[0].cel.expression",
+            ]
+        );
+        assert_eq!(administers(&spec["devices"]["requests"], "/exactly/adminAccess"), Some(1));
+    }
+}
