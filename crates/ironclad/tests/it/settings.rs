@@ -45,6 +45,33 @@ fn settings_that_cannot_work_are_one_clear_sentence() {
 }
 
 #[test]
+fn admission_that_cannot_work_is_one_clear_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = format!("--data-dir={}", folder.path().join("data").display());
+    // Nobody listens on it for long: what is wrong is found before.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--https-listen-port={}", free.local_addr().unwrap().port());
+    drop(free);
+    let file = folder.path().join("admission.yaml");
+    let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n\
+                - name: PodSecurity\n  path: gone.yaml\n";
+    std::fs::write(&file, text).unwrap();
+    let configured = format!("--admission-control-config-file={}", file.display());
+    for (flag, sentence) in [
+        ("--enable-admission-plugins=Nobody", "enable-admission-plugins plugin \"Nobody\" is unknown"),
+        ("--disable-admission-plugins=Nobody", "disable-admission-plugins plugin \"Nobody\" is unknown"),
+        (
+            "--enable-admission-plugins=ImagePolicyWebhook",
+            "the admission plugin \"ImagePolicyWebhook\" is not supported",
+        ),
+        (&configured, "gone.yaml cannot be read"),
+    ] {
+        let said = fails(&mut server(&[&data_dir, "--bind-address=127.0.0.1", &listen, flag]));
+        assert!(said.contains(sentence), "{flag}: {said}");
+    }
+}
+
+#[test]
 fn a_node_without_root_is_one_clear_sentence() {
     let folder = tempfile::tempdir().unwrap();
     // In a user namespace without mappings everybody is nobody.
