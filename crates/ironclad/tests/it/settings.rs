@@ -64,7 +64,7 @@ fn admission_that_cannot_work_is_one_clear_sentence() {
             "--enable-admission-plugins=ImagePolicyWebhook",
             "the admission plugin \"ImagePolicyWebhook\" is not supported",
         ),
-        (&configured, "gone.yaml cannot be read"),
+        (configured.as_str(), "gone.yaml cannot be read"),
     ] {
         let said = fails(&mut server(&[&data_dir, "--bind-address=127.0.0.1", &listen, flag]));
         assert!(said.contains(sentence), "{flag}: {said}");
