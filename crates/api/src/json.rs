@@ -38,7 +38,7 @@ pub struct Shared {
     /// Reads text and writes it again: this holds all of the generic code.
     pub copy: fn(&str) -> Result<String, serde_json::Error>,
     /// Reads a value and makes one again.
-    pub convert: fn(Value) -> Result<Value, serde_json::Error>,
+    pub convert: fn(&Value) -> Result<Value, serde_json::Error>,
 }
 
 macro_rules! shared {
@@ -48,7 +48,7 @@ macro_rules! shared {
         pub static SHARED: &[Shared] = &[$($(Shared {
             copy: |text| serde_json::to_string(&serde_json::from_str::<crate::types::$group::$version::$kind>(text)?.clone()),
             convert: |value| {
-                serde_json::to_value(serde_json::from_value::<crate::types::$group::$version::$kind>(value)?)
+                serde_json::to_value(typed::<crate::types::$group::$version::$kind>(value)?)
             },
         },)*)*];
     };
@@ -84,7 +84,7 @@ mod tests {
             let copy = (shared.copy)(r#"{"metadata":{"name":"a"},"unknown":1}"#);
             let copy: Value = serde_json::from_str(&copy.unwrap()).unwrap();
             assert_eq!(copy["metadata"], json!({"name": "a"}));
-            assert_eq!((shared.convert)(copy.clone()).unwrap(), copy);
+            assert_eq!((shared.convert)(&copy).unwrap(), copy);
             assert!((shared.copy)(r#"{"metadata":7}"#).is_err());
         }
     }

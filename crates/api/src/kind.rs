@@ -448,10 +448,13 @@ pub trait Hooks: Send + Sync {
         let _ = object;
         ErrorList::new()
     }
-    /// [`Hooks::prepare_for_create`] and then [`Hooks::validate`], for an object that nobody changes in between.
-    fn prepare_and_validate(&self, object: &mut Value) -> ErrorList {
+    /// [`Hooks::prepare_for_create`], then [`Hooks::validate`], then [`Hooks::warnings`] unless something is wrong: for
+    /// an object that nobody changes in between, which so need not be converted at each step.
+    fn prepare_and_validate(&self, object: &mut Value) -> (ErrorList, Vec<String>) {
         self.prepare_for_create(object);
-        self.validate(object)
+        let errors = self.validate(object);
+        let warnings = if errors.is_empty() { self.warnings(object, None) } else { Vec::new() };
+        (errors, warnings)
     }
     /// All that is wrong with an update.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {

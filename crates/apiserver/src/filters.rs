@@ -92,7 +92,8 @@ pub async fn serve(server: Arc<Server>, request: Incoming) -> Response {
         return answer(server, request, info, client).await;
     }
     let _gone = client.clone().drop_guard();
-    let work = answer(server, request, info, client).in_current_span();
+    // Behind a pointer: on its way into a task a future is moved a dozen times, and this one is large.
+    let work = Box::pin(answer(server, request, info, client)).in_current_span();
     // Panics are answered in there; what is left is a runtime that ends.
     tokio::spawn(work).await.unwrap_or_else(|error| response::failure(&Status::internal(error.to_string())))
 }

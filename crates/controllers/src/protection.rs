@@ -67,8 +67,8 @@ impl Controller for ClaimProtection {
             // seen yet. What this finalizer keeps is data, so the server is asked.
             let mut plan = Plan::nothing();
             let path = Endpoint::of::<Pod>().path(Some(key.namespace()), None, None);
-            match view.answers().get(&path).cloned().map(|answer| answer.map(serde_json::from_value::<List>))
-            {
+            let answer = view.answers().get(&path).cloned();
+            match answer.map(|answer| answer.map(|answer| api::json::typed::<List>(&answer))) {
                 None => {
                     plan.ask(path);
                     return plan;

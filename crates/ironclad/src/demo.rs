@@ -202,7 +202,7 @@ impl Demo<'_> {
         object["apiVersion"] = K::API_VERSION.into();
         object["kind"] = K::KIND.into();
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let typed: K = serde_json::from_value(object.clone()).context("the demo's own manifest")?;
+        let typed: K = api::json::typed(&object).context("the demo's own manifest")?;
         let outcome = match self.client.create(namespace, &typed).await {
             Err(error) if error.is_already_exists() => {
                 self.client.patch::<K>(namespace, &name, &Patch::Merge(object)).await

@@ -230,7 +230,7 @@ impl Action {
 
     /// The object an action sends, for tests and for plans that look at what failed.
     pub fn object<K: DeserializeOwned>(&self) -> Option<K> {
-        serde_json::from_value(self.body.clone()).ok()
+        K::deserialize(&self.body).ok()
     }
 
     /// The path of what it is done to, without a subresource.

@@ -51,6 +51,8 @@ pub struct Definition {
     pub fields: Vec<Field>,
     /// Whether apply treats it as one value.
     pub atomic: bool,
+    /// Indices of the fields of which Go holds something when they are absent, once that was asked for.
+    pub(crate) held: OnceLock<Box<[usize]>>,
 }
 
 /// A group, version and kind.
@@ -231,7 +233,8 @@ impl Table {
     fn parse(&self, entry: &Entry) -> Definition {
         let mut lines = entry.text.lines();
         let atomic = lines.next().is_some_and(|first| first.ends_with(" atomic"));
-        let mut definition = Definition { name: entry.name, kinds: Vec::new(), fields: Vec::new(), atomic };
+        let (kinds, fields, held) = (Vec::new(), Vec::new(), OnceLock::new());
+        let mut definition = Definition { name: entry.name, kinds, fields, atomic, held };
         for line in lines {
             let mut words = line.split(' ');
             let first = words.next().unwrap_or_default();

@@ -265,22 +265,35 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
         }
     }
 
-    fn prepare_and_validate(&self, object: &mut Value) -> ErrorList {
-        // Read once where it can be: the status that we give it ourselves needs no validation.
-        let (Some(initial), Some(validate), None) =
-            (self.status_of_new, self.validate, self.prepare_for_create)
-        else {
-            self.prepare_for_create(object);
-            return self.validate(object);
-        };
-        set_status(object, (self.initial_status)());
-        match Self::read(object) {
-            Ok(typed) => {
-                set_status(object, Some(initial(&typed)));
-                validate(&typed)
-            }
-            Err(error) => vec![field::internal(&Path::root(), error.to_string())],
+    fn prepare_and_validate(&self, object: &mut Value) -> (ErrorList, Vec<String>) {
+        let initial = self.status_of_new.filter(|_| self.prepare_for_create.is_none());
+        match initial {
+            // The status that we give it ourselves needs no validation: read once for all.
+            Some(_) => set_status(object, (self.initial_status)()),
+            None => self.prepare_for_create(object),
         }
+        if initial.is_none() && self.validate.is_none() && self.warnings.is_none() {
+            return Default::default();
+        }
+        let typed = match Self::read(object) {
+            Ok(typed) => typed,
+            Err(error) if self.validate.is_some() => {
+                let errors = vec![field::internal(&Path::root(), error.to_string())];
+                return (errors, Vec::new());
+            }
+            Err(_) => return Default::default(),
+        };
+        if let Some(initial) = initial {
+            set_status(object, Some(initial(&typed)));
+        }
+        let errors = self.validate.map_or_else(ErrorList::new, |validate| validate(&typed));
+        let warnings = match &self.warnings {
+            _ if !errors.is_empty() => Vec::new(),
+            Some(Warnings::OfNew(warnings)) => warnings(&typed),
+            Some(Warnings::OfChange(warnings)) => warnings(&typed, None),
+            None => Vec::new(),
+        };
+        (errors, warnings)
     }
 
     fn validate(&self, object: &Value) -> ErrorList {

@@ -192,7 +192,7 @@ impl Plugin for LimitRanger {
         }
         let pod: Option<core::Pod> = pod.then(|| typed(object)).transpose()?;
         let requests: Resources =
-            serde_json::from_value(object.0["spec"]["resources"]["requests"].clone()).unwrap_or_default();
+            api::json::typed(&object.0["spec"]["resources"]["requests"]).unwrap_or_default();
         let mut found = Vec::new();
         // All that one range has against it is told; of what the next ones have nobody hears.
         for range in &ranges {

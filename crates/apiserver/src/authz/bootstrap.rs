@@ -179,9 +179,8 @@ pub fn reconcile(stored: &Object, wanted: &Object) -> Reconciled {
         let selectors = &wanted.0["aggregationRule"]["clusterRoleSelectors"];
         add_missing(&mut next.0["aggregationRule"]["clusterRoleSelectors"], selectors);
     } else {
-        let rules = |object: &Object| -> Vec<PolicyRule> {
-            serde_json::from_value(object.0["rules"].clone()).unwrap_or_default()
-        };
+        let rules =
+            |object: &Object| -> Vec<PolicyRule> { api::json::typed(&object.0["rules"]).unwrap_or_default() };
         let (held, wanted) = (rules(stored), rules(wanted));
         let lacking =
             wanted.into_iter().filter(|rule| !missing(&held, std::slice::from_ref(rule)).is_empty());

@@ -45,7 +45,7 @@ pub async fn check(write: Write<'_>, authorizer: &dyn Authorizer, rbac: &Rbac) -
 
 fn rules_of(object: &Object) -> Vec<PolicyRule> {
     // Validation has accepted the object before, so that a rule that cannot be read is none.
-    serde_json::from_value(object.0["rules"].clone()).unwrap_or_default()
+    api::json::typed(&object.0["rules"]).unwrap_or_default()
 }
 
 async fn asks(
@@ -106,7 +106,7 @@ async fn check_binding(write: &Write<'_>, authorizer: &dyn Authorizer, rbac: &Rb
     if write.old.is_some_and(|old| differ_in_ownership_only(old, write.new)) {
         return Ok(());
     }
-    let role: RoleRef = serde_json::from_value(write.new.0["roleRef"].clone()).unwrap_or_default();
+    let role: RoleRef = api::json::typed(&write.new.0["roleRef"]).unwrap_or_default();
     let resource = if role.kind == "Role" { "roles" } else { "clusterroles" };
     if asks(authorizer, write, "bind", resource, &role.name).await {
         return Ok(());

@@ -110,11 +110,12 @@ async fn write_once(
     let descriptor = &call.resource.descriptor;
     // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let reserves = call.resource.rest.reserves();
-    let mut found = Vec::new();
+    let (mut found, mut warnings) = (Vec::new(), None);
     if reserves {
         descriptor.hooks.prepare_for_create(&mut object.0);
     } else {
-        found = descriptor.hooks.prepare_and_validate(&mut object.0);
+        let (errors, told) = descriptor.hooks.prepare_and_validate(&mut object.0);
+        (found, warnings) = (errors, Some(told));
     }
     if descriptor.generation {
         object.metadata_mut().insert("generation".into(), 1.into());
@@ -133,7 +134,7 @@ async fn write_once(
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
     }
-    call.warn(descriptor.hooks.warnings(&object.0, None));
+    call.warn(warnings.unwrap_or_else(|| descriptor.hooks.warnings(&object.0, None)));
     call.resource.rest.check(call, &object, None).await?;
     let name = object.name().to_owned();
     {

@@ -114,7 +114,7 @@ async fn read<T: DeserializeOwned>(server: &Server, resource: &str) -> Result<Ve
 fn complete<T: DeserializeOwned>(stored: &mut Vec<T>, ours: Vec<Object>, name: impl Fn(&T) -> Option<&str>) {
     for object in ours.into_iter().filter(|object| bootstrap::is_mandatory(object.name())) {
         if !stored.iter().any(|known| name(known) == Some(object.name())) {
-            stored.extend(serde_json::from_value(object.0).ok());
+            stored.extend(api::json::typed(&object.0).ok());
         }
     }
 }

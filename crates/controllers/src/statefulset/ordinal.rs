@@ -70,9 +70,8 @@ pub(super) fn claims(run: &Run<'_>, plan: &mut Plan, ordinal: i32) {
 /// The pod of an ordinal at a revision.
 pub(super) fn pod(set: &StatefulSet, revision: &ControllerRevision, ordinal: i32) -> Pod {
     // The template as it was then; one that no longer decodes is as good as the present one.
-    let template = revision.data.0.pointer("/spec/template").cloned();
-    let template: Option<PodTemplateSpec> =
-        template.and_then(|template| serde_json::from_value(template).ok());
+    let template = revision.data.0.pointer("/spec/template");
+    let template: Option<PodTemplateSpec> = template.and_then(|template| api::json::typed(template).ok());
     let template = template.unwrap_or_else(|| set.spec.template.clone());
     let mut pod =
         pods::from_template(&template, object::namespace(set), object::name(set), claim::reference(set));

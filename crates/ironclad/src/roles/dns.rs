@@ -65,7 +65,7 @@ async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {
         let port = if target { PORT } else { 53 };
         json!([{"name": "dns", "port": port, "protocol": "UDP"}, {"name": "dns-tcp", "port": port, "protocol": "TCP"}])
     };
-    let service: Service = serde_json::from_value(json!({
+    let service: Service = api::json::typed(&json!({
         "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {
             "k8s-app": NAME, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
         "spec": {"clusterIP": context.config.cluster_dns(), "ports": ports(false)},
@@ -85,7 +85,7 @@ async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {
         "addressType": "IPv4", "ports": ports(true),
         "endpoints": [{"addresses": [context.node.ip], "conditions": {"ready": true}, "nodeName": context.node.name}],
     });
-    let fresh: EndpointSlice = serde_json::from_value(slice.clone())?;
+    let fresh: EndpointSlice = api::json::typed(&slice)?;
     match client.create(Some(NAMESPACE), &fresh).await {
         Err(error) if error.is_already_exists() => {
             if let Some(object) = slice.as_object_mut() {

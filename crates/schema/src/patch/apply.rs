@@ -5,6 +5,7 @@
 //! ([`Versions`]). Not here: that conversion, defaults, admission, storing (apiserver).
 //! Upstream: apimachinery `pkg/util/managedfields`, structured-merge-diff `merge`.
 
+mod creation;
 mod last_applied;
 mod managers;
 mod presence;
@@ -194,6 +195,12 @@ pub fn track(
 ) -> Result<(), Status> {
     let main = writer.subresource.is_empty();
     let sent = take_managed_fields(new);
+    if old.is_none()
+        && sent.is_none()
+        && let Some(fields) = creation::fields(new, schema, writer.ignored)
+    {
+        return Managers::write_first(new, writer, fields);
+    }
     let reset = main
         && sent
             .as_ref()

@@ -187,7 +187,7 @@ fn validate(volume: &PersistentVolume) -> ErrorList {
 fn source_fields(errors: &mut ErrorList, name: &str, source: &Value, path: &Path) {
     let volume = json!({"name": "", name: source});
     if name != "csi"
-        && let Ok(volume) = serde_json::from_value(volume)
+        && let Ok(volume) = crate::json::typed(&volume)
     {
         volumes::network_storage(errors, &volume, name, path);
     }

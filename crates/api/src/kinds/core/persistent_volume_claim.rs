@@ -61,10 +61,10 @@ pub(crate) fn default(claim: &mut PersistentVolumeClaim) {
     // The old reference and the new one mirror each other, unless the new one crosses namespaces.
     match (&spec.data_source, &spec.data_source_ref) {
         (Some(source), None) => {
-            spec.data_source_ref = serde_json::from_value(json!(source)).ok();
+            spec.data_source_ref = crate::json::typed(&json!(source)).ok();
         }
         (None, Some(source)) if text(&source.namespace).is_empty() => {
-            spec.data_source = serde_json::from_value(json!(source)).ok();
+            spec.data_source = crate::json::typed(&json!(source)).ok();
         }
         _ => {}
     }

@@ -107,7 +107,7 @@ fn fixed_spec(name: &str) -> Option<FlowSchemaSpec> {
         ),
         _ => return None,
     };
-    serde_json::from_value(json!({
+    crate::json::typed(&json!({
         "priorityLevelConfiguration": {"name": level},
         "matchingPrecedence": precedence,
         "distinguisherMethod": method,

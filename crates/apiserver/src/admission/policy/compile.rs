@@ -148,7 +148,7 @@ fn variables(given: Option<Vec<Variable>>, scope: &mut Scope) -> Vec<(String, Co
 
 /// A ValidatingAdmissionPolicy.
 pub(super) fn validating(object: &Object) -> Option<Policy> {
-    let read: ValidatingAdmissionPolicy = serde_json::from_value(object.0.clone()).ok()?;
+    let read: ValidatingAdmissionPolicy = api::json::typed(&object.0).ok()?;
     let spec = read.spec?;
     let param_kind =
         spec.param_kind.map(|kind| (kind.api_version.unwrap_or_default(), kind.kind.unwrap_or_default()));
@@ -185,7 +185,7 @@ pub(super) fn validating(object: &Object) -> Option<Policy> {
 
 /// A MutatingAdmissionPolicy.
 pub(super) fn mutating(object: &Object) -> Option<Policy> {
-    let read: MutatingAdmissionPolicy = serde_json::from_value(object.0.clone()).ok()?;
+    let read: MutatingAdmissionPolicy = api::json::typed(&object.0).ok()?;
     let spec = read.spec?;
     let param_kind =
         spec.param_kind.map(|kind| (kind.api_version.unwrap_or_default(), kind.kind.unwrap_or_default()));
@@ -218,7 +218,7 @@ pub(super) fn mutating(object: &Object) -> Option<Policy> {
 
 /// A ValidatingAdmissionPolicyBinding.
 pub(super) fn validating_binding(object: &Object) -> Option<Binding> {
-    let read: ValidatingAdmissionPolicyBinding = serde_json::from_value(object.0.clone()).ok()?;
+    let read: ValidatingAdmissionPolicyBinding = api::json::typed(&object.0).ok()?;
     let spec = read.spec;
     let actions = spec.validation_actions;
     let has = |wanted: &str| actions.iter().any(|action| action == wanted);
@@ -236,7 +236,7 @@ pub(super) fn validating_binding(object: &Object) -> Option<Binding> {
 
 /// A MutatingAdmissionPolicyBinding.
 pub(super) fn mutating_binding(object: &Object) -> Option<Binding> {
-    let read: MutatingAdmissionPolicyBinding = serde_json::from_value(object.0.clone()).ok()?;
+    let read: MutatingAdmissionPolicyBinding = api::json::typed(&object.0).ok()?;
     let spec = read.spec?;
     Some(Binding {
         name: object.name().to_owned(),

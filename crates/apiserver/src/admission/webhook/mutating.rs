@@ -85,7 +85,7 @@ impl Surroundings {
 }
 
 fn compile(object: &Object) -> Option<Vec<Webhook>> {
-    let read: MutatingWebhookConfiguration = serde_json::from_value(object.0.clone()).ok()?;
+    let read: MutatingWebhookConfiguration = api::json::typed(&object.0).ok()?;
     let webhooks = read.webhooks.into_iter().flatten().enumerate();
     let compiled = webhooks.map(|(index, webhook)| {
         let parts = Parts {

@@ -57,7 +57,7 @@ impl ValidatingAdmissionWebhook {
 }
 
 fn compile(object: &Object) -> Option<Vec<Webhook>> {
-    let read: ValidatingWebhookConfiguration = serde_json::from_value(object.0.clone()).ok()?;
+    let read: ValidatingWebhookConfiguration = api::json::typed(&object.0).ok()?;
     let webhooks = read.webhooks.into_iter().flatten().enumerate();
     let compiled = webhooks.map(|(index, webhook)| {
         let parts = Parts {

@@ -137,7 +137,7 @@ fn parse_role(bytes: &Bytes) -> Option<RoleObject> {
 fn parse_as(bytes: &Bytes) -> Option<ClusterRole> {
     let mut value: serde_json::Value = parse(bytes)?;
     value["kind"] = "ClusterRole".into();
-    serde_json::from_value(value).ok()
+    api::json::typed(&value).ok()
 }
 
 fn parse_binding(bytes: &Bytes) -> Option<BindingObject> {

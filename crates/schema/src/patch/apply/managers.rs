@@ -78,11 +78,17 @@ impl Entry {
         })
     }
 
-    fn write(self) -> Value {
+    fn write(mut self) -> Value {
+        let fields = std::mem::take(&mut self.fields).into_json();
+        self.write_with(fields)
+    }
+
+    /// With these as its fields.
+    fn write_with(self, fields: Value) -> Value {
         let mut entry = Map::new();
         entry.insert("apiVersion".into(), self.api_version.into());
         entry.insert("fieldsType".into(), "FieldsV1".into());
-        entry.insert("fieldsV1".into(), self.fields.into_json());
+        entry.insert("fieldsV1".into(), fields);
         if !self.manager.is_empty() {
             entry.insert("manager".into(), self.manager.into());
         }
@@ -237,6 +243,25 @@ impl Managers {
             && !entries.is_empty()
         {
             meta.insert("managedFields".into(), Value::Array(entries));
+        }
+    }
+
+    /// Makes the writer the one who owns `fields` of a new object.
+    pub(super) fn write_first(object: &mut Value, writer: &Writer<'_>, fields: Map<String, Value>) {
+        let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
+            && !fields.is_empty()
+        {
+            let entry = Entry {
+                manager: writer.manager.into(),
+                operation: Operation::Update,
+                api_version: version,
+                time: Some(writer.now.into()),
+                subresource: writer.subresource.into(),
+                fields: Set::default(),
+            };
+            let entry = entry.write_with(Value::Object(fields));
+            meta.insert("managedFields".into(), Value::Array(vec![entry]));
         }
     }
 

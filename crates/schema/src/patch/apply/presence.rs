@@ -16,9 +16,21 @@ impl Field {
 }
 
 impl Definition {
+    /// The fields of which Go holds something even where they are absent, and what.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&Field, &Value)> {
+        let held = self.held.get_or_init(|| {
+            let fields = self.fields.iter().enumerate();
+            fields.filter(|(_, field)| field.when_absent().is_some()).map(|(index, _)| index).collect()
+        });
+        held.iter().filter_map(|index| {
+            let field = &self.fields[*index];
+            Some((field, field.when_absent()?))
+        })
+    }
+
     /// Whether an object with nothing in it holds something in Go.
     pub(super) fn is_never_empty(&self) -> bool {
-        self.fields.iter().any(|field| field.when_absent().is_some())
+        self.held().next().is_some()
     }
 }
 

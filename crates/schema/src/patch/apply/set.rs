@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::json;
+
 /// One step of a path, in wire form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Element(String);
@@ -25,14 +27,30 @@ impl Element {
         Self::new("f:", name)
     }
 
-    /// An element of a list of type map. serde_json keeps the keys sorted, as upstream writes them.
-    pub(super) fn key(keys: &Map<String, Value>) -> Self {
-        Self::new("k:", &serde_json::to_string(keys).unwrap_or_default())
+    /// An element of a list of type map. The keys are written in their order, as upstream does.
+    pub(super) fn key(mut keys: Vec<(&str, &Value)>) -> Self {
+        keys.sort_unstable_by_key(|(name, _)| *name);
+        let mut text = b"k:{".to_vec();
+        for (index, (name, value)) in keys.into_iter().enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            json::write_string(&mut text, name);
+            text.push(b':');
+            json::write(&mut text, value);
+        }
+        text.push(b'}');
+        Self(String::from_utf8(text).unwrap_or_default())
     }
 
     /// An element of a list of type set.
     pub(super) fn value(value: &Value) -> Self {
         Self(format!("v:{value}"))
+    }
+
+    /// Its wire form.
+    pub(super) fn into_text(self) -> String {
+        self.0
     }
 
     /// The field's name, if it is one.
@@ -266,7 +284,7 @@ impl Set {
 
     fn canonical_key(keys: &str) -> Option<Element> {
         let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
-        Some(Element::key(&keys))
+        Some(Element::key(keys.iter().map(|(name, value)| (name.as_str(), value)).collect()))
     }
 }
 

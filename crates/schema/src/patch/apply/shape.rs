@@ -12,8 +12,8 @@ use crate::Schema;
 use crate::structural::Node;
 use crate::table::{Definition, Field, ListType, Merge, Type, table};
 
-const MANAGED_FIELDS: &str = "managedFields";
-const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+pub(super) const MANAGED_FIELDS: &str = "managedFields";
+pub(super) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What the schema says of a value.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The shape of the elements of a list.
-    fn element(self) -> Self {
+    pub(super) fn element(self) -> Self {
         match self {
             Self::Keyed(element, _) => Self::of_type(element, None),
             Self::Custom(node) => node.items().map_or(Self::Untyped, Self::Custom),
@@ -110,7 +110,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The members of an object that merges.
-    fn object(self, value: Option<&Value>) -> Option<&Map<String, Value>> {
+    pub(super) fn object(self, value: Option<&Value>) -> Option<&Map<String, Value>> {
         let merges = match self {
             Self::Struct(_) | Self::Map(_) | Self::Untyped => true,
             Self::Custom(node) => node.is_granular_map(),
@@ -120,7 +120,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The elements of a list that merges.
-    fn list(self, value: Option<&Value>) -> Option<&[Value]> {
+    pub(super) fn list(self, value: Option<&Value>) -> Option<&[Value]> {
         let merges = match self {
             Self::Set | Self::Keyed(..) => true,
             Self::Custom(node) => node.is_associative_list(),
@@ -162,15 +162,13 @@ impl<'a> Shape<'a> {
         };
         let protocol = Value::from("TCP");
         let object = element.as_object()?;
-        let found: Map<String, Value> = keys
-            .into_iter()
-            .filter_map(|(key, default)| {
-                let default =
-                    default.or((matches!(self, Self::Keyed(..)) && key == "protocol").then_some(&protocol));
-                Some((key.to_owned(), object.get(key).or_else(|| absent(key)).or(default)?.clone()))
-            })
-            .collect();
-        (!found.is_empty()).then(|| Element::key(&found))
+        let found = keys.into_iter().filter_map(|(key, default)| {
+            let default =
+                default.or((matches!(self, Self::Keyed(..)) && key == "protocol").then_some(&protocol));
+            Some((key, object.get(key).or_else(|| absent(key)).or(default)?))
+        });
+        let found: Vec<(&str, &Value)> = found.collect();
+        (!found.is_empty()).then(|| Element::key(found))
     }
 
     /// The elements of a list with what tells them apart; elements that nothing does are left out.
@@ -178,7 +176,7 @@ impl<'a> Shape<'a> {
         list.iter().filter_map(|element| Some((self.identity(element)?, element))).collect()
     }
 
-    fn identified_in_go(self, list: &[Value]) -> Vec<(Element, &Value)> {
+    pub(super) fn identified_in_go(self, list: &[Value]) -> Vec<(Element, &Value)> {
         list.iter().filter_map(|element| Some((self.identity_in_go(element)?, element))).collect()
     }
 }
@@ -390,7 +388,7 @@ fn added(new: &Value, shape: Shape<'_>) -> Entry {
     Entry { member: true, below }
 }
 
-fn shape_of(field: Option<&Field>) -> Shape<'_> {
+pub(super) fn shape_of(field: Option<&Field>) -> Shape<'_> {
     field.map_or(Shape::Leaf(None), |field| Shape::of_type(&field.r#type, Some(&field.merge)))
 }
 

@@ -12,57 +12,62 @@ const MOST_PATHS: usize = 100;
 
 /// Warns of the paths of a volume that overlap.
 pub(super) fn overlapping(warnings: &mut Vec<String>, volume: &Volume) {
-    let name = quote(&volume.name);
+    let name = || quote(&volume.name);
     if let Some(source) = &volume.config_map {
-        let title = format!("volume {name} (ConfigMap {}): overlapping paths", quote(&source.name));
-        overlaps(warnings, &keys(items(&source.items)), &title);
+        overlaps(warnings, &keys(items(&source.items)), || {
+            format!("volume {} (ConfigMap {}): overlapping paths", name(), quote(&source.name))
+        });
     }
     if let Some(source) = &volume.secret {
-        let title = format!("volume {name} (Secret {}): overlapping paths", quote(text(&source.secret_name)));
-        overlaps(warnings, &keys(items(&source.items)), &title);
+        overlaps(warnings, &keys(items(&source.items)), || {
+            format!("volume {} (Secret {}): overlapping paths", name(), quote(text(&source.secret_name)))
+        });
     }
     if let Some(source) = &volume.downward_api {
-        let title = format!("volume {name} (DownwardAPI): overlapping paths");
-        overlaps(warnings, &files(items(&source.items)), &title);
+        let title = || format!("volume {} (DownwardAPI): overlapping paths", name());
+        overlaps(warnings, &files(items(&source.items)), title);
     }
     let Some(projected) = &volume.projected else { return };
     let mut all: BTreeSet<&str> = BTreeSet::new();
     for source in items(&projected.sources) {
         if *source == VolumeProjection::default() {
-            warnings.push(format!("volume {name} (Projected) has no sources provided"));
+            warnings.push(format!("volume {} (Projected) has no sources provided", name()));
             continue;
         }
-        let Some((paths, what)) = projection(source) else { continue };
+        let Some((paths, kind, of)) = projection(source) else { continue };
         if paths.is_empty() || all.len() >= MOST_PATHS {
             continue;
         }
-        let title = format!("volume {name} (Projected {what}): overlapping paths");
-        overlaps(warnings, &paths, &title);
+        let title = || {
+            let of = of.map(|of| format!(" {}", quote(of))).unwrap_or_default();
+            format!("volume {} (Projected {kind}{of}): overlapping paths", name())
+        };
+        overlaps(warnings, &paths, title);
         let unique: BTreeSet<&str> = paths.into_iter().collect();
         let mut merged: Vec<&str> = unique.iter().chain(&all).copied().collect();
         merged.sort_unstable();
-        overlaps(warnings, &merged, &title);
+        overlaps(warnings, &merged, title);
         all.extend(unique.into_iter().take(MOST_PATHS));
     }
 }
 
-/// The paths of a source, and what to call it.
-fn projection(source: &VolumeProjection) -> Option<(Vec<&str>, String)> {
+/// The paths of a source, what kind of source it is, and its name where it has one.
+fn projection(source: &VolumeProjection) -> Option<(Vec<&str>, &'static str, Option<&str>)> {
     if let Some(source) = source.config_map.as_ref().filter(|source| source.items.is_some()) {
-        return Some((keys(items(&source.items)), format!("ConfigMap {}", quote(&source.name))));
+        return Some((keys(items(&source.items)), "ConfigMap", Some(&source.name)));
     }
     if let Some(source) = source.secret.as_ref().filter(|source| source.items.is_some()) {
-        return Some((keys(items(&source.items)), format!("Secret {}", quote(&source.name))));
+        return Some((keys(items(&source.items)), "Secret", Some(&source.name)));
     }
     if let Some(source) = source.downward_api.as_ref().filter(|source| source.items.is_some()) {
-        return Some((files(items(&source.items)), "DownwardAPI".to_owned()));
+        return Some((files(items(&source.items)), "DownwardAPI", None));
     }
     if let Some(source) = &source.service_account_token {
-        return Some((vec![&source.path], "ServiceAccountToken".to_owned()));
+        return Some((vec![&source.path], "ServiceAccountToken", None));
     }
     let source = source.cluster_trust_bundle.as_ref()?;
     let name = source.name.as_ref().or(source.signer_name.as_ref());
-    Some((vec![&source.path], format!("ClusterTrustBundle {}", quote(text(&name.cloned())))))
+    Some((vec![&source.path], "ClusterTrustBundle", Some(name.map_or("", String::as_str))))
 }
 
 fn keys(items: &[KeyToPath]) -> Vec<&str> {
@@ -73,12 +78,16 @@ fn files(items: &[DownwardAPIVolumeFile]) -> Vec<&str> {
     items.iter().map(|item| item.path.as_str()).collect()
 }
 
-fn overlaps(warnings: &mut Vec<String>, paths: &[&str], title: &str) {
+/// The title is only made where something overlaps: every pod has a volume to be looked at, its token's.
+fn overlaps(warnings: &mut Vec<String>, paths: &[&str], title: impl Fn() -> String) {
+    if paths.len() < 2 {
+        return;
+    }
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for path in paths.iter().take(2 * MOST_PATHS) {
         let path = path.trim_end_matches('/');
         if let Some(other) = seen.iter().find(|other| overlap(other, path)) {
-            warnings.push(format!("{title}: {} with {}", quote(path), quote(other)));
+            warnings.push(format!("{}: {} with {}", title(), quote(path), quote(other)));
         }
         seen.insert(path);
     }
@@ -86,9 +95,8 @@ fn overlaps(warnings: &mut Vec<String>, paths: &[&str], title: &str) {
 
 /// Whether two paths hide each other. Upstream compares texts, so that `a` also overlaps `ab`.
 fn overlap(one: &str, other: &str) -> bool {
-    !one.is_empty()
-        && !other.is_empty()
-        && (format!("{one}/").starts_with(other) || format!("{other}/").starts_with(one))
+    let begins = |whole: &str, with: &str| whole.starts_with(with) || with.strip_suffix('/') == Some(whole);
+    !one.is_empty() && !other.is_empty() && (begins(one, other) || begins(other, one))
 }
 
 #[cfg(test)]
