@@ -45,7 +45,7 @@ pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item =
 }
 
 fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
-    T::deserialize(&object.0).map_err(|error| Status::bad_request(error.to_string()))
+    crate::json::typed(&object.0).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 fn one() -> Quantity {

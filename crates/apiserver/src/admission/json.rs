@@ -68,7 +68,7 @@ pub(super) async fn find_parsed<T: DeserializeOwned>(
 }
 
 fn read<T: DeserializeOwned>(object: &[u8]) -> Result<T, Status> {
-    serde_json::from_slice(object).map_err(Status::internal)
+    api::json::read(object).map_err(Status::internal)
 }
 
 /// All objects of a resource in a namespace (empty: everywhere).
@@ -79,7 +79,7 @@ pub(super) async fn list<T: DeserializeOwned>(
     namespace: &str,
 ) -> Result<Vec<T>, Status> {
     let listing = cluster.list(&GroupResource::new(group, resource), namespace).await?;
-    listing.items.iter().map(|item| serde_json::from_slice(item).map_err(Status::internal)).collect()
+    listing.items.iter().map(|item| read(item)).collect()
 }
 
 /// One object out of the cache, or, where the cache has none yet, from the store; `None` if there is none.
@@ -92,10 +92,10 @@ pub(super) async fn find<T: DeserializeOwned>(
 ) -> Result<Option<T>, Status> {
     let resource = GroupResource::new(group, resource);
     if let Some(bytes) = cluster.cached(&resource, namespace, name).await? {
-        return serde_json::from_slice(&bytes).map(Some).map_err(Status::internal);
+        return read(&bytes).map(Some);
     }
     match cluster.get(&resource, namespace, name).await {
-        Ok(object) => T::deserialize(object.0).map(Some).map_err(Status::internal),
+        Ok(object) => api::json::typed(&object.0).map(Some).map_err(Status::internal),
         Err(status) if status.is_not_found() => Ok(None),
         Err(status) => Err(status),
     }

@@ -108,7 +108,7 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
 
 async fn read<T: DeserializeOwned>(server: &Server, resource: &str) -> Result<Vec<T>, Status> {
     let listed = server.cluster.list(&GroupResource::new(GROUP, resource), "").await?;
-    Ok(listed.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect())
+    Ok(listed.items.iter().filter_map(|item| api::json::read(item).ok()).collect())
 }
 
 fn complete<T: DeserializeOwned>(stored: &mut Vec<T>, ours: Vec<Object>, name: impl Fn(&T) -> Option<&str>) {

@@ -19,6 +19,8 @@ use crate::report;
 const CONNECTIONS: usize = 4;
 /// Requests under way on each connection.
 const CONCURRENCY: usize = 16;
+/// Runs of up to so many requests have them made before the clock starts; longer ones would need too much memory.
+const PREPARED: usize = 10_000;
 
 /// Connections to one server.
 pub struct Connections {
@@ -93,9 +95,10 @@ impl Connections {
         make: impl Fn(usize) -> (Method, String, Bytes),
         mut answered: impl FnMut(usize, &[u8]),
     ) -> anyhow::Result<Outcome> {
+        let prepared: Vec<_> = (0..count).filter(|_| count <= PREPARED).map(&make).collect();
         let from = Instant::now();
         let requests = stream::iter(0..count).map(|index| {
-            let (method, path, body) = make(index);
+            let (method, path, body) = prepared.get(index).cloned().unwrap_or_else(|| make(index));
             let transport = &self.transports[index % CONNECTIONS];
             async move {
                 let sent = body.len();

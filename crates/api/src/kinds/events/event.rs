@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::field::{self, ErrorList, Path};
@@ -67,7 +66,7 @@ fn rename(object: &mut Value, api_version: &str, pairs: impl Iterator<Item = (&'
 fn stored(object: &Value) -> Option<Event> {
     let mut stored = object.clone();
     EventHooks.to_storage(&mut stored);
-    Event::deserialize(&stored).ok()
+    crate::json::typed(&stored).ok()
 }
 
 impl Hooks for EventHooks {

@@ -119,11 +119,13 @@ fn check(warnings: &mut Vec<String>, root: &Path, spec: &PodSpec, meta: &ObjectM
     let parts = parts(spec, &path);
     for part in &parts {
         let security = part.security;
-        if security.is_none_or(|security| security.seccomp_profile.is_none()) {
+        let has_annotations = !annotations.is_empty();
+        if has_annotations && security.is_none_or(|security| security.seccomp_profile.is_none()) {
             let key = format!("container.seccomp.security.alpha.kubernetes.io/{}", part.name);
             annotated(key, SECCOMP_FIELD, warnings);
         }
-        if !app_armor && security.is_none_or(|security| security.app_armor_profile.is_none()) {
+        let app_armor = app_armor || security.is_some_and(|security| security.app_armor_profile.is_some());
+        if has_annotations && !app_armor {
             let key = format!("container.apparmor.security.beta.kubernetes.io/{}", part.name);
             annotated(key, r#"deprecated since v1.30; use the "appArmorProfile" field instead"#, warnings);
         }
@@ -286,10 +288,12 @@ fn fractions(warnings: &mut Vec<String>, path: &Path, amounts: Option<&BTreeMap<
 fn environment(warnings: &mut Vec<String>, path: &Path, variables: &[EnvVar]) {
     let mut seen = BTreeSet::new();
     for (index, variable) in variables.iter().enumerate() {
+        if seen.insert(&variable.name) {
+            continue;
+        }
         let reference = format!("$({})", variable.name);
         let value = text(&variable.value);
-        let hides = variable.value_from.is_some() || value == reference || !value.contains(&reference);
-        if !seen.insert(&variable.name) && hides {
+        if variable.value_from.is_some() || value == reference || !value.contains(&reference) {
             warnings.push(format!(
                 "{}: hides previous definition of {}, which may be dropped when using apply",
                 path.index(index),
