@@ -199,7 +199,8 @@ pub fn track(
         && sent.is_none()
         && let Some(fields) = creation::fields(new, schema, writer.ignored)
     {
-        return Managers::write_first(new, writer, fields);
+        Managers::write_first(new, writer, fields);
+        return Ok(());
     }
     let reset = main
         && sent

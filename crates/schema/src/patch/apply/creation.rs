@@ -37,13 +37,16 @@ impl Owned {
     }
 }
 
-/// The `fieldsV1` of who creates `object`, without the top-level fields in `ignored`; empty if nothing is owned, and `None`
-/// if this must be found out in the general way.
-pub(super) fn fields(object: &Value, schema: &Schema, ignored: &[&str]) -> Option<Map<String, Value>> {
+/// The `fieldsV1` of who creates `object`, without the fields in `ignored` (the paths of which are one name long); empty if
+/// nothing is owned, and `None` if this must be found out in the general way.
+pub(super) fn fields(object: &Value, schema: &Schema, ignored: &[&[&str]]) -> Option<Map<String, Value>> {
     let Shape::Struct(definition) = Shape::of(schema) else { return None };
+    if ignored.iter().any(|path| path.len() != 1) {
+        return None;
+    }
     let mut whole = Owned::default();
     for member in members(object.as_object()?, definition) {
-        if matches!(member.name, "apiVersion" | "kind") || ignored.contains(&member.name) {
+        if matches!(member.name, "apiVersion" | "kind") || ignored.contains(&&[member.name][..]) {
             continue;
         }
         // A new object is compared with one of which Go holds what no field can be without.
@@ -176,7 +179,7 @@ mod tests {
     use crate::table::table;
 
     /// As [`super::super::track`] finds it without this module.
-    fn generally(object: &Value, schema: &Schema, ignored: &[&str]) -> Value {
+    fn generally(object: &Value, schema: &Schema, ignored: &[&[&str]]) -> Value {
         let mut difference = Difference::between(&nothing(object, schema), object, Shape::of(schema));
         difference.forget(ignored);
         unstripped(difference.into_parts().0, ignored).into_json()
@@ -220,7 +223,7 @@ mod tests {
         ];
         for (name, object) in cases {
             let schema = Schema::built_in(name).unwrap();
-            for ignored in [&["status"][..], &[]] {
+            for ignored in [&[&["status"][..]][..], &[]] {
                 let fields = fields(&object, &schema, ignored).map(Value::Object);
                 assert_eq!(fields, Some(generally(&object, &schema, ignored)), "{object}");
             }
@@ -239,10 +242,10 @@ mod tests {
             let schema = Schema::built_in(name).unwrap();
             for filled in [true, false] {
                 let object = example(definition, filled, 5);
-                let Some(fields) = fields(&object, &schema, &["status"]) else { continue };
+                let Some(fields) = fields(&object, &schema, &[&["status"]]) else { continue };
                 assert_eq!(
                     Value::Object(fields),
-                    generally(&object, &schema, &["status"]),
+                    generally(&object, &schema, &[&["status"]]),
                     "{name}: {object}"
                 );
                 count += 1;
@@ -284,5 +287,8 @@ mod tests {
         let twice =
             json!({"metadata": {}, "spec": {"containers": [{"name": "a"}, {"name": "a", "image": "i"}]}});
         assert!(fields(&twice, &schema, &[]).is_none());
+        let once = json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}});
+        assert!(fields(&once, &schema, &[&["spec", "containers"]]).is_none());
+        assert!(fields(&once, &schema, &[&["status"]]).is_some());
     }
 }
