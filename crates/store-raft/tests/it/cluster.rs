@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use foundation::SystemClock;
@@ -111,9 +112,20 @@ impl Cluster {
                 address: cluster.addresses[joiner].clone(),
             };
             let identity = match &cluster.under {
-                Under::Tls(security) => ask_to_join(security, &cluster.addresses[joiner - 1], &member)
-                    .await
-                    .unwrap_or_else(|error| panic!("{error}: {:#?}", cluster.stand())),
+                Under::Tls(security) => {
+                    let mut attempts = 0;
+                    loop {
+                        let asked = ask_to_join(security, &cluster.addresses[joiner - 1], &member).await;
+                        match asked {
+                            Ok(identity) => break identity,
+                            // Of an unknown outcome, on a slow machine: asking again is allowed.
+                            Err(error) => {
+                                attempts += 1;
+                                assert!(attempts < 5, "{error}: {:#?}", cluster.stand());
+                            }
+                        }
+                    }
+                }
                 Under::Memory(_) => {
                     cluster.member(0).add_member(member.clone()).await.unwrap();
                     Identity { member: member.id, ..first }
@@ -138,7 +150,11 @@ impl Cluster {
                 None
             }
             Under::Tls(_) => {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                // An address of its own: no connection that another test makes meanwhile takes the port.
+                static CLUSTERS: AtomicU8 = AtomicU8::new(1);
+                let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+                let address = format!("127.77.{cluster}.{}:0", index + 1);
+                let listener = TcpListener::bind(address).await.unwrap();
                 self.addresses[index] = listener.local_addr().unwrap().to_string();
                 Some(listener)
             }
