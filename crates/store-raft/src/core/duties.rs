@@ -87,7 +87,9 @@ impl Core {
         let committed = self.node.raft.raft_log.committed;
         let ready = self.membership.conf.learners.iter().copied().find(|id| {
             self.node.raft.prs().get(*id).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate && progress.matched + CAUGHT_UP >= committed
+                // Not only in the state of replicating: with nothing new in the log it never comes to that.
+                let joined = progress.matched > 0 && progress.state != ProgressState::Snapshot;
+                joined && progress.matched + CAUGHT_UP >= committed
             })
         });
         let Some(id) = ready else { return };
