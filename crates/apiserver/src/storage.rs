@@ -59,17 +59,18 @@ pub struct Claim {
 /// The claims that a write changes.
 #[derive(Debug, Default)]
 pub struct Claims {
-    takes: Vec<Claim>,
-    frees: Vec<Bytes>,
+    /// What must be nobody's yet.
+    pub takes: Vec<Claim>,
+    /// What is given up, with the revision that it was found at: what has become somebody else's since is left alone.
+    pub frees: Vec<(Bytes, u64)>,
 }
 
 impl Claims {
-    /// What an object that held `old` must take and give up to hold `new`.
-    pub fn between(old: Vec<Claim>, new: Vec<Claim>) -> Self {
-        let lacks = |held: &[Claim], key: &Bytes| held.iter().all(|claim| claim.key != *key);
-        let frees = old.iter().map(|claim| claim.key.clone()).filter(|key| lacks(&new, key)).collect();
-        let takes = new.into_iter().filter(|claim| lacks(&old, &claim.key)).collect();
-        Self { takes, frees }
+    fn freeing(frees: Vec<(Bytes, u64)>) -> impl Iterator<Item = Op> {
+        frees.into_iter().map(|(key, revision)| {
+            let compare = vec![Compare::mod_revision(key.clone(), revision)];
+            Op::Txn(Txn { compare, success: vec![Op::delete(key)], failure: Vec::new() })
+        })
     }
 }
 
@@ -161,7 +162,7 @@ impl Storage {
             txn.compare.push(Compare::absent(key.clone()));
             txn.success.push(Op::Put { key, value, lease: 0 });
         }
-        txn.success.extend(claims.frees.into_iter().map(Op::delete));
+        txn.success.extend(Claims::freeing(claims.frees));
         let answer = self.0.txn(txn).await.map_err(status)?;
         if !answer.succeeded {
             return Ok(match answer.results.first() {
@@ -220,9 +221,8 @@ impl Storage {
         let _span = traced("Delete etcd3", resource);
         let key = resource.key(namespace, name);
         let compare = Compare::mod_revision(key.clone(), revision);
-        let keys = std::iter::once(key).chain(claims.frees);
-        let txn =
-            Txn { compare: vec![compare], success: keys.map(Op::delete).collect(), failure: Vec::new() };
+        let success = std::iter::once(Op::delete(key)).chain(Claims::freeing(claims.frees)).collect();
+        let txn = Txn { compare: vec![compare], success, failure: Vec::new() };
         let answer = self.0.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }

@@ -12,7 +12,7 @@ use super::{Call, body, owners, ownership};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
-use crate::storage::{Claims, Stored, Written};
+use crate::storage::{Stored, Written};
 
 /// How often a generated name may collide before the client is told (upstream's RetryGenerateName).
 const NAME_ATTEMPTS: usize = 8;
@@ -156,14 +156,13 @@ async fn write_once(
         ));
     }
     let rest = &call.resource.rest;
-    let claims = Claims::between(Vec::new(), rest.claims(call, &object)?);
-    let claimant = reserves.then(|| object.clone());
+    let claims = rest.claims(call, Some(&object), None).await?;
     let write = call.server.storage.create(&call.resource, namespace, &name, object, claims);
     let written = undo.unless_written(write).await?;
-    match (&written, claimant) {
-        (Written::Stored(stored), _) => rest.after(call, Some(&stored.object), None).await,
-        (Written::Claimed, Some(claimant)) => rest.lost(call, &claimant).await?,
-        _ => {}
+    match &written {
+        Written::Stored(stored) => rest.after(call, Some(&stored.object), None).await,
+        Written::Claimed => rest.lost(call).await?,
+        Written::Outdated => {}
     }
     Ok(written)
 }

@@ -16,7 +16,7 @@ use crate::admission::Operation;
 use crate::cache::Limit;
 use crate::registry::Deletion;
 use crate::response::Response;
-use crate::storage::{self, Claims, Stored};
+use crate::storage::{self, Stored};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -238,7 +238,7 @@ async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Res
             }
             Step::Remove(object) if options.dry_run => Some(Outcome::Gone(object)),
             Step::Remove(object) => {
-                let freed = Claims::between(resource.rest.claims(call, &old.object)?, Vec::new());
+                let freed = resource.rest.claims(call, None, Some(&old.object)).await?;
                 match server.storage.delete_with(resource, namespace, name, old.revision, freed).await? {
                     Some(_) => {
                         resource.rest.after(call, None, Some(&old.object)).await;

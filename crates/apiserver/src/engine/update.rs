@@ -15,7 +15,7 @@ use super::{Call, body, create, owners, ownership, scale};
 use crate::admission::Operation;
 use crate::registry::Undo;
 use crate::response::Response;
-use crate::storage::{self, Claims, Stored, Written};
+use crate::storage::{self, Stored, Written};
 
 /// Which part of an object is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ async fn attempt(
         return Ok(Some(unstored(new)));
     }
     if resource.rest.finishes_deletion(&new, &old.object) {
-        let freed = Claims::between(resource.rest.claims(call, &old.object)?, Vec::new());
+        let freed = resource.rest.claims(call, None, Some(&old.object)).await?;
         return match server.storage.delete_with(resource, namespace, name, old.revision, freed).await? {
             Some(revision) => {
                 resource.rest.after(call, None, Some(&new)).await;
@@ -145,16 +145,13 @@ async fn attempt(
     {
         return Ok(Some(old.clone()));
     }
-    let claims = Claims::between(resource.rest.claims(call, &old.object)?, resource.rest.claims(call, &new)?);
-    let claimant = resource.rest.reserves().then(|| new.clone());
+    let claims = resource.rest.claims(call, Some(&new), Some(&old.object)).await?;
     let write = server.storage.replace_with(resource, namespace, name, old.revision, new, claims);
     let written = undo.unless_written(write).await?;
-    match (&written, claimant) {
-        (Written::Stored(stored), _) => {
-            resource.rest.after(call, Some(&stored.object), Some(&old.object)).await;
-        }
-        (Written::Claimed, Some(claimant)) => resource.rest.lost(call, &claimant).await?,
-        _ => {}
+    match &written {
+        Written::Stored(stored) => resource.rest.after(call, Some(&stored.object), Some(&old.object)).await,
+        Written::Claimed => resource.rest.lost(call).await?,
+        Written::Outdated => {}
     }
     Ok(written.stored())
 }

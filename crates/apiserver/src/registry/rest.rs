@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::engine::Call;
 use crate::response::Response;
-use crate::storage::{Claim, Written};
+use crate::storage::{Claims, Written};
 
 /// Takes back what was reserved for a write that does not happen: when it is dropped, until the write is asked for.
 pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
@@ -85,15 +85,21 @@ pub trait Rest: Send + Sync + 'static {
         Ok(Undo::nothing())
     }
 
-    /// What `object` alone may hold, as keys of the store that are written with it.
-    fn claims(&self, call: &Call, object: &Object) -> Result<Vec<Claim>, Status> {
-        let _ = (call, object);
-        Ok(Vec::new())
+    /// What `new` (`None`: it is deleted) alone may hold beyond what `old` (`None`: it is made) has, and what is given up: keys
+    /// of the store that are written with the object.
+    async fn claims(
+        &self,
+        call: &Call,
+        new: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Claims, Status> {
+        let _ = (call, new, old);
+        Ok(Claims::default())
     }
 
-    /// Learns that some of what `object` claims is another's: what is reserved next must be something else.
-    async fn lost(&self, call: &Call, object: &Object) -> Result<(), Status> {
-        let _ = (call, object);
+    /// Learns that something claimed was another's: what is reserved next must be something else.
+    async fn lost(&self, call: &Call) -> Result<(), Status> {
+        let _ = call;
         Ok(())
     }
 

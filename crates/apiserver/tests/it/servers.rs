@@ -103,6 +103,34 @@ async fn an_address_that_someone_holds_is_not_given_to_a_service() {
 }
 
 #[tokio::test]
+async fn a_service_gives_up_only_what_is_its_own() {
+    let world = World::with(narrow).await;
+    let made = world.admin.post(SERVICES, &service("a", json!({"ports": [{"port": 80}]}))).await.is(201);
+    let address = format!("{ADDRESSES}/{}", made.text("/spec/clusterIP"));
+    // Somebody takes the address away from it, and for something else.
+    world.admin.delete(&address, None).await.is(200);
+    let taken = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {"name": made.text("/spec/clusterIP")},
+        "spec": {"parentRef": {"resource": "routers", "group": "example.com", "name": "r"}}});
+    world.admin.post(ADDRESSES, &taken).await.is(201);
+    world.admin.delete(&format!("{SERVICES}/a"), None).await.is(200);
+    world.admin.get(&address).await.is(200);
+}
+
+#[tokio::test]
+async fn a_port_that_is_not_allocated_is_not_claimed() {
+    let world = World::with(narrow).await;
+    let ports = json!([{"port": 80, "nodePort": 30_001}]);
+    world.admin.post(SERVICES, &service("a", json!({"type": "NodePort", "ports": ports}))).await.is(201);
+    let own = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports});
+    world.admin.post(SERVICES, &service("b", own)).await.is(201);
+    world.admin.delete(&format!("{SERVICES}/b"), None).await.is(200);
+    let refused =
+        world.admin.post(SERVICES, &service("c", json!({"type": "NodePort", "ports": ports}))).await;
+    assert!(refused.message().contains("provided port is already allocated"), "{}", refused.message());
+}
+
+#[tokio::test]
 async fn claims_are_put_right_by_the_next_server() {
     let world = World::with(narrow).await;
     let node_port = json!({"type": "NodePort", "ports": [{"port": 80}]});

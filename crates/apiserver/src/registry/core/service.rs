@@ -21,7 +21,7 @@ use crate::engine::Call;
 use crate::proxy::{self, Destination, Reach};
 use crate::registry::{Rest, Subresource, Undo};
 use crate::response::Response;
-use crate::storage::Claim;
+use crate::storage::Claims;
 use allocation::{Allocator, Held};
 use claims::Places;
 
@@ -35,8 +35,9 @@ impl Services {
     async fn allocator(&self, call: &Call) -> Result<Arc<Allocator>, Status> {
         let make = || async {
             let places = Places::new(call)?;
+            places.repair().await?;
             let allocator = Allocator::new(places.ranges);
-            allocator.adopt(&places.repair(&services(call).await?).await?);
+            allocator.adopt(&places.taken().await?);
             Ok::<_, Status>(Arc::new(allocator))
         };
         self.allocator.get_or_try_init(make).await.cloned()
@@ -64,7 +65,7 @@ impl Services {
             Err(refused) if is_full(&refused) => {
                 // Full of what this server alone believes, perhaps.
                 *service = before;
-                allocator.start_over(&places.repair(&services(call).await?).await?);
+                allocator.start_over(&places.taken().await?);
                 allocator.allocate(service, old, &*call.server.randomness)?
             }
             other => other?,
@@ -101,14 +102,18 @@ impl Rest for Services {
         self.reserve(call, new, Some(old)).await
     }
 
-    fn claims(&self, call: &Call, object: &Object) -> Result<Vec<Claim>, Status> {
-        Ok(Places::new(call)?.of(object))
+    async fn claims(
+        &self,
+        call: &Call,
+        new: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Claims, Status> {
+        Places::new(call)?.between(new, old).await
     }
 
-    async fn lost(&self, call: &Call, object: &Object) -> Result<(), Status> {
-        let places = Places::new(call)?;
-        let claimed = places.claimed(places.ranges.held(object)).await?;
-        self.allocator(call).await?.adopt(&claimed);
+    async fn lost(&self, call: &Call) -> Result<(), Status> {
+        let taken = Places::new(call)?.taken().await?;
+        self.allocator(call).await?.start_over(&taken);
         Ok(())
     }
 

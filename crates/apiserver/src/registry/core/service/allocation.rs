@@ -102,8 +102,15 @@ impl Ranges {
             let texts = spec["clusterIPs"].as_array().into_iter().flatten().chain([&spec["clusterIP"]]);
             addresses = texts.filter_map(|t| self.addresses.offset(t.as_str()?.parse().ok()?)).collect();
         }
-        let numbers = spec["ports"].as_array().into_iter().flatten().map(|port| &port["nodePort"]);
-        let numbers = numbers.chain([&spec["healthCheckNodePort"]]).filter_map(Value::as_u64);
+        // Only what is allocated: nobody promises the others a number that they have written down themselves.
+        let mut numbers: Vec<&Value> = Vec::new();
+        if fields::needs_node_ports(service) {
+            numbers.extend(spec["ports"].as_array().into_iter().flatten().map(|port| &port["nodePort"]));
+        }
+        if fields::needs_health_port(service) {
+            numbers.push(&spec["healthCheckNodePort"]);
+        }
+        let numbers = numbers.into_iter().filter_map(Value::as_u64);
         let mut ports: Vec<u32> = numbers.filter_map(|port| self.port_offset(port)).collect();
         for list in [&mut addresses, &mut ports] {
             list.sort_unstable();

@@ -6,7 +6,7 @@
 //! Upstream: pkg/registry/core/service/{ipallocator/ipallocator.go,ipallocator/controller/repairip.go}; its node ports are one
 //! bitmap in one key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,9 +18,11 @@ use store::{Compare, KeyValue, Op, PutValue, Range, Txn};
 use super::allocation::{Held, Ranges};
 use crate::engine::Call;
 use crate::registry::Resource;
-use crate::storage::{self, Claim};
+use crate::storage::{self, Claim, Claims};
 
 const PORTS: &str = "/registry/ranges/servicenodeports/";
+/// Claims made at once: an etcd takes 128 operations in a transaction.
+const BATCH: usize = 100;
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const ALLOCATOR: &str = "ipallocator.k8s.io";
 
@@ -61,8 +63,27 @@ impl<'a> Places<'a> {
         format!("{PORTS}{}", self.ranges.port(at)).into()
     }
 
+    /// What a Service takes and gives up to have what `new` has.
+    pub(super) async fn between(&self, new: Option<&Object>, old: Option<&Object>) -> Result<Claims, Status> {
+        let claims = |service: Option<&Object>| service.map(|service| self.of(service)).unwrap_or_default();
+        let (mut takes, mut gone) = (claims(new), claims(old));
+        let kept: BTreeSet<Bytes> = gone.iter().map(|claim| claim.key.clone()).collect();
+        gone.retain(|claim| takes.iter().all(|taken| taken.key != claim.key));
+        takes.retain(|claim| !kept.contains(&claim.key));
+        let mut frees = Vec::new();
+        for claim in gone {
+            let found = self.read(Range::key(claim.key)).await?;
+            if let (Some(kv), Some(service)) = (found.into_iter().next(), old)
+                && self.is_of(&kv, service)
+            {
+                frees.push((kv.key, kv.mod_revision));
+            }
+        }
+        Ok(Claims { takes, frees })
+    }
+
     /// The claims of a Service on what it has.
-    pub(super) fn of(&self, service: &Object) -> Vec<Claim> {
+    fn of(&self, service: &Object) -> Vec<Claim> {
         let held = self.ranges.held(service);
         let namespace = service.namespace().unwrap_or_default();
         let addresses = held.addresses.iter().map(|at| {
@@ -70,10 +91,24 @@ impl<'a> Places<'a> {
             let object = crate::bootstrap::fresh(&self.call.server, &self.addresses, object);
             Claim { key: self.address_key(*at), value: self.addresses.encode(&object).into_put() }
         });
-        let owner = json!({"namespace": namespace, "name": service.name()}).to_string();
-        let owner = PutValue::Plain(owner.into());
-        let ports = held.ports.iter().map(|at| Claim { key: self.port_key(*at), value: owner.clone() });
+        let owner = owner(service);
+        let ports = held
+            .ports
+            .iter()
+            .map(|at| Claim { key: self.port_key(*at), value: PutValue::Plain(owner.clone()) });
         addresses.chain(ports).collect()
+    }
+
+    /// Whether a claim is this Service's, and not somebody's who made an IPAddress or has one by a mistake of the past.
+    fn is_of(&self, kv: &KeyValue, service: &Object) -> bool {
+        if kv.key.starts_with(PORTS.as_bytes()) {
+            return kv.value == owner(service);
+        }
+        let Ok(address) = self.addresses.decode(&kv.value) else { return false };
+        let parent = &address.0["spec"]["parentRef"];
+        parent["resource"] == "services"
+            && parent["namespace"] == service.namespace().unwrap_or_default()
+            && parent["name"] == service.name()
     }
 
     /// Which of these are somebody's.
@@ -93,67 +128,102 @@ impl<'a> Places<'a> {
     }
 
     async fn exists(&self, key: Bytes) -> Result<bool, Status> {
-        let range = Range { keys_only: true, ..Range::key(key) };
-        Ok(!self.call.server.storage.0.range(range).await.map_err(storage::status)?.kvs.is_empty())
+        Ok(!self.read(Range { keys_only: true, ..Range::key(key) }).await?.is_empty())
     }
 
-    /// Makes the claims of these Services that are not there, takes away those of Services that are not there, and says what
-    /// is taken: after a restore from elsewhere, or a server that kept no claims.
-    pub(super) async fn repair(&self, services: &[Object]) -> Result<Held, Status> {
-        let there: BTreeSet<Bytes> = self.keys().await?.into_iter().map(|kv| kv.key).collect();
+    async fn read(&self, range: Range) -> Result<Vec<KeyValue>, Status> {
+        Ok(self.call.server.storage.0.range(range).await.map_err(storage::status)?.kvs)
+    }
+
+    /// Where in the ranges a claim is; `None` outside of them, where it is another server's business.
+    fn place(&self, key: &[u8]) -> Option<Held> {
+        let name = std::str::from_utf8(key.rsplit(|byte| *byte == b'/').next()?).ok()?;
+        if key.starts_with(PORTS.as_bytes()) {
+            let port = self.ranges.port_offset(name.parse().ok()?)?;
+            return Some(Held { ports: vec![port], ..Held::default() });
+        }
+        let address = self.ranges.addresses.offset(name.parse().ok()?)?;
+        Some(Held { addresses: vec![address], ..Held::default() })
+    }
+
+    /// Everything in the ranges that is somebody's.
+    pub(super) async fn taken(&self) -> Result<Held, Status> {
+        let mut taken = Held::default();
+        for held in self.keys().await?.iter().filter_map(|kv| self.place(&kv.key)) {
+            taken.addresses.extend(held.addresses);
+            taken.ports.extend(held.ports);
+        }
+        Ok(taken)
+    }
+
+    /// Makes the claims of Services that are not there, and takes away those of Services that are not there: after a restore
+    /// from elsewhere, or a server that kept no claims.
+    pub(super) async fn repair(&self) -> Result<(), Status> {
+        // First what is claimed, then the Services: a claim that comes in between is of a Service that is not listed, and is
+        // not looked at.
+        let there: BTreeMap<Bytes, u64> =
+            self.keys().await?.into_iter().map(|kv| (kv.key, kv.mod_revision)).collect();
+        let services = super::services(self.call).await?;
         let mut wanted = BTreeSet::new();
+        let mut missing = Vec::new();
         for claim in services.iter().flat_map(|service| self.of(service)) {
-            if !there.contains(&claim.key) {
-                tracing::warn!(key = ?claim.key, "what a Service has was not marked as taken");
-                let put = Op::Put { key: claim.key.clone(), value: claim.value, lease: 0 };
-                self.txn(Compare::absent(claim.key.clone()), put).await?;
-            }
-            wanted.insert(claim.key);
-        }
-        for key in there.iter().filter(|key| !wanted.contains(*key)) {
-            self.take_away(key).await?;
-        }
-        let mut held = Held::default();
-        for kv in self.keys().await? {
-            let name =
-                kv.key.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok());
-            let Some(name) = name else { continue };
-            match name.parse::<u64>() {
-                Ok(port) => held.ports.extend(self.ranges.port_offset(port)),
-                Err(_) => held
-                    .addresses
-                    .extend(name.parse().ok().and_then(|address| self.ranges.addresses.offset(address))),
+            if wanted.insert(claim.key.clone()) && !there.contains_key(&claim.key) {
+                missing.push((Compare::absent(claim.key.clone()), claim.key, claim.value));
             }
         }
-        Ok(held)
+        for some in missing.chunks(BATCH) {
+            tracing::warn!(claims = some.len(), "what Services have was not marked as taken");
+            let put = |(_, key, value): &(Compare, Bytes, PutValue)| Op::Put {
+                key: key.clone(),
+                value: value.clone(),
+                lease: 0,
+            };
+            let compare = some.iter().map(|(compare, ..)| compare.clone()).collect();
+            if self.txn(compare, some.iter().map(put).collect()).await? {
+                continue;
+            }
+            // Another server does the same.
+            for one in some {
+                self.txn(vec![one.0.clone()], vec![put(one)]).await?;
+            }
+        }
+        let orphans = there.iter().filter(|(key, _)| !wanted.contains(*key) && self.place(key).is_some());
+        for (key, revision) in orphans {
+            self.take_away(key, *revision).await?;
+        }
+        Ok(())
     }
 
     async fn keys(&self) -> Result<Vec<KeyValue>, Status> {
         let mut keys = Vec::new();
         for prefix in [self.addresses.view.prefix.clone(), PORTS.into()] {
-            let range = Range { keys_only: true, ..Range::prefix(prefix) };
-            keys.extend(self.call.server.storage.0.range(range).await.map_err(storage::status)?.kvs);
+            keys.extend(self.read(Range { keys_only: true, ..Range::prefix(prefix) }).await?);
         }
         Ok(keys)
     }
 
-    /// Deletes a claim, unless it is somebody's own IPAddress or has been written meanwhile.
-    async fn take_away(&self, key: &Bytes) -> Result<(), Status> {
-        let found =
-            self.call.server.storage.0.range(Range::key(key.clone())).await.map_err(storage::status)?;
-        let Some(kv) = found.kvs.into_iter().next() else { return Ok(()) };
+    /// Deletes a claim that was seen at a revision, unless it is somebody's own IPAddress.
+    async fn take_away(&self, key: &Bytes, revision: u64) -> Result<(), Status> {
         if !key.starts_with(PORTS.as_bytes()) {
-            let address = self.addresses.decode(&kv.value)?;
-            if address.0["metadata"]["labels"][MANAGED_BY] != ALLOCATOR {
+            let found = self.read(Range::key(key.clone())).await?;
+            let Some(kv) = found.into_iter().next() else { return Ok(()) };
+            if self.addresses.decode(&kv.value)?.0["metadata"]["labels"][MANAGED_BY] != ALLOCATOR {
                 return Ok(());
             }
         }
         tracing::warn!(?key, "what no Service has was marked as taken");
-        self.txn(Compare::mod_revision(key.clone(), kv.mod_revision), Op::delete(key.clone())).await
+        let compare = vec![Compare::mod_revision(key.clone(), revision)];
+        self.txn(compare, vec![Op::delete(key.clone())]).await.map(|_| ())
     }
 
-    async fn txn(&self, compare: Compare, op: Op) -> Result<(), Status> {
-        let txn = Txn { compare: vec![compare], success: vec![op], failure: Vec::new() };
-        self.call.server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+    async fn txn(&self, compare: Vec<Compare>, success: Vec<Op>) -> Result<bool, Status> {
+        let txn = Txn { compare, success, failure: Vec::new() };
+        Ok(self.call.server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded)
     }
+}
+
+/// What is stored for a node port.
+fn owner(service: &Object) -> Bytes {
+    let namespace = service.namespace().unwrap_or_default();
+    json!({"namespace": namespace, "name": service.name()}).to_string().into()
 }
