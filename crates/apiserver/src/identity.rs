@@ -105,7 +105,8 @@ fn is_expired(lease: &Object, now: Timestamp) -> bool {
     let spec = &lease.0["spec"];
     let renewed = spec["renewTime"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
     let life = SignedDuration::from_secs(spec["leaseDurationSeconds"].as_i64().unwrap_or_default());
-    ours && renewed.is_none_or(|renewed| renewed + life < now)
+    // What lies beyond all times has not ended.
+    ours && renewed.is_none_or(|renewed| renewed.checked_add(life).is_ok_and(|end| end < now))
 }
 
 async fn collect(server: &Server, now: Timestamp) -> Result<(), Status> {
@@ -143,6 +144,10 @@ mod tests {
         assert_eq!(lease.0["spec"]["renewTime"], "2026-01-01T00:00:00.000000Z");
         assert!(!is_expired(&lease, at("2026-01-01T01:00:00Z")));
         assert!(is_expired(&lease, at("2026-01-01T01:00:01Z")));
+        let mut late = lease.clone();
+        late.0["spec"]["renewTime"] = "9999-12-31T00:00:00Z".into();
+        late.0["spec"]["leaseDurationSeconds"] = i64::MAX.into();
+        assert!(!is_expired(&late, at("2027-01-01T00:00:00Z")));
         let mut other = lease.clone();
         other.0["metadata"]["labels"] = json!({});
         assert!(!is_expired(&other, at("2027-01-01T00:00:00Z")), "none of an API server");

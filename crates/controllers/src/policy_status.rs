@@ -134,7 +134,7 @@ fn kinds(
             for version in &versions {
                 let path = group_version_path("", group, version);
                 if documents.len() == MAX_GROUP_VERSIONS && !documents.contains_key(&path) {
-                    continue;
+                    break 'rule;
                 }
                 let answer = answers.get(&path);
                 documents.insert(path, answer.is_some());

@@ -13,6 +13,8 @@ use super::types::Type;
 /// Schemas refer to each other: a type of more parts than this is not read to its end. The largest built-in kinds have
 /// a few thousand.
 const MAX_PARTS: usize = 50_000;
+/// References within references that are followed; anything may be below. Built-in kinds have less than ten.
+const MAX_REFERENCES: usize = 16;
 
 /// The type of a kind's objects, named like the kind; `None` if the document does not tell of it.
 pub fn of_kind(document: &Value, kind: &GroupVersionKind) -> Option<Type> {
@@ -61,6 +63,9 @@ impl<'a> Reader<'a> {
             let schema = schemas.get(target)?;
             if self.within.contains(&target) {
                 return None;
+            }
+            if self.within.len() == MAX_REFERENCES {
+                return Some(Type::Dyn);
             }
             self.within.push(target);
             let found = self.read(schema, name, resource);

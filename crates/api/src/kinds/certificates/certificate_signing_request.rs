@@ -47,11 +47,7 @@ const USAGES: &[&str] = &[
 pub fn descriptor() -> Descriptor {
     let group = "certificates.k8s.io";
     Descriptor {
-        resets: &[
-            ("", &["spec"]),
-            ("status", &["status.conditions"]),
-            ("approval", &["spec", "status.certificate"]),
-        ],
+        resets: &[("", &["spec"]), ("approval", &["spec", "status.certificate"])],
         short_names: vec!["csr".into()],
         subresources: Subresources {
             status: true,

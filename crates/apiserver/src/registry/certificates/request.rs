@@ -15,6 +15,10 @@ use x509_parser::public_key::PublicKey;
 
 use super::trust_bundle::blocks;
 
+/// `sha256WithRSAEncryption` and its like for 384 and 512 bits.
+const RSA_WITH_SHA2: [&str; 3] = ["1.2.840.113549.1.1.11", "1.2.840.113549.1.1.12", "1.2.840.113549.1.1.13"];
+const ED25519: &str = "1.3.101.112";
+
 /// The text that a field holds in base64.
 fn decoded(object: &Value, pointer: &str) -> String {
     let packed = object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -41,15 +45,20 @@ fn request_problem(text: &str) -> Option<&'static str> {
     if pki::csr::verify(&block.content).is_ok() {
         return None;
     }
+    // Refused is what is known to be wrong: other signers may know signatures that are not known here (P-521, PSS, short
+    // keys). Ours sign nothing that they cannot verify.
     let key = &request.certification_request_info.subject_pki;
-    Some(match key.parsed() {
-        Ok(PublicKey::RSA(_)) => "crypto/rsa: verification error",
-        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => {
-            "x509: ECDSA verification failure"
+    let signature = request.signature_algorithm.algorithm.to_id_string();
+    match key.parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() >= 2048 && RSA_WITH_SHA2.contains(&&*signature) => {
+            Some("crypto/rsa: verification error")
         }
-        _ if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => "x509: Ed25519 verification failure",
-        _ => "x509: cannot verify signature: algorithm unimplemented",
-    })
+        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => {
+            Some("x509: ECDSA verification failure")
+        }
+        _ if key.algorithm.algorithm.to_id_string() == ED25519 => Some("x509: Ed25519 verification failure"),
+        _ => None,
+    }
 }
 
 /// What is wrong with the certificate of a CertificateSigningRequest's new status.

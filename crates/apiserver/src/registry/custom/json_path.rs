@@ -6,6 +6,13 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+/// Characters of a path, and filters within filters, that are read; more is no path. Definitions are written by clients, and
+/// reading a filter goes as deep as it does.
+const MAX_LENGTH: usize = 4096;
+const MAX_FILTERS: usize = 16;
+/// Values that a step may find: unions and descents can name one again and again.
+const MAX_FOUND: usize = 10_000;
+
 /// A path. The default finds nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct JsonPath(Option<Vec<Step>>);
@@ -48,6 +55,9 @@ enum Operator {
 impl JsonPath {
     /// Reads `.spec.a`; `None` where it is no path.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        if text.len() > MAX_LENGTH || text.matches("?(").count() > MAX_FILTERS {
+            return None;
+        }
         let text = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
         steps(text.strip_prefix('$').unwrap_or(text)).map(|steps| Self(Some(steps)))
     }
@@ -88,9 +98,9 @@ fn steps(mut rest: &str) -> Option<Vec<Step>> {
 }
 
 fn walk<'a>(steps: &[Step], root: &'a Value) -> Vec<&'a Value> {
-    steps
-        .iter()
-        .fold(vec![root], |found, step| found.into_iter().flat_map(|value| step.apply(value)).collect())
+    steps.iter().fold(vec![root], |found, step| {
+        found.into_iter().flat_map(|value| step.apply(value)).take(MAX_FOUND).collect()
+    })
 }
 
 impl Step {
@@ -316,6 +326,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_path_may_cost_is_bounded() {
+        assert_eq!(JsonPath::parse(&".a[?(@".repeat(10_000)), None);
+        assert_eq!(JsonPath::parse(&format!(".{}", "a".repeat(5000))), None);
+        let again = JsonPath::parse(&format!("{}.x", "['a','a']".repeat(60))).unwrap();
+        let mut object = json!({"x": 1});
+        for _ in 0..60 {
+            object = json!({"a": object});
+        }
+        assert_eq!(again.find(&object).len(), MAX_FOUND);
+    }
 
     #[test]
     fn paths_find_what_upstreams_find() {
