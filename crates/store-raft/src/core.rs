@@ -417,7 +417,14 @@ impl Core {
         let mut ready = self.node.ready();
         let number = ready.number();
         let led = ready.ss().is_some();
-        let sent = ready.take_messages();
+        let mut sent = ready.take_messages();
+        // A leader's entries may go out before they are durable, because its term is: others have voted. One that votes
+        // alone has asked nobody, and after a crash would give the same term to other entries, which its learners would
+        // not tell apart.
+        let mut waiting = match self.membership.conf.voters == [self.settings.id] {
+            true => std::mem::take(&mut sent),
+            false => Vec::new(),
+        };
         self.outputs.extend(sent.into_iter().map(Output::Send));
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
         if let Some(metadata) = &snapshot {
@@ -430,7 +437,8 @@ impl Core {
         }
         let reads = ready.take_read_states();
         let committed = ready.take_committed_entries();
-        let messages = ready.take_persisted_messages();
+        waiting.extend(ready.take_persisted_messages());
+        let messages = waiting;
         // A commitment alone need not be durable: it is found again.
         let persist = ready.must_sync();
         self.node.advance_append_async(ready);

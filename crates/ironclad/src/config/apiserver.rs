@@ -194,8 +194,11 @@ pub struct ApiServer {
     pub authorization_webhook_cache_unauthorized_ttl: Duration,
 }
 
-/// A span of time as Go writes it: `90s`, `5m`, `1h30m`.
+/// A span of time as Go writes it: `90s`, `5m`, `1h30m`, `0`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
     let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
     parsed.ok_or_else(|| format!("{text:?} is no span of time such as 30s or 5m"))
 }
