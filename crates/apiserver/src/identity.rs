@@ -145,8 +145,8 @@ mod tests {
         assert!(!is_expired(&lease, at("2026-01-01T01:00:00Z")));
         assert!(is_expired(&lease, at("2026-01-01T01:00:01Z")));
         let mut late = lease.clone();
-        late.0["spec"]["renewTime"] = "9999-12-31T00:00:00Z".into();
-        late.0["spec"]["leaseDurationSeconds"] = i64::MAX.into();
+        late.0["spec"]["renewTime"] = "9999-12-30T21:30:00Z".into();
+        late.0["spec"]["leaseDurationSeconds"] = 3600.into();
         assert!(!is_expired(&late, at("2027-01-01T00:00:00Z")));
         let mut other = lease.clone();
         other.0["metadata"]["labels"] = json!({});
