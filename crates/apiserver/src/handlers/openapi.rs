@@ -22,7 +22,9 @@ use crate::request::{Query, User};
 use crate::response::Response;
 use crate::server::Server;
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What is answered, however it was asked for: clients that read the type by the rules refuse the `@`, as kubectl does
+/// where it validates a List (kube-openapi's `subTypeProtobuf`).
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The documents of one table.
 #[derive(Default)]
