@@ -112,12 +112,7 @@ fn deployment(name: &str, replicas: usize) -> serde_json::Value {
 fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
     let etcd = Etcd::start("3.5");
     // Little room, so that two servers that choose alone would soon choose the same.
-    let narrow = |options: Options| {
-        options
-            .flag(&etcd.flag())
-            .flag("--service-cidr=10.43.0.0/27")
-            .flag("--service-node-port-range=30000-30025")
-    };
+    let narrow = |options: Options| options.flag(&etcd.flag()).flag("--service-cidr=10.43.0.0/27");
     let mut first = Cluster::start(narrow(Options::hollow(IRONCLAD, 1)));
     let second = Cluster::start_on(narrow(Options::control_plane(IRONCLAD)), |data_dir| {
         copy(&first.data_dir().join("pki"), data_dir);
