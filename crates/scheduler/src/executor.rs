@@ -74,6 +74,8 @@ struct Bound {
     state: CycleState,
     /// When the attempt began.
     began: Duration,
+    /// How often the pod was tried, and when it was first queued.
+    history: Option<(u32, Duration)>,
 }
 
 struct Scheduler {
@@ -337,21 +339,23 @@ impl Scheduler {
         let slots = self.slots.clone();
         let (client, results) = (self.client.clone(), self.results.clone());
         let (claims, clock, began) = (self.claims.clone(), self.clock.clone(), self.began);
+        // Now: the informer may tell of the pod on its node, and the queue forget it, before the binding is answered.
+        let history = self.queue.history(pod.uid());
         self.tasks.spawn_until_cancelled("scheduler", async move {
             let work = bind::Work { preparations: &preparations, pod: &pod.pod, node: &node };
             let outcome = bind::bind(&client, &claims, &clock, &slots, &mut slot, work).await;
             // The receiver ends with the scheduler itself.
-            let _ = results.send(Bound { pod, node, outcome, state, began }).await;
+            let _ = results.send(Bound { pod, node, outcome, state, began, history }).await;
         });
     }
 
     fn bound(&mut self, result: Bound) {
-        let Bound { pod, node, outcome, state, began } = result;
+        let Bound { pod, node, outcome, state, began, history } = result;
         let now = self.clock.monotonic();
         match outcome {
             Ok(()) => {
                 self.metrics.attempted(Ended::Scheduled, now.saturating_sub(began));
-                if let Some((tries, since)) = self.queue.history(pod.uid()) {
+                if let Some((tries, since)) = history {
                     self.metrics.scheduled(tries, now.saturating_sub(since));
                 }
                 self.queue.remove(pod.uid());

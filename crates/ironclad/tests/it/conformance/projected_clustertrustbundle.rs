@@ -170,9 +170,14 @@ fn prevented(source: Value, why: &str, late: (&str, Option<&str>)) {
         })
     });
     let path = format!("{PODS}/waits");
-    let status = world.read(&path)["status"].clone();
+    // The event may be there before the status is.
+    let ready = |status: &Value| {
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.find(|one| one["type"] == "Ready").cloned()
+    };
+    let status = world.until(&path, |answer| ready(&answer.body["status"]).is_some())["status"].clone();
     assert_eq!(status["phase"], "Pending", "{status}");
-    let ready = status["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Ready").unwrap();
+    let ready = ready(&status).unwrap();
     assert_eq!(
         (&ready["status"], &ready["reason"], &ready["message"]),
         (
