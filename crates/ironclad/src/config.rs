@@ -9,11 +9,12 @@
 pub mod apiserver;
 pub mod datastore;
 pub mod logs;
+pub mod node;
 pub mod oidc;
 
 use std::{
     ffi::OsString,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -89,6 +90,14 @@ impl DataDir {
     pub fn kubeconfig(&self) -> PathBuf {
         self.data_dir.join("kubeconfig.yaml")
     }
+    /// Where the runtime finds CNI plugins.
+    pub fn cni_bin_dir(&self, node: &node::Node) -> PathBuf {
+        node.cni_bin_dir.clone().unwrap_or_else(|| self.data_dir.join("cni/bin"))
+    }
+    /// Where the runtime finds the configuration of the pod network.
+    pub fn cni_conf_dir(&self, node: &node::Node) -> PathBuf {
+        node.cni_conf_dir.clone().unwrap_or_else(|| self.data_dir.join("cni/net.d"))
+    }
 }
 
 /// Every setting of `ironclad server`.
@@ -99,24 +108,11 @@ pub struct Server {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub dirs: DataDir,
-    /// Name of this node; the host's name by default
-    #[arg(long, env = "IRONCLAD_NODE_NAME", value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// Address of this node; that of the default route by default
-    #[arg(long, env = "IRONCLAD_NODE_IP", value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
-    /// Address on which the API server listens
-    #[arg(long, env = "IRONCLAD_BIND_ADDRESS", default_value = "0.0.0.0", value_name = "IP")]
-    pub bind_address: IpAddr,
+    #[command(flatten)]
+    pub node: node::Node,
     /// Port of the API server
     #[arg(long, env = "IRONCLAD_HTTPS_LISTEN_PORT", default_value_t = 6443, value_name = "PORT")]
     pub https_listen_port: u16,
-    /// Port of the kubelet
-    #[arg(long, env = "IRONCLAD_KUBELET_PORT", default_value_t = 10250, value_name = "PORT")]
-    pub kubelet_port: u16,
-    /// Kernel parameters that pods may set beside the safe ones, for instance net.core.somaxconn or kernel.msg*
-    #[arg(long, env = "IRONCLAD_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',', value_name = "NAME")]
-    pub allowed_unsafe_sysctls: Vec<String>,
     /// Further names and addresses for the API server's certificate
     #[arg(long, env = "IRONCLAD_TLS_SAN", value_delimiter = ',', value_name = "NAME")]
     pub tls_san: Vec<String>,
@@ -135,24 +131,9 @@ pub struct Server {
     /// File to write the administrator's kubeconfig to; <data-dir>/kubeconfig.yaml by default
     #[arg(long, env = "IRONCLAD_WRITE_KUBECONFIG", value_name = "FILE")]
     pub write_kubeconfig: Option<PathBuf>,
-    /// CRI socket of a runtime to use in place of the embedded one, for instance /run/containerd/containerd.sock
-    #[arg(long, env = "IRONCLAD_CONTAINER_RUNTIME_ENDPOINT", value_name = "SOCKET")]
-    pub container_runtime_endpoint: Option<String>,
-    /// Directory to which the embedded CNI plugins are linked for the runtime
-    #[arg(long, env = "IRONCLAD_CNI_BIN_DIR", value_name = "DIR")]
-    pub cni_bin_dir: Option<PathBuf>,
-    /// Directory to which the pod network's configuration is written for the runtime
-    #[arg(long, env = "IRONCLAD_CNI_CONF_DIR", value_name = "DIR")]
-    pub cni_conf_dir: Option<PathBuf>,
-    /// Parts to leave out
-    #[arg(long, env = "IRONCLAD_DISABLE", value_delimiter = ',', value_name = "PART")]
-    pub disable: Vec<Part>,
     /// Simulate this many nodes, which run pods in name only, instead of running a kubelet; needs no root
     #[arg(long, env = "IRONCLAD_HOLLOW_NODES", default_value_t = 0, value_name = "N")]
     pub hollow_nodes: usize,
-    /// Stop all pods when the server stops; they go on otherwise
-    #[arg(long, env = "IRONCLAD_STOP_PODS")]
-    pub stop_pods: bool,
     #[command(flatten)]
     pub logs: logs::Logs,
     #[command(flatten)]
@@ -168,7 +149,7 @@ impl Server {
     /// Whether a part is to run.
     pub fn enabled(&self, part: Part) -> bool {
         let node_part = !matches!(part, Part::Controllers | Part::Scheduler);
-        !self.disable.contains(&part) && !(self.hollow_nodes > 0 && node_part)
+        self.node.enabled(part) && !(self.hollow_nodes > 0 && node_part)
     }
     /// The address of the cluster DNS.
     pub fn cluster_dns(&self) -> Ipv4Addr {
@@ -177,14 +158,6 @@ impl Server {
     /// The kubeconfig to write.
     pub fn kubeconfig(&self) -> PathBuf {
         self.write_kubeconfig.clone().unwrap_or_else(|| self.dirs.kubeconfig())
-    }
-    /// Where the runtime finds CNI plugins.
-    pub fn cni_bin_dir(&self) -> PathBuf {
-        self.cni_bin_dir.clone().unwrap_or_else(|| self.dirs.data_dir.join("cni/bin"))
-    }
-    /// Where the runtime finds the configuration of the pod network.
-    pub fn cni_conf_dir(&self) -> PathBuf {
-        self.cni_conf_dir.clone().unwrap_or_else(|| self.dirs.data_dir.join("cni/net.d"))
     }
 }
 

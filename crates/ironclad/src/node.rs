@@ -1,59 +1,151 @@
-//! Who this node is: its name and its address.
+//! The node half of the program, alike on servers and agents: what its parts are given, and the order in which they
+//! start and stop.
 //!
-//! Reads the host's name, its default route and its addresses. Not here: the Node object (the kubelet).
+//! Read first: [`Context`], which a server makes of its own parts (`roles::Context::on_node`) and an agent of what it was
+//! given when it joined (`agent`). Not here: how one part starts (`roles`).
 
-use std::net::IpAddr;
+pub mod identity;
 
-use anyhow::{Context, bail};
-use sys::netlink::route::RouteSocket;
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::config;
+use anyhow::Context as _;
+use client::{Client, Informers};
+use foundation::{SharedClock, SharedRandomness, Tasks};
+use tokio::sync::Notify;
 
-/// Name and address of this node.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Name of the Node object: the host's name in lower case, unless set.
-    pub name: String,
-    /// Address under which other nodes and pods reach it.
-    pub ip: IpAddr,
+pub use identity::Identity;
+
+use crate::{
+    config::{self, Cidr, DataDir, Part},
+    progress::Progress,
+    roles,
+};
+
+/// What all nodes of a cluster have to agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Addresses of pods.
+    pub cluster_cidr: Cidr,
+    /// Addresses of Services.
+    pub service_cidr: Cidr,
+    /// Address of the cluster DNS.
+    pub cluster_dns: Ipv4Addr,
+    /// Domain of the cluster DNS.
+    pub cluster_domain: String,
 }
 
-/// Works out who this node is.
-pub fn identity(config: &config::Server) -> anyhow::Result<Identity> {
-    let name = match &config.node_name {
-        Some(name) => name.clone(),
-        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .context("cannot read the host's name; set --node-name")?
-            .trim()
-            .to_lowercase(),
-    };
-    let problems = api::names::is_dns1123_subdomain(&name);
-    if let Some(problem) = problems.first() {
-        bail!("the node name {name:?} cannot be used: {problem}");
+/// The TLS configuration of the kubelet's server, asked for at each connection.
+pub type Serving = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
+/// What the parts of a node are given.
+#[derive(Clone)]
+pub struct Context {
+    /// Where state is kept.
+    pub dirs: DataDir,
+    /// The node's own settings.
+    pub config: config::node::Node,
+    /// The cluster's settings.
+    pub cluster: Cluster,
+    /// Who this node is.
+    pub identity: Identity,
+    /// The time.
+    pub clock: SharedClock,
+    /// Randomness.
+    pub randomness: SharedRandomness,
+    /// The API as `system:node:<name>` sees it.
+    pub client: Client,
+    /// The caches of what concerns every node: Nodes, Services and their endpoints.
+    pub informers: Informers,
+    /// How the kubelet shows who it is.
+    pub serving: Serving,
+}
+
+impl Context {
+    /// Where the runtime finds CNI plugins.
+    pub fn cni_bin_dir(&self) -> PathBuf {
+        self.dirs.cni_bin_dir(&self.config)
     }
-    let ip = match config.node_ip {
-        Some(ip) => ip,
-        None => detect_ip().context("cannot find this node's address; set --node-ip")?,
-    };
-    Ok(Identity { name, ip })
+
+    /// Where the runtime finds the configuration of the pod network.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.dirs.cni_conf_dir(&self.config)
+    }
 }
 
-/// The address of the interface with the default route; else the first global one; else loopback, which is enough
-/// for a cluster that nobody else talks to.
-fn detect_ip() -> Result<IpAddr, sys::netlink::Error> {
-    let mut socket = RouteSocket::open()?;
-    let way_out = socket.routes()?.iter().find(|route| route.prefix == 0).and_then(|route| route.link);
-    let addresses = socket.addresses()?;
-    let global = |on: Option<u32>| {
-        addresses
-            .iter()
-            .find(|a| {
-                a.scope == 0 && a.ip.is_ipv4() && !a.ip.is_loopback() && on.is_none_or(|link| a.link == link)
-            })
-            .map(|a| a.ip)
-    };
-    Ok(way_out
-        .and_then(|link| global(Some(link)))
-        .or_else(|| global(None))
-        .unwrap_or(IpAddr::from([127, 0, 0, 1])))
+/// The parts that run and can be asked something; empty until they are started.
+#[derive(Default)]
+pub struct Parts {
+    kubelet: Option<kubelet::Handle>,
+    runtime: Option<PathBuf>,
+}
+
+impl Parts {
+    /// Starts the runtime, the pod network and the kubelet, as far as they are enabled.
+    pub async fn start(
+        &mut self,
+        context: &Context,
+        tasks: &Tasks,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let config = &context.config;
+        if !config.enabled(Part::Kubelet) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        // Told when pods can be connected, so that the kubelet does not have to ask again and again.
+        let configured = Arc::new(Notify::new());
+        let runtime = match &config.container_runtime_endpoint {
+            Some(endpoint) => Some(PathBuf::from(endpoint.trim_start_matches("unix://"))),
+            None if config.enabled(Part::Runtime) => {
+                let socket = roles::runtime::start(context, tasks).await?;
+                progress.done("runtime", &socket.display().to_string(), started.elapsed());
+                Some(socket)
+            }
+            None => None,
+        };
+        if config.enabled(Part::Network) {
+            roles::network::start(context, tasks, configured.clone())?;
+            let pods = format!("pods in {}", context.cluster.cluster_cidr);
+            progress.done("network", &pods, started.elapsed());
+        }
+        if let Some(socket) = runtime {
+            self.kubelet = Some(roles::kubelet::start(context, socket.clone(), configured, tasks).await?);
+            self.runtime = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// Starts the proxy if it is enabled, and waits until both it and the kubelet are ready.
+    pub async fn ready(
+        &self,
+        context: &Context,
+        tasks: &Tasks,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        if context.config.enabled(Part::Proxy) {
+            let mut proxy = roles::proxy::start(context, tasks)?;
+            proxy.ready().await;
+            let services = format!("Services in {}", context.cluster.service_cidr);
+            progress.done("proxy", &services, started.elapsed());
+        }
+        if let Some(kubelet) = &self.kubelet {
+            kubelet.ready().await;
+            let ready = format!("node {} is Ready", context.identity.name);
+            progress.done("kubelet", &ready, started.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Stops every pod; the kubelet, which would start them again, before them.
+    pub async fn stop_pods(&self, patience: Duration) -> anyhow::Result<()> {
+        let (Some(kubelet), Some(runtime)) = (&self.kubelet, &self.runtime) else { return Ok(()) };
+        kubelet.stop(patience).await;
+        roles::runtime::stop_pods(runtime).await.context("not all pods could be stopped")
+    }
 }

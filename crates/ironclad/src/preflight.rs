@@ -18,7 +18,7 @@ pub async fn check(config: &Server) -> anyhow::Result<TcpListener> {
         );
     }
     writable(&config.dirs.data_dir)?;
-    let address = SocketAddr::new(config.bind_address, config.https_listen_port);
+    let address = SocketAddr::new(config.node.bind_address, config.https_listen_port);
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {

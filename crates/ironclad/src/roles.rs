@@ -39,6 +39,34 @@ pub struct Context {
     pub randomness: SharedRandomness,
 }
 
+impl Context {
+    /// What all nodes of the cluster have to agree on.
+    pub fn cluster(&self) -> node::Cluster {
+        node::Cluster {
+            cluster_cidr: self.config.cluster_cidr,
+            service_cidr: self.config.service_cidr,
+            cluster_dns: self.config.cluster_dns(),
+            cluster_domain: self.config.cluster_domain.clone(),
+        }
+    }
+
+    /// The server as a node of its own cluster: its clients are calls within the process, its certificate is its own.
+    pub fn on_node(&self, api: &Api) -> anyhow::Result<node::Context> {
+        let user = format!("system:node:{}", self.node.name);
+        Ok(node::Context {
+            dirs: self.config.dirs.clone(),
+            config: self.config.node.clone(),
+            cluster: self.cluster(),
+            identity: self.node.clone(),
+            clock: self.clock.clone(),
+            randomness: self.randomness.clone(),
+            client: api.client(&user, &["system:nodes"]),
+            informers: api.informers.clone(),
+            serving: kubelet::serving(self)?,
+        })
+    }
+}
+
 /// The API server and what all parts share of it.
 #[derive(Clone)]
 pub struct Api {

@@ -4,7 +4,6 @@
 //! everything else at once. Not here: how a part starts (`roles`).
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,14 +32,14 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     let listener = preflight::check(&config).await?;
     let started = Instant::now();
     let clock = SystemClock::shared();
-    let (data_dir, stop_pods) = (config.dirs.data_dir.clone(), config.stop_pods);
+    let (data_dir, stop_pods) = (config.dirs.data_dir.clone(), config.node.stop_pods);
     // Held until this process ends: who removes the cluster knows by it that somebody is at home.
-    let _lock = uninstall::announce(&config)?;
+    let _lock = uninstall::announce(&config.dirs, &config.node)?;
     let opened = roles::store::open(&data_dir, &config.datastore, clock.clone())?;
     progress.done("store", &opened.place(&data_dir, &config.datastore), started.elapsed());
 
     let scopes = Scopes::new();
-    let mut node = NodeParts::default();
+    let mut node = node::Parts::default();
     let run = run_parts(config, clock, &opened, listener, &scopes, &mut node, &mut progress);
     let outcome = tokio::select! {
         outcome = run => outcome,
@@ -48,14 +47,7 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
         _ = interrupt.recv() => Ok(()),
     };
     // From here on every step is taken whatever the one before came to; the first failure is what is told.
-    let stopped = match (&node.kubelet, &node.runtime) {
-        (Some(kubelet), Some(runtime)) if stop_pods => {
-            // Without a kubelet nobody starts again what is stopped.
-            kubelet.stop(STOP / 4).await;
-            roles::runtime::stop_pods(runtime).await.context("not all pods could be stopped")
-        }
-        _ => Ok(()),
-    };
+    let stopped = if stop_pods { node.stop_pods(STOP / 4).await } else { Ok(()) };
     scopes.shutdown().await;
     opened.shutdown();
     outcome.and(stopped)
@@ -95,7 +87,7 @@ async fn run_parts(
     opened: &roles::store::Opened,
     listener: tokio::net::TcpListener,
     scopes: &Scopes,
-    node: &mut NodeParts,
+    node: &mut node::Parts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
     let context = context(config, clock)?;
@@ -127,7 +119,7 @@ async fn run_parts(
 }
 
 fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Context> {
-    let node = node::identity(&config)?;
+    let node = node::identity::of(&config.node)?;
     let settings = pki::Settings {
         dir: config.dirs.data_dir.join("pki"),
         node_name: node.name.clone(),
@@ -139,13 +131,6 @@ fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Con
     let pki = pki::Pki::open(settings, clock.now()).context("the cluster's certificates cannot be used")?;
     let randomness = SystemRandomness::shared();
     Ok(Context { config: Arc::new(config), node, pki: Arc::new(pki), clock, randomness })
-}
-
-/// What of the node is needed to stop it.
-#[derive(Default)]
-struct NodeParts {
-    kubelet: Option<kubelet::Handle>,
-    runtime: Option<PathBuf>,
 }
 
 /// Starts the controllers and the scheduler: at once, or where others share the store, when this server leads them.
@@ -170,7 +155,7 @@ async fn start_parts(
     context: &Context,
     api: &Api,
     Scopes { nodes, .. }: &Scopes,
-    node: &mut NodeParts,
+    node: &mut node::Parts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
     let config = &context.config;
@@ -179,24 +164,11 @@ async fn start_parts(
         roles::kubelet::start_hollow(context, api, nodes).ready().await;
         progress.done("nodes", &format!("{} simulated", config.hollow_nodes), started.elapsed());
     }
-    // Told when pods can be connected, so that the kubelet does not have to ask again and again.
-    let configured = Arc::new(tokio::sync::Notify::new());
-    let runtime = match &config.container_runtime_endpoint {
-        Some(endpoint) => Some(PathBuf::from(endpoint.trim_start_matches("unix://"))),
-        None if config.enabled(Part::Runtime) && config.enabled(Part::Kubelet) => {
-            let socket = roles::runtime::start(context, nodes).await?;
-            progress.done("runtime", &socket.display().to_string(), started.elapsed());
-            Some(socket)
-        }
-        None => None,
-    };
-    if config.enabled(Part::Network) && config.enabled(Part::Kubelet) {
-        roles::network::start(context, api, nodes, configured.clone())?;
-        progress.done("network", &format!("pods in {}", config.cluster_cidr), started.elapsed());
-    }
-    if let Some(socket) = runtime.filter(|_| config.enabled(Part::Kubelet)) {
-        node.kubelet = Some(roles::kubelet::start(context, api, socket.clone(), configured, nodes).await?);
-        node.runtime = Some(socket);
+    // Simulated nodes are in place of this one.
+    let is_node = config.enabled(Part::Kubelet) || config.enabled(Part::Proxy);
+    let on_node = if is_node { Some(context.on_node(api)?) } else { None };
+    if let Some(on_node) = &on_node {
+        node.start(on_node, nodes, progress).await?;
     }
     if config.enabled(Part::Dns) {
         roles::dns::start(context, api, nodes).await?;
@@ -206,14 +178,8 @@ async fn start_parts(
             started.elapsed(),
         );
     }
-    if config.enabled(Part::Proxy) {
-        let mut proxy = roles::proxy::start(context, api, nodes)?;
-        proxy.ready().await;
-        progress.done("proxy", &format!("Services in {}", config.service_cidr), started.elapsed());
-    }
-    if let Some(kubelet) = &node.kubelet {
-        kubelet.ready().await;
-        progress.done("kubelet", &format!("node {} is Ready", context.node.name), started.elapsed());
+    if let Some(on_node) = &on_node {
+        node.ready(on_node, nodes, progress).await?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use network::conflist;
 use sys::netlink::route::RouteSocket;
 
-use crate::config::{DataDir, Server};
+use crate::config::{self, DataDir};
 
 /// How long a server has to end in order before it is killed.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -73,8 +73,8 @@ fn announcement(data_dir: &Path) -> PathBuf {
 }
 
 /// Notes that this process is the data directory's server. It is so until the returned file is closed.
-pub fn announce(config: &Server) -> anyhow::Result<File> {
-    let data_dir = &config.dirs.data_dir;
+pub fn announce(dirs: &DataDir, config: &config::node::Node) -> anyhow::Result<File> {
+    let data_dir = &dirs.data_dir;
     let path = announcement(data_dir);
     let open = || {
         fs::create_dir_all(data_dir.join("run"))?;
@@ -90,8 +90,8 @@ pub fn announce(config: &Server) -> anyhow::Result<File> {
     }
     let announcement = Announcement {
         pid: i32::try_from(std::process::id())?,
-        cni_bin_dir: config.cni_bin_dir(),
-        cni_conf_dir: config.cni_conf_dir(),
+        cni_bin_dir: dirs.cni_bin_dir(config),
+        cni_conf_dir: dirs.cni_conf_dir(config),
     };
     let text = serde_json::to_vec(&announcement)?;
     file.set_len(0)

@@ -341,7 +341,7 @@ async fn renew(context: Context, tls: Tls) {
 }
 
 fn write_kubeconfig(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<()> {
-    let host = match context.config.bind_address {
+    let host = match context.config.node.bind_address {
         IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
         IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
         ip => ip.to_string(),

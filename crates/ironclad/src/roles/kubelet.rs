@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use pki::Leaf;
 
 use super::{Api, Context, apiserver};
+use crate::node;
 
 /// How many pods a node takes; upstream's default.
 const MAX_PODS: u32 = 110;
@@ -18,25 +19,22 @@ pub const KUBERNETES_VERSION: &str = "v1.37.0";
 
 /// Starts the kubelet on a CRI socket.
 pub async fn start(
-    context: &Context,
-    api: &Api,
+    context: &node::Context,
     runtime: PathBuf,
     network_changed: Arc<tokio::sync::Notify>,
     tasks: &Tasks,
 ) -> anyhow::Result<Handle> {
-    let data_dir = &context.config.dirs.data_dir;
-    let identity = format!("system:node:{}", context.node.name);
-    let client = api.client(&identity, &["system:nodes"]);
-    let tls = Serving::new(context.clone())?;
+    let data_dir = &context.dirs.data_dir;
+    let client = context.client.clone();
     let options = Options {
-        node_name: context.node.name.clone(),
-        node_ips: vec![context.node.ip],
+        node_name: context.identity.name.clone(),
+        node_ips: vec![context.identity.ip],
         root_dir: data_dir.join("kubelet"),
         pod_logs_dir: data_dir.join("logs/pods"),
         runtime_endpoint: runtime,
         network_changed,
-        cluster_dns: vec![context.config.cluster_dns().into()],
-        cluster_domain: context.config.cluster_domain.clone(),
+        cluster_dns: vec![context.cluster.cluster_dns.into()],
+        cluster_domain: context.cluster.cluster_domain.clone(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         labels: Default::default(),
         allowed_unsafe_sysctls: context.config.allowed_unsafe_sysctls.clone(),
@@ -44,12 +42,18 @@ pub async fn start(
         version: KUBERNETES_VERSION.into(),
         server: Some(ServerOptions {
             address: SocketAddr::new(context.config.bind_address, context.config.kubelet_port),
-            tls: Arc::new(move || tls.current()),
+            tls: context.serving.clone(),
             access: Arc::new(ApiAccess::new(client.clone(), context.clock.clone())),
         }),
     };
     let (clock, randomness) = (context.clock.clone(), context.randomness.clone());
     ::kubelet::start(options, client, tasks, clock, randomness).await.context("the kubelet cannot start")
+}
+
+/// How the kubelet of a server shows who it is: by a certificate of the server's own.
+pub fn serving(context: &Context) -> anyhow::Result<node::Serving> {
+    let serving = Serving::new(context.clone())?;
+    Ok(Arc::new(move || serving.current()))
 }
 
 /// The TLS configuration of the kubelet's server, made anew only when its certificate is another one.

@@ -9,25 +9,23 @@ use api::types::core::v1::Node;
 use foundation::Tasks;
 use network::conflist::{self, PodNetwork};
 
-use super::{Api, Context};
-use crate::cli;
+use crate::{cli, node};
 
 /// Name of the bridge to which pods are connected.
 pub const BRIDGE: &str = "cni0";
 
 /// Links the plugins, and follows the node's addresses. `configured` is told when the configuration has been written.
 pub fn start(
-    context: &Context,
-    api: &Api,
+    context: &node::Context,
     tasks: &Tasks,
     configured: Arc<tokio::sync::Notify>,
 ) -> anyhow::Result<()> {
-    let (bin_dir, conf_dir) = (context.config.cni_bin_dir(), context.config.cni_conf_dir());
+    let (bin_dir, conf_dir) = (context.cni_bin_dir(), context.cni_conf_dir());
     conflist::link_plugins(&bin_dir, &cli::own_path()?).context("cannot link the CNI plugins")?;
-    let nodes = api.informers.informer::<Node>();
+    let nodes = context.informers.informer::<Node>();
     let mut changes = nodes.subscribe();
-    let name = context.node.name.clone();
-    let ipam_dir = context.config.dirs.data_dir.join("cni/networks");
+    let name = context.identity.name.clone();
+    let ipam_dir = context.dirs.data_dir.join("cni/networks");
     tasks.spawn_until_cancelled("network", async move {
         let mut written = None;
         loop {

@@ -8,8 +8,8 @@ use foundation::Tasks;
 use futures::future::join_all;
 use runtime::Options;
 
-use super::Context;
 use crate::config::DataDir;
+use crate::node;
 
 /// The runtime's settings for a data directory.
 pub fn options(dirs: &DataDir) -> anyhow::Result<Options> {
@@ -17,11 +17,11 @@ pub fn options(dirs: &DataDir) -> anyhow::Result<Options> {
 }
 
 /// Starts the runtime, and returns its socket once it listens. It serves until the tasks end; containers go on.
-pub async fn start(context: &Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
+pub async fn start(context: &node::Context, tasks: &Tasks) -> anyhow::Result<PathBuf> {
     let options = Options {
-        cni_bin_dir: context.config.cni_bin_dir(),
-        cni_conf_dir: context.config.cni_conf_dir(),
-        ..options(&context.config.dirs)?
+        cni_bin_dir: context.cni_bin_dir(),
+        cni_conf_dir: context.cni_conf_dir(),
+        ..options(&context.dirs)?
     };
     let socket = options.socket.clone();
     let server =
