@@ -20,6 +20,7 @@ pub mod aggregation;
 pub mod audit;
 pub mod authn;
 pub mod authz;
+pub mod beside;
 mod bootstrap;
 pub mod cache;
 pub mod cluster;

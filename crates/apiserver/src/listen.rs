@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use crate::beside;
 use crate::filters::{self, Identity, Incoming};
 use crate::response::Response;
 use crate::server::Server;
@@ -164,6 +165,11 @@ pub(crate) async fn answer(
     mut request: http::Request<hyper::body::Incoming>,
     identity: Identity,
 ) -> Response {
+    if let Identity::Peer { remote, .. } = identity
+        && let Some(beside) = beside::of(&server, request.uri().path())
+    {
+        return beside::answer(&server, beside, request, remote).await;
+    }
     let upgrade: Option<OnUpgrade> =
         request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();

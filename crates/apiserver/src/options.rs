@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::beside::Beside;
 use crate::filters::cors::Cors;
 use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness, traces};
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub hostname: Option<String>,
     /// Objects to make at the start where they do not exist, beside the server's own.
     pub bootstrap: Vec<api::Object>,
+    /// What answers paths of the server's port that are not the API's.
+    pub beside: Option<Arc<dyn Beside>>,
 }
 
 impl Default for Options {
@@ -80,6 +83,7 @@ impl Default for Options {
             flags: BTreeMap::new(),
             hostname: None,
             bootstrap: Vec::new(),
+            beside: None,
         }
     }
 }

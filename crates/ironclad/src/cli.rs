@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use anyhow::Context;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::{config, demo, demo_app, images, roles, server, store_commands, uninstall};
+use crate::{config, demo, demo_app, images, roles, server, store_commands, tokens, uninstall};
 
 /// A whole Kubernetes in one program
 #[derive(Debug, Parser)]
@@ -27,6 +27,11 @@ enum Command {
     Store {
         #[command(subcommand)]
         command: store_commands::Command,
+    },
+    /// Print the tokens by which other machines join this cluster
+    Token {
+        #[command(subcommand)]
+        command: tokens::Command,
     },
     /// Start a cluster and run a first workload in it
     Demo(demo::Options),
@@ -67,6 +72,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             event_loop()?.block_on(roles::etcd::run(options))
         }
         Command::Store { command } => event_loop()?.block_on(store_commands::run(command)),
+        Command::Token { command } => tokens::run(&command),
         Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
         Command::Images { command } => images::run(command),
         Command::Bench { command } => event_loop()?.block_on(bench::run(command, &own_path()?)),

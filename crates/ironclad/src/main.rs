@@ -9,12 +9,14 @@ mod demo;
 mod demo_app;
 mod file_watch;
 mod images;
+mod join;
 mod node;
 mod preflight;
 mod progress;
 mod roles;
 mod server;
 mod store_commands;
+mod tokens;
 mod uninstall;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};

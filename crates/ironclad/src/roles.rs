@@ -33,6 +33,8 @@ pub struct Context {
     pub node: node::Identity,
     /// The cluster's keys and certificates.
     pub pki: Arc<pki::Pki>,
+    /// By which other machines join.
+    pub tokens: Arc<pki::Tokens>,
     /// The time.
     pub clock: SharedClock,
     /// Randomness.

@@ -17,7 +17,7 @@ use crate::{
     node, preflight,
     progress::{self, Progress},
     roles::{self, Api, Context},
-    uninstall,
+    tokens, uninstall,
 };
 
 /// How long all parts together have to stop.
@@ -129,8 +129,9 @@ fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Con
         extra_names: config.tls_san.clone(),
     };
     let pki = pki::Pki::open(settings, clock.now()).context("the cluster's certificates cannot be used")?;
+    let tokens = Arc::new(tokens::open(&config.dirs.data_dir, &pki, None)?);
     let randomness = SystemRandomness::shared();
-    Ok(Context { config: Arc::new(config), node, pki: Arc::new(pki), clock, randomness })
+    Ok(Context { config: Arc::new(config), node, pki: Arc::new(pki), tokens, clock, randomness })
 }
 
 /// Starts the controllers and the scheduler: at once, or where others share the store, when this server leads them.

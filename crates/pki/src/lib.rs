@@ -3,7 +3,8 @@
 //!
 //! Read first: [`Pki`] (open or make everything; hand out credentials), [`Leaf`] (the table of the
 //! certificates we issue ourselves), [`Credential`] (one certificate with its key, in the forms that TLS and
-//! kubeconfigs want), [`csr::sign`] (certificates for keys that others hold) and [`PrivateKey`] (a key made for a pod).
+//! kubeconfigs want), [`csr::sign`] (certificates for keys that others hold), [`PrivateKey`] (a key made for a pod) and
+//! [`Token`] (by which machines join, kept beside the folder).
 //!
 //! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
 //! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys are ECDSA P-256 in PKCS#8. Directories
@@ -24,11 +25,13 @@ pub mod kubeconfig;
 mod leaf;
 pub mod pem;
 mod store;
+pub mod token;
 
 pub use authority::{Authority, Certificate, Usage};
 pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf};
 pub use store::{Pki, ServiceAccountKey, Settings};
+pub use token::{Token, Tokens};
 
 use std::path::PathBuf;
 
@@ -95,6 +98,9 @@ pub enum Error {
     /// A signing request that is not to be signed as it stands.
     #[error("the certificate signing request is not acceptable: {0}")]
     BadRequest(String),
+    /// A token that was given cannot be the cluster's.
+    #[error("the token cannot be used: {0}")]
+    Token(String),
     /// The cryptography library refused (no entropy, a malformed key).
     #[error("the cryptography library refused to {0}")]
     Crypto(&'static str),

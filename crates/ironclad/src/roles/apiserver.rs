@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 
 use super::Context;
 use crate::file_watch::FileWatch;
+use crate::join::door::Door;
+use crate::tokens;
 
 /// Common name of the aggregator's client certificate.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -172,7 +174,10 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         kubelet: Some(kubelet_client(context, now)?),
         authn: flags.authentication(&audiences, &context.clock, authn)?,
         authz: flags.authorization()?,
-        bootstrap: vec![kubelet_access()],
+        bootstrap: std::iter::once(kubelet_access())
+            .chain(tokens::bootstrap_secret(&context.tokens.agent))
+            .collect(),
+        beside: Some(Arc::new(Door::new(pki.cluster_authority().certificate().pem()))),
         admission: flags.admission()?,
         fairness: flags.fairness(),
         audit: flags.audit()?,
