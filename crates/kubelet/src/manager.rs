@@ -33,6 +33,8 @@ struct Worker {
     mailbox: Mailbox,
     snapshot: watch::Receiver<Snapshot>,
     pod: Arc<Pod>,
+    /// The API has it no more: what is left of it only comes down.
+    gone: bool,
 }
 
 impl Pods {
@@ -77,6 +79,15 @@ impl Pods {
         }
     }
 
+    /// Tells the worker of a pod that the API has it no more.
+    fn lose(&self, pod: &Pod) {
+        if let Some(worker) = self.workers.lock().get_mut(pod::uid(pod)) {
+            worker.gone = true;
+            // As in `tell`.
+            let _ = worker.mailbox.send(Message::Gone);
+        }
+    }
+
     /// Asks every worker to look at the runtime.
     pub(crate) fn refresh_all(&self) {
         for worker in self.workers.lock().values() {
@@ -98,7 +109,10 @@ impl Pods {
         let (sender, snapshot) =
             watch::channel(Snapshot { pod: Some(pod.clone()), runtime: RuntimeState::default() });
         let refused = if fresh && admission::undecided(pod) {
-            let others: Vec<Arc<Pod>> = workers.values().map(|worker| worker.pod.clone()).collect();
+            // The scheduler counts as little what the API has no more: pods that were deleted by force come down while
+            // others already have their place (upstream asks the pod manager, which has forgotten them).
+            let present = workers.values().filter(|worker| !worker.gone);
+            let others: Vec<Arc<Pod>> = present.map(|worker| worker.pod.clone()).collect();
             let limits = admission::Limits {
                 allocatable: &self.node.allocatable,
                 labels: &self.node.options.labels,
@@ -118,7 +132,7 @@ impl Pods {
         if let Some(refusal) = refused {
             let _ = mailbox.send(Message::Refuse { reason: refusal.reason, message: refusal.message });
         }
-        workers.insert(uid.clone(), Worker { mailbox, snapshot, pod: pod.clone() });
+        workers.insert(uid.clone(), Worker { mailbox, snapshot, pod: pod.clone(), gone: false });
         drop(workers);
         self.activity.notify_one();
         let pods = self.clone();
@@ -152,7 +166,7 @@ pub(crate) fn run(node: Arc<Node>, pods: Pods, tasks: &Tasks) {
         loop {
             match changes.recv().await {
                 Change::Added(pod) | Change::Updated { new: pod, .. } => follow.see(&pod, None),
-                Change::Deleted(pod) => follow.tell(pod::uid(&pod), Message::Gone),
+                Change::Deleted(pod) => follow.lose(&pod),
             }
         }
     });
@@ -179,7 +193,7 @@ async fn adopt(node: &Arc<Node>, pods: &Pods) {
                 tracing::info!(uid, namespace, name, "stopping a pod that nobody wants");
                 let orphan = Arc::new(orphan(&uid, &namespace, &name, &state));
                 pods.see(&orphan, Some(state));
-                pods.tell(&uid, Message::Gone);
+                pods.lose(&orphan);
             }
         }
     }

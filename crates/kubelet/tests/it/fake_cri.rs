@@ -36,6 +36,8 @@ pub struct Books {
     pub exits: HashMap<String, Vec<i32>>,
     /// Exit codes of commands, by the first word; 0 if none.
     pub commands: HashMap<String, i32>,
+    /// What stopping a container waits for, if anything.
+    pub stops: Option<Arc<tokio::sync::Semaphore>>,
     /// Where streams are served.
     pub streaming: String,
     /// Where logs are said to be.
@@ -281,6 +283,9 @@ impl RuntimeService for FakeCri {
 
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let id = request.into_inner().container_id;
+        if let Some(stops) = self.books(|books| books.stops.clone()) {
+            let _permit = stops.acquire().await;
+        }
         self.books(|books| {
             let (config, status, _) = books.containers.get_mut(&id).unwrap();
             books.calls.push(format!("Stop {}", config.metadata.clone().unwrap().name));

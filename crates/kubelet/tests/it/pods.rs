@@ -1,6 +1,7 @@
 //! A pod's life as a user sees it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::types::coordination::v1::Lease;
 use api::types::core::v1::{Event, Node, Pod, Secret};
@@ -324,6 +325,31 @@ async fn what_does_not_fit_is_refused() {
     assert_eq!(status["reason"], "OutOfcpu");
     let calls = cluster.cri.books(|books| books.calls.clone());
     assert!(calls.is_empty(), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_has_no_more_takes_no_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cri, socket) = FakeCri::serve(directory.path(), true);
+    let api = FakeApi::new();
+    let kubelet = start(&api, Options { max_pods: 1, ..options(directory.path(), &socket) }).await;
+    let cluster = Cluster { api, cri, kubelet, directory, socket };
+    cluster.create("deleted", one("deleted"));
+    cluster.until("deleted", |status| condition(status, "Ready") == "True").await;
+
+    let stops = Arc::new(tokio::sync::Semaphore::new(0));
+    cluster.cri.books(|books| books.stops = Some(stops.clone()));
+    let client = cluster.api.client();
+    let patch = client::Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    client.patch::<Pod>(Some("default"), "deleted", &patch).await.unwrap();
+    client.delete::<Pod>(Some("default"), "deleted", &client::DeleteOptions::default()).await.unwrap();
+    cluster.create("next", one("next"));
+    cluster.until("next", |status| condition(status, "Ready") == "True").await;
+    assert_eq!(cluster.cri.running(), ["deleted", "next"], "the first one has not come down yet");
+    stops.add_permits(100);
+    while cluster.cri.running() != ["next"] {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
