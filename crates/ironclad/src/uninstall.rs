@@ -43,6 +43,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     step("pods", runtime::uninstall(&runtime).map_err(|error| error.to_string()));
     step("service rules", proxy::uninstall().map_err(|error| error.to_string()));
     step("host ports", network::plugins::portmap::uninstall().map_err(|error| error.to_string()));
+    step("routes to other nodes", network::routes::uninstall().map_err(|error| error.to_string()));
     step("the bridge", remove_link(crate::roles::network::BRIDGE));
     let network = conflist::remove(&runtime.cni_conf_dir);
     step("the network's configuration", network.map_err(|error| error.to_string()));

@@ -1,4 +1,9 @@
-//! The embedded plugins at work, in network namespaces of the test's own. Needs root.
+//! The embedded plugins at work, and routes between nodes, in network namespaces of the test's own. Needs root.
+
+mod it {
+    //! Further cases.
+    pub mod routes;
+}
 
 use std::{fs::File, net::IpAddr, path::Path};
 

@@ -46,12 +46,7 @@ impl Host {
         let bridge = host.link("cni0").unwrap().unwrap();
         host.set_up(bridge.index).unwrap();
         host.add_address(bridge.index, IpAddr::from([10, 42, 0, 1]), 24).unwrap();
-        let default = Route {
-            destination: IpAddr::from([0, 0, 0, 0]),
-            prefix: 0,
-            gateway: None,
-            link: Some(bridge.index),
-        };
+        let default = Route { link: Some(bridge.index), ..Route::to(IpAddr::from([0, 0, 0, 0]), 0) };
         host.replace_route(&default).unwrap();
         let pods = pods.iter().map(|number| (*number, Self::pod(&mut host, bridge.index, *number))).collect();
         Self { pods }
@@ -75,9 +70,9 @@ impl Host {
         inside.add_address(eth0.index, IpAddr::from([10, 42, 0, number]), 32).unwrap();
         let gateway = IpAddr::from([10, 42, 0, 1]);
         let link = Some(eth0.index);
-        inside.replace_route(&Route { destination: gateway, prefix: 32, gateway: None, link }).unwrap();
+        inside.replace_route(&Route { link, ..Route::to(gateway, 32) }).unwrap();
         let any = IpAddr::from([0, 0, 0, 0]);
-        inside.replace_route(&Route { destination: any, prefix: 0, gateway: Some(gateway), link }).unwrap();
+        inside.replace_route(&Route { gateway: Some(gateway), link, ..Route::to(any, 0) }).unwrap();
         namespace
     }
 

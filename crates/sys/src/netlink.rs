@@ -1,11 +1,13 @@
 //! Netlink: the socket, message building and reading, and the kernel's errors.
 //!
 //! Reads and writes netlink sockets; blocking, because every exchange with the kernel is answered within
-//! microseconds. The families stand beside: [`route`] for links, addresses and routes; nftables has a module
-//! of its own. Not here: what an address or a rule is for.
+//! microseconds. The families stand beside: [`route`] for links, addresses and routes, [`neighbour`] for who is
+//! behind a link, [`changes`] for being told of what others do; nftables has a module of its own. Not here: what an address or a rule is for.
 //!
 //! Upstream of the formats: Linux `include/uapi/linux/netlink.h`.
 
+pub mod changes;
+pub mod neighbour;
 pub mod route;
 
 use std::{
@@ -217,6 +219,23 @@ impl Socket {
         socket.option(libc::NETLINK_EXT_ACK)?;
         socket.option(libc::NETLINK_CAP_ACK)?;
         Ok(socket)
+    }
+
+    /// Asks to be sent what happens to a family's things: a mask of `RTMGRP_*` or the like.
+    pub fn subscribe(&self, groups: u32) -> Result<(), Error> {
+        // SAFETY: all zeroes is a value of this plain structure.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = groups;
+        // SAFETY: the pointer and length describe `address`, which lives across the call.
+        let result = unsafe {
+            libc::bind(
+                self.fd.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(Error::Socket(io::Error::last_os_error())) } else { Ok(()) }
     }
 
     /// Opens a socket in another network namespace, without moving the calling thread.

@@ -224,12 +224,8 @@ fn configure_inside(
         let prefix = if own.routed { if address.is_ipv4() { 32 } else { 128 } } else { prefix };
         inside.add_address(link.index, address, prefix)?;
         if let (true, Some(gateway)) = (own.routed, ip.gateway) {
-            let neighbour = KernelRoute {
-                destination: gateway,
-                prefix: if gateway.is_ipv4() { 32 } else { 128 },
-                gateway: None,
-                link: Some(link.index),
-            };
+            let prefix = if gateway.is_ipv4() { 32 } else { 128 };
+            let neighbour = KernelRoute { link: Some(link.index), ..KernelRoute::to(gateway, prefix) };
             inside.replace_route(&neighbour)?;
         }
     }
@@ -247,7 +243,8 @@ fn configure_inside(
         routes.push((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, gateway));
     }
     for (destination, prefix, gateway) in routes {
-        inside.replace_route(&KernelRoute { destination, prefix, gateway, link: Some(link.index) })?;
+        let link = Some(link.index);
+        inside.replace_route(&KernelRoute { gateway, link, ..KernelRoute::to(destination, prefix) })?;
     }
     // Host and gateway learn the pod's hardware address at once instead of asking on the first packet.
     netlink::within(namespace, || write_setting(&format!("ipv4/conf/{}/arp_notify", link.name), "1"))

@@ -25,12 +25,18 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_TABLE: u16 = 15;
+const RTNH_F_ONLINK: u32 = 4;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +57,19 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Whether it is set up.
     pub up: bool,
+    /// For vxlan: between whom it goes.
+    pub vxlan: Option<Vxlan>,
+}
+
+/// What a VXLAN device puts packets into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Number of the network, which sender and receiver share.
+    pub network: u32,
+    /// UDP port of all its ends.
+    pub port: u16,
+    /// Address that packets are sent from.
+    pub local: Ipv4Addr,
 }
 
 impl Link {
@@ -84,6 +103,30 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Interface index.
     pub link: Option<u32>,
+    /// Who made it: `RTPROT_*`, or a number of one's own.
+    pub protocol: u8,
+    /// Among routes to the same network the lowest is taken.
+    pub metric: u32,
+    /// Take the next hop for a neighbour on the link, whatever the other routes say.
+    pub onlink: bool,
+}
+
+impl Route {
+    /// `RTPROT_STATIC`: made by an administrator.
+    pub const STATIC: u8 = libc::RTPROT_STATIC;
+
+    /// A static route to a network, whose way is to be filled in.
+    pub fn to(destination: IpAddr, prefix: u8) -> Route {
+        Route {
+            destination,
+            prefix,
+            gateway: None,
+            link: None,
+            protocol: Route::STATIC,
+            metric: 0,
+            onlink: false,
+        }
+    }
 }
 
 /// What kind of link to make.
@@ -100,6 +143,13 @@ pub enum NewLink<'a> {
         /// The peer's hardware address; one of the kernel's choice when none.
         peer_mac: Option<[u8; 6]>,
     },
+    /// An end of a VXLAN network that learns nothing: who is where is said by forwarding entries.
+    Vxlan {
+        /// Between whom.
+        between: Vxlan,
+        /// The device's own hardware address.
+        mac: [u8; 6],
+    },
 }
 
 /// An rtnetlink socket: every operation acts in the namespace in which it was opened.
@@ -115,6 +165,10 @@ impl RouteSocket {
     /// Opens it in another network namespace.
     pub fn open_in(namespace: &File) -> Result<Self, Error> {
         Socket::open_in(libc::NETLINK_ROUTE, namespace).map(Self)
+    }
+
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.0
     }
 
     /// The interface of a name, if there is one.
@@ -142,6 +196,9 @@ impl RouteSocket {
         if mtu > 0 {
             message.put_u32(IFLA_MTU, mtu);
         }
+        if let NewLink::Vxlan { mac, .. } = new {
+            message.put(IFLA_ADDRESS, mac);
+        }
         let info = message.nest(IFLA_LINKINFO);
         match new {
             NewLink::Bridge => {
@@ -164,6 +221,16 @@ impl RouteSocket {
                 message.end(end);
                 message.end(data);
             }
+            NewLink::Vxlan { between, .. } => {
+                message.put_text(IFLA_INFO_KIND, "vxlan");
+                let data = message.nest(IFLA_INFO_DATA);
+                message
+                    .put_u32(IFLA_VXLAN_ID, between.network)
+                    .put(IFLA_VXLAN_LOCAL, &between.local.octets())
+                    .put(IFLA_VXLAN_LEARNING, &[0])
+                    .put(IFLA_VXLAN_PORT, &between.port.to_be_bytes());
+                message.end(data);
+            }
         }
         message.end(info);
         self.0.request(&format!("create link {name}"), message)
@@ -181,6 +248,13 @@ impl RouteSocket {
         let mut message = Message::new(libc::RTM_NEWLINK, 0);
         message.raw(&link_header(index, libc::IFF_UP as u32, libc::IFF_UP as u32));
         self.0.request("set link up", message)
+    }
+
+    /// Sets an interface's largest packet, in bytes.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Error> {
+        let mut message = Message::new(libc::RTM_NEWLINK, 0);
+        message.raw(&link_header(index, 0, 0)).put_u32(IFLA_MTU, mtu);
+        self.0.request("set link's MTU", message)
     }
 
     /// Makes an interface a port of a bridge and sets both its flags: up, and hairpin (a packet may leave
@@ -253,7 +327,7 @@ impl RouteSocket {
         self.0.request(&format!("add route to {}/{}", route.destination, route.prefix), message)
     }
 
-    /// Deletes a route.
+    /// Deletes a route of the same protocol and metric.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         let message = self.route(libc::RTM_DELROUTE, 0, route);
         self.0.request(&format!("delete route to {}/{}", route.destination, route.prefix), message)
@@ -266,9 +340,12 @@ impl RouteSocket {
         header[0] = family(route.destination);
         header[1] = route.prefix;
         header[4] = libc::RT_TABLE_MAIN;
-        header[5] = libc::RTPROT_STATIC;
+        header[5] = route.protocol;
         header[6] = if kind == libc::RTM_DELROUTE { libc::RT_SCOPE_NOWHERE } else { scope };
         header[7] = libc::RTN_UNICAST;
+        if route.onlink {
+            header[8..12].copy_from_slice(&(RTNH_F_ONLINK).to_ne_bytes());
+        }
         message.raw(&header);
         if route.prefix > 0 {
             message.put(RTA_DST, &octets(route.destination));
@@ -278,6 +355,9 @@ impl RouteSocket {
         }
         if let Some(link) = route.link {
             message.put_u32(RTA_OIF, link);
+        }
+        if route.metric > 0 {
+            message.put_u32(RTA_PRIORITY, route.metric);
         }
         message
     }
@@ -299,7 +379,7 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header
 }
 
-fn parse_link(answer: &Received) -> Option<Link> {
+pub(super) fn parse_link(answer: &Received) -> Option<Link> {
     if answer.kind != libc::RTM_NEWLINK {
         return None;
     }
@@ -315,10 +395,25 @@ fn parse_link(answer: &Received) -> Option<Link> {
         master: attribute(body, IFLA_MASTER).and_then(u32_of),
         kind: info.and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text_of),
         peer: attribute(body, IFLA_LINK).and_then(u32_of),
+        vxlan: info.and_then(|info| {
+            let kind = attribute(info, IFLA_INFO_KIND).map(text_of)?;
+            if kind == "vxlan" { parse_vxlan(attribute(info, IFLA_INFO_DATA)?) } else { None }
+        }),
     })
 }
 
-fn parse_route(answer: &Received) -> Option<Route> {
+/// Of a device between IPv4 addresses.
+fn parse_vxlan(data: &[u8]) -> Option<Vxlan> {
+    let port = <[u8; 2]>::try_from(attribute(data, IFLA_VXLAN_PORT)?).ok()?;
+    let local = <[u8; 4]>::try_from(attribute(data, IFLA_VXLAN_LOCAL)?).ok()?;
+    Some(Vxlan {
+        network: attribute(data, IFLA_VXLAN_ID).and_then(u32_of)?,
+        port: u16::from_be_bytes(port),
+        local: local.into(),
+    })
+}
+
+pub(super) fn parse_route(answer: &Received) -> Option<Route> {
     let head = answer.payload.get(..12)?;
     let body = answer.payload.get(12..)?;
     let table = attribute(body, RTA_TABLE).and_then(u32_of).unwrap_or(u32::from(head[4]));
@@ -335,24 +430,27 @@ fn parse_route(answer: &Received) -> Option<Route> {
         prefix: head[1],
         gateway: attribute(body, RTA_GATEWAY).and_then(ip_of),
         link: attribute(body, RTA_OIF).and_then(u32_of),
+        protocol: head[5],
+        metric: attribute(body, RTA_PRIORITY).and_then(u32_of).unwrap_or_default(),
+        onlink: u32_of(&head[8..]).is_some_and(|flags| flags & RTNH_F_ONLINK != 0),
     })
 }
 
-fn family(ip: IpAddr) -> u8 {
+pub(super) fn family(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(_) => libc::AF_INET as u8,
         IpAddr::V6(_) => libc::AF_INET6 as u8,
     }
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+pub(super) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-fn ip_of(payload: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip_of(payload: &[u8]) -> Option<IpAddr> {
     if let Ok(four) = <[u8; 4]>::try_from(payload) {
         return Some(IpAddr::from(four));
     }
@@ -401,10 +499,9 @@ mod tests {
         there.set_up(eth0.index).unwrap();
         there.add_address(eth0.index, IpAddr::from([10, 9, 0, 2]), 24).unwrap();
         let default = Route {
-            destination: IpAddr::from([0, 0, 0, 0]),
-            prefix: 0,
             gateway: Some(gateway),
             link: Some(eth0.index),
+            ..Route::to(IpAddr::from([0, 0, 0, 0]), 0)
         };
         there.replace_route(&default).unwrap();
         assert!(there.routes().unwrap().contains(&default));
