@@ -30,6 +30,10 @@ pub fn within<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> 
     }
     socket.add_address(index, ADDRESS, 24)?;
     let destination = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    socket.replace_route(&Route { gateway: Some(GATEWAY), link: Some(index), ..Route::to(destination, 0) })?;
+    socket.replace_route(&Route {
+        gateway: Some(GATEWAY),
+        link: Some(index),
+        ..Route::to(destination, 0)
+    })?;
     work()
 }

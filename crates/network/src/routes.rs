@@ -79,7 +79,10 @@ pub fn start(
 ) -> Result<watch::Receiver<Option<u32>>, Error> {
     let (sender, mtu) = watch::channel(None);
     // Opened first: what changes while the first plan is made must be told.
-    #[expect(deprecated, reason = "its successor is unsafe; a Changes keeps one descriptor open for as long as it lives")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; a Changes keeps one descriptor open for as long as it lives"
+    )]
     let changes = AsyncFd::new(Changes::open()?).map_err(Error::Wait)?;
     let follower = Follower {
         members: Members::new(options.node_name, options.cluster_cidr),

@@ -32,10 +32,8 @@ pub fn start(
     let name = context.identity.name.clone();
     let ipam_dir = context.dirs.data_dir.join("cni/networks");
     let (address, prefix) = context.cluster.cluster_cidr.parts();
-    let options = routes::Options {
-        node_name: name.clone(),
-        cluster_cidr: routes::Network { address, prefix },
-    };
+    let options =
+        routes::Options { node_name: name.clone(), cluster_cidr: routes::Network { address, prefix } };
     let mut mtu = routes::start(options, nodes.clone(), tasks, context.clock.clone())
         .context("cannot keep routes to the pods of other nodes")?;
     tasks.spawn_until_cancelled("network", async move {

@@ -171,7 +171,11 @@ mod tests {
             ("fd00::/64", false),
         ] {
             let network = text.parse::<Network>();
-            assert_eq!(network.map(|network| network.to_string()).ok(), sound.then(|| text.to_owned()), "{text}");
+            assert_eq!(
+                network.map(|network| network.to_string()).ok(),
+                sound.then(|| text.to_owned()),
+                "{text}"
+            );
         }
         let network = |text: &str| text.parse::<Network>().unwrap();
         assert!(network("10.42.0.0/16").includes(network("10.42.255.0/24")));

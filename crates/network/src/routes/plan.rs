@@ -297,11 +297,8 @@ fn keep_neighbours(beyond: &[&Member], there: bool, observed: &Observed, command
     let stale = forwardings.iter().filter(|known| ends.get(&known.mac) != Some(&known.destination));
     commands.extend(stale.map(|known| Command::DeleteForwarding(*known)));
 
-    let known: BTreeSet<(IpAddr, [u8; 6])> = neighbours
-        .iter()
-        .filter(|known| known.permanent)
-        .map(|known| (known.ip, known.mac))
-        .collect();
+    let known: BTreeSet<(IpAddr, [u8; 6])> =
+        neighbours.iter().filter(|known| known.permanent).map(|known| (known.ip, known.mac)).collect();
     let sent: BTreeSet<([u8; 6], Ipv4Addr)> =
         forwardings.iter().map(|known| (known.mac, known.destination)).collect();
     for other in beyond {

@@ -130,7 +130,10 @@ mod tests {
         assert_eq!(changes.take().unwrap(), []);
         other.create("br0", 0, &NewLink::Bridge).unwrap();
         let told = changes.take().unwrap();
-        assert!(told.iter().any(|change| matches!(change, Change::Link(link) if link.name == "br0")), "{told:?}");
+        assert!(
+            told.iter().any(|change| matches!(change, Change::Link(link) if link.name == "br0")),
+            "{told:?}"
+        );
         let index = other.link("br0").unwrap().unwrap().index;
         other.set_up(index).unwrap();
         other.add_address(index, [10, 9, 0, 1].into(), 24).unwrap();
@@ -150,7 +153,9 @@ mod tests {
 
     #[test]
     fn what_is_none_of_these_is_passed_over() {
-        for (kind, payload) in [(libc::RTM_NEWADDR, vec![0; 7]), (libc::RTM_NEWROUTE, vec![0; 3]), (99, vec![])] {
+        for (kind, payload) in
+            [(libc::RTM_NEWADDR, vec![0; 7]), (libc::RTM_NEWROUTE, vec![0; 3]), (99, vec![])]
+        {
             assert_eq!(parse(&Received { kind, payload }), None);
         }
     }

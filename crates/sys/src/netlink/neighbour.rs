@@ -174,7 +174,8 @@ mod tests {
         socket.put_neighbour(&neighbour).unwrap();
         neighbour.mac[5] = 3;
         socket.put_neighbour(&neighbour).unwrap();
-        let own = |list: Vec<Neighbour>| list.into_iter().filter(|n| n.link == link.index).collect::<Vec<_>>();
+        let own =
+            |list: Vec<Neighbour>| list.into_iter().filter(|n| n.link == link.index).collect::<Vec<_>>();
         assert_eq!(own(socket.neighbours().unwrap()), [neighbour]);
         socket.delete_neighbour(link.index, neighbour.ip).unwrap();
         assert!(own(socket.neighbours().unwrap()).iter().all(|left| !left.permanent));

@@ -69,12 +69,7 @@ fn host_with_tunnel() -> Observed {
         vxlan: Some(Vxlan { network: 1, port: 8472, local: [192, 0, 2, 1].into() }),
         ..link(TUNNEL_INDEX, TUNNEL)
     });
-    observed.addresses.push(Address {
-        link: TUNNEL_INDEX,
-        ip: [10, 42, 0, 0].into(),
-        prefix: 32,
-        scope: 0,
-    });
+    observed.addresses.push(Address { link: TUNNEL_INDEX, ip: [10, 42, 0, 0].into(), prefix: 32, scope: 0 });
     let (destination, mac) = (Ipv4Addr::from([198, 51, 100, 7]), mac_of([198, 51, 100, 7].into()));
     observed.neighbours =
         vec![Neighbour { link: TUNNEL_INDEX, ip: [10, 42, 7, 0].into(), mac, permanent: true }];
@@ -101,12 +96,7 @@ fn nodes_on_one_link_are_reached_through_their_addresses() {
         ("a new node", vec![NEAR], vec![], vec![near.clone()]),
         ("as it should be", vec![NEAR], vec![good], vec![]),
         ("somebody deleted it", vec![NEAR], vec![static_route], vec![near.clone()]),
-        (
-            "another address",
-            vec![NEAR],
-            vec![ours("10.42.2.0/24", "192.0.2.9", ETH0)],
-            vec![near.clone()],
-        ),
+        ("another address", vec![NEAR], vec![ours("10.42.2.0/24", "192.0.2.9", ETH0)], vec![near.clone()]),
         ("a node left", vec![NEAR], vec![good, stale], vec![Command::DeleteRoute(stale)]),
         ("another network", vec![NEAR], vec![stale], vec![Command::DeleteRoute(stale), near.clone()]),
         ("foreign routes stay", vec![], vec![static_route], vec![]),
@@ -150,15 +140,26 @@ fn what_the_kernel_would_do_decides_who_is_near() {
     let near = |to| Some(Way::Direct { gateway: [192, 0, 2, 2].into(), link: to });
     for (case, routes, expected) in [
         ("its own network", vec![], near(ETH0)),
-        ("a longer prefix through a router", vec![route("192.0.2.2/32", Some("192.0.2.254"), ETH0)], Some(Way::Tunnel)),
+        (
+            "a longer prefix through a router",
+            vec![route("192.0.2.2/32", Some("192.0.2.254"), ETH0)],
+            Some(Way::Tunnel),
+        ),
         ("a longer prefix on another link", vec![route("192.0.2.0/30", None, 5)], near(5)),
         (
             "a better metric",
-            vec![Route { metric: 100, ..route("192.0.2.0/28", None, 5) }, route("192.0.2.0/28", Some("192.0.2.254"), ETH0)],
+            vec![
+                Route { metric: 100, ..route("192.0.2.0/28", None, 5) },
+                route("192.0.2.0/28", Some("192.0.2.254"), ETH0),
+            ],
             Some(Way::Tunnel),
         ),
         ("our own routes are no argument", vec![ours("192.0.2.2/32", "192.0.2.254", ETH0)], near(ETH0)),
-        ("several next hops", vec![Route { link: None, ..route("192.0.2.0/28", None, 0) }], Some(Way::Tunnel)),
+        (
+            "several next hops",
+            vec![Route { link: None, ..route("192.0.2.0/28", None, 0) }],
+            Some(Way::Tunnel),
+        ),
     ] {
         let mut observed = host();
         observed.routes.extend(routes);
@@ -199,11 +200,7 @@ fn a_tunnel_is_put_right() {
     let cases: [(&str, Damage, Vec<Command>); 10] = [
         ("down", |o| o.links[2].up = false, vec![Command::TunnelUp]),
         ("a larger link", |o| o.links[1].mtu = 9000, vec![Command::TunnelMtu(8950)]),
-        (
-            "no address",
-            |o| o.addresses.truncate(1),
-            vec![Command::AddTunnelAddress([10, 42, 0, 0].into())],
-        ),
+        ("no address", |o| o.addresses.truncate(1), vec![Command::AddTunnelAddress([10, 42, 0, 0].into())]),
         (
             "another address",
             |o| o.addresses[1].ip = [10, 42, 5, 0].into(),
@@ -311,5 +308,9 @@ fn networks_that_nobody_may_have_get_no_route() {
         assert!(refusal.node == "x" && refusal.reason.contains(refused), "{case}: {refusal:?}");
     }
     let simulated = plan(&cluster(&[("simulated", "192.0.2.1", "10.42.5.0/24")]), &host());
-    assert_eq!((simulated.commands.len(), simulated.refused.len()), (0, 0), "a node that says it is here is passed over");
+    assert_eq!(
+        (simulated.commands.len(), simulated.refused.len()),
+        (0, 0),
+        "a node that says it is here is passed over"
+    );
 }
