@@ -16,7 +16,7 @@ mod applying;
 mod duties;
 mod requests;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ const IN_FLIGHT: usize = 256;
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
 /// Entries applied at once, in bytes.
 const APPLY_BYTES: u64 = 8 << 20;
+/// How long the leader may hear nothing of a member, which answers its word every tick, before that is worth saying.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// What a core is to be.
 #[derive(Debug, Clone)]
@@ -84,7 +86,12 @@ pub enum Output {
     /// Tell whoever asked.
     Answer(Request, Result<Reply, Error>),
     /// Who the members are, or where, has changed.
-    Members(Vec<Member>),
+    Members {
+        /// They.
+        members: Vec<Member>,
+        /// Those that have been removed.
+        gone: Vec<u64>,
+    },
     /// Write a checkpoint ([`Core::checkpointed`] is told) or only drop what was compacted, in the background.
     Upkeep {
         /// Write a checkpoint too.
@@ -131,8 +138,12 @@ pub struct Standing {
     pub applied: u64,
     /// The members.
     pub members: Vec<Member>,
-    /// Which of them vote.
+    /// Which of them vote; the others learn.
     pub voters: Vec<u64>,
+    /// Whether this member has been removed.
+    pub removed: bool,
+    /// The members that the leader has not heard of for a while; known to the leader only.
+    pub silent: Vec<u64>,
 }
 
 /// The time of the replicated state. The leader's counts: it starts, with every leadership anew, from the latest that is
@@ -176,8 +187,11 @@ pub struct Core {
     held: VecDeque<Held>,
     outputs: Vec<Output>,
     leader: u64,
-    /// The last term in which this member led.
+    /// The last term in which this member led, and since when.
     led: u64,
+    led_since: Duration,
+    /// When each member was last heard of.
+    heard: HashMap<u64, Duration>,
     removed: bool,
     /// A checkpoint or the like is being worked on.
     upkeep: bool,
@@ -218,7 +232,6 @@ impl Core {
             Error::Unavailable("the log cannot be gone on with")
         })?;
         let time = SharedTime { time: replica.time(), seen: now };
-        let members = membership.members.values().cloned().collect();
         let mut core = Self {
             node,
             replica,
@@ -228,13 +241,16 @@ impl Core {
             requests: Requests::default(),
             reads: Reads::default(),
             held: VecDeque::new(),
-            outputs: vec![Output::Members(members)],
+            outputs: Vec::new(),
             leader: 0,
             led: 0,
+            led_since: now,
+            heard: HashMap::new(),
             removed: false,
             upkeep: false,
             duties: duties::Duties::default(),
         };
+        core.tell_members();
         if core.membership.conf.voters == [core.settings.id] {
             // Nobody else to wait for.
             let _ = core.node.campaign();
@@ -244,7 +260,11 @@ impl Core {
     }
 
     /// Where this member stands.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self, now: Duration) -> Standing {
+        let silent = |id: &u64| {
+            let heard = self.heard.get(id).copied().unwrap_or_default().max(self.led_since);
+            *id != self.settings.id && now >= heard + SILENT
+        };
         Standing {
             id: self.settings.id,
             leader: self.node.raft.leader_id,
@@ -253,6 +273,11 @@ impl Core {
             applied: self.node.raft.raft_log.applied,
             members: self.membership.members.values().cloned().collect(),
             voters: self.membership.conf.voters.clone(),
+            removed: self.removed,
+            silent: match self.leads() {
+                true => self.membership.members.keys().copied().filter(silent).collect(),
+                false => Vec::new(),
+            },
         }
     }
 
@@ -281,11 +306,18 @@ impl Core {
 
     /// A message from another member. A snapshot's checkpoint must be at hand already.
     pub fn step(&mut self, mut message: Message, now: Duration) {
+        if self.leads() {
+            self.heard.insert(message.from, now);
+        }
         if message.get_msg_type() == MessageType::MsgPropose && self.leads() {
             let changes = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
             if self.node.raft.has_pending_conf() && message.entries.iter().any(changes) {
                 // Raft would put nothing in the place of a second change on its way.
                 return self.duties.put_off(message);
+            }
+            if message.entries.iter().any(|entry| requests::removes(entry, self.settings.id)) {
+                // Its successor does it, when it is asked again.
+                return self.hand_over(now);
             }
             let time = self.time.at(now);
             for entry in message.mut_entries().iter_mut().filter(|entry| !entry.data.is_empty()) {
@@ -335,6 +367,13 @@ impl Core {
         if done {
             return self.answer(request, Ok(Reply::Changed));
         }
+        if let Change::Add(member) = &change
+            && members.gone.contains(&member.id)
+        {
+            let why =
+                "a member with this id was removed: it joins anew with an empty directory, as another one";
+            return self.answer(request, Err(Error::Invalid(why)));
+        }
         if let Change::Remove(id) = change
             && members.conf.voters == [id]
         {
@@ -355,6 +394,19 @@ impl Core {
         }
         if let Some(last) = last {
             self.node.on_persist_ready(last);
+        }
+    }
+
+    /// Another member says that this one has been removed.
+    pub fn told_removed(&mut self) {
+        if self.removed {
+            return;
+        }
+        self.removed = true;
+        tracing::warn!("this member has been removed from the cluster");
+        self.fail_before(u64::MAX, "this member has been removed from the cluster");
+        for request in self.requests.take_waiting().into_iter().chain(self.reads.take_unanswered()) {
+            self.answer(request, Err(REMOVED));
         }
     }
 
@@ -382,17 +434,15 @@ impl Core {
         self.outputs.push(Output::Release(released));
     }
 
-    /// Hands the lead to another member, if there is one: before this one stops.
-    pub fn hand_over(&mut self) {
-        if !self.leads() {
-            return;
-        }
-        let me = self.settings.id;
-        let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
-        let next = self.membership.conf.voters.iter().copied().filter(|id| *id != me).max_by_key(matched);
-        if let Some(next) = next {
-            self.node.transfer_leader(next);
-        }
+    /// Hands the lead to another member, as soon as there is one that can take it: before this one stops, or is removed.
+    /// Given up when it takes longer than a request may.
+    pub fn hand_over(&mut self, now: Duration) {
+        self.duties.retires = Some(now + self.settings.patience);
+    }
+
+    /// Whether this member's disk refuses. It leads only as long as nobody else can.
+    pub fn disk_refuses(&mut self, refuses: bool) {
+        self.duties.unfit = refuses;
     }
 
     /// What is to be done now.
@@ -488,6 +538,9 @@ impl Core {
         let term = self.node.raft.term;
         if self.leads() && self.led != term {
             self.led = term;
+            self.led_since = now;
+            self.heard.clear();
+            self.duties.retires = None;
             self.time = SharedTime { time: self.replica.time(), seen: now };
         }
     }

@@ -1,10 +1,14 @@
-//! A running member: the store that callers use, and the thread that runs its part in the consensus.
+//! A running member: how it is made, opened, told of other members and stopped.
 //!
-//! The thread owns the [`Core`]: it takes what has come in, lets time tick, and carries out what the core wants done: to
-//! the disk's threads (`disk`), to the transport, to whoever waits for an answer. Not here: decisions (`core`).
+//! Parts: `serving` (the store that callers use), `worker` (the thread that runs its part in the consensus), `disk` (the
+//! threads that block on its disk), `inbox` (what waits for the worker), `health` (what people and metrics are told).
+//! Not here: decisions (`core`).
 
 mod disk;
+mod health;
 pub(crate) mod inbox;
+mod serving;
+mod worker;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,36 +17,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use foundation::{SharedClock, SharedRandomness};
 use parking_lot::Mutex;
-use raft::eraftpb::MessageType;
+use store::Error;
 use store::embedded::Options as EngineOptions;
 use store::embedded::replica::{Command, Outcome, Replica};
-use store::{
-    Error, LeaseId, LeaseInfo, Op, PutValue, Range, RangeResponse, Revision, Status, Store, Txn, TxnResponse,
-    WatchRequest, WatchStream,
-};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::Member;
-use crate::core::{Change, Core, Output, Reply, Request, Settings, Standing, describe};
+use crate::core::{Change, Core, Reply, Request, Settings, Standing};
 use crate::identity::Identity;
 use crate::keeper::Keeper;
 use crate::transport::{Inward, Transport};
-use disk::{DiskThreads, Job};
+use disk::DiskThreads;
+use health::Health;
 use inbox::{Inbox, Input};
+use worker::Worker;
 
-/// The length of a tick; a new leader stands after 10 to 15 of them and two rounds between members.
-const TICK: Duration = Duration::from_millis(100);
 /// How long a caller waits before it is told that the outcome is unknown.
 const PATIENCE: Duration = Duration::from_secs(7);
 /// Writes that may wait at a time; more wait for their turn to be proposed.
 const QUEUED: usize = 4096;
 /// How long a stop waits for another member to take over the lead.
 const HAND_OVER: Duration = Duration::from_secs(1);
-/// The pause before a member says again where it is now.
-const SAY_AGAIN: Duration = Duration::from_secs(5);
+/// How long a change of the members is tried again when its outcome is unknown: its doing twice is its doing once.
+const CHANGING: Duration = Duration::from_secs(20);
 
 /// How a member is to run.
 #[derive(Clone)]
@@ -85,11 +84,37 @@ struct Shared {
     standing: watch::Sender<Standing>,
     /// The time of the replicated state, and when that was.
     time: Mutex<(Duration, Duration)>,
-    alarm: Arc<Mutex<Option<String>>>,
+    health: Arc<Health>,
+    ended: watch::Sender<Option<Ended>>,
     clock: SharedClock,
     randomness: SharedRandomness,
     max_txn_bytes: usize,
     log_bytes: store::embedded::log::Upkeep,
+}
+
+impl Shared {
+    /// Says why the member has ended, unless that is known.
+    fn end(&self, why: Ended) {
+        self.ended.send_if_modified(|known| {
+            let news = known.is_none();
+            known.get_or_insert(why);
+            news
+        });
+    }
+}
+
+/// Why a member does not serve any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// It was told to stop.
+    #[error("the store is shut down")]
+    Stopped,
+    /// The others have removed it. It may come back as a new member only, with an empty directory.
+    #[error("this member has been removed from the cluster")]
+    Removed,
+    /// It cannot go on.
+    #[error("{0}")]
+    Failed(String),
 }
 
 const STOPPED: Error = Error::Unavailable("the store is shut down");
@@ -102,6 +127,7 @@ impl RaftStore {
         if Identity::load(directory)?.is_some() {
             return Err(Error::Invalid("there is a member in the directory already"));
         }
+        refuse_another_store(directory)?;
         let random = || options.engine.randomness.u64().max(1);
         let identity = Identity { cluster: random(), member: random() };
         let member = member(identity.member, options);
@@ -115,7 +141,10 @@ impl RaftStore {
     pub fn join(directory: &Path, identity: Identity) -> Result<(), Error> {
         make_directory(directory)?;
         match Identity::load(directory)? {
-            None => identity.save(directory),
+            None => {
+                refuse_another_store(directory)?;
+                identity.save(directory)
+            }
             Some(known) if known == identity => Ok(()),
             Some(_) => Err(Error::Invalid("there is another member in the directory already")),
         }
@@ -144,6 +173,7 @@ impl RaftStore {
         let core =
             Core::new(settings, replica.clone(), recovered.hard, recovered.entries, clock.monotonic())?;
         let inbox = Arc::new(Inbox::default());
+        let health = Arc::new(Health::default());
         let transport = transport(identity, Inward { inbox: inbox.clone(), directory: directory.to_owned() });
         let shared = Arc::new(Shared {
             identity,
@@ -153,10 +183,11 @@ impl RaftStore {
             // 0 is nobody.
             next: AtomicU64::new(1),
             slots: Semaphore::new(QUEUED),
-            standing: watch::Sender::new(core.standing()),
+            standing: watch::Sender::new(core.standing(clock.monotonic())),
             time: Mutex::new((replica.time(), clock.monotonic())),
-            alarm: Arc::default(),
-            clock,
+            health: health.clone(),
+            ended: watch::Sender::new(None),
+            clock: clock.clone(),
             randomness: options.engine.randomness.clone(),
             max_txn_bytes: options.engine.max_txn_bytes,
             log_bytes: recovered.keeper.upkeep(),
@@ -165,10 +196,10 @@ impl RaftStore {
             context: "starting the member's threads".to_owned(),
             source: Arc::new(error),
         };
-        let disk = DiskThreads::start(recovered.keeper, replica, inbox, shared.alarm.clone());
+        let disk = DiskThreads::start(recovered.keeper, replica, inbox, health, clock);
         let disk = disk.map_err(started)?;
         let me = member(identity.member, &options);
-        let worker = Worker { core, disk, transport, shared: shared.clone(), me, said: None };
+        let worker = Worker { core, disk, transport, shared: shared.clone(), me, said: None, removed: None };
         let run = move || worker.run();
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(run).map_err(started)?;
         Ok(Arc::new(Self { shared, threads: Mutex::new(Some(thread)) }))
@@ -184,17 +215,45 @@ impl RaftStore {
         self.shared.standing.subscribe()
     }
 
+    /// Waits until this member votes and has all that was acknowledged so far: from then on the cluster can count on it.
+    /// Fails when it ends before.
+    pub async fn joined(&self) -> Result<(), Error> {
+        let me = self.shared.identity.member;
+        let mut standing = self.standing();
+        let votes = standing.wait_for(|standing| standing.leader != 0 && standing.voters.contains(&me));
+        tokio::select! {
+            _ = votes => {}
+            ended = self.ended() => return Err(unavailable(&ended)),
+        }
+        loop {
+            let Err(error) = self.caught_up().await else { return Ok(()) };
+            // Each attempt has the patience of a read; between two leaders one is not enough.
+            if !self.goes_on() || !matches!(error, Error::Unavailable(_)) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Waits until the member does not serve any more, and says why. One that was removed, or cannot go on, does not come
+    /// back by itself: whoever runs it should stop.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.shared.ended.subscribe();
+        let ended = ended.wait_for(Option::is_some).await;
+        ended.ok().and_then(|ended| ended.clone()).unwrap_or(Ended::Stopped)
+    }
+
     /// Adds a member, which then has to be started, or says where one is now. Returns once the others know it.
     pub async fn add_member(&self, member: Member) -> Result<(), Error> {
         self.change(Change::Add(member)).await
     }
 
-    /// Removes a member, for good.
+    /// Removes a member, for good: its id is not taken again. Whichever member is asked, also for itself.
     pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
         self.change(Change::Remove(id)).await
     }
 
-    /// Hands over the lead, if it has it, and stops. Calls after it fail with [`Error::Unavailable`].
+    /// Hands over the lead, if it has it, stops, and gives the directory free. Calls after it fail with
+    /// [`Error::Unavailable`]. Blocks, for a second at most if the disk does not.
     pub fn shutdown(&self) {
         let Some(thread) = self.threads.lock().take() else { return };
         let standing = self.shared.standing.subscribe();
@@ -206,13 +265,26 @@ impl RaftStore {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+        self.shared.end(Ended::Stopped);
         self.shared.inbox.close();
         // A panic in it has been logged.
         let _ = thread.join();
     }
 
     async fn change(&self, change: Change) -> Result<(), Error> {
-        self.ask(|request| Input::Change(request, change)).await.map(|_| ())
+        let end = self.shared.clock.monotonic() + CHANGING;
+        loop {
+            match self.ask(|request| Input::Change(request, change.clone())).await {
+                // It may have happened or not. Then it is done at once when it is asked for again.
+                Err(Error::Unavailable(_)) if self.goes_on() && self.shared.clock.monotonic() < end => {}
+                other => return other.map(|_| ()),
+            }
+        }
+    }
+
+    /// Whether there is anything to be hoped for from asking again.
+    fn goes_on(&self) -> bool {
+        self.shared.ended.borrow().is_none() && !self.shared.standing.borrow().removed
     }
 
     async fn ask(&self, input: impl FnOnce(Request) -> Input) -> Result<Reply, Error> {
@@ -246,6 +318,14 @@ impl Drop for RaftStore {
     }
 }
 
+fn unavailable(ended: &Ended) -> Error {
+    Error::Unavailable(match ended {
+        Ended::Stopped => "the store is shut down",
+        Ended::Removed => "this member has been removed from the cluster",
+        Ended::Failed(_) => "the member has failed",
+    })
+}
+
 fn member(id: u64, options: &Options) -> Member {
     Member { id, name: options.name.clone(), address: options.address.clone() }
 }
@@ -257,257 +337,31 @@ fn make_directory(directory: &Path) -> Result<(), Error> {
     })
 }
 
+/// A log without a member beside it is an embedded store's. A checkpoint alone is what a founding that was cut short has
+/// left, which must not become part of another cluster.
+fn refuse_another_store(directory: &Path) -> Result<(), Error> {
+    let failed =
+        |source| Error::Io { context: format!("reading {}", directory.display()), source: Arc::new(source) };
+    let mut checkpoint = None;
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if name.to_string_lossy().ends_with(".wal") {
+            return Err(Error::Invalid("the directory holds a store that is no member's"));
+        }
+        if name == "checkpoint" {
+            checkpoint = Some(entry.path());
+        }
+    }
+    checkpoint.map_or(Ok(()), |path| std::fs::remove_file(path).map_err(failed))
+}
+
 /// What was on its way when the member stopped comes again.
 fn remove_received(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("received-") {
             // It would only take up room.
             let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Bytes that the larger branches of a transaction ask to write.
-fn size_of(txn: &Txn) -> usize {
-    let size = |op: &Op| match op {
-        Op::Put { key, value: PutValue::Plain(value), .. } => key.len() + value.len(),
-        Op::Put { key, value: PutValue::Stamped { head, tail }, .. } => key.len() + head.len() + tail.len(),
-        Op::Delete { .. } | Op::Range(_) => 0,
-        Op::Txn(txn) => size_of(txn),
-    };
-    let branch = |ops: &[Op]| ops.iter().map(size).sum::<usize>();
-    branch(&txn.success).max(branch(&txn.failure))
-}
-
-fn writes(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match op {
-        Op::Put { .. } | Op::Delete { .. } => true,
-        Op::Range(_) => false,
-        Op::Txn(txn) => writes(txn),
-    })
-}
-
-#[async_trait]
-impl Store for RaftStore {
-    async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
-        self.caught_up().await?;
-        self.shared.replica.range(range).await
-    }
-
-    async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
-        // Nothing that everybody would refuse is worth a place in the log.
-        txn.check()?;
-        let (bytes, limit) = (size_of(&txn), self.shared.max_txn_bytes);
-        if bytes > limit {
-            return Err(Error::TooLarge { bytes, limit });
-        }
-        if !writes(&txn) {
-            self.caught_up().await?;
-            return self.shared.replica.read_txn(txn);
-        }
-        match self.command(Command::Txn(txn)).await? {
-            Outcome::Txn(response) => Ok(response),
-            Outcome::Lease(_) | Outcome::Done => Err(Error::Unavailable("the member gave another's answer")),
-        }
-    }
-
-    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
-        // From now on means after what was acknowledged anywhere.
-        if request.start_revision == 0 {
-            self.caught_up().await?;
-        }
-        self.shared.replica.watch(request)
-    }
-
-    async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        self.command(Command::Compact { revision }).await.map(|_| ())
-    }
-
-    async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error> {
-        if ttl < 1 || id < 0 {
-            return Err(Error::Invalid("a lease has a positive ttl and id"));
-        }
-        let id = match id {
-            0 => (self.shared.randomness.u64() >> 1).max(1) as LeaseId,
-            id => id,
-        };
-        lease(self.command(Command::Grant { id, ttl }).await?)
-    }
-
-    async fn lease_revoke(&self, id: LeaseId) -> Result<(), Error> {
-        self.command(Command::Revoke { id }).await.map(|_| ())
-    }
-
-    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
-        lease(self.command(Command::KeepAlive { id }).await?)
-    }
-
-    async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
-        self.caught_up().await?;
-        let (time, seen) = *self.shared.time.lock();
-        let now = time + self.shared.clock.monotonic().saturating_sub(seen);
-        self.shared.replica.lease(id, now)
-    }
-
-    async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
-        self.caught_up().await?;
-        self.shared.replica.leases()
-    }
-
-    async fn defragment(&self) -> Result<(), Error> {
-        let replica = self.shared.replica.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            replica.drop_compacted();
-            replica.checkpoint()
-        });
-        let position = written.await.map_err(|_| STOPPED)??;
-        self.shared.inbox.push(Input::UpkeepDone(Some(position)));
-        Ok(())
-    }
-
-    async fn status(&self) -> Result<Status, Error> {
-        let mut status = self.shared.replica.status()?;
-        status.db_size += self.shared.log_bytes.bytes();
-        status.alarm = self.shared.alarm.lock().clone();
-        Ok(status)
-    }
-}
-
-fn lease(outcome: Outcome) -> Result<LeaseInfo, Error> {
-    match outcome {
-        Outcome::Lease(info) => Ok(info),
-        Outcome::Txn(_) | Outcome::Done => Err(Error::Unavailable("the member gave another's answer")),
-    }
-}
-
-/// What runs on the member's thread.
-struct Worker {
-    core: Core,
-    disk: DiskThreads,
-    transport: Arc<dyn Transport>,
-    shared: Arc<Shared>,
-    me: Member,
-    /// When it last said where it is now.
-    said: Option<Duration>,
-}
-
-impl Worker {
-    fn run(mut self) {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work()));
-        if ended.is_err() {
-            tracing::error!("the member's part in the consensus panicked: the store is shut down");
-            *self.shared.alarm.lock() = Some("the member has failed".to_owned());
-        }
-        self.shared.inbox.close();
-        self.disk.stop();
-        self.transport.close();
-        self.shared.slots.close();
-        self.shared.answers.lock().clear();
-        self.shared.replica.close();
-    }
-
-    fn work(&mut self) {
-        let clock = self.shared.clock.clone();
-        let mut tick = clock.monotonic() + TICK;
-        self.carry_out(clock.monotonic());
-        while let Some(inputs) = self.shared.inbox.take(tick.saturating_sub(clock.monotonic())) {
-            let now = clock.monotonic();
-            for input in inputs {
-                self.take(input, now);
-            }
-            if now >= tick {
-                self.core.tick(now);
-                tick = now + TICK;
-                self.say_where(now);
-            }
-            self.carry_out(now);
-        }
-    }
-
-    fn take(&mut self, input: Input, now: Duration) {
-        match input {
-            Input::Propose(request, command) => self.core.propose(request, command, now),
-            Input::Read(request) => self.core.read(request, now),
-            Input::Change(request, change) => self.core.change(request, change, now),
-            Input::Join(member, sender) => {
-                let request = self.shared.next.fetch_add(1, Ordering::Relaxed);
-                self.shared.answers.lock().insert(request, sender);
-                self.core.change(request, Change::Add(member), now);
-            }
-            Input::Message(message) => self.core.step(message, now),
-            Input::Snapshot(message, file) => {
-                let index = message.get_snapshot().get_metadata().index;
-                self.disk.received.lock().insert(index, file);
-                self.core.step(message, now);
-            }
-            Input::Unreachable(member) => self.core.unreachable(member),
-            Input::SnapshotSent(member, arrived) => self.core.snapshot_sent(member, arrived),
-            Input::Persisted(number, installed) => {
-                self.core.persisted(number);
-                if let Some(position) = installed {
-                    self.core.installed(&position, now);
-                }
-            }
-            Input::UpkeepDone(position) => self.core.upkeep_done(position),
-            Input::HandOver => self.core.hand_over(),
-        }
-    }
-
-    fn carry_out(&mut self, now: Duration) {
-        for output in self.core.poll(now) {
-            match output {
-                Output::Send(message) if message.get_msg_type() == MessageType::MsgSnapshot => {
-                    self.send_snapshot(message);
-                }
-                Output::Send(message) => self.transport.send(message),
-                Output::Persist(persist) => self.disk.job(Job::Persist(persist)),
-                Output::Release(index) => self.disk.job(Job::Release(index)),
-                Output::Upkeep { checkpoint } => self.disk.upkeep(checkpoint),
-                Output::Members(members) => self.transport.members(&members),
-                Output::Answer(request, result) => {
-                    if let Some(answer) = self.shared.answers.lock().remove(&request) {
-                        // A caller that has gone away does not want to know.
-                        let _ = answer.send(result);
-                    }
-                }
-            }
-        }
-        *self.shared.time.lock() = (self.core.time(now), now);
-        let standing = self.core.standing();
-        self.shared.standing.send_if_modified(|known| {
-            // How far the log has come is looked at, not waited for.
-            let news = (known.leader, known.term) != (standing.leader, standing.term)
-                || known.members != standing.members
-                || known.voters != standing.voters;
-            *known = standing;
-            news
-        });
-    }
-
-    fn send_snapshot(&mut self, mut message: raft::eraftpb::Message) {
-        match self.shared.replica.read_checkpoint() {
-            Ok(Some((position, checkpoint))) => {
-                describe(&mut message, &position);
-                self.transport.send_snapshot(message, checkpoint);
-            }
-            other => {
-                if let Err(error) = other {
-                    tracing::warn!(%error, "the checkpoint cannot be sent");
-                }
-                self.core.snapshot_sent(message.to, false);
-            }
-        }
-    }
-
-    /// Has the others know where this member is now, if that is not what they know.
-    fn say_where(&mut self, now: Duration) {
-        let standing = self.shared.standing.borrow();
-        let known = standing.members.iter().find(|member| member.id == self.me.id);
-        let moved = known.is_some_and(|known| *known != self.me) && standing.leader != 0;
-        drop(standing);
-        if moved && self.said.is_none_or(|said| now >= said + SAY_AGAIN) {
-            self.said = Some(now);
-            self.core.change(0, Change::Update(self.me.clone()), now);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Pure; part of the replicated state, and kept with it in checkpoints. Not here: when members are added, promoted and
 //! removed (`core`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
@@ -11,6 +11,8 @@ use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 use crate::wire::{Reader, Writer};
 
 const VERSION: u8 = 1;
+/// How many of those that have left are remembered.
+const GONE: usize = 1000;
 
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,20 +42,28 @@ pub(crate) struct Membership {
     pub conf: ConfState,
     /// What is known of each.
     pub members: BTreeMap<u64, Member>,
+    /// Those that were removed, the latest last: they are told so when they call, and not taken on again.
+    pub gone: VecDeque<u64>,
 }
 
 impl Membership {
     /// A cluster of one.
     pub fn alone(member: Member) -> Self {
         let conf = ConfState { voters: vec![member.id], ..ConfState::default() };
-        Self { conf, members: BTreeMap::from([(member.id, member)]) }
+        Self { conf, members: BTreeMap::from([(member.id, member)]), gone: VecDeque::new() }
     }
 
     /// Follows a change of who votes, whose result is `conf`.
     pub fn follow(&mut self, change: &ConfChange, member: Option<Member>, conf: ConfState) {
         self.conf = conf;
         match change.change_type {
-            ConfChangeType::RemoveNode => drop(self.members.remove(&change.node_id)),
+            ConfChangeType::RemoveNode => {
+                self.members.remove(&change.node_id);
+                self.gone.push_back(change.node_id);
+                if self.gone.len() > GONE {
+                    self.gone.pop_front();
+                }
+            }
             ConfChangeType::AddNode | ConfChangeType::AddLearnerNode => {
                 // A promotion says nothing new of its member.
                 if let Some(member) = member.filter(|member| !member.address.is_empty()) {
@@ -83,6 +93,10 @@ impl Membership {
         for member in self.members.values() {
             member.encode(&mut out);
         }
+        out.count(self.gone.len());
+        for id in &self.gone {
+            out.u64(*id);
+        }
         out.0.into()
     }
 
@@ -99,7 +113,8 @@ impl Membership {
         let learners = input.list(Reader::u64)?;
         let conf = ConfState { voters, learners, ..ConfState::default() };
         let members = input.list(Member::decode)?.into_iter().map(|member| (member.id, member)).collect();
-        input.is_empty().then_some(Self { conf, members })
+        let gone = input.list(Reader::u64)?.into();
+        input.is_empty().then_some(Self { conf, members, gone })
     }
 }
 
@@ -116,6 +131,7 @@ mod tests {
         let mut membership = Membership::alone(member(7, "a:1"));
         membership.conf.learners.push(9);
         membership.members.insert(9, member(9, "b:1"));
+        membership.gone.push_back(3);
         let bytes = membership.encode();
         assert_eq!(Membership::decode(bytes.clone()), Some(membership));
         for cut in 1..bytes.len() {

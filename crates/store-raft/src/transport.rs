@@ -25,8 +25,8 @@ pub trait Transport: Send + Sync {
     /// it.
     fn send_snapshot(&self, message: Message, checkpoint: Box<dyn Read + Send>);
 
-    /// Who the members are, and where.
-    fn members(&self, members: &[Member]);
+    /// Who the members are, and where; and who was removed, and is to be told so when it calls.
+    fn members(&self, members: &[Member], gone: &[u64]);
 
     /// Ends it.
     fn close(&self);
@@ -53,6 +53,11 @@ impl Inward {
     /// A member cannot be reached.
     pub fn unreachable(&self, member: u64) {
         self.inbox.push(Input::Unreachable(member));
+    }
+
+    /// Another member has said that this one was removed.
+    pub fn removed(&self) {
+        self.inbox.push(Input::Removed);
     }
 
     /// What became of a snapshot for a member.

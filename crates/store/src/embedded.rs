@@ -18,6 +18,7 @@ mod lease;
 pub mod log;
 mod maintenance;
 mod memory;
+pub mod metrics;
 mod mvcc;
 mod plan;
 mod policy;
@@ -26,7 +27,7 @@ pub mod replica;
 mod restore;
 #[cfg(test)]
 mod simulation;
-mod slowness;
+pub mod slowness;
 mod wal;
 mod watch;
 mod writer;

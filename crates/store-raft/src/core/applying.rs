@@ -107,7 +107,7 @@ impl Core {
         let known = self.membership.members.contains_key(&change.node_id);
         let fits = match change.get_change_type() {
             // Somebody else was quicker: it may vote by now.
-            ConfChangeType::AddLearnerNode => !known,
+            ConfChangeType::AddLearnerNode => !known && !self.membership.gone.contains(&change.node_id),
             // It has left meanwhile.
             ConfChangeType::AddNode | ConfChangeType::RemoveNode => known,
         };
@@ -129,9 +129,7 @@ impl Core {
         self.replica.attach(membership.encode());
         self.members_are(membership);
         if change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id {
-            self.removed = true;
-            tracing::warn!("this member has been removed from the cluster");
-            self.fail_before(u64::MAX, "this member has been removed from the cluster");
+            self.told_removed();
         }
         if let Some(request) = waiting {
             self.answer(request, Ok(Reply::Changed));
@@ -140,6 +138,12 @@ impl Core {
 
     fn members_are(&mut self, membership: Membership) {
         self.membership = membership;
-        self.outputs.push(Output::Members(self.membership.members.values().cloned().collect()));
+        self.tell_members();
+    }
+
+    pub(super) fn tell_members(&mut self) {
+        let members = self.membership.members.values().cloned().collect();
+        let gone = self.membership.gone.iter().copied().collect();
+        self.outputs.push(Output::Members { members, gone });
     }
 }

@@ -1,4 +1,4 @@
-//! What only the leader does: ends leases, forgets history, lets learners vote.
+//! What only the leader does: ends leases, forgets history, lets learners vote, hands over the lead.
 //!
 //! It decides and proposes; the decision takes effect when it is applied, as any write, so that it does not matter if a
 //! new leader decides the same again.
@@ -27,7 +27,16 @@ pub(super) struct Duties {
     promoted: Option<(u64, Duration)>,
     /// Changes of members that others have passed on, which wait for the one on its way.
     put_off: VecDeque<Message>,
+    /// Until when it tries to hand over the lead, because it is to stop.
+    pub retires: Option<Duration>,
+    /// Its disk refuses.
+    pub unfit: bool,
+    /// To whom it tried to hand over last.
+    tried: Option<u64>,
 }
+
+/// A member that was heard of so lately is there: it answers the leader every tick.
+const PRESENT: Duration = Duration::from_secs(1);
 
 /// Changes of members that may wait. Whoever asked for one too many asks again.
 const PUT_OFF: usize = 16;
@@ -55,9 +64,28 @@ impl Core {
         {
             self.step(change, now);
         }
+        self.duties.retires.take_if(|end| now >= *end);
+        if self.duties.retires.is_some() || self.duties.unfit {
+            self.pass_on(now);
+        }
         self.end_leases(now);
         self.forget(now);
         self.promote(now);
+    }
+
+    /// Asks the voter that lacks least, of those that are there, to lead; another one next time if it does not.
+    fn pass_on(&mut self, now: Duration) {
+        if self.node.raft.lead_transferee.is_some() {
+            return;
+        }
+        let there = |id: &u64| self.heard.get(id).is_some_and(|heard| now <= *heard + PRESENT);
+        let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
+        let others = self.membership.conf.voters.iter().filter(|id| **id != self.settings.id && there(id));
+        let next = others.copied().max_by_key(|id| (Some(*id) != self.duties.tried, matched(id)));
+        if let Some(next) = next {
+            self.duties.tried = Some(next);
+            self.node.transfer_leader(next);
+        }
     }
 
     fn end_leases(&mut self, now: Duration) {

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use raft::eraftpb::{ConfChange, ConfChangeType};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
 use store::Error;
 use store::embedded::replica::Command;
 
@@ -25,6 +26,15 @@ pub(super) enum Asked {
     Change(Change),
     /// A learner has caught up.
     Promote(u64),
+}
+
+/// Whether an entry is to remove a member.
+pub(super) fn removes(entry: &Entry, member: u64) -> bool {
+    let mut change = ConfChange::default();
+    entry.get_entry_type() == EntryType::EntryConfChange
+        && change.merge_from_bytes(&entry.data).is_ok()
+        && change.get_change_type() == ConfChangeType::RemoveNode
+        && change.node_id == member
 }
 
 struct Waiting {
@@ -68,6 +78,13 @@ impl Requests {
     }
 }
 
+impl Requests {
+    /// Takes out those that were not proposed.
+    pub fn take_waiting(&mut self) -> Vec<Request> {
+        self.waiting.drain(..).filter_map(|waiting| waiting.request).collect()
+    }
+}
+
 /// The reads of this member's callers.
 #[derive(Default)]
 pub(super) struct Reads {
@@ -76,7 +93,7 @@ pub(super) struct Reads {
     gathered: Vec<(Request, Duration)>,
     asked: Option<Question>,
     /// May be answered once this index is applied.
-    settled: BTreeMap<u64, Vec<Request>>,
+    settled: BTreeMap<u64, Vec<(Request, Duration)>>,
 }
 
 struct Question {
@@ -103,17 +120,25 @@ impl Reads {
     pub fn settle(&mut self, context: &[u8], index: u64) {
         // One that was asked again is answered by the later answer only.
         if let Some(asked) = self.asked.take_if(|asked| asked.context == context) {
-            let requests = asked.requests.into_iter().map(|(request, _)| request);
-            self.settled.entry(index).or_default().extend(requests);
+            self.settled.entry(index).or_default().extend(asked.requests);
         }
+    }
+
+    /// Takes out all that wait.
+    pub fn take_unanswered(&mut self) -> Vec<Request> {
+        let asked = self.asked.take().map(|asked| asked.requests).unwrap_or_default();
+        let waiting = asked.into_iter().chain(self.gathered.drain(..));
+        let settled = std::mem::take(&mut self.settled).into_values().flatten();
+        waiting.chain(settled).map(|(request, _)| request).collect()
     }
 
     fn ready(&mut self, applied: u64) -> Vec<Request> {
         let later = self.settled.split_off(&(applied + 1));
-        std::mem::replace(&mut self.settled, later).into_values().flatten().collect()
+        let ready = std::mem::replace(&mut self.settled, later);
+        ready.into_values().flatten().map(|(request, _)| request).collect()
     }
 
-    /// Takes out those whose patience is at its end. (What is settled only waits for this member itself.)
+    /// Takes out those whose patience is at its end: nobody leads, or this member cannot carry out what it should.
     pub fn late(&mut self, now: Duration) -> Vec<Request> {
         let mut late = Vec::new();
         let mut keep = |(request, deadline): &(Request, Duration)| {
@@ -125,6 +150,10 @@ impl Reads {
         if let Some(asked) = &mut self.asked {
             asked.requests.retain(&mut keep);
         }
+        self.settled.retain(|_, waiting| {
+            waiting.retain(&mut keep);
+            !waiting.is_empty()
+        });
         if self.asked.as_ref().is_some_and(|asked| asked.requests.is_empty()) {
             self.asked = None;
         }
@@ -186,7 +215,7 @@ impl Core {
             }
             Asked::Change(Change::Remove(id)) if leads && *id == self.settings.id => {
                 // Its successor does it.
-                self.hand_over();
+                self.hand_over(now);
                 return Err(waiting);
             }
             Asked::Change(Change::Remove(id)) => (ConfChangeType::RemoveNode, named(*id)),

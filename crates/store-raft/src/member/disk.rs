@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use foundation::SharedClock;
 use parking_lot::{Condvar, Mutex};
 use store::Error;
 use store::embedded::log::Upkeep;
 use store::embedded::replica::Replica;
 
+use super::health::Health;
 use super::inbox::{Inbox, Input};
 use crate::core::Persist;
 use crate::keeper::Keeper;
@@ -92,7 +94,8 @@ impl DiskThreads {
         keeper: Keeper,
         replica: Arc<Replica>,
         inbox: Arc<Inbox>,
-        alarm: Arc<Mutex<Option<String>>>,
+        health: Arc<Health>,
+        clock: SharedClock,
     ) -> std::io::Result<Self> {
         let (jobs, chores) = (Arc::new(Queue::default()), Arc::new(Queue::default()));
         let received = Arc::new(Mutex::new(HashMap::new()));
@@ -103,7 +106,8 @@ impl DiskThreads {
             jobs: threads.jobs.clone(),
             chores: threads.chores.clone(),
             inbox: inbox.clone(),
-            alarm,
+            health,
+            clock,
             received: threads.received.clone(),
         };
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -139,7 +143,8 @@ struct LogThread {
     jobs: Arc<Queue<Job>>,
     chores: Arc<Queue<Chore>>,
     inbox: Arc<Inbox>,
-    alarm: Arc<Mutex<Option<String>>>,
+    health: Arc<Health>,
+    clock: SharedClock,
     received: Arc<Mutex<HashMap<u64, PathBuf>>>,
 }
 
@@ -172,6 +177,7 @@ impl LogThread {
                         keep
                     });
                 }
+                self.health.written(work.iter().map(|persist| persist.entries.len()).sum());
                 self.inbox.push(Input::Persisted(last, position));
             }
             if let Some(index) = released {
@@ -189,20 +195,12 @@ impl LogThread {
     /// Tries until the disk does it. `None`: told to stop before.
     fn until_done<T>(&mut self, mut attempt: impl FnMut(&mut Keeper) -> Result<T, Error>) -> Option<T> {
         loop {
-            match attempt(&mut self.keeper) {
-                Ok(done) => {
-                    if self.alarm.lock().take().is_some() {
-                        tracing::info!("the store writes again");
-                    }
-                    return Some(done);
-                }
-                Err(error) => {
-                    let mut alarm = self.alarm.lock();
-                    if alarm.is_none() {
-                        tracing::error!(%error, "the store cannot write here; it tries again");
-                    }
-                    *alarm = Some(error.to_string());
-                }
+            let began = self.clock.monotonic();
+            self.health.begin(began);
+            let done = attempt(&mut self.keeper);
+            self.health.end(began, self.clock.monotonic(), done.as_ref().err());
+            if let Ok(done) = done {
+                return Some(done);
             }
             if self.jobs.pause(AGAIN) {
                 return None;

@@ -28,6 +28,8 @@ pub(crate) enum Input {
     Message(Message),
     Snapshot(Message, PathBuf),
     Unreachable(u64),
+    /// Another member says that this one has been removed.
+    Removed,
     SnapshotSent(u64, bool),
     Persisted(u64, Option<Position>),
     UpkeepDone(Option<Position>),

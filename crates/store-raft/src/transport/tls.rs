@@ -3,24 +3,29 @@
 //! A member dials every other one and sends over that connection only; what the other has to say comes over the one that
 //! it dials. The first frame says who is there, so that a member whose address has changed is found by its own dialling.
 //! A checkpoint goes over a connection of its own and holds up nothing; it is written to a file as it comes. Queues are
-//! bounded: what does not fit is lost, which Raft expects. Who is let in is the TLS configuration's to say: it must take
-//! certificates of members and of nobody else.
+//! bounded: what does not fit is lost, which Raft expects.
 //!
-//! A frame: its length u32, its kind u8, its content. Not here: what the messages mean.
+//! Who is let in is the TLS configuration's to say: it must take certificates of members and of nobody else. Who somebody
+//! *is*, his certificate says: it has a name of that member alone ([`names`]), which is looked for on both sides, so that
+//! no member can speak for another.
+//!
+//! A frame (`frames`): its length u32, its kind u8, its content. Not here: what the messages mean.
 
-use std::collections::HashMap;
+mod frames;
+
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use frames::{in_time, read_frame, receive, write_frame};
 use parking_lot::Mutex;
 use protobuf::Message as _;
 use raft::eraftpb::Message;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -45,9 +50,10 @@ const END: u8 = 5;
 const JOIN: u8 = 6;
 const JOINED: u8 = 7;
 const REFUSED: u8 = 8;
+/// What the one that was dialled may say, in one byte: that it has the checkpoint, and that the other was removed.
+const RECEIVED: u8 = 1;
+const REMOVED: u8 = 9;
 
-/// The largest frame: the largest transaction and what is around it.
-const FRAME: usize = 32 << 20;
 /// A piece of a checkpoint.
 const PIECE: usize = 256 << 10;
 /// Messages and bytes that wait for one member.
@@ -57,7 +63,6 @@ const WAITING_BYTES: usize = 64 << 20;
 const DIAL: Duration = Duration::from_secs(3);
 /// How long the members may take to agree on a new one.
 const JOINING: Duration = Duration::from_secs(30);
-const STALLED: Duration = Duration::from_secs(20);
 /// The pause before dialling again; doubled up to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -68,8 +73,26 @@ pub struct Security {
     pub client: Arc<rustls::ClientConfig>,
     /// As the one that is dialled. Must ask for a member's certificate.
     pub server: Arc<rustls::ServerConfig>,
-    /// The name in every member's certificate: addresses change, members do not.
-    pub name: ServerName<'static>,
+}
+
+/// The name that all members' certificates have: who asks to join does not know yet whom it talks to.
+pub const MEMBER: &str = "member.ironclad.internal";
+
+/// The DNS names that a member's certificate must have: that of all members, and its own, which stays though its address
+/// changes.
+pub fn names(member: u64) -> [String; 2] {
+    [MEMBER.to_owned(), format!("{member:016x}.{MEMBER}")]
+}
+
+/// Whether a certificate, which must have been found good already, is that of a member.
+pub fn vouches_for(certificate: &CertificateDer<'_>, member: u64) -> bool {
+    let [_, own] = names(member);
+    let (Ok(parsed), Ok(name)) =
+        (rustls::server::ParsedCertificate::try_from(certificate), ServerName::try_from(own))
+    else {
+        return false;
+    };
+    rustls::client::verify_server_name(&parsed, &name).is_ok()
 }
 
 /// The transport.
@@ -84,6 +107,7 @@ struct Shared {
     inward: Inward,
     runtime: tokio::runtime::Handle,
     peers: Mutex<HashMap<u64, Peer>>,
+    gone: Mutex<HashSet<u64>>,
     listening: Mutex<Option<AbortHandle>>,
     /// For names of files.
     unique: AtomicU64,
@@ -127,6 +151,7 @@ impl TlsTransport {
             inward,
             runtime,
             peers: Mutex::default(),
+            gone: Mutex::default(),
             listening: Mutex::default(),
             unique: AtomicU64::new(0),
         });
@@ -172,7 +197,8 @@ impl Transport for TlsTransport {
         });
     }
 
-    fn members(&self, members: &[Member]) {
+    fn members(&self, members: &[Member], gone: &[u64]) {
+        *self.shared.gone.lock() = gone.iter().copied().collect();
         // A member that has just joined knows only who has called it.
         if members.is_empty() {
             return;
@@ -232,7 +258,8 @@ impl Shared {
 
     async fn dial(&self, to: u64, address: &str) -> std::io::Result<Connection> {
         let call = async {
-            let mut stream = connect(&self.security, address).await?;
+            let [_, own] = names(to);
+            let mut stream = connect(&self.security, own, address).await?;
             write_frame(&mut stream, HELLO, &self.hello(to)).await?;
             stream.flush().await?;
             Ok(stream)
@@ -266,27 +293,30 @@ impl Shared {
         }
         write_frame(&mut stream, END, &[]).await?;
         in_time(stream.flush()).await?;
-        // One byte: it is on the other's disk.
-        in_time(stream.get_mut().read_u8()).await.map(|_| ())
+        match in_time(stream.get_mut().read_u8()).await? {
+            RECEIVED => Ok(()),
+            _ => Err(std::io::ErrorKind::PermissionDenied.into()),
+        }
     }
 }
 
 /// A connection that this member has made.
 type Connection = BufWriter<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(security: &Security, address: &str) -> std::io::Result<Connection> {
+async fn connect(security: &Security, name: String, address: &str) -> std::io::Result<Connection> {
+    let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let connector = TlsConnector::from(security.client.clone());
-    let stream = connector.connect(security.name.clone(), stream).await?;
+    let stream = connector.connect(name, stream).await?;
     Ok(BufWriter::with_capacity(64 << 10, stream))
 }
 
-/// Asks the member at an address to have its cluster take on a new one, with an id that nobody has. Gives the
-/// identity to make its directory with ([`crate::RaftStore::join`]).
+/// Asks the member at an address to have its cluster take on a new one, with an id that nobody has and that the
+/// certificate is for. Gives the identity to make its directory with ([`crate::RaftStore::join`]).
 pub async fn ask_to_join(security: &Security, address: &str, member: &Member) -> std::io::Result<Identity> {
     let ask = async {
-        let mut stream = connect(security, address).await?;
+        let mut stream = connect(security, MEMBER.to_owned(), address).await?;
         let mut out = Writer::default();
         member.encode(&mut out);
         write_frame(&mut stream, JOIN, &out.0).await?;
@@ -306,11 +336,20 @@ pub async fn ask_to_join(security: &Security, address: &str, member: &Member) ->
 async fn take_on(
     shared: &Shared,
     stream: &mut (impl AsyncWrite + Unpin),
+    certificate: &CertificateDer<'_>,
     asked: Bytes,
 ) -> std::io::Result<()> {
     let mut asked = Reader::new(asked);
     let member = Member::decode(&mut asked).filter(|member| member.id != 0 && !member.address.is_empty());
     let member = member.ok_or(std::io::ErrorKind::InvalidData)?;
+    if !vouches_for(certificate, member.id) {
+        tracing::warn!(
+            name = member.name,
+            "somebody asks to join as a member that its certificate is not for"
+        );
+        write_frame(stream, REFUSED, b"the certificate is not that of the member it asks for").await?;
+        return stream.flush().await;
+    }
     tracing::info!(name = member.name, address = member.address, "a member asks to join");
     let (kind, answer) = match shared.inward.join(member).await {
         Ok(()) => (JOINED, shared.identity.cluster.to_le_bytes().to_vec()),
@@ -318,38 +357,6 @@ async fn take_on(
     };
     write_frame(stream, kind, &answer).await?;
     stream.flush().await
-}
-
-async fn in_time<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
-    timeout(STALLED, step).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
-}
-
-async fn write_frame(
-    stream: &mut (impl AsyncWrite + Unpin),
-    kind: u8,
-    content: &[u8],
-) -> std::io::Result<()> {
-    let mut head = [0; 5];
-    head[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
-    head[4] = kind;
-    stream.write_all(&head).await?;
-    stream.write_all(content).await
-}
-
-async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Bytes)> {
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).await?;
-    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    if length > FRAME {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    let mut content = Vec::new();
-    // Not reserved ahead.
-    stream.take(length as u64).read_to_end(&mut content).await?;
-    if content.len() < length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok((head[4], content.into()))
 }
 
 /// Sends one member what is for it, for as long as it is one.
@@ -367,7 +374,7 @@ async fn talk(
         let ended = match shared.dial(to, &place).await {
             Ok(stream) => {
                 pause = PAUSE.0;
-                pump(stream, &mut messages, &bytes).await
+                pump(&shared, stream, &mut messages, &bytes).await
             }
             Err(error) => Err(error),
         };
@@ -390,6 +397,7 @@ async fn talk(
 
 /// Sends until the connection breaks.
 async fn pump(
+    shared: &Shared,
     mut stream: Connection,
     messages: &mut mpsc::Receiver<Message>,
     bytes: &AtomicUsize,
@@ -413,9 +421,11 @@ async fn pump(
                 }
                 None => return Ok(()),
             },
-            // It never says anything here: it has gone.
+            // It says one thing here only; and otherwise, it has gone.
             read = stream.get_mut().read(&mut end) => {
-                read?;
+                if read? == 1 && end[0] == REMOVED {
+                    shared.inward.removed();
+                }
                 return Err(std::io::ErrorKind::ConnectionReset.into());
             }
         }
@@ -451,11 +461,13 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let accept = TlsAcceptor::from(shared.security.server.clone()).accept(stream);
     let stream = timeout(DIAL, accept).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificate = certificates.first().cloned().ok_or(std::io::ErrorKind::PermissionDenied)?;
     let mut stream = BufReader::with_capacity(64 << 10, stream);
     let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     let (kind, hello) = timeout(DIAL, read_frame(&mut stream)).await.map_err(|_| invalid())??;
     if kind == JOIN {
-        return take_on(&shared, stream.get_mut(), hello).await;
+        return take_on(&shared, stream.get_mut(), &certificate, hello).await;
     }
     let mut hello = Reader::new(hello);
     let mut field = || hello.u64().ok_or_else(invalid);
@@ -467,6 +479,14 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
             "a member of another cluster, or one that looks for another member, has called"
         );
         return Err(invalid());
+    }
+    if !vouches_for(&certificate, from) {
+        tracing::warn!(member = %format_args!("{from:016x}"), "a certificate that is not for it was shown by a member");
+        return Err(std::io::ErrorKind::PermissionDenied.into());
+    }
+    let is_gone = || shared.gone.lock().contains(&from);
+    if is_gone() {
+        return tell_removed(stream.get_mut()).await;
     }
     match shared.peers.lock().entry(from) {
         Entry::Occupied(known) => {
@@ -480,6 +500,9 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     }
     loop {
         let (kind, content) = read_frame(&mut stream).await?;
+        if is_gone() {
+            return tell_removed(stream.get_mut()).await;
+        }
         let message = || {
             let message = Message::parse_from_carllerche_bytes(&content).map_err(|_| invalid())?;
             if message.to == to { Ok(message) } else { Err(invalid()) }
@@ -498,7 +521,7 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
                     return Err(error);
                 }
                 shared.inward.snapshot(message, path);
-                stream.get_mut().write_all(&[1]).await?;
+                stream.get_mut().write_all(&[RECEIVED]).await?;
                 stream.get_mut().flush().await?;
             }
             _ => return Err(invalid()),
@@ -506,18 +529,10 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Writes the pieces of a checkpoint to a file, durably.
-async fn receive(stream: &mut (impl AsyncRead + Unpin), path: &Path) -> std::io::Result<()> {
-    let mut options = tokio::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).await?;
-    loop {
-        let (kind, piece) = in_time(read_frame(stream)).await?;
-        match kind {
-            CHUNK => file.write_all(&piece).await?,
-            END => break,
-            _ => return Err(std::io::ErrorKind::InvalidData.into()),
-        }
-    }
-    file.flush().await?;
-    file.sync_all().await
+async fn tell_removed(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+    stream.write_all(&[REMOVED]).await?;
+    stream.shutdown().await?;
+    // A connection that is dropped with something unread takes the word with it.
+    let rest = timeout(DIAL, tokio::io::copy(stream, &mut tokio::io::sink())).await;
+    rest.map_or(Ok(()), |read| read.map(|_| ()))
 }

@@ -8,7 +8,7 @@ use store::Store;
 use store::suite::Factory;
 use tokio::sync::Mutex;
 
-use super::cluster::{Cluster, Network, Under, security};
+use super::cluster::{Authority, Cluster, Network, Under};
 
 struct Three {
     cluster: Mutex<Option<Cluster>>,
@@ -31,7 +31,8 @@ impl Three {
 #[async_trait]
 impl Factory for Three {
     async fn create(&self) -> Arc<dyn Store> {
-        let under = if self.tls { Under::Tls(security()) } else { Under::Memory(Network::default()) };
+        let under =
+            if self.tls { Under::Tls(Authority::default()) } else { Under::Memory(Network::default()) };
         let cluster = Cluster::start(under).await;
         let asked = self.asked(&cluster);
         *self.cluster.lock().await = Some(cluster);

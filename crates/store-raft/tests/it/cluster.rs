@@ -10,7 +10,7 @@ use foundation::SystemClock;
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use store_raft::core::Standing;
-use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join};
+use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join, names};
 use store_raft::transport::{Inward, Transport};
 use store_raft::{Identity, Member, Options, RaftStore};
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ pub struct Network(Arc<Mutex<Nodes>>);
 struct Nodes {
     reached: HashMap<u64, Inward>,
     cut: HashSet<u64>,
+    gone: HashSet<u64>,
 }
 
 impl Network {
@@ -50,6 +51,14 @@ struct Wire {
 
 impl Transport for Wire {
     fn send(&self, message: Message) {
+        {
+            let nodes = self.network.0.lock();
+            if nodes.gone.contains(&self.me)
+                && let Some(inward) = nodes.reached.get(&self.me)
+            {
+                return inward.removed();
+            }
+        }
         if let Some(inward) = self.network.at(self.me, message.to) {
             inward.message(message);
         }
@@ -68,7 +77,9 @@ impl Transport for Wire {
         sender.snapshot_sent(to, true);
     }
 
-    fn members(&self, _: &[Member]) {}
+    fn members(&self, _: &[Member], gone: &[u64]) {
+        self.network.0.lock().gone.extend(gone);
+    }
 
     fn close(&self) {
         self.network.0.lock().reached.remove(&self.me);
@@ -78,7 +89,7 @@ impl Transport for Wire {
 /// What lies under the members.
 pub enum Under {
     Memory(Network),
-    Tls(Security),
+    Tls(Authority),
 }
 
 /// The members and what they need to be started again.
@@ -88,6 +99,8 @@ pub struct Cluster {
     identities: Vec<Identity>,
     addresses: Vec<String>,
     pub members: Vec<Option<Arc<RaftStore>>>,
+    /// Whose certificate a member that is started shows, if not its own.
+    pub certificate_of: Option<u64>,
 }
 
 impl Cluster {
@@ -99,6 +112,7 @@ impl Cluster {
             identities: Vec::new(),
             addresses: vec![String::new(); 3],
             members: vec![None, None, None],
+            certificate_of: None,
         };
         let listener = cluster.listener(0).await;
         let first = RaftStore::found(cluster.directories[0].path(), &cluster.options(0), None).unwrap();
@@ -112,10 +126,11 @@ impl Cluster {
                 address: cluster.addresses[joiner].clone(),
             };
             let identity = match &cluster.under {
-                Under::Tls(security) => {
+                Under::Tls(authority) => {
                     let mut attempts = 0;
                     loop {
-                        let asked = ask_to_join(security, &cluster.addresses[joiner - 1], &member).await;
+                        let security = authority.security(member.id);
+                        let asked = ask_to_join(&security, &cluster.addresses[joiner - 1], &member).await;
                         match asked {
                             Ok(identity) => break identity,
                             // Of an unknown outcome, on a slow machine: asking again is allowed.
@@ -166,8 +181,9 @@ impl Cluster {
         let address = options.address.clone();
         let transport = |identity: Identity, inward: Inward| -> Arc<dyn Transport> {
             match (&self.under, listener) {
-                (Under::Tls(security), Some(listener)) => {
-                    TlsTransport::start(identity, address, listener, security.clone(), inward)
+                (Under::Tls(authority), Some(listener)) => {
+                    let security = authority.security(self.certificate_of.unwrap_or(identity.member));
+                    TlsTransport::start(identity, address, listener, security, inward)
                 }
                 (Under::Memory(network), _) => {
                     network.0.lock().reached.insert(identity.member, inward);
@@ -185,7 +201,7 @@ impl Cluster {
     pub async fn restart(&mut self, index: usize) {
         let listener = match &self.under {
             Under::Memory(_) => None,
-            Under::Tls(_) => Some(TcpListener::bind(&self.addresses[index]).await.unwrap()),
+            Under::Tls(_) => Some(listen_again(&self.addresses[index]).await),
         };
         self.open(index, listener);
     }
@@ -253,37 +269,60 @@ impl Cluster {
     }
 }
 
-/// Certificates of members, made for a test.
-pub fn security() -> Security {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["member".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &authority).unwrap();
-    let chain = vec![leaf.der().clone()];
-    let private = || rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.as_ref().der().clone()).unwrap();
-    let roots = Arc::new(roots);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots.clone())
-        .with_client_auth_cert(chain.clone(), private())
-        .unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-    let mut server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(chain, private())
-        .unwrap();
-    client.alpn_protocols = vec![PROTOCOL.to_vec()];
-    server.alpn_protocols = vec![PROTOCOL.to_vec()];
-    Security { client: Arc::new(client), server: Arc::new(server), name: "member".try_into().unwrap() }
+/// Listens where a member that was just stopped did: its socket is closed a moment after.
+async fn listen_again(address: &str) -> TcpListener {
+    let listening = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), listening).await.expect("the address stays in use")
+}
+
+/// Makes certificates of members.
+pub struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Default for Authority {
+    fn default() -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+}
+
+impl Authority {
+    /// What a member proves itself with.
+    pub fn security(&self, member: u64) -> Security {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = rcgen::CertificateParams::new(names(member)).unwrap();
+        let chain = vec![leaf.signed_by(&key, &self.0).unwrap().der().clone()];
+        let private = || rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.0.as_ref().der().clone()).unwrap();
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(chain.clone(), private())
+            .unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+        let mut server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(chain, private())
+            .unwrap();
+        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Security { client: Arc::new(client), server: Arc::new(server) }
+    }
 }
 
 impl Cluster {
@@ -291,8 +330,23 @@ impl Cluster {
         self.identities[index]
     }
 
+    /// Where a member is reached.
+    pub fn address(&self, index: usize) -> &str {
+        &self.addresses[index]
+    }
+
+    /// The member that leads, as one knows it.
+    pub fn leader_seen_by(&self, index: usize) -> usize {
+        let leader = self.member(index).standing().borrow().leader;
+        self.identities.iter().position(|identity| identity.member == leader).unwrap()
+    }
+
     /// Makes a stopped member the only one.
     pub fn reset(&self, index: usize) -> Identity {
-        store_raft::reset(self.directories[index].path(), &self.options(index)).unwrap()
+        self.reset_of(index).unwrap()
+    }
+
+    pub fn reset_of(&self, index: usize) -> Result<Identity, store::Error> {
+        store_raft::reset(self.directories[index].path(), &self.options(index))
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use store::{Error, Op, Range, Store, Txn, WatchRequest};
-use store_raft::RaftStore;
+use store_raft::transport::tls::{ask_to_join, vouches_for};
+use store_raft::{Ended, Member, RaftStore};
 
-use super::cluster::{Cluster, Network, Under, security};
+use super::cluster::{Authority, Cluster, Network, Under};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -136,7 +137,7 @@ async fn a_majority_is_needed_and_enough() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_move_leave_and_go_on_alone() {
-    let mut cluster = Cluster::start(Under::Tls(security())).await;
+    let mut cluster = Cluster::start(Under::Tls(Authority::default())).await;
     let leader = cluster.leader();
     let (moved, gone) = ((leader + 1) % 3, (leader + 2) % 3);
     // At another port it is still the same member.
@@ -147,8 +148,11 @@ async fn members_move_leave_and_go_on_alone() {
     assert_eq!(cluster.id(moved), before);
     soon(cluster.member(moved).txn(Txn::of(vec![Op::put("a", "1")]))).await.unwrap();
 
+    let refused = cluster.reset_of(moved);
+    assert!(matches!(refused, Err(Error::Locked { .. })), "not while it runs: {refused:?}");
     let id = cluster.id(gone);
     soon(cluster.member(leader).remove_member(id)).await.unwrap();
+    assert_eq!(soon(cluster.member(gone).ended()).await, Ended::Removed);
     let mut standing = cluster.member(moved).standing();
     soon(standing.wait_for(|standing| standing.voters.len() == 2)).await.unwrap();
     soon(cluster.member(moved).txn(Txn::of(vec![Op::put("a", "2")]))).await.unwrap();
@@ -163,4 +167,76 @@ async fn members_move_leave_and_go_on_alone() {
     assert_eq!(&*found.kvs[0].value, b"2");
     soon(alone.txn(Txn::of(vec![Op::put("a", "3")]))).await.unwrap();
     assert_eq!(alone.standing().borrow().voters, [identity.member]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_is_removed_by_whoever_is_asked() {
+    let mut cluster = Cluster::start(Under::Memory(Network::default())).await;
+    let leader = cluster.leader();
+    let (asked, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    soon(cluster.member(asked).remove_member(cluster.id(leader))).await.unwrap();
+    for index in [asked, other] {
+        let mut standing = cluster.member(index).standing();
+        let known = soon(standing.wait_for(|standing| standing.voters.len() == 2)).await.unwrap().clone();
+        assert!(known.members.iter().all(|member| member.id != cluster.id(leader)), "{known:?}");
+        soon(cluster.member(index).txn(Txn::of(vec![Op::put("a", "1")]))).await.unwrap();
+    }
+    // Itself, too; and the last one cannot.
+    let leader = cluster.leader_seen_by(asked);
+    let left = if leader == asked { other } else { asked };
+    soon(cluster.member(leader).remove_member(cluster.id(leader))).await.ok();
+    soon(cluster.member(left).txn(Txn::of(vec![Op::put("a", "2")]))).await.unwrap();
+    let mut standing = cluster.member(left).standing();
+    soon(standing.wait_for(|standing| standing.voters.len() == 1)).await.unwrap();
+    let last = soon(cluster.member(left).remove_member(cluster.id(left))).await;
+    assert!(matches!(last, Err(Error::Invalid(_))), "{last:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_member_speaks_for_another() {
+    let authority = Authority::default();
+    let mut cluster = Cluster::start(Under::Tls(authority)).await;
+    let Under::Tls(authority) = &cluster.under else { unreachable!() };
+    // A certificate of the right authority, but another member's: for joining...
+    let security = authority.security(7);
+    let member = Member { id: 8, name: "m8".into(), address: "127.0.0.1:1".into() };
+    let refused = soon(ask_to_join(&security, cluster.address(0), &member)).await.unwrap_err();
+    assert!(refused.to_string().contains("not that of the member"), "{refused}");
+    assert_eq!(cluster.member(0).standing().borrow().members.len(), 3);
+    // ... and for speaking: with another's certificate a member is let in nowhere, and the other two go on without it.
+    let follower = (cluster.leader() + 1) % 3;
+    cluster.kill(follower).await;
+    cluster.certificate_of = Some(7);
+    cluster.restart(follower).await;
+    let put = || Txn::of(vec![Op::put("a", "1")]);
+    let refused = soon(cluster.member(follower).txn(put())).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    soon(cluster.member((follower + 1) % 3).txn(put())).await.unwrap();
+    let said = cluster.member(follower).status().await.unwrap().alarm;
+    assert!(said.as_ref().is_some_and(|said| said.contains("no member of the store has led")), "{said:?}");
+    // With its own, it is.
+    cluster.kill(follower).await;
+    cluster.certificate_of = None;
+    cluster.restart(follower).await;
+    soon(cluster.member(follower).joined()).await.unwrap();
+    soon(cluster.member(follower).txn(put())).await.unwrap();
+    cluster.stop().await;
+}
+
+#[test]
+fn a_certificate_vouches_for_one_member() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    for (names, member, vouched) in [
+        (vec!["member.ironclad.internal", "00000000000000ab.member.ironclad.internal"], 0xab, true),
+        (vec!["member.ironclad.internal", "00000000000000ab.member.ironclad.internal"], 0xac, false),
+        (vec!["member.ironclad.internal"], 0xab, false),
+        (vec![], 0xab, false),
+    ] {
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let params = rcgen::CertificateParams::new(names.clone()).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        assert_eq!(vouches_for(certificate.der(), member), vouched, "{names:?} {member:x}");
+    }
+    assert!(!vouches_for(&vec![1, 2, 3].into(), 1), "no certificate at all");
 }

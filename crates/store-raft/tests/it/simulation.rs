@@ -248,7 +248,7 @@ impl Simulation {
         let now = self.clock(index);
         let Some(running) = &mut self.nodes[index].running else { return };
         let outputs = running.core.poll(now);
-        let standing = running.core.standing();
+        let standing = running.core.standing(now);
         if running.core.leads() {
             let leader = *self.leaders.entry(standing.term).or_insert(standing.id);
             assert_eq!(leader, standing.id, "two leaders in term {}", standing.term);
@@ -265,7 +265,7 @@ impl Simulation {
                     self.after(wait, What::Persist { node: index, start });
                 }
                 Output::Answer(request, result) => self.answered(index, request, result),
-                Output::Members(_) => {}
+                Output::Members { .. } => {}
                 Output::Upkeep { checkpoint } => {
                     let wait = ms(self.randomness.below(200));
                     self.after(wait, What::Upkeep { node: index, start, checkpoint });

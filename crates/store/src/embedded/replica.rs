@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::disk::Disk;
+use super::disk::{Disk, Lock};
 use super::entry::{Change, Entry, array};
 use super::memory::Memory;
 use super::plan::Planner;
@@ -125,11 +125,23 @@ pub struct Replica {
     policy: Mutex<Policy>,
     /// Held by whoever writes a checkpoint, drops history or replaces the state: none may see another at it.
     upkeep: Mutex<u64>,
+    /// Of the directory, until it is closed.
+    lock: Mutex<Option<Lock>>,
+}
+
+/// Keeps others out of a directory.
+fn lock(directory: &Path, options: &Options) -> Result<Lock, Error> {
+    options.disk.lock(directory).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Locked { path: directory.to_owned() },
+        _ => Error::io(format!("opening {}", directory.display()), error),
+    })
 }
 
 impl Replica {
-    /// Opens what the checkpoint in a directory holds; the empty store, before any entry, if there is none.
+    /// Opens what the checkpoint in a directory holds; the empty store, before any entry, if there is none. Nobody else
+    /// can open the directory until this is closed or dropped.
     pub fn open(directory: &Path, options: &Options) -> Result<Self, Error> {
+        let lock = lock(directory, options)?;
         let temporary = directory.join("checkpoint.tmp");
         match options.disk.remove(&temporary) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -141,10 +153,10 @@ impl Replica {
         let loaded = checkpoint::load(&options.disk, directory, &mut state, Duration::ZERO)?;
         let bytes = loaded.map_or(0, |(_, bytes)| bytes);
         state.replicated.get_or_insert_default();
-        Ok(Self::of(state, directory, options, bytes))
+        Ok(Self::of(state, directory, options, bytes, lock))
     }
 
-    fn of(state: State, directory: &Path, options: &Options, bytes: u64) -> Self {
+    fn of(state: State, directory: &Path, options: &Options, bytes: u64, lock: Lock) -> Self {
         let time = state.replicated.as_ref().map_or(Duration::ZERO, |replicated| replicated.time);
         Self {
             memory: Arc::new(Memory::new(state)),
@@ -153,19 +165,24 @@ impl Replica {
             store_id: options.randomness.u64(),
             policy: Mutex::new(Policy::new(options, time)),
             upkeep: Mutex::new(bytes),
+            lock: Mutex::new(Some(lock)),
         }
     }
 
     /// Makes the first checkpoint of a replica in `directory`, as of `position`, with what the embedded store in `from`
-    /// holds, or nothing.
+    /// holds, or nothing. Both directories are locked meanwhile.
     pub fn found(
         directory: &Path,
         options: &Options,
         position: &Position,
         from: Option<&Path>,
     ) -> Result<(), Error> {
+        let own = lock(directory, options)?;
         let mut state = match from {
-            Some(from) => recovery::recover(from, options, Duration::ZERO)?.state,
+            Some(from) => {
+                let _theirs = lock(from, options)?;
+                recovery::recover(from, options, Duration::ZERO)?.state
+            }
             None => State::new(),
         };
         state.batch = position.index;
@@ -174,7 +191,7 @@ impl Replica {
             term: position.term,
             attachment: position.attachment.clone(),
         });
-        Self::of(state, directory, options, 0).checkpoint().map(|_| ())
+        Self::of(state, directory, options, 0, own).checkpoint().map(|_| ())
     }
 
     /// Carries out commands, in order. What they changed is visible, and its watchers are told, when it returns.
@@ -248,6 +265,8 @@ impl Replica {
     /// Writes a checkpoint while commands go on. Returns where it stands.
     pub fn checkpoint(&self) -> Result<Position, Error> {
         let mut upkeep = self.upkeep.lock();
+        // Whoever has the directory by now would lose its own.
+        self.memory.check_open()?;
         let (_, bytes) = checkpoint::write(&self.disk, &self.directory, self.store_id, &self.memory.state)?;
         *upkeep = bytes;
         drop(upkeep);
@@ -275,6 +294,7 @@ impl Replica {
     /// Replaces the state by a checkpoint that another member has written, and keeps that as its own.
     pub fn install(&self, received: &Path) -> Result<Position, Error> {
         let mut upkeep = self.upkeep.lock();
+        self.memory.check_open()?;
         let mut state = State::new();
         let loaded = checkpoint::load_from(&self.disk, received, &mut state, Duration::ZERO)?;
         let (_, bytes) = loaded.ok_or(Error::Unavailable("the received checkpoint has vanished"))?;
@@ -336,10 +356,13 @@ impl Replica {
         })
     }
 
-    /// Refuses everything from now on, and ends the watches.
+    /// Refuses everything from now on, ends the watches, and gives the directory free. Blocks for a checkpoint that is
+    /// being written.
     pub fn close(&self) {
         self.memory.close();
         self.memory.watchers.close();
+        let _upkeep = self.upkeep.lock();
+        drop(self.lock.lock().take());
     }
 }
 
@@ -431,6 +454,10 @@ mod tests {
         let second = Replica::open(other.path(), &options).unwrap();
         let mut watch = second.watch(WatchRequest::prefix("leased", 2)).unwrap();
         assert_eq!(second.install(&received).unwrap(), position);
+        let refused = Replica::open(other.path(), &options).err();
+        assert!(matches!(refused, Some(Error::Locked { .. })), "somebody has it: {refused:?}");
+        // What is open goes on reading; only the directory is free.
+        drop(second.lock.lock().take());
         let reopened = Replica::open(other.path(), &options).unwrap();
         for replica in [&first, &second, &reopened] {
             assert_eq!(replica.position(), position);
@@ -447,6 +474,23 @@ mod tests {
         use futures::StreamExt;
         let batch = watch.next().await.unwrap().unwrap();
         assert_eq!(batch.events.len(), 2, "the key and its end, over the replacement: {batch:?}");
+    }
+
+    #[test]
+    fn a_directory_is_one_members() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let position = Position { index: 1, term: 1, ..Position::default() };
+        let open = Replica::open(directory.path(), &options).unwrap();
+        let found = Replica::found(directory.path(), &options, &position, None);
+        assert!(matches!(found, Err(Error::Locked { .. })), "{found:?}");
+        let fresh = tempfile::tempdir().unwrap();
+        let found = Replica::found(fresh.path(), &options, &position, Some(directory.path()));
+        assert!(matches!(found, Err(Error::Locked { .. })), "nor is it read meanwhile: {found:?}");
+        open.close();
+        assert!(matches!(open.checkpoint(), Err(Error::Unavailable(_))), "it is not its own any more");
+        Replica::found(directory.path(), &options, &position, None).unwrap();
+        assert_eq!(Replica::open(directory.path(), &options).unwrap().position(), position);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether the disk is slow: what a health page says of it, while a write waits and for a while after.
 //!
 //! Pure. A slow disk is told of and nothing else: nobody is refused for it, and leases that are kept alive live on. Not
-//! here: the metric and the log (`writer`).
+//! here: the metric and the log (whoever writes).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What is known of the disk's pace.
 #[derive(Default)]
-pub(super) struct Slowness(Mutex<Known>);
+pub struct Slowness(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {

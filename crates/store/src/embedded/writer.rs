@@ -12,11 +12,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foundation::metrics::{self, Counter, Histogram};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::entry::{Change, Entry};
+use super::metrics::CommitMetrics;
 use super::plan::Planner;
 use super::policy::Policy;
 use super::wal::Wal;
@@ -117,37 +117,10 @@ impl Queue {
     }
 }
 
-pub(super) struct Metrics {
-    sync: Histogram,
-    batch: Histogram,
-    failures: Counter,
-    slow: Counter,
-}
-
-impl Metrics {
-    pub fn new() -> Self {
-        let registry = metrics::registry();
-        const SYNC: &[f64] = &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
-        const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
-        Self {
-            sync: registry
-                .histogram("store_commit_seconds", "Time to make a batch durable.", &[], SYNC)
-                .only(),
-            batch: registry
-                .histogram("store_commit_entries", "Entries that shared a sync.", &[], BATCH)
-                .only(),
-            slow: registry
-                .counter("store_slow_commits_total", "Batches that took longer than a second.", &[])
-                .only(),
-            failures: registry.counter("store_commit_failures_total", "Batches that failed.", &[]).only(),
-        }
-    }
-}
-
 /// Runs until the queue is closed and empty.
 pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     let policy = Policy::new(&shared.options, shared.clock.monotonic());
-    let mut writer = Writer { shared: shared.clone(), wal, policy, metrics: Metrics::new() };
+    let mut writer = Writer { shared: shared.clone(), wal, policy, metrics: CommitMetrics::default() };
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut crowded = false;
         loop {
@@ -172,7 +145,7 @@ pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub wal: Wal,
     pub policy: Policy,
-    pub metrics: Metrics,
+    pub metrics: CommitMetrics,
 }
 
 /// An answer that waits for its batch to be durable.

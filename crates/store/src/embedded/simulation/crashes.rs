@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 use super::model::{Lease, State, attached};
 use super::world::{Running, World, directory};
 use crate::embedded::memory::Memory;
+use crate::embedded::metrics::CommitMetrics;
 use crate::embedded::mvcc::Cursor;
 use crate::embedded::policy::Policy;
-use crate::embedded::writer::{Metrics, Queue, Writer};
+use crate::embedded::writer::{Queue, Writer};
 use crate::embedded::{QUEUED, Shared, maintenance, recovery};
 use crate::error::Error;
 use crate::types::Range;
@@ -176,7 +177,8 @@ impl World {
             options: self.options.clone(),
         });
         let policy = Policy::new(&self.options, self.clock.monotonic());
-        let writer = Writer { shared: shared.clone(), wal: recovered.wal, policy, metrics: Metrics::new() };
+        let writer =
+            Writer { shared: shared.clone(), wal: recovered.wal, policy, metrics: CommitMetrics::default() };
         let State { revision, compacted, .. } = self.model.state;
         let seen = compacted.max(1) - 1;
         self.running = Some(Running { shared: shared.clone(), writer, watch: None, seen });

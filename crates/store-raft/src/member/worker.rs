@@ -1,0 +1,174 @@
+//! The thread that runs a member's part in the consensus.
+//!
+//! It owns the [`Core`]: takes what has come in, lets time tick, and carries out what the core wants done: to the disk's
+//! threads (`disk`), to the transport, to whoever waits for an answer. Not here: decisions (`core`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use raft::eraftpb::MessageType;
+
+use super::disk::{DiskThreads, Job};
+use super::inbox::Input;
+use super::{Ended, Shared};
+use crate::Member;
+use crate::core::{Change, Core, Output, describe};
+use crate::transport::Transport;
+
+/// The length of a tick; a new leader stands after 10 to 15 of them and two rounds between members.
+const TICK: Duration = Duration::from_millis(100);
+/// The pause before a member says again where it is now.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
+/// How long a member that was removed goes on voting: those who are to agree on its removal may not know yet that they
+/// have.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What runs on the member's thread.
+pub(super) struct Worker {
+    pub core: Core,
+    pub disk: DiskThreads,
+    pub transport: Arc<dyn Transport>,
+    pub shared: Arc<Shared>,
+    pub me: Member,
+    /// When it last said where it is now.
+    pub said: Option<Duration>,
+    /// When it learned that it has been removed.
+    pub removed: Option<Duration>,
+}
+
+impl Worker {
+    pub fn run(mut self) {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work()));
+        if ended.is_err() {
+            tracing::error!("the member's part in the consensus panicked: the store is shut down");
+            self.shared.end(Ended::Failed("the member's part in the consensus panicked".to_owned()));
+        }
+        self.shared.end(Ended::Stopped);
+        self.shared.inbox.close();
+        self.disk.stop();
+        self.transport.close();
+        self.shared.slots.close();
+        self.shared.answers.lock().clear();
+        self.shared.replica.close();
+    }
+
+    fn work(&mut self) {
+        let clock = self.shared.clock.clone();
+        let mut tick = clock.monotonic() + TICK;
+        self.carry_out(clock.monotonic());
+        while let Some(inputs) = self.shared.inbox.take(tick.saturating_sub(clock.monotonic())) {
+            let now = clock.monotonic();
+            for input in inputs {
+                self.take(input, now);
+            }
+            if now >= tick {
+                self.core.disk_refuses(self.shared.health.is_failing());
+                self.core.tick(now);
+                tick = now + TICK;
+                self.say_where(now);
+                self.notice_removal(now);
+            }
+            self.carry_out(now);
+        }
+    }
+
+    fn take(&mut self, input: Input, now: Duration) {
+        match input {
+            Input::Propose(request, command) => self.core.propose(request, command, now),
+            Input::Read(request) => self.core.read(request, now),
+            Input::Change(request, change) => self.core.change(request, change, now),
+            Input::Join(member, sender) => {
+                let request = self.shared.next.fetch_add(1, Ordering::Relaxed);
+                self.shared.answers.lock().insert(request, sender);
+                self.core.change(request, Change::Add(member), now);
+            }
+            Input::Message(message) => self.core.step(message, now),
+            Input::Snapshot(message, file) => {
+                self.shared.health.snapshots_received.inc();
+                let index = message.get_snapshot().get_metadata().index;
+                self.disk.received.lock().insert(index, file);
+                self.core.step(message, now);
+            }
+            Input::Removed => self.core.told_removed(),
+            Input::Unreachable(member) => self.core.unreachable(member),
+            Input::SnapshotSent(member, arrived) => self.core.snapshot_sent(member, arrived),
+            Input::Persisted(number, installed) => {
+                self.core.persisted(number);
+                if let Some(position) = installed {
+                    self.core.installed(&position, now);
+                }
+            }
+            Input::UpkeepDone(position) => self.core.upkeep_done(position),
+            Input::HandOver => self.core.hand_over(now),
+        }
+    }
+
+    fn carry_out(&mut self, now: Duration) {
+        for output in self.core.poll(now) {
+            match output {
+                Output::Send(message) if message.get_msg_type() == MessageType::MsgSnapshot => {
+                    self.send_snapshot(message);
+                }
+                Output::Send(message) => self.transport.send(message),
+                Output::Persist(persist) => self.disk.job(Job::Persist(persist)),
+                Output::Release(index) => self.disk.job(Job::Release(index)),
+                Output::Upkeep { checkpoint } => self.disk.upkeep(checkpoint),
+                Output::Members { members, gone } => self.transport.members(&members, &gone),
+                Output::Answer(request, result) => {
+                    if let Some(answer) = self.shared.answers.lock().remove(&request) {
+                        // A caller that has gone away does not want to know.
+                        let _ = answer.send(result);
+                    }
+                }
+            }
+        }
+        *self.shared.time.lock() = (self.core.time(now), now);
+        let standing = self.core.standing(now);
+        self.shared.health.observe(&standing, now);
+        self.shared.standing.send_if_modified(|known| {
+            // How far the log has come is looked at, not waited for.
+            let news = (known.leader, known.term) != (standing.leader, standing.term)
+                || known.members != standing.members
+                || known.voters != standing.voters
+                || known.removed != standing.removed;
+            *known = standing;
+            news
+        });
+    }
+
+    fn send_snapshot(&mut self, mut message: raft::eraftpb::Message) {
+        match self.shared.replica.read_checkpoint() {
+            Ok(Some((position, checkpoint))) => {
+                describe(&mut message, &position);
+                self.shared.health.snapshots_sent.inc();
+                self.transport.send_snapshot(message, checkpoint);
+            }
+            other => {
+                if let Err(error) = other {
+                    tracing::warn!(%error, "the checkpoint cannot be sent");
+                }
+                self.core.snapshot_sent(message.to, false);
+            }
+        }
+    }
+
+    /// Has the others know where this member is now, if that is not what they know.
+    fn say_where(&mut self, now: Duration) {
+        let standing = self.shared.standing.borrow();
+        let known = standing.members.iter().find(|member| member.id == self.me.id);
+        let moved = known.is_some_and(|known| *known != self.me) && standing.leader != 0;
+        drop(standing);
+        if moved && self.said.is_none_or(|said| now >= said + SAY_AGAIN) {
+            self.said = Some(now);
+            self.core.change(0, Change::Update(self.me.clone()), now);
+        }
+    }
+
+    /// Says that it has been removed, once the others have had the time to go on without its vote.
+    fn notice_removal(&mut self, now: Duration) {
+        if self.shared.standing.borrow().removed && now >= *self.removed.get_or_insert(now) + LINGER {
+            self.shared.end(Ended::Removed);
+        }
+    }
+}
