@@ -241,6 +241,16 @@ pub(crate) const CREATION_TIMESTAMP: &str = "CreationTimestamp is a timestamp re
      Null for lists. More info: \
      https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
+/// What becomes of an object's dependents when it is deleted and the request does not say. Upstream:
+/// `DefaultGarbageCollectionPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependents {
+    /// The garbage collector deletes them.
+    Collected,
+    /// They stay, and the client is warned of it unless the text is empty: kinds that are older than garbage collection.
+    Kept(&'static str),
+}
+
 /// All that the engine knows of a kind. A custom resource has the same descriptor, made at run time.
 #[derive(Clone)]
 pub struct Descriptor {
@@ -291,7 +301,11 @@ pub struct Descriptor {
     /// `metadata.labels`. Upstream: `GetResetFields`.
     pub resets: &'static [(&'static str, &'static [&'static str])],
     /// What every request for the kind is warned of, when it is deprecated: `v1 Endpoints is deprecated in v1.33+`.
-    pub deprecated: Option<&'static str>,
+    pub deprecated: Option<Text>,
+    /// What becomes of an object's dependents where the request to delete it does not say.
+    pub dependents: Dependents,
+    /// Whether objects go away by themselves once the time that the server keeps them for is over (`--event-ttl`).
+    pub expires: bool,
     /// Seconds between the request to delete and deletion, when the client names none and the kind has such a
     /// period (pods: their own, see [`Hooks::deletion_grace_period`]).
     pub graceful_deletion: bool,
@@ -355,6 +369,8 @@ impl Descriptor {
             unconditional_update: true,
             resets: &[],
             deprecated: None,
+            dependents: Dependents::Collected,
+            expires: false,
             graceful_deletion: false,
             returns_deleted: false,
             ends: false,

@@ -62,7 +62,7 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
         let (compare, success) =
             writes.split_off(writes.len().saturating_sub(MOST_OPERATIONS)).into_iter().unzip();
         let txn = Txn { compare, success, failure: Vec::new() };
-        if !server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded {
+        if !server.storage.store.txn(txn).await.map_err(storage::status)?.succeeded {
             return Ok(false);
         }
     }
@@ -83,14 +83,14 @@ pub(crate) async fn put_right(
 ) -> Result<(), Status> {
     let Some((compare, put)) = write(server, object, Some(reconcile)).await? else { return Ok(()) };
     let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
-    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+    server.storage.store.txn(txn).await.map(|_| ()).map_err(storage::status)
 }
 
 /// Makes an object that is not there yet.
 pub(crate) async fn create(server: &Server, object: Object) -> Result<(), Status> {
     let Some((compare, put)) = write(server, object, None).await? else { return Ok(()) };
     let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
-    server.storage.0.txn(txn).await.map(|_| ()).map_err(storage::status)
+    server.storage.store.txn(txn).await.map(|_| ()).map_err(storage::status)
 }
 
 /// The ConfigMap by which other API servers learn whom to believe.
@@ -136,7 +136,7 @@ async fn write(
     let resource = resource(server, &object)?;
     let key = resource.key(object.namespace().unwrap_or_default(), object.name());
     let range = Range { keys_only: reconcile.is_none(), ..Range::key(key.clone()) };
-    let found = server.storage.0.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
+    let found = server.storage.store.range(range).await.map_err(storage::status)?.kvs.into_iter().next();
     let (compare, object) = match (found, reconcile) {
         (None, _) => (Compare::absent(key.clone()), fresh(server, &resource, object)),
         (Some(_), None) => return Ok(None),

@@ -151,9 +151,9 @@ impl Member {
     /// Says true for each change that matters, and false when one of the watches ends.
     async fn watch(&self) -> Result<SelectAll<BoxStream<'static, bool>>, Status> {
         let server = &self.server;
-        let revision = server.storage.0.revision().await.map_err(storage::status)?;
+        let revision = server.storage.store.revision().await.map_err(storage::status)?;
         let request = WatchRequest::prefix(MEMBERS, revision + 1);
-        let members = server.storage.0.watch(request).await.map_err(storage::status)?;
+        let members = server.storage.store.watch(request).await.map_err(storage::status)?;
         let mut all = SelectAll::new();
         all.push(members.map(|batch| batch.is_ok()).chain(stream::iter([false])).boxed());
         for (group, resource) in [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")]
@@ -179,7 +179,7 @@ impl Member {
 
     /// Renews the lease; takes a new one where there is none, or none any more.
     async fn renew(&mut self) -> Result<(), Status> {
-        let store = &self.server.storage.0;
+        let store = &self.server.storage.store;
         let key = Bytes::from(format!("{MEMBERS}{}", self.address));
         let mut lease = None;
         if let Some(held) = self.lease {
@@ -212,7 +212,7 @@ impl Member {
 
     /// Makes the objects say which servers are there.
     async fn reconcile(&self) -> Result<(), Status> {
-        let store = &self.server.storage.0;
+        let store = &self.server.storage.store;
         let range = Range { keys_only: true, ..Range::prefix(MEMBERS) };
         let found = store.range(range).await.map_err(storage::status)?;
         let members = found.kvs.iter().filter_map(|kv| std::str::from_utf8(&kv.key[MEMBERS.len()..]).ok());
@@ -236,7 +236,7 @@ impl Member {
     /// Says that this server is gone.
     async fn leave(&mut self) -> Result<(), Status> {
         let Some(lease) = self.lease.take() else { return Ok(()) };
-        self.server.storage.0.lease_revoke(lease).await.map_err(storage::status)?;
+        self.server.storage.store.lease_revoke(lease).await.map_err(storage::status)?;
         self.reconcile().await
     }
 }

@@ -153,7 +153,7 @@ impl Call {
 pub async fn serve(call: Call) -> Result<Response, Status> {
     let descriptor = call.resource.descriptor.clone();
     let subresource = call.info.subresource.clone();
-    call.warn(descriptor.deprecated.map(str::to_owned));
+    call.warn(descriptor.deprecated.as_ref().map(|warning| warning.to_string()));
     if subresource.is_empty() {
         return main(call).await;
     }

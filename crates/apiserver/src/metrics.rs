@@ -236,7 +236,7 @@ impl Metrics {
                 None => {
                     let range = Range { count_only: true, ..Range::prefix(resource.view.prefix.clone()) };
                     tokio::select! {
-                        found = server.storage.0.range(range) => found.map_or(UNKNOWN, |found| found.count as f64),
+                        found = server.storage.store.range(range) => found.map_or(UNKNOWN, |found| found.count as f64),
                         // A slow store must not hide the page that tells of it.
                         () = server.clock.sleep(COUNTING) => UNKNOWN,
                     }
@@ -248,7 +248,7 @@ impl Metrics {
             self.stored.with(&[&name.to_string()]).set(count);
             self.objects.with(&[&name.group, &name.resource]).set(count);
         }
-        if let Ok(status) = server.storage.0.status().await {
+        if let Ok(status) = server.storage.store.status().await {
             self.store_size.with(&["etcd-0"]).set(status.db_size as f64);
         }
     }

@@ -29,6 +29,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// How long a watch's client may leave what is sent to it unread before the watch is ended.
     pub reader_patience: Duration,
+    /// How long Events are kept after their last write; zero: for ever (upstream: one hour).
+    pub event_ttl: Duration,
     /// How long open requests are waited for on shutdown.
     pub drain: Duration,
     /// Who may be believed.
@@ -70,6 +72,7 @@ impl Default for Options {
             body_limit: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
             reader_patience: Duration::from_secs(30),
+            event_ttl: Duration::from_secs(60 * 60),
             drain: Duration::from_secs(10),
             authn: authn::Options::default(),
             authz: authz::Options::default(),

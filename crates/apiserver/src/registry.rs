@@ -334,7 +334,7 @@ impl Registry {
 
 /// Stable versions before beta before alpha, higher numbers first; what is no such version comes last.
 /// Upstream: apimachinery/pkg/version/helpers.go.
-fn version_order(version: &str) -> (u8, u32, u32) {
+pub(crate) fn version_order(version: &str) -> (u8, u32, u32) {
     let number = |text: &str| text.parse::<u32>().ok().filter(|n| *n > 0);
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
     for (stage, rank) in [("beta", 2), ("alpha", 1)] {

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::metrics::storage::Measured;
 use crate::options::Options;
 use crate::registry::{Asking, Registry, apiextensions};
+use crate::storage::expiry::Expiry;
 use crate::storage::{self, Storage};
 use crate::traces::Tracer;
 use crate::unread::Readers;
@@ -94,7 +95,10 @@ impl Server {
         let tasks = tasks.child("apiserver");
         let registry = Arc::new(Registry::builtin()?);
         let hub = Hub::start(store.clone(), &tasks, clock.clone()).await.map_err(storage::status)?;
-        let storage = Storage(Arc::new(Measured::new(store, clock.clone())));
+        let storage = Storage::new(
+            Arc::new(Measured::new(store, clock.clone())),
+            Expiry::new(options.event_ttl, clock.clone()),
+        );
         let cluster: Arc<dyn ClusterState> =
             Arc::new(Local { registry: registry.clone(), storage: storage.clone(), hub: hub.clone() });
         let authentication = authn::build(&options.authn, &cluster, &clock, &randomness)?;

@@ -2,13 +2,17 @@
 //!
 //! Reads and writes the store. Knows keys and revisions, not what objects mean.
 
+pub mod expiry;
 #[cfg(test)]
 pub(crate) mod interposed;
+
+use std::sync::Arc;
 
 use api::{Object, Status};
 use bytes::Bytes;
 use store::{Compare, KeyValue, Op, OpResult, PutValue, Range, Store, Txn};
 
+use self::expiry::Expiry;
 use crate::registry::Resource;
 use crate::traces::{self, Span};
 
@@ -76,9 +80,18 @@ impl Claims {
 
 /// The store, seen as a place for objects.
 #[derive(Clone)]
-pub struct Storage(pub std::sync::Arc<dyn Store>);
+pub struct Storage {
+    /// The store itself.
+    pub store: Arc<dyn Store>,
+    expiry: Arc<Expiry>,
+}
 
 impl Storage {
+    /// The store, with the leases of what goes away by itself.
+    pub fn new(store: Arc<dyn Store>, expiry: Expiry) -> Self {
+        Self { store, expiry: Arc::new(expiry) }
+    }
+
     /// The newest state of an object, as bytes.
     pub async fn read(
         &self,
@@ -87,7 +100,7 @@ impl Storage {
         name: &str,
     ) -> Result<Option<KeyValue>, Status> {
         let _span = traced("Get etcd3", resource);
-        let found = self.0.range(Range::key(resource.key(namespace, name))).await.map_err(status)?;
+        let found = self.store.range(Range::key(resource.key(namespace, name))).await.map_err(status)?;
         Ok(found.kvs.into_iter().next())
     }
 
@@ -157,13 +170,21 @@ impl Storage {
             // Of a refusal, whose condition it was that did not hold.
             txn.failure.push(Op::Range(Range::key(key.clone())));
         }
-        txn.success.push(Op::Put { key, value, lease: 0 });
+        let lease = match resource.descriptor.expires {
+            true => self.expiry.lease(&*self.store).await.map_err(status)?,
+            false => 0,
+        };
+        txn.success.push(Op::Put { key, value, lease });
         for Claim { key, value } in claims.takes {
             txn.compare.push(Compare::absent(key.clone()));
             txn.success.push(Op::Put { key, value, lease: 0 });
         }
         txn.success.extend(Claims::freeing(claims.frees));
-        let answer = self.0.txn(txn).await.map_err(status)?;
+        let answer = self.store.txn(txn).await;
+        if matches!(answer, Err(store::Error::LeaseNotFound { .. })) {
+            self.expiry.forget(lease).await;
+        }
+        let answer = answer.map_err(status)?;
         if !answer.succeeded {
             return Ok(match answer.results.first() {
                 Some(OpResult::Range(found)) if condition.holds_for(found.kvs.first()) => Written::Claimed,
@@ -194,7 +215,7 @@ impl Storage {
         if !resource.is_stored_version(&stored.value) {
             return Ok(false);
         }
-        self.0.is_current(&resource.key(namespace, name)).await.map_err(status)
+        self.store.is_current(&resource.key(namespace, name)).await.map_err(status)
     }
 
     /// Deletes an object last written at `revision`; returns the revision of the deletion, `None` if it was
@@ -223,7 +244,7 @@ impl Storage {
         let compare = Compare::mod_revision(key.clone(), revision);
         let success = std::iter::once(Op::delete(key)).chain(Claims::freeing(claims.frees)).collect();
         let txn = Txn { compare: vec![compare], success, failure: Vec::new() };
-        let answer = self.0.txn(txn).await.map_err(status)?;
+        let answer = self.store.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }
 }

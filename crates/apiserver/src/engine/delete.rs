@@ -5,6 +5,7 @@
 //! Upstream: apiserver/pkg/registry/rest/delete.go, registry/generic/registry/store.go.
 
 use api::field::{self, Path};
+use api::kind::Dependents;
 use api::{GroupKind, Object, Status};
 use schema::Schema;
 use serde_json::{Value, json};
@@ -30,6 +31,8 @@ struct Options {
     revision: Option<String>,
     orphan: Option<bool>,
     propagation: Option<String>,
+    /// The options as the client gave them, but for their kind: what admission is shown.
+    given: Value,
 }
 
 impl Options {
@@ -114,6 +117,7 @@ impl Options {
             revision: text(options.pointer("/preconditions/resourceVersion")),
             orphan,
             propagation,
+            given: given(options, grace),
         })
     }
 
@@ -123,18 +127,35 @@ impl Options {
     }
 
     /// The finalizers that this propagation leaves on an object with `present` ones.
-    fn finalizers(&self, present: &[&str]) -> Vec<String> {
+    fn finalizers(&self, present: &[&str], dependents: Dependents) -> Vec<String> {
         let has = |finalizer| present.contains(&finalizer);
         let (orphan, foreground) = match (self.orphan, self.propagation.as_deref()) {
             (Some(orphan), _) => (orphan, false),
             (_, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
-            _ => (has(ORPHAN), has(FOREGROUND)),
+            _ if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
+            _ => (dependents != Dependents::Collected, false),
         };
         let kept = present.iter().filter(|f| !matches!(**f, ORPHAN | FOREGROUND)).map(|f| (*f).to_owned());
         kept.chain(orphan.then(|| ORPHAN.to_owned()))
             .chain(foreground.then(|| FOREGROUND.to_owned()))
             .collect()
     }
+}
+
+/// What of DeleteOptions says something.
+fn given(options: &Value, grace: Option<i64>) -> Value {
+    let says = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    };
+    let members = ["dryRun", "orphanDependents", "propagationPolicy", "preconditions"];
+    let said = members.into_iter().filter_map(|member| Some((member, options.get(member)?.clone())));
+    let grace = ("gracePeriodSeconds", grace.map_or(Value::Null, Value::from));
+    said.chain([grace])
+        .filter(|(_, value)| says(value))
+        .map(|(member, value)| (member.to_owned(), value))
+        .collect()
 }
 
 /// How a deletion ended.
@@ -145,6 +166,7 @@ enum Outcome {
 
 pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
+    warn_of_dependents(call, &options);
     match one(call, &call.info.namespace, &call.info.name, &options).await? {
         Outcome::Waiting(stored) => {
             let code = if options.cascades_first() { 202 } else { 200 };
@@ -169,6 +191,17 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     }
 }
 
+/// Warns a client that leaves dependents behind without having asked for it.
+fn warn_of_dependents(call: &Call, options: &Options) {
+    if let Dependents::Kept(warning) = call.resource.descriptor.dependents
+        && options.orphan.is_none()
+        && options.propagation.is_none()
+        && !warning.is_empty()
+    {
+        call.warn([warning.to_owned()]);
+    }
+}
+
 /// Deletes another object of the call's resource with `options` (DeleteOptions), on behalf of the call.
 pub(crate) async fn remove(call: &Call, namespace: &str, name: &str, options: &Value) -> Result<(), Status> {
     let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
@@ -186,6 +219,7 @@ pub(crate) fn check_deletion(call: &Call, options: &Value, object: &Object) -> R
 
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
+    warn_of_dependents(call, &options);
     let selection = Selection::of(call)?;
     let when = match selection::list_when(call)? {
         When::Exact(revision) => When::NotOlderThan(revision),
@@ -210,7 +244,8 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
 /// Deletes one object, or starts to.
 async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Result<Outcome, Status> {
     let (server, resource) = (&call.server, &call.resource);
-    let write_options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+    let write_options =
+        WriteOptions { dry_run: options.dry_run, deletion: options.given.clone(), ..WriteOptions::default() };
     loop {
         let Some(kv) = server.storage.read(resource, namespace, name).await? else {
             return Err(Status::not_found(&resource.group_resource, name));
@@ -299,7 +334,7 @@ fn step(call: &Call, options: &Options, old: &Stored) -> Step {
         }
     }
     let present = old.object.finalizers();
-    let finalizers = options.finalizers(&present);
+    let finalizers = options.finalizers(&present, call.resource.descriptor.dependents);
     let pending = !finalizers.is_empty();
     if finalizers != present {
         if pending {
@@ -374,8 +409,33 @@ mod tests {
             (Some("Orphan"), &["x", "foregroundDeletion"], &["x", "orphan"]),
             (Some("Foreground"), &[], &["foregroundDeletion"]),
         ] {
-            assert_eq!(options(policy).finalizers(present), left, "{policy:?}");
+            assert_eq!(options(policy).finalizers(present, Dependents::Collected), left, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn kinds_older_than_garbage_collection_leave_their_dependents() {
+        let kept = Dependents::Kept("");
+        for (policy, present, left) in [
+            (None, &["x"][..], &["x", "orphan"][..]),
+            (None, &["foregroundDeletion"], &["foregroundDeletion"]),
+            (Some("Background"), &["x"], &["x"]),
+        ] {
+            let options = Options { propagation: policy.map(str::to_owned), ..Options::default() };
+            assert_eq!(options.finalizers(present, kept), left, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn admission_is_shown_what_was_asked_for() {
+        let given = |options: Value| {
+            let grace = options["gracePeriodSeconds"].as_i64();
+            Options::checked(&options, grace).unwrap().given
+        };
+        assert_eq!(given(json!({"dryRun": [], "propagationPolicy": null})), json!({}));
+        let all = json!({"dryRun": ["All"], "gracePeriodSeconds": 0, "propagationPolicy": "Orphan",
+            "preconditions": {"uid": "u"}});
+        assert_eq!(given(all.clone()), all);
     }
 
     #[test]

@@ -162,7 +162,7 @@ async fn past(
         let range = Range { start, end: whole.end.clone(), uncounted, ..Range::default() };
         let range = range.at(revision).limit(page);
         let span = crate::traces::span("List(recursive=true) etcd3");
-        let found = call.server.storage.0.range(range).await;
+        let found = call.server.storage.store.range(range).await;
         drop(span);
         let found = match found {
             Ok(found) => found,

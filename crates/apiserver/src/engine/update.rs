@@ -269,7 +269,7 @@ fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
                 reset(new, "status");
             }
             descriptor.hooks.prepare_for_update(&mut new.0, &old.0);
-            if descriptor.generation && write::spec_differs(new, old) {
+            if descriptor.generation && write::spec_differs(new, old, descriptor.subresources.status) {
                 write::next_generation(new);
             }
         }
@@ -287,7 +287,7 @@ fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
         }
         Target::Other(name) => {
             descriptor.hooks.prepare_for_subresource_update(name, &mut new.0, &old.0);
-            if descriptor.generation && write::spec_differs(new, old) {
+            if descriptor.generation && write::spec_differs(new, old, descriptor.subresources.status) {
                 write::next_generation(new);
             }
         }

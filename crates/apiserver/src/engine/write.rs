@@ -8,19 +8,23 @@ use serde_json::{Value, json};
 use crate::admission::Operation;
 use crate::request::Query;
 
-/// CreateOptions, UpdateOptions and PatchOptions.
+/// CreateOptions, UpdateOptions and PatchOptions; of DeleteOptions what admission is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
     /// Do everything but store.
     pub dry_run: bool,
     /// What happens to unknown fields.
     pub field_validation: FieldValidation,
+    /// The same in the client's word, if it has one.
+    pub asked_validation: Option<&'static str>,
     /// Who manages the fields.
     pub field_manager: String,
     /// Whether apply takes fields from other managers.
     pub force: bool,
     /// Whether the object is the outcome of an apply, and knows already who owns what.
     pub applied: bool,
+    /// Of a deletion: what else its DeleteOptions say, by member.
+    pub deletion: Value,
 }
 
 impl WriteOptions {
@@ -55,14 +59,15 @@ impl WriteOptions {
         for value in dry_run.iter().filter(|value| **value != "All") {
             errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
         }
-        let field_validation = match query.get("fieldValidation").unwrap_or_default() {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
+        let (field_validation, asked_validation) = match query.get("fieldValidation").unwrap_or_default() {
+            "" => (FieldValidation::Warn, None),
+            "Warn" => (FieldValidation::Warn, Some("Warn")),
+            "Ignore" => (FieldValidation::Ignore, Some("Ignore")),
+            "Strict" => (FieldValidation::Strict, Some("Strict")),
             other => {
                 let known = ["Ignore", "Strict", "Warn"];
                 errors.push(field::not_supported(&Path::new("fieldValidation"), other, &known));
-                FieldValidation::Warn
+                (FieldValidation::Warn, None)
             }
         };
         if !errors.is_empty() {
@@ -71,9 +76,11 @@ impl WriteOptions {
         Ok(Self {
             dry_run: !dry_run.is_empty(),
             field_validation,
+            asked_validation,
             field_manager: field_manager.to_owned(),
             force: query.flag("force"),
             applied: false,
+            deletion: Value::Null,
         })
     }
 
@@ -89,8 +96,16 @@ impl WriteOptions {
         if self.dry_run {
             options["dryRun"] = json!(["All"]);
         }
+        if let Value::Object(deletion) = &self.deletion {
+            for (member, value) in deletion {
+                options[member] = value.clone();
+            }
+        }
         if !self.field_manager.is_empty() {
             options["fieldManager"] = self.field_manager.clone().into();
+        }
+        if let Some(asked) = self.asked_validation {
+            options["fieldValidation"] = asked.into();
         }
         options
     }
@@ -116,16 +131,13 @@ pub(super) fn next_generation(object: &mut Object) {
 /// The members of an object that are no part of what is wanted of it.
 pub(super) const UNCOUNTED: [&str; 4] = ["metadata", "status", "apiVersion", "kind"];
 
-/// Whether anything but metadata and status differs: what `metadata.generation` counts.
-pub(super) fn spec_differs(new: &Object, old: &Object) -> bool {
-    let counts = |object: &Object| {
-        let members = object.0.as_object().into_iter().flatten();
-        members
-            .filter(|(key, _)| !UNCOUNTED.contains(&key.as_str()))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect::<Vec<_>>()
-    };
-    counts(new) != counts(old)
+/// Whether anything but the metadata differs: what `metadata.generation` counts. A status counts where it is no
+/// subresource, as only custom resources have it (upstream: customresource/strategy.go, `PrepareForUpdate`).
+pub(super) fn spec_differs(new: &Object, old: &Object, status_is_separate: bool) -> bool {
+    let counts = |key: &str| !UNCOUNTED.contains(&key) || (key == "status" && !status_is_separate);
+    let [new, old] = [new, old]
+        .map(|object| object.0.as_object().into_iter().flatten().filter(|(key, _)| counts(key.as_str())));
+    !new.eq(old)
 }
 
 /// The present as metadata has it: seconds, UTC.

@@ -20,7 +20,7 @@ use schema::{Schema, Structural};
 use serde_json::Value;
 
 use super::conversion::{Asking, Webhook};
-use super::{Resource, Rest, Undo};
+use super::{Resource, Rest, Undo, version_order};
 use crate::engine::Call;
 use json_path::JsonPath;
 
@@ -127,6 +127,28 @@ fn texts(value: &Value) -> Vec<Text> {
     value.as_array().into_iter().flatten().map(|text_| text(text_).into()).collect()
 }
 
+/// What those are warned of who use a version that its definition calls deprecated. Upstream:
+/// apiextensions/apiserver/customresource_handler.go.
+fn deprecation(spec: &Value, version: &Value, kind: &GroupVersionKind) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    if let Some(warning) = version["deprecationWarning"].as_str() {
+        return Some(warning.to_owned());
+    }
+    let mut warning = format!("{} {} is deprecated", kind.api_version(), kind.kind);
+    let others = spec["versions"].as_array().into_iter().flatten();
+    let newer = others
+        .filter(|other| other["served"] == true && other["deprecated"] != true)
+        .filter_map(|other| other["name"].as_str())
+        .filter(|other| version_order(other) > version_order(&kind.version))
+        .max_by_key(|other| version_order(other));
+    if let Some(newer) = newer {
+        warning.push_str(&format!("; use {}/{newer} {}", kind.group, kind.kind));
+    }
+    Some(warning)
+}
+
 fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
     let Shared { spec, names, stored, instances, .. } = *shared;
     let (group, name) = (text(&spec["group"]), text(&version["name"]));
@@ -154,6 +176,7 @@ fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
         }
     });
     let descriptor = Descriptor {
+        deprecated: deprecation(spec, version, &kind).map(Into::into),
         group: group.clone().into(),
         version: name.clone().into(),
         kind: kind.kind.clone().into(),
@@ -345,6 +368,26 @@ mod tests {
         ] {
             assert_eq!(cell(kind, value.clone()), shown, "{kind} {value}");
         }
+    }
+
+    #[test]
+    fn a_deprecated_version_names_the_newest_that_is_not() {
+        let version = |name: &str, deprecated: bool, served: bool| json!({"name": name, "deprecated": deprecated, "served": served});
+        let spec = json!({"versions": [
+            version("v1alpha1", true, true), version("v1beta1", false, true), version("v1", false, true),
+            version("v2", false, false), version("v3", true, true),
+        ]});
+        let said = |version: &Value| {
+            let kind = GroupVersionKind::new("example.com", text(&version["name"]), "Thing");
+            deprecation(&spec, version, &kind)
+        };
+        let versions = spec["versions"].as_array().unwrap();
+        let alpha = "example.com/v1alpha1 Thing is deprecated; use example.com/v1 Thing";
+        assert_eq!(said(&versions[0]).as_deref(), Some(alpha));
+        assert_eq!(said(&versions[1]), None);
+        assert_eq!(said(&versions[4]).as_deref(), Some("example.com/v3 Thing is deprecated"));
+        let own = json!({"name": "v1alpha1", "deprecated": true, "deprecationWarning": "leave"});
+        assert_eq!(said(&own).as_deref(), Some("leave"));
     }
 
     #[test]

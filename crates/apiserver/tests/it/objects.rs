@@ -180,6 +180,50 @@ async fn propagation_becomes_finalizers_and_preconditions_hold() {
 }
 
 #[tokio::test]
+async fn a_job_leaves_its_pods_unless_told_otherwise_and_says_so() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = |name: &str| {
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    for name in ["silent", "told"] {
+        admin.post(jobs, &job(name)).await.is(201);
+    }
+    let silent = admin.delete(&format!("{jobs}/silent"), None).await.is(200);
+    assert_eq!(silent.at("/metadata/finalizers"), &json!(["orphan"]));
+    let warning = silent.headers["warning"].to_str().unwrap();
+    assert!(warning.contains("child pods are preserved by default when jobs are deleted"), "{warning}");
+    let told = admin.delete(&format!("{jobs}/told?propagationPolicy=Background"), None).await.is(200);
+    assert!(told.headers.get("warning").is_none());
+    admin.get(&format!("{jobs}/told")).await.is(404);
+}
+
+#[tokio::test]
+async fn events_go_away_by_themselves() {
+    let world = World::with(|options| options.event_ttl = std::time::Duration::from_secs(1)).await;
+    let admin = &world.admin;
+    let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"},
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Tested", "type": "Normal"});
+    let created = admin.post("/api/v1/namespaces/default/events", &event).await.is(201);
+    admin.post(MAPS, &config_map("a")).await.is(201);
+    // Both views of it, and whoever watches, learn of the end.
+    let from = created.text("/metadata/resourceVersion");
+    let watch = format!(
+        "/apis/events.k8s.io/v1/namespaces/default/events?watch=true&resourceVersion={from}&timeoutSeconds=30"
+    );
+    let mut watching = admin.watch(&watch).await;
+    let seen = watching.next().await.unwrap();
+    assert_eq!(
+        (seen["type"].as_str(), seen["object"]["metadata"]["name"].as_str()),
+        (Some("DELETED"), Some("e"))
+    );
+    admin.get("/api/v1/namespaces/default/events/e").await.is(404);
+    admin.get(&format!("{MAPS}/a")).await.is(200);
+}
+
+#[tokio::test]
 async fn a_bound_pod_gets_its_grace_period_and_an_unbound_one_none() {
     let world = World::new().await;
     let admin = &world.admin;

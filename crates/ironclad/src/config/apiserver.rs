@@ -88,6 +88,9 @@ pub struct ApiServer {
     /// Seconds that an audit event waits for others to be sent with
     #[arg(long, env = "IRONCLAD_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value_t = 30, value_name = "SECONDS")]
     pub audit_webhook_batch_max_wait: u64,
+    /// How long Events are kept
+    #[arg(long, env = "IRONCLAD_EVENT_TTL", default_value = "1h0m0s", value_parser = duration, value_name = "TIME")]
+    pub event_ttl: Duration,
     /// Admission plugins to run beside those that usually do
     #[arg(long, env = "IRONCLAD_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',', value_name = "NAME")]
     pub enable_admission_plugins: Vec<String>,

@@ -184,6 +184,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         traces: flags.traces()?,
         cors: flags.cors()?,
         goaway_chance: flags.goaway_chance,
+        event_ttl: flags.event_ttl,
         aggregation: aggregation(context),
         flags: context.config.flags.clone(),
         hostname: Some(context.node.name.clone()),

@@ -10,10 +10,12 @@ use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
 use crate::meta::LabelSelector;
 use crate::meta_validation::{label_selector_errors, push_invalid};
-use crate::names::{is_dns1035_label, is_dns1123_subdomain, is_path_segment, is_qualified_name};
+use crate::names::{
+    is_dns1035_label, is_dns1123_subdomain, is_path_segment, is_port_number, is_qualified_name,
+};
 use crate::types::admissionregistration::v1::{
     MatchCondition, MatchResources, NamedRuleWithOperations, ParamKind, ParamRef, RuleWithOperations,
-    WebhookClientConfig,
+    Variable, WebhookClientConfig,
 };
 
 const SCOPES: [&str; 3] = ["*", "Cluster", "Namespaced"];
@@ -73,9 +75,18 @@ impl Webhook<'_> {
         let versions = path.child("admissionReviewVersions");
         if self.review_versions.is_empty() {
             errors.push(field::required(&versions, "must specify one of v1, v1beta1"));
-        } else if !self.review_versions.iter().any(|version| matches!(&**version, "v1" | "v1beta1")) {
-            let message = "must include at least one of v1, v1beta1";
-            errors.push(field::invalid(&versions, self.review_versions.to_vec(), message));
+        } else {
+            for (index, version) in self.review_versions.iter().enumerate() {
+                let at = versions.index(index);
+                match self.review_versions[..index].contains(version) {
+                    true => errors.push(field::invalid(&at, &**version, "duplicate version")),
+                    false => push_invalid(errors, &at, version, is_dns1035_label(version)),
+                }
+            }
+            if !self.review_versions.iter().any(|version| matches!(&**version, "v1" | "v1beta1")) {
+                let message = "must include at least one of v1, v1beta1";
+                errors.push(field::invalid(&versions, self.review_versions.to_vec(), message));
+            }
         }
         for (index, rule) in self.rules.iter().enumerate() {
             let rule = NamedRuleWithOperations {
@@ -119,26 +130,127 @@ pub(in crate::kinds) fn client(errors: &mut ErrorList, config: &WebhookClientCon
         (None, None) | (Some(_), Some(_)) => {
             errors.push(field::required(path, "exactly one of url or service is required"));
         }
-        (Some(url), None) if !url.starts_with("https://") => {
-            let message = "'https' is the only allowed URL scheme";
-            errors.push(field::invalid(
-                &path.child("url"),
-                &**url,
-                format!("{message}; desired format: https://host[/path]"),
-            ));
-        }
-        (Some(_), None) => {}
+        (Some(url), None) => self::url(errors, url, &path.child("url")),
         (None, Some(service)) => {
             let path = path.child("service");
-            required(errors, &path.child("name"), &service.name);
-            required(errors, &path.child("namespace"), &service.namespace);
-            if let Some(port) = service.port {
-                crate::kinds::check::port_number(errors, &path.child("port"), port);
+            for (member, value) in [("name", &service.name), ("namespace", &service.namespace)] {
+                if value.is_empty() {
+                    errors
+                        .push(field::required(&path.child(member), format!("service {member} is required")));
+                }
             }
-            if let Some(target) = service.path.as_deref().filter(|target| !target.starts_with('/')) {
-                errors.push(field::invalid(&path.child("path"), target, "must start with a '/'"));
+            if let Some(port) = service.port {
+                let problems = is_port_number(port.into());
+                if !problems.is_empty() {
+                    let message = format!("port is not valid: {}", problems.join(", "));
+                    errors.push(field::invalid(&path.child("port"), port, message));
+                }
+            }
+            url_path(errors, text(&service.path), &path.child("path"));
+        }
+    }
+}
+
+/// Upstream: apiserver/pkg/util/webhook/validation.go, `ValidateWebhookURL`.
+fn url(errors: &mut ErrorList, url: &str, path: &Path) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (url, query) = url.split_once('?').unwrap_or((url, ""));
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if scheme != "https" {
+        let message = format!("'https' is the only allowed URL scheme{FORM}");
+        errors.push(field::invalid(path, scheme, message));
+    }
+    if host.is_empty() {
+        errors.push(field::invalid(path, "", format!("host must be provided{FORM}")));
+    }
+    for (part, message) in [
+        (user, "user information is not permitted in the URL"),
+        (fragment, "fragments are not permitted in the URL"),
+        (query, "query parameters are not permitted in the URL"),
+    ] {
+        if !part.is_empty() {
+            errors.push(field::invalid(path, part, message));
+        }
+    }
+}
+
+/// What is wrong with the path of a webhook's Service. Upstream: the same file, `ValidateWebhookService`.
+fn url_path(errors: &mut ErrorList, target: &str, path: &Path) {
+    if matches!(target, "" | "/") {
+        return;
+    }
+    if target == "//" {
+        return errors.push(field::invalid(path, target, "segment[0] may not be empty"));
+    }
+    if !target.starts_with('/') {
+        errors.push(field::invalid(path, target, "must start with a '/'"));
+    }
+    // Upstream leaves the first character out whatever it is.
+    let inner: String = target.chars().skip(1).collect();
+    for (index, segment) in inner.strip_suffix('/').unwrap_or(&inner).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.push(field::invalid(path, target, format!("segment[{index}] may not be empty")));
+        } else {
+            for problem in is_dns1123_subdomain(segment) {
+                errors.push(field::invalid(path, target, format!("segment[{index}]: {problem}")));
             }
         }
+    }
+}
+
+/// What is wrong with the variables of a policy, but for what compiling them tells.
+pub(super) fn variables(errors: &mut ErrorList, variables: &[Variable], path: &Path) {
+    for (index, variable) in variables.iter().enumerate() {
+        let at = path.index(index);
+        if variable.name.trim().is_empty() {
+            errors.push(field::required(&at.child("name"), "name is not specified"));
+        } else if !is_cel_identifier(&variable.name) {
+            let message = "name is not a valid CEL identifier";
+            errors.push(field::invalid(&at.child("name"), &*variable.name, message));
+        }
+        if variable.expression.trim().is_empty() {
+            errors.push(field::required(&at.child("expression"), "expression is not specified"));
+        }
+    }
+}
+
+/// Whether the text is a name in CEL, and no word of the language.
+fn is_cel_identifier(text: &str) -> bool {
+    const WORDS: [&str; 21] = [
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "false",
+        "for",
+        "function",
+        "if",
+        "import",
+        "in",
+        "let",
+        "loop",
+        "namespace",
+        "null",
+        "package",
+        "return",
+        "true",
+        "var",
+        "void",
+        "while",
+    ];
+    let starts = text.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
+    starts && text.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !WORDS.contains(&text)
+}
+
+/// What is wrong with the name of the policy that is bound.
+pub(super) fn policy_name(errors: &mut ErrorList, name: &str, path: &Path) {
+    match name.is_empty() {
+        true => errors.push(field::required(path, "")),
+        false => push_invalid(errors, path, name, is_dns1123_subdomain(name)),
     }
 }
 
@@ -291,10 +403,22 @@ pub(super) fn kind_cell(kind: Option<&ParamKind>) -> Value {
 }
 
 fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
+    let names = items(&rule.resource_names);
+    for (index, name) in names.iter().enumerate() {
+        let at = path.child("resourceNames").index(index);
+        push_invalid(errors, &at, name, is_path_segment(name));
+        if names[..index].contains(name) {
+            errors.push(field::duplicate(&at, &**name));
+        }
+    }
     let operations = items(&rule.operations);
     let operations_path = path.child("operations");
     if operations.is_empty() {
         errors.push(field::required(&operations_path, ""));
+    }
+    if operations.len() > 1 && operations.iter().any(|operation| operation == "*") {
+        let message = "if '*' is present, must not specify other operations";
+        errors.push(field::invalid(&operations_path, operations.to_vec(), message));
     }
     for (index, operation) in operations.iter().enumerate() {
         if !OPERATIONS.contains(&&**operation) {
@@ -319,7 +443,139 @@ fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
             errors.push(field::required(&path.index(index), ""));
         }
     }
+    wildcards(errors, items(&rule.resources), &path.child("resources"));
     if !text(&rule.scope).is_empty() {
         one_of_if_set(errors, &path.child("scope"), &rule.scope, &SCOPES);
+    }
+}
+
+/// What may not stand beside a wildcard in the list of resources.
+fn wildcards(errors: &mut ErrorList, resources: &[String], path: &Path) {
+    let (mut all_of, mut of_all): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let mut plain = false;
+    for (index, resource) in resources.iter().enumerate() {
+        let Some((name, subresource)) = resource.split_once('/') else {
+            // As upstream, where the last one decides.
+            plain = resource != "*" && !resource.is_empty();
+            continue;
+        };
+        for (seen, wildcard) in [
+            (all_of.contains(&name), format!("{name}/*")),
+            (of_all.contains(&subresource), format!("*/{subresource}")),
+        ] {
+            if seen {
+                let message = format!("if '{wildcard}' is present, must not specify {resource}");
+                errors.push(field::invalid(&path.index(index), &**resource, message));
+            }
+        }
+        if subresource == "*" {
+            all_of.push(name);
+        }
+        if name == "*" {
+            of_all.push(subresource);
+        }
+    }
+    let has = |wildcard: &str| resources.iter().any(|resource| resource == wildcard);
+    if resources.len() > 1 && has("*/*") {
+        let message = "if '*/*' is present, must not specify other resources";
+        errors.push(field::invalid(path, resources.to_vec(), message));
+    }
+    if has("*") && plain {
+        let message = "if '*' is present, must not specify other resources without subresources";
+        errors.push(field::invalid(path, resources.to_vec(), message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn texts(check: impl FnOnce(&mut ErrorList, &Path)) -> Vec<String> {
+        let mut errors = ErrorList::new();
+        check(&mut errors, &Path::new("at"));
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn wildcards_stand_alone() {
+        let all = r#"["*","pods"]"#;
+        for (resources, expected) in [
+            (vec!["pods", "pods/log"], vec![]),
+            (vec!["*", "*/scale"], vec![]),
+            (
+                vec!["*", "pods"],
+                vec![format!(
+                    "at: Invalid value: {all}: if '*' is present, must not specify other resources without subresources"
+                )],
+            ),
+            (
+                vec!["pods/*", "pods/log"],
+                vec![r#"at[1]: Invalid value: "pods/log": if 'pods/*' is present, must not specify pods/log"#.into()],
+            ),
+            (
+                vec!["*/scale", "pods/scale"],
+                vec![r#"at[1]: Invalid value: "pods/scale": if '*/scale' is present, must not specify pods/scale"#.into()],
+            ),
+            (
+                vec!["*/*", "pods"],
+                vec![
+                    r#"at: Invalid value: ["*/*","pods"]: if '*/*' is present, must not specify other resources"#.into(),
+                ],
+            ),
+        ] {
+            let resources: Vec<String> = resources.into_iter().map(str::to_owned).collect();
+            assert_eq!(texts(|errors, path| wildcards(errors, &resources, path)), expected, "{resources:?}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_reached_by_a_plain_url_or_a_service() {
+        let form = "; desired format: https://host[/path]";
+        for (config, expected) in [
+            (json!({"url": "https://example.com:8443/a"}), vec![]),
+            (
+                json!({"url": "http://example.com"}),
+                vec![format!(r#"at.url: Invalid value: "http": 'https' is the only allowed URL scheme{form}"#)],
+            ),
+            (json!({"url": "https:///a"}), vec![format!(r#"at.url: Invalid value: "": host must be provided{form}"#)]),
+            (
+                json!({"url": "https://u:p@h/?q=1#f"}),
+                vec![
+                    r#"at.url: Invalid value: "u:p": user information is not permitted in the URL"#.into(),
+                    r#"at.url: Invalid value: "f": fragments are not permitted in the URL"#.into(),
+                    r#"at.url: Invalid value: "q=1": query parameters are not permitted in the URL"#.into(),
+                ],
+            ),
+            (json!({"service": {"name": "s", "namespace": "n", "path": "/a/b.c/"}}), vec![]),
+            (
+                json!({"service": {"name": "", "namespace": "n", "path": "/a//b", "port": 0}}),
+                vec![
+                    "at.service.name: Required value: service name is required".into(),
+                    "at.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive".into(),
+                    r#"at.service.path: Invalid value: "/a//b": segment[1] may not be empty"#.into(),
+                ],
+            ),
+        ] {
+            let config: WebhookClientConfig = serde_json::from_value(config).unwrap();
+            assert_eq!(texts(|errors, path| client(errors, &config, path)), expected);
+        }
+    }
+
+    #[test]
+    fn variables_have_names_of_cel() {
+        let given = [("ok_1", "1"), ("1st", "1"), ("in", "1"), (" ", " ")];
+        let given =
+            given.map(|(name, expression)| Variable { name: name.into(), expression: expression.into() });
+        assert_eq!(
+            texts(|errors, path| variables(errors, &given, path)),
+            [
+                r#"at[1].name: Invalid value: "1st": name is not a valid CEL identifier"#,
+                r#"at[2].name: Invalid value: "in": name is not a valid CEL identifier"#,
+                "at[3].name: Required value: name is not specified",
+                "at[3].expression: Required value: expression is not specified",
+            ]
+        );
     }
 }

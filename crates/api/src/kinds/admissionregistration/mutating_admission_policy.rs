@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::matching::{conditions, default_resources, failure_policy, kind_cell, resources};
+use super::matching::{conditions, default_resources, failure_policy, kind_cell, resources, variables};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::{one_of, required};
@@ -73,6 +73,7 @@ fn validate(policy: &MutatingAdmissionPolicy) -> ErrorList {
             }
         }
     }
+    variables(&mut errors, items(&spec.variables), &path.child("variables"));
     let mutations = path.child("mutations");
     if items(&spec.mutations).is_empty() {
         errors.push(field::required(&mutations, "mutations must contain at least one item"));

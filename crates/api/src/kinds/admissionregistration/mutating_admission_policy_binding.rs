@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::matching::{
-    binding_columns, default_parameters, default_resources, parameters, parameters_cell, resources,
+    binding_columns, default_parameters, default_resources, parameters, parameters_cell, policy_name,
+    resources,
 };
 use crate::field::{ErrorList, Path};
 use crate::kind::{Descriptor, Scope, Typed};
-use crate::kinds::check::required;
 use crate::kinds::optional::text;
 use crate::kinds::row;
 use crate::types::admissionregistration::v1::{
@@ -54,7 +54,7 @@ fn validate(binding: &MutatingAdmissionPolicyBinding) -> ErrorList {
     let empty = MutatingAdmissionPolicyBindingSpec::default();
     let spec = binding.spec.as_ref().unwrap_or(&empty);
     let path = Path::new("spec");
-    required(&mut errors, &path.child("policyName"), text(&spec.policy_name));
+    policy_name(&mut errors, text(&spec.policy_name), &path.child("policyName"));
     if let Some(given) = &spec.param_ref {
         parameters(&mut errors, given, &path.child("paramRef"));
     }

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::matching::{conditions, default_resources, failure_policy, kind_cell, param_kind, resources};
+use super::matching::{
+    conditions, default_resources, failure_policy, kind_cell, param_kind, resources, variables,
+};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
 use crate::kinds::check::one_of_if_set;
 use crate::kinds::optional::{default_text, items, text};
 use crate::kinds::row;
+use crate::meta_validation::push_invalid;
+use crate::names::is_qualified_name;
 use crate::types::admissionregistration::v1::{
-    ValidatingAdmissionPolicy, ValidatingAdmissionPolicySpec, Validation,
+    AuditAnnotation, ValidatingAdmissionPolicy, ValidatingAdmissionPolicySpec, Validation,
 };
 
 /// How it is served.
@@ -80,6 +84,7 @@ fn validate(policy: &ValidatingAdmissionPolicy) -> ErrorList {
             }
         }
     }
+    variables(&mut errors, items(&spec.variables), &path.child("variables"));
     if items(&spec.validations).is_empty() && items(&spec.audit_annotations).is_empty() {
         let message = "validations or auditAnnotations must contain at least one item";
         for name in ["validations", "auditAnnotations"] {
@@ -92,11 +97,13 @@ fn validate(policy: &ValidatingAdmissionPolicy) -> ErrorList {
     for (index, one) in items(&spec.validations).iter().enumerate() {
         validation(&mut errors, one, &path.child("validations").index(index));
     }
+    let name = policy.metadata.name.as_deref().unwrap_or_default();
+    audit_annotations(&mut errors, name, items(&spec.audit_annotations), &path.child("auditAnnotations"));
     errors
 }
 
 fn validation(errors: &mut ErrorList, validation: &Validation, path: &Path) {
-    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
     let broken = |text: &str| text.contains(['\n', '\r']);
     let expression = validation.expression.trim();
     if expression.is_empty() {
@@ -112,11 +119,39 @@ fn validation(errors: &mut ErrorList, validation: &Validation, path: &Path) {
         errors.push(field::invalid(&message_path, message, "message must be non-empty if specified"));
     } else if broken(message.trim()) {
         errors.push(field::invalid(&message_path, message, "message must not contain line breaks"));
-    } else if broken(expression) && message.is_empty() {
-        let detail = "message must be specified if expression contains line breaks";
-        errors.push(field::required(&message_path, detail));
     }
     one_of_if_set(errors, &path.child("reason"), &validation.reason, REASONS);
+}
+
+/// What is wrong with the annotations that a policy gives audit events, but for what compiling them tells.
+fn audit_annotations(errors: &mut ErrorList, policy: &str, annotations: &[AuditAnnotation], path: &Path) {
+    const MAX: usize = 20;
+    const LONGEST: usize = 5 * 1024;
+    if annotations.len() > MAX {
+        let message = format!("must not have more than {MAX} auditAnnotations");
+        let given = serde_json::to_value(annotations).unwrap_or_default();
+        errors.push(field::invalid(path, given, message));
+    }
+    for (index, annotation) in annotations.iter().enumerate() {
+        let (key_path, value_path) =
+            (path.index(index).child("key"), path.index(index).child("valueExpression"));
+        if policy.is_empty() {
+            let message = "requires metadata.name be non-empty";
+            errors.push(field::invalid(&key_path, &*annotation.key, message));
+        } else {
+            let name = format!("{policy}/{}", annotation.key);
+            push_invalid(errors, &key_path, &name, is_qualified_name(&name));
+        }
+        match annotation.value_expression.trim().len() {
+            0 => errors.push(field::required(&value_path, "valueExpression is not specified")),
+            1..=LONGEST => {}
+            _ => errors
+                .push(field::required(&value_path, format!("must not exceed {LONGEST} bytes in length"))),
+        }
+        if annotations[..index].iter().any(|earlier| earlier.key == annotation.key) {
+            errors.push(field::duplicate(&key_path, &*annotation.key));
+        }
+    }
 }
 
 fn cells(policy: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
@@ -162,13 +197,12 @@ mod tests {
                 vec![
                     "spec.validations[0].expression: Required value: expression is not specified",
                     r#"spec.validations[0].message: Invalid value: " ": message must be non-empty if specified"#,
-                    r#"spec.validations[0].reason: Unsupported value: "Because": supported values: "Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized""#,
+                    r#"spec.validations[0].reason: Unsupported value: "Because": supported values: "Forbidden", "Invalid", "RequestEntityTooLarge""#,
                 ],
             ),
             (
                 json!({"validations": [{"expression": "true\n&& true"}, {"expression": "true", "message": "a\nb"}]}),
                 vec![
-                    "spec.validations[0].message: Required value: message must be specified if expression contains line breaks",
                     r#"spec.validations[1].message: Invalid value: "a\nb": message must not contain line breaks"#,
                 ],
             ),

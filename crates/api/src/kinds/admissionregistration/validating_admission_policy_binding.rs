@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::matching::{
-    binding_columns, default_parameters, default_resources, parameters, parameters_cell, resources,
+    binding_columns, default_parameters, default_resources, parameters, parameters_cell, policy_name,
+    resources,
 };
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Descriptor, Scope, Typed};
-use crate::kinds::check::{one_of, required};
+use crate::kinds::check::one_of;
 
 use crate::kinds::row;
 use crate::types::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
@@ -51,7 +52,7 @@ fn validate(binding: &ValidatingAdmissionPolicyBinding) -> ErrorList {
     let mut errors = ErrorList::new();
     let spec = &binding.spec;
     let path = Path::new("spec");
-    required(&mut errors, &path.child("policyName"), &spec.policy_name);
+    policy_name(&mut errors, &spec.policy_name, &path.child("policyName"));
     if let Some(given) = &spec.param_ref {
         parameters(&mut errors, given, &path.child("paramRef"));
     }
@@ -60,7 +61,7 @@ fn validate(binding: &ValidatingAdmissionPolicyBinding) -> ErrorList {
     }
     let actions = path.child("validationActions");
     if spec.validation_actions.is_empty() {
-        errors.push(field::required(&actions, ""));
+        errors.push(field::required(&actions, "at least one validation action is required"));
     }
     for (index, action) in spec.validation_actions.iter().enumerate() {
         let path = actions.index(index);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::duration;
 use crate::field::{self, ErrorList, Path};
-use crate::kind::{Column, Descriptor, Scope, SelectableField, Subresources, Typed};
+use crate::kind::{Column, Dependents, Descriptor, Scope, SelectableField, Subresources, Typed};
 use crate::kinds::check::{json as value_of, labels_match, not_negative_if_set, one_of_if_set};
 use crate::kinds::core::pod::{self, defaults, validation};
 use crate::kinds::optional::{items, items_mut, text};
@@ -26,6 +26,9 @@ use crate::selector::labels::Selector;
 use crate::types::batch::v1::{Job, JobSpec, JobStatus};
 use crate::types::core::v1::PodTemplateSpec;
 
+/// What a client is told that deletes a Job and does not say what is to become of its pods.
+const PODS_STAY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                         remove them or set propagationPolicy=Orphan to suppress this warning";
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// The labels of before they had a prefix; still set.
@@ -43,6 +46,7 @@ pub fn descriptor() -> Descriptor {
             ..SelectableField::new("status.successful", "/status/succeeded")
         }],
         generation: true,
+        dependents: Dependents::Kept(PODS_STAY),
         columns: vec![
             Column::object_name(),
             Column::new("Status", "string", "Status of the job."),

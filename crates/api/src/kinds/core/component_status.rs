@@ -23,7 +23,7 @@ pub fn descriptor() -> Descriptor {
             Column::new("Error", "string", "Error of the component conditions"),
         ],
         hooks: Arc::new(Typed::<ComponentStatus>::new().cells(cells)),
-        deprecated: Some("v1 ComponentStatus is deprecated in v1.19+"),
+        deprecated: Some("v1 ComponentStatus is deprecated in v1.19+".into()),
         ..Descriptor::new("", "v1", "ComponentStatus", "componentstatuses", Scope::Cluster)
     }
 }

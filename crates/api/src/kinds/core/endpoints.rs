@@ -32,7 +32,9 @@ pub fn descriptor() -> Descriptor {
                 .cells(cells),
         ),
         create_on_update: true,
-        deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        deprecated: Some(
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
+        ),
         ..Descriptor::new("", "v1", "Endpoints", "endpoints", Scope::Namespaced)
     }
 }

@@ -32,6 +32,7 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("type", "/type"),
         ],
         create_on_update: true,
+        expires: true,
         columns: columns(),
         hooks: Arc::new(Typed::<Event>::new().default_with(default).validate(validate).cells(cells)),
         ..Descriptor::new("", "v1", "Event", "events", Scope::Namespaced)

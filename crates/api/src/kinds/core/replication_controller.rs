@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
-use crate::kind::{Descriptor, ScalePaths, Scope, SelectableField, Subresources, Typed};
+use crate::kind::{Dependents, Descriptor, ScalePaths, Scope, SelectableField, Subresources, Typed};
 use crate::kinds::apps::replica_set;
 use crate::kinds::check::{json as value_of, labels_match, not_negative_if_set};
 use crate::kinds::core::pod::{defaults, validation};
@@ -30,6 +30,7 @@ pub fn descriptor() -> Descriptor {
             ..SelectableField::new("status.replicas", "/status/replicas")
         }],
         generation: true,
+        dependents: Dependents::Kept(""),
         columns: replica_set::columns(),
         hooks: Arc::new(
             Typed::<ReplicationController>::new()

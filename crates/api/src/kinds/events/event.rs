@@ -41,6 +41,7 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("type", "/type"),
         ],
         create_on_update: true,
+        expires: true,
         stored_as: Some(GroupVersionResource::new("", "v1", "events")),
         columns: event::columns(),
         hooks: Arc::new(EventHooks),

@@ -92,7 +92,7 @@ async fn set(
 
 /// Deletes everything below `prefix`, and waits until it is gone.
 async fn empty(server: &Server, name: &str, uid: &str, prefix: &Bytes) -> Result<(), Status> {
-    let store = &server.storage.0;
+    let store = &server.storage.store;
     let mut left: HashSet<Bytes> = HashSet::new();
     let whole = Range::prefix(prefix.clone());
     let (mut start, mut revision) = (whole.start.clone(), 0);
@@ -172,6 +172,6 @@ async fn delete(server: &Server, kv: &KeyValue) -> Result<bool, Status> {
     };
     let compare = vec![Compare::mod_revision(kv.key.clone(), kv.mod_revision)];
     let txn = Txn { compare, success: vec![op], failure: Vec::new() };
-    let answer = server.storage.0.txn(txn).await.map_err(storage::status)?;
+    let answer = server.storage.store.txn(txn).await.map_err(storage::status)?;
     Ok(removes && answer.succeeded)
 }

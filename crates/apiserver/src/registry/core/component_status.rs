@@ -14,7 +14,7 @@ pub(in crate::registry) struct ComponentStatuses;
 #[async_trait]
 impl Rest for ComponentStatuses {
     async fn items(&self, call: &Call) -> Result<Option<Vec<Value>>, Status> {
-        let store = &call.server.storage.0;
+        let store = &call.server.storage.store;
         let condition = match store.status().await.map(|status| status.alarm) {
             Ok(None) => {
                 // What is slow is healthy, but not what people want.

@@ -197,21 +197,14 @@ fn container(pod: &Object, asked: &str) -> Result<String, Status> {
     let (main, init, ephemeral) =
         (names("containers"), names("initContainers"), names("ephemeralContainers"));
     if asked.is_empty() {
-        if let ([only], [], []) = (main.as_slice(), init.as_slice(), ephemeral.as_slice()) {
+        if let [only] = main.as_slice() {
             return Ok((*only).to_owned());
         }
-        if let (Some(first), 1, true) = (main.first(), main.len(), init.is_empty()) {
-            return Ok((*first).to_owned());
-        }
-        let mut message = format!(
+        return Err(Status::bad_request(format!(
             "a container name must be specified for pod {}, choose one of: [{}]",
             pod.name(),
-            main.join(" ")
-        );
-        if !init.is_empty() {
-            message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-        }
-        return Err(Status::bad_request(message));
+            [init, main, ephemeral].concat().join(" ")
+        )));
     }
     if [main, init, ephemeral].concat().contains(&asked) {
         return Ok(asked.to_owned());
@@ -260,11 +253,13 @@ mod tests {
         let one = pod(json!({"containers": [{"name": "a"}]}));
         let two =
             pod(json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}));
+        let one_beside_init = pod(json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}));
         assert_eq!(container(&one, "").unwrap(), "a");
+        assert_eq!(container(&one_beside_init, "").unwrap(), "a");
         assert_eq!(container(&two, "i").unwrap(), "i");
         assert_eq!(
             container(&two, "").unwrap_err().message,
-            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+            "a container name must be specified for pod p, choose one of: [i a b]"
         );
         assert_eq!(container(&one, "x").unwrap_err().message, "container x is not valid for pod p");
     }

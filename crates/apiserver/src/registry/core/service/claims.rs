@@ -132,7 +132,7 @@ impl<'a> Places<'a> {
     }
 
     async fn read(&self, range: Range) -> Result<Vec<KeyValue>, Status> {
-        Ok(self.call.server.storage.0.range(range).await.map_err(storage::status)?.kvs)
+        Ok(self.call.server.storage.store.range(range).await.map_err(storage::status)?.kvs)
     }
 
     /// Where in the ranges a claim is; `None` outside of them, where it is another server's business.
@@ -218,7 +218,7 @@ impl<'a> Places<'a> {
 
     async fn txn(&self, compare: Vec<Compare>, success: Vec<Op>) -> Result<bool, Status> {
         let txn = Txn { compare, success, failure: Vec::new() };
-        Ok(self.call.server.storage.0.txn(txn).await.map_err(storage::status)?.succeeded)
+        Ok(self.call.server.storage.store.txn(txn).await.map_err(storage::status)?.succeeded)
     }
 }
 
