@@ -21,6 +21,7 @@ use store::{
 use tonic::transport::Channel;
 
 use crate::endpoints::{Failure, Kind};
+use crate::pages::Pages;
 use crate::{EtcdStore, feed};
 
 fn kv(channel: Channel) -> KvClient<Channel> {
@@ -136,6 +137,19 @@ fn size_of(ops: &[Op]) -> usize {
 }
 
 impl EtcdStore {
+    /// One request for a range.
+    async fn page(&self, range: Range) -> Result<RangeResponse, Error> {
+        let request = range_request(&range);
+        let call = |channel| {
+            let request = request.clone();
+            async move { kv(channel).range(request).await }
+        };
+        match self.endpoints.call(Kind::Read, call).await {
+            Ok(found) => Ok(range_response(range.uncounted, found)),
+            Err(failure) => Err(self.error(failure, 0).await),
+        }
+    }
+
     /// What a failure means in the contract's words; some of it must be asked for.
     async fn error(&self, failure: Failure, lease: LeaseId) -> Error {
         let status = match failure {
@@ -174,14 +188,16 @@ impl EtcdStore {
 #[async_trait]
 impl Store for EtcdStore {
     async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
-        let request = range_request(&range);
-        let call = |channel| {
-            let request = request.clone();
-            async move { kv(channel).range(request).await }
-        };
-        match self.endpoints.call(Kind::Read, call).await {
-            Ok(found) => Ok(range_response(range.uncounted, found)),
-            Err(failure) => Err(self.error(failure, 0).await),
+        let mut pages = Pages::new(range);
+        loop {
+            let page = match self.page(pages.next()).await {
+                Ok(page) => page,
+                Err(error) if pages.begin_again(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(whole) = pages.take(page) {
+                return Ok(whole);
+            }
         }
     }
 
@@ -190,6 +206,8 @@ impl Store for EtcdStore {
         txn.check()?;
         let mut leases = Vec::new();
         leases_of(&txn, &mut leases);
+        leases.sort_unstable();
+        leases.dedup();
         for lease in leases {
             // An etcd before 3.5.10 does not refuse a transaction with an unknown lease: it panics.
             self.lease_time_to_live(lease).await?;

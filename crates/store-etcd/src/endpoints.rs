@@ -1,16 +1,20 @@
 //! Which endpoint is used, and what happens when it fails.
 //!
 //! One connection at a time, to whichever endpoint answered last. When it fails, the next one is tried; once all have
-//! failed there is a pause, which grows. A call that only reads is tried again until its time is up. One that writes is
+//! failed there is a pause, which grows. Whoever needs a connection waits for the one attempt that is under way, no longer
+//! than a call may take, and shares what comes of it. A call that only reads is tried again until its time is up. One that writes is
 //! tried again only when it is certain that it was not carried out: the contract leaves open what an `Unavailable`
 //! write has done, and a second attempt could do it twice.
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use etcd::refusal;
-use futures::future::{Either, select};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, Shared, select};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
@@ -36,9 +40,10 @@ pub(crate) struct Endpoints {
     targets: Vec<Target>,
     options: Options,
     state: Mutex<State>,
-    /// Held while connecting, so that it is done once.
-    connecting: tokio::sync::Mutex<()>,
 }
+
+/// An attempt to connect, and what comes of it: nothing, if no endpoint answers.
+type Attempt = Shared<BoxFuture<'static, Option<Connection>>>;
 
 struct Target {
     endpoint: Endpoint,
@@ -51,6 +56,8 @@ struct Target {
 struct State {
     /// The connection in use.
     channel: Option<Connection>,
+    /// Where there is none: the attempt under way.
+    attempt: Option<Attempt>,
     /// Which endpoint it goes to, or is tried next.
     current: usize,
     /// Counts connections.
@@ -80,33 +87,51 @@ impl Endpoints {
         }
         let targets = options.endpoints.iter().map(|endpoint| target(endpoint, &options));
         let targets = targets.collect::<Result<_, _>>()?;
-        Ok(Self { targets, options, state: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+        Ok(Self { targets, options, state: Mutex::default() })
     }
 
     /// The connection in use, or a new one to the first endpoint that answers, each tried once.
-    pub async fn connection(&self) -> Result<Connection, store::Error> {
-        let _alone = self.connecting.lock().await;
-        if let Some(connection) = self.state.lock().channel.clone() {
-            return Ok(connection);
-        }
+    pub async fn connection(self: &Arc<Self>) -> Result<Connection, store::Error> {
+        let attempt = {
+            let mut state = self.state.lock();
+            if let Some(connection) = &state.channel {
+                return Ok(connection.clone());
+            }
+            state.attempt.get_or_insert_with(|| self.clone().start()).clone()
+        };
+        attempt.await.ok_or(store::Error::Unavailable("no etcd endpoint answers"))
+    }
+
+    /// Begins to connect. In a task of its own: those who wait may give up before an endpoint that does not answer is
+    /// given up, and the next call is to find the next one.
+    fn start(self: Arc<Self>) -> Attempt {
+        let task = tokio::spawn(async move {
+            let connected = self.connect().await;
+            let mut state = self.state.lock();
+            state.attempt = None;
+            let channel = connected?;
+            state.made += 1;
+            let connection = Connection { channel, number: state.made };
+            state.channel = Some(connection.clone());
+            Some(connection)
+        });
+        task.map(|outcome| outcome.ok().flatten()).boxed().shared()
+    }
+
+    async fn connect(&self) -> Option<Channel> {
         for _ in 0..self.targets.len() {
             let current = self.state.lock().current;
-            match self.targets[current].connect().await {
-                Ok(channel) => {
-                    let mut state = self.state.lock();
-                    state.made += 1;
-                    let connection = Connection { channel, number: state.made };
-                    state.channel = Some(connection.clone());
-                    return Ok(connection);
-                }
-                Err(error) => {
-                    let endpoint = &self.options.endpoints[current];
-                    tracing::warn!(endpoint, error = chain(&error), "an etcd endpoint does not answer");
-                    self.state.lock().current = (current + 1) % self.targets.len();
-                }
-            }
+            let attempt = std::pin::pin!(self.targets[current].connect());
+            let problem = match select(attempt, self.options.clock.sleep(CONNECT)).await {
+                Either::Left((Ok(channel), _)) => return Some(channel),
+                Either::Left((Err(error), _)) => chain(&error),
+                Either::Right(_) => "it takes too long".to_owned(),
+            };
+            let endpoint = &self.options.endpoints[current];
+            tracing::warn!(endpoint, error = problem, "an etcd endpoint does not answer");
+            self.state.lock().current = (current + 1) % self.targets.len();
         }
-        Err(store::Error::Unavailable("no etcd endpoint answers"))
+        None
     }
 
     /// Leaves an endpoint whose connection has failed, unless somebody else has done so.
@@ -119,23 +144,19 @@ impl Endpoints {
     }
 
     /// Makes a call, on another endpoint if need be.
-    pub async fn call<T, F>(&self, kind: Kind, call: impl Fn(Channel) -> F) -> Result<T, Failure>
+    pub async fn call<T, F>(self: &Arc<Self>, kind: Kind, call: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let clock = &self.options.clock;
-        let deadline = clock.monotonic() + self.options.timeout;
+        let deadline = self.deadline();
         let mut pauses = Pauses::default();
         loop {
-            let failure = match self.connection().await {
+            let failure = match self.connection_by(deadline).await {
                 Err(error) => Failure::Unsent(error),
                 Ok(connection) => {
-                    let left = deadline.saturating_sub(clock.monotonic());
-                    let answer = std::pin::pin!(call(connection.channel.clone()));
-                    let outcome = match select(answer, clock.sleep(left)).await {
-                        Either::Left((outcome, _)) => outcome,
-                        Either::Right(_) => Err(Status::deadline_exceeded("etcd takes too long")),
-                    };
+                    let answer = self.within(deadline, call(connection.channel.clone())).await;
+                    let outcome =
+                        answer.unwrap_or_else(|| Err(Status::deadline_exceeded("etcd takes too long")));
                     match outcome {
                         Ok(response) => return Ok(response.into_inner()),
                         Err(status) if is_lost(&status) => {
@@ -148,11 +169,35 @@ impl Endpoints {
                 }
             };
             let again = kind == Kind::Read || failure.was_not_carried_out();
-            if !again || clock.monotonic() >= deadline {
+            if !again || self.options.clock.monotonic() >= deadline {
                 return Err(failure);
             }
             pauses.wait(self).await;
         }
+    }
+
+    async fn connection_by(self: &Arc<Self>, deadline: Duration) -> Result<Connection, store::Error> {
+        let mut connection = std::pin::pin!(self.connection());
+        // Nearly always it is there, and no timer is made.
+        if let Poll::Ready(connection) = futures::poll!(connection.as_mut()) {
+            return connection;
+        }
+        let in_time = self.within(deadline, connection).await;
+        in_time.unwrap_or(Err(store::Error::Unavailable("no etcd endpoint answers")))
+    }
+
+    /// What comes of something, if it comes before the deadline.
+    pub async fn within<T>(&self, deadline: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let left = deadline.saturating_sub(self.options.clock.monotonic());
+        match select(std::pin::pin!(work), self.options.clock.sleep(left)).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
+    }
+
+    /// When what begins now is to be done.
+    pub fn deadline(&self) -> Duration {
+        self.options.clock.monotonic() + self.options.timeout
     }
 
     /// What pauses are measured with.

@@ -335,10 +335,11 @@ fn everything(start_revision: Revision) -> WatchCreateRequest {
 }
 
 impl Own {
-    async fn open(endpoints: &Endpoints, next: Revision) -> Result<Self, Error> {
+    async fn open(endpoints: &Arc<Endpoints>, next: Revision) -> Result<Self, Error> {
         let connection = endpoints.connection().await?;
         let create = WatchCreateRequest { prev_kv: true, fragment: true, ..everything(next) };
-        match open(&connection, create).await {
+        let opened = endpoints.within(endpoints.deadline(), open(&connection, create)).await;
+        match opened.unwrap_or_else(|| Err(Status::deadline_exceeded("etcd takes too long"))) {
             Ok((requests, responses)) => {
                 Ok(Self { connection, _requests: requests, responses, pieces: Vec::new() })
             }
@@ -382,9 +383,14 @@ impl Own {
 
 /// The compact revision, which etcd tells nobody but a watch that begins before it. The caller knows that something
 /// is compacted.
-pub(crate) async fn compact_revision(endpoints: &Endpoints) -> Result<Revision, Error> {
+pub(crate) async fn compact_revision(endpoints: &Arc<Endpoints>) -> Result<Revision, Error> {
+    let told = endpoints.within(endpoints.deadline(), ask_compact_revision(endpoints)).await;
+    told.unwrap_or(Err(Error::Unavailable("etcd does not say what is compacted")))
+}
+
+async fn ask_compact_revision(endpoints: &Arc<Endpoints>) -> Result<Revision, Error> {
     let mut pauses = Pauses::default();
-    for _ in 0..5 {
+    loop {
         let connection = endpoints.connection().await?;
         let filters = vec![FilterType::Noput.into(), FilterType::Nodelete.into()];
         if let Ok((_requests, mut responses)) =
@@ -399,5 +405,4 @@ pub(crate) async fn compact_revision(endpoints: &Endpoints) -> Result<Revision, 
         endpoints.failed(&connection);
         pauses.wait(endpoints).await;
     }
-    Err(Error::Unavailable("etcd does not say what is compacted"))
 }

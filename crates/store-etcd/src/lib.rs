@@ -2,7 +2,7 @@
 //!
 //! Read first: [`EtcdStore`], which is a [`store::Store`]; then [`Options`]. How an endpoint is chosen and left is in
 //! `endpoints`; how all watches share one stream of changes in `feed`; how a value comes to carry its own revision, which
-//! no etcd can write, in `etcd::stamp`; who compacts, in [`compaction`]. Certified by the suite against etcd 3.4 and 3.5 (`tests/it`).
+//! no etcd can write, in `etcd::stamp`; how a long range is read in `pages`; who compacts, in [`compaction`]. Certified by the suite against etcd 3.4 and 3.5 (`tests/it`).
 //!
 //! The etcd should be the cluster's own: watches follow the whole key space, so that they know how far they have come
 //! from any version of etcd (3.4 does not answer when asked).
@@ -14,6 +14,7 @@ mod calls;
 pub mod compaction;
 mod endpoints;
 mod feed;
+mod pages;
 pub mod tls;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// For `https`: whom to trust, and who this is ([`tls::client`]).
     pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// How long a call is tried, over all endpoints.
+    /// How long a call is tried, over all endpoints; of a long range, each page.
     pub timeout: Duration,
     /// What the pauses between attempts are measured with.
     pub clock: SharedClock,

@@ -6,5 +6,14 @@
 mod it {
     pub mod certified;
     pub mod faults;
-    pub mod program;
+
+    use foundation::SystemClock;
+    use store_etcd::{EtcdStore, Options};
+
+    /// A store over some endpoints, with the patience that a starting etcd takes.
+    pub fn store(endpoints: Vec<String>) -> EtcdStore {
+        let mut options = Options::new(endpoints, SystemClock::shared());
+        options.timeout = std::time::Duration::from_secs(60);
+        EtcdStore::new(options).unwrap()
+    }
 }

@@ -12,6 +12,7 @@
 
 mod cluster;
 pub mod containerd;
+pub mod etcd;
 pub mod image;
 mod kubectl;
 pub mod load;

@@ -1,7 +1,6 @@
 //! `etcdctl` 3.4 and 3.5 against this server over the embedded engine. `tests/tools.sh` installs them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -10,17 +9,8 @@ use foundation::{CancellationToken, SystemClock};
 use store::embedded::Engine;
 use store::{Op, Range, Store, Txn};
 use tempfile::TempDir;
+use testkit::{etcd as real, wait};
 use tokio::runtime::Runtime;
-
-fn tool(version: &str, name: &str) -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
-    let tools = std::env::var_os("IRONCLAD_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
-        std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("ironclad/tools")
-    });
-    let path = tools.join(format!("etcd-{version}/{name}"));
-    assert!(path.exists(), "{} is not there: run tests/tools.sh first", path.display());
-    path
-}
 
 /// A server over a store in a temporary directory.
 struct World {
@@ -47,7 +37,7 @@ impl World {
     }
 
     fn command(&self, version: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(tool(version, "etcdctl"));
+        let mut command = Command::new(real::program(version, "etcdctl"));
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url]).args(arguments);
         command
     }
@@ -188,7 +178,7 @@ fn upkeep(version: &str) {
 }
 
 /// A snapshot of ours: etcd's tools can read and restore it, and so can we.
-fn snapshots(version: &str) {
+fn snapshots(version: &'static str) {
     let world = World::new();
     for n in 0..500 {
         let ops = vec![Op::put(format!("k/{n}"), vec![b'x'; n * 7]), Op::put(format!("l/{n}"), "y")];
@@ -197,13 +187,8 @@ fn snapshots(version: &str) {
     world.runtime.block_on(world.engine.txn(Txn::of(vec![Op::delete("k/7")]))).unwrap();
     let file = world.directory.path().join("saved.db");
     world.ctl(version, &["snapshot", "save", file.to_str().unwrap()]);
-    let status = Command::new(tool(version, "etcdctl"))
-        .env("ETCDCTL_API", "3")
-        .args(["snapshot", "status", "-w", "json"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let status =
+        real::etcdctl(version, &["snapshot", "status", "-w", "json", file.to_str().unwrap()]).unwrap();
     assert!(status.contains("\"totalKey\":") && status.contains("\"revision\":501"), "{status}");
 
     let contents = snapshot::read(&mut std::fs::File::open(&file).unwrap()).unwrap();
@@ -214,50 +199,14 @@ fn snapshots(version: &str) {
     assert_eq!(keys, all.kvs);
 
     // Into an etcd.
-    let data = world.directory.path().join("etcd");
-    let restored = Command::new(tool(version, "etcdctl"))
-        .env("ETCDCTL_API", "3")
-        .args(["snapshot", "restore", "--data-dir"])
-        .arg(&data)
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (client, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
-    let child = Command::new(tool(version, "etcd"))
-        .arg("--data-dir")
-        .arg(&data)
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--log-level", "error"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _child = Following(child);
-    let get = || {
-        let output = Command::new(tool(version, "etcdctl"))
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &client, "get", "", "--prefix", "--keys-only"])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()).count()
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while get() == 0 && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
-    assert_eq!(get(), 999);
+    let etcd = real::Etcd::restored(version, &file).started();
+    let keys =
+        wait::until("the restored etcd answers", || etcd.etcdctl(&["get", "", "--prefix", "--keys-only"]));
+    assert_eq!(keys.lines().filter(|line| !line.is_empty()).count(), 999);
 
     // And back: what an etcd saves is read as well.
     let saved = world.directory.path().join("etcd.db");
-    let output = Command::new(tool(version, "etcdctl"))
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &client, "snapshot", "save"])
-        .arg(&saved)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    etcd.etcdctl(&["snapshot", "save", saved.to_str().unwrap()]).unwrap();
     let contents = snapshot::read(&mut std::fs::File::open(&saved).unwrap()).unwrap();
     let mut keys = contents.into_keys();
     keys.sort_by(|a, b| a.key.cmp(&b.key));

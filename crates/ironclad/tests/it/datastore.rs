@@ -1,75 +1,20 @@
 //! Where the state is: an etcd that several servers share, and backups of it and of the embedded store.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
-use tempfile::TempDir;
-use testkit::{Cluster, Options, tools, wait};
+use testkit::etcd::{Etcd, etcdctl, ports};
+use testkit::{Cluster, Options, wait};
 
 use crate::IRONCLAD;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-/// A port that nobody listens on.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
-}
-
-/// An etcd, which ends with its value.
-struct Etcd {
-    version: &'static str,
-    port: u16,
-    child: Child,
-    _directory: TempDir,
-}
-
-impl Etcd {
-    fn start(version: &'static str) -> Etcd {
-        let (directory, port) = (TempDir::new().unwrap(), port());
-        let (client, peer) =
-            (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", self::port()));
-        let mut command = Command::new(tools::path(&format!("etcd-{version}/etcd")));
-        // Debian's refuses architectures that it does not know.
-        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
-        command.arg("--data-dir").arg(directory.path()).args(["--log-level", "error"]);
-        for (flag, url) in [
-            ("--listen-client-urls", &client),
-            ("--advertise-client-urls", &client),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster", &format!("default={peer}")),
-        ] {
-            command.args([flag, url]);
-        }
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Etcd { version, port, child, _directory: directory }
-    }
-
-    fn flag(&self) -> String {
-        format!("--datastore-endpoint=http://127.0.0.1:{}", self.port)
-    }
-
-    fn save(&self, file: &Path) {
-        let (endpoint, file) = (format!("http://127.0.0.1:{}", self.port), file.display().to_string());
-        etcdctl(self.version, &["--endpoints", &endpoint, "snapshot", "save", &file]).unwrap();
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Whether the command succeeds, and what it has against it if not.
-fn etcdctl(version: &str, arguments: &[&str]) -> Result<(), String> {
-    let mut command = Command::new(tools::path(&format!("etcd-{version}/etcdctl")));
-    let output = command.env("ETCDCTL_API", "3").args(arguments).output().unwrap();
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+/// Has an etcd be the cluster's store.
+fn on(etcd: &Etcd) -> String {
+    format!("--datastore-endpoint={}", etcd.url())
 }
 
 /// Makes a data directory of a save and of the keys of the cluster that was saved.
@@ -110,9 +55,9 @@ fn deployment(name: &str, replicas: usize) -> serde_json::Value {
 
 #[test]
 fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
-    let etcd = Etcd::start("3.5");
+    let etcd = Etcd::new("3.5").started();
     // Little room, so that two servers that choose alone would soon choose the same.
-    let narrow = |options: Options| options.flag(&etcd.flag()).flag("--service-cidr=10.43.0.0/27");
+    let narrow = |options: Options| options.flag(&on(&etcd)).flag("--service-cidr=10.43.0.0/27");
     let mut first = Cluster::start(narrow(Options::hollow(IRONCLAD, 1)));
     let second = Cluster::start_on(narrow(Options::control_plane(IRONCLAD)), |data_dir| {
         copy(&first.data_dir().join("pki"), data_dir);
@@ -139,6 +84,15 @@ fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
         given.dedup();
         assert_eq!(given.len(), count, "{pointer} is given once: {given:?}");
     }
+
+    // More node ports than an etcd takes operations in a transaction by its default.
+    let ports: Vec<_> = (1..=300).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    let wide = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wide"},
+                      "spec": {"type": "NodePort", "ports": ports}});
+    let made = first.send("POST", SERVICES, "application/json", wide.to_string());
+    assert_eq!(made.code, 201, "{}", made.body);
+    let gone = second.send("DELETE", &format!("{SERVICES}/wide"), "application/json", "");
+    assert_eq!(gone.code, 200, "{}", gone.body);
 
     // The first was there alone, so it leads.
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
@@ -167,8 +121,8 @@ fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
 
 #[test]
 fn a_server_on_an_etcd_goes_on_where_it_was_killed_and_what_etcds_tools_saved_is_restored() {
-    let etcd = Etcd::start("3.4");
-    let mut cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&etcd.flag()));
+    let etcd = Etcd::new("3.4").started();
+    let mut cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&on(&etcd)));
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
     let seen = cluster.field(&["configmap", "kept"], "{.metadata.uid}/{.metadata.resourceVersion}");
     cluster.kill_server();
@@ -176,7 +130,7 @@ fn a_server_on_an_etcd_goes_on_where_it_was_killed_and_what_etcds_tools_saved_is
     assert_eq!(cluster.field(&["configmap", "kept"], "{.metadata.uid}/{.metadata.resourceVersion}"), seen);
 
     let file = cluster.folder().join("saved");
-    etcd.save(&file);
+    etcd.etcdctl(&["snapshot", "save", file.to_str().unwrap()]).unwrap();
     let keys = cluster.data_dir().join("pki");
     let restored =
         Cluster::start_on(Options::hollow(IRONCLAD, 1), |data_dir| restore(&file, &keys, data_dir));
@@ -188,7 +142,8 @@ fn a_server_on_an_etcd_goes_on_where_it_was_killed_and_what_etcds_tools_saved_is
 
 #[test]
 fn etcdctl_saves_a_server_under_load_and_the_save_brings_everything_back() {
-    let address = format!("127.0.0.1:{}", port());
+    let [port] = ports();
+    let address = format!("127.0.0.1:{port}");
     let cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&format!("--etcd-listen={address}")));
     let pki = cluster.data_dir().join("pki");
     let file = |name: &str| pki.join(name).display().to_string();

@@ -10,11 +10,19 @@ use store::Store;
 use store::embedded::Engine;
 use store::suite::Factory;
 use tempfile::TempDir;
+use testkit::etcd::Etcd;
 
-use super::program::{Etcd, store};
+use super::store;
 
 /// A real etcd.
 struct Real(Mutex<Etcd>);
+
+impl Real {
+    /// One that takes transactions as large as the suite's.
+    fn new(version: &'static str) -> Self {
+        Self(Mutex::new(Etcd::new(version).argument("--max-txn-ops=10000")))
+    }
+}
 
 #[async_trait]
 impl Factory for Real {
@@ -37,7 +45,7 @@ impl Factory for Real {
 
 mod etcd_3_4 {
     fn factory() -> super::Real {
-        super::Real(parking_lot::Mutex::new(super::Etcd::new("3.4")))
+        super::Real::new("3.4")
     }
 
     store::guarantees!(store::certify);
@@ -45,7 +53,7 @@ mod etcd_3_4 {
 
 mod etcd_3_5 {
     fn factory() -> super::Real {
-        super::Real(parking_lot::Mutex::new(super::Etcd::new("3.5")))
+        super::Real::new("3.5")
     }
 
     store::guarantees!(store::certify);

@@ -7,8 +7,9 @@ use futures::StreamExt;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use store::{Error, Op, Range, Store, Txn, WatchRequest, WatchStream};
 use store_etcd::{EtcdStore, Options};
+use testkit::etcd::{Etcd, ports};
 
-use super::program::{Etcd, ports, store};
+use super::store;
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(90), future).await.expect("nothing happened before the deadline")
@@ -108,7 +109,7 @@ async fn the_loss_of_the_leader_loses_nothing() {
         }
         members[member].start();
         // A majority must know it again before the next one goes.
-        let back = super::program::store(vec![members[member].url()]);
+        let back = super::store(vec![members[member].url()]);
         soon(back.revision()).await.unwrap();
     }
     let mut seen = until(&mut watch, written).await;
@@ -136,16 +137,10 @@ async fn tls_with_a_client_certificate() {
         std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
     let (ca, server, server_key) = (path("ca.crt"), path("server.crt"), path("server.key"));
-    let mut etcd = Etcd::new("3.4").with(
-        "https",
-        &[("--trusted-ca-file", &*ca), ("--cert-file", &*server), ("--key-file", &*server_key)],
-    );
-    etcd = etcd.with("https", &[("--client-cert-auth=true", std::path::Path::new("--pre-vote=true"))]);
-    etcd.start();
+    let etcd = Etcd::new("3.4").tls(&ca, &server, &server_key).started();
     let open = |certificate: Option<(&str, &str)>, timeout: u64| {
         let (certificate, key) = certificate.map_or((None, None), |(a, b)| (Some(path(a)), Some(path(b))));
-        let endpoint = format!("https://127.0.0.1:{}", etcd.client);
-        let mut options = Options::new(vec![endpoint], SystemClock::shared());
+        let mut options = Options::new(vec![etcd.url()], SystemClock::shared());
         options.tls =
             Some(store_etcd::tls::client(Some(&ca), certificate.as_deref(), key.as_deref()).unwrap());
         options.timeout = Duration::from_secs(timeout);
@@ -154,4 +149,78 @@ async fn tls_with_a_client_certificate() {
     put(&open(Some(("client.crt", "client.key")), 60), "k", 1).await;
     let stranger = soon(open(None, 2).range(Range::key("k"))).await;
     assert!(matches!(stranger, Err(Error::Unavailable(_))), "{stranger:?}");
+}
+
+/// An address that takes connections from the kernel and never says a word.
+fn silent() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    (listener, endpoint)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_holds_nobody_up_and_all_wait_once() {
+    let clock = foundation::ManualClock::default();
+    let (listener, endpoint) = silent();
+    let mut options = Options::new(vec![endpoint], std::sync::Arc::new(clock.clone()));
+    options.timeout = Duration::from_secs(1);
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let nobody = rustls::RootCertStore::empty();
+    options.tls =
+        Some(std::sync::Arc::new(config.unwrap().with_root_certificates(nobody).with_no_client_auth()));
+    let store = EtcdStore::new(options).unwrap();
+    let calls: Vec<_> = (0..20)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                match n % 2 {
+                    0 => store.range(Range::key("k")).await.map(drop),
+                    _ => store.txn(Txn::of(vec![Op::put("k", "v")])).await.map(drop),
+                }
+            })
+        })
+        .collect();
+    // One attempt, and what each call has left.
+    clock.wait_for_sleepers(21).await;
+    clock.advance(Duration::from_millis(999));
+    assert!(calls.iter().all(|call| !call.is_finished()));
+    clock.advance(Duration::from_millis(1));
+    for call in calls {
+        let result = soon(call).await.unwrap();
+        assert!(matches!(result, Err(Error::Unavailable("no etcd endpoint answers"))), "{result:?}");
+    }
+    listener.accept().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "twenty calls share one connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_range_is_as_of_one_revision() {
+    let etcd = Etcd::new("3.5").started();
+    let store = store(vec![etcd.url()]);
+    let all = |store: EtcdStore| async move { soon(store.range(Range::prefix("k/"))).await.unwrap() };
+    for chunk in 0..15 {
+        let ops = (0..100).map(|n| Op::put(format!("k/{:04}", chunk * 100 + n), vec![b'x'; 1000]));
+        soon(store.txn(Txn::of(ops.collect()))).await.unwrap();
+    }
+    let before = all(store.clone()).await;
+    assert_eq!((before.kvs.len(), before.count, before.more), (1500, 1500, false));
+    assert!(before.kvs.is_sorted_by(|a, b| a.key < b.key));
+    // Each write changes the first key and the last one: pages of different revisions would differ in them.
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 0..200 {
+                let ops = ["k/0000", "k/1499"].map(|key| Op::put(key, n.to_string()));
+                soon(store.txn(Txn::of(ops.into()))).await.unwrap();
+            }
+        }
+    });
+    while !writing.is_finished() {
+        let found = all(store.clone()).await;
+        let (first, last) = (&found.kvs[0], &found.kvs[1499]);
+        assert!(first.value == last.value && first.mod_revision <= found.revision, "{first:?} {last:?}");
+    }
+    writing.await.unwrap();
 }
