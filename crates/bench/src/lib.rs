@@ -22,6 +22,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
+pub use store::Topic;
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
@@ -81,6 +83,12 @@ pub struct StoreOptions {
     /// The etcd to measure beside; the one on the path by default
     #[arg(long, value_name = "FILE")]
     pub etcd: Option<std::path::PathBuf>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values = ["puts", "watches", "disk", "memory"], value_name = "TOPIC")]
+    pub only: Vec<Topic>,
+    /// How often to measure puts and watches, of which the medians count
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rounds: usize,
     /// Writes of one client; many clients write ten times as many
     #[arg(long, default_value_t = 5_000, value_name = "N")]
     pub puts: usize,

@@ -8,6 +8,11 @@ pub fn line(what: &str, found: &str, target: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{what:<52} {found:>52}   target {target}");
 }
 
+/// Something that a reader of the figures may want to know.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// The value below which `share` (0 to 1) of the measurements lie.
 pub fn quantile(times: &[Duration], share: f64) -> Duration {
     let mut sorted = times.to_vec();

@@ -1,6 +1,7 @@
 //! A started store: its directory, its connections, its memory, its end.
 
 use std::fmt;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,9 @@ use crate::instance::PATIENCE;
 
 /// How often a starting program is looked at: also the error of a measured start.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// What the store's log says once it is open begins so.
+const OPENED: &str = "opened the store at";
 
 /// Which store.
 #[derive(Debug, Clone)]
@@ -78,7 +82,8 @@ impl Program {
         let mut command = match kind {
             Kind::Own(path) => {
                 let mut command = Command::new(path);
-                command.arg("etcd");
+                // So that it says what it does at its start.
+                command.arg("etcd").env("IRONCLAD_LOG", "warn,store=info");
                 command
             }
             Kind::Etcd(path) => {
@@ -91,12 +96,13 @@ impl Program {
                 command
             }
         };
+        let log = File::create(folder.path().join("log")).context("cannot make a log")?;
         command
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--data-dir"])
             .arg(folder.path().join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(log);
         let child = command.spawn().with_context(|| format!("cannot start {kind}"))?;
         let mut program = Self { kind: kind.clone(), folder, child, url };
         program.ready().await?;
@@ -150,11 +156,19 @@ impl Program {
 
     /// Bytes of memory that are its own.
     pub fn resident(&self) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no memory is told")?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("no memory is told")?;
-        Ok(kib << 10)
+        crate::idle::proportional(self.child.id()).map(|kib| kib << 10)
+    }
+
+    /// Processor time that it has taken since its start.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        crate::idle::processor_time(self.child.id())
+    }
+
+    /// What it says that it did before it served, if it says anything.
+    pub fn said_of_its_start(&self) -> Option<String> {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).ok()?;
+        let line = log.lines().find(|line| line.contains(OPENED))?;
+        line.find(OPENED).map(|at| line[at..].to_owned())
     }
 
     /// Kills it and starts it again on what it left; how long until it answers.
