@@ -44,7 +44,7 @@ pub async fn serve(
         [] => object(head, query, &json!({"paths": paths(server)})),
         ["healthz" | "livez" | "readyz", checks @ ..] => {
             let check = (!checks.is_empty()).then(|| checks.join("/"));
-            Ok(health::serve(server, path[0], check.as_deref(), query))
+            Ok(health::serve(server, path[0], check.as_deref(), query).await)
         }
         ["statusz"] => pages::statusz(server, head, query, &paths(server)),
         ["flagz"] => pages::flagz(server, head, query),

@@ -10,6 +10,7 @@
 //!
 //! Files of the directory: `LOCK`, `checkpoint`, `<number>.wal`, `spare-<n>`.
 
+mod ahead;
 mod checkpoint;
 pub mod disk;
 mod entry;
@@ -333,7 +334,9 @@ impl Store for Engine {
 
     async fn warnings(&self) -> Result<Vec<String>, Error> {
         self.check_open()?;
-        Ok(self.shared.slowness.warning(self.shared.clock.monotonic()).into_iter().collect())
+        let alarm = self.shared.alarm.lock().clone().map(|alarm| format!("writes are refused: {alarm}"));
+        let slow = self.shared.slowness.warning(self.shared.clock.monotonic());
+        Ok(alarm.into_iter().chain(slow).collect())
     }
 
     async fn status(&self) -> Result<Status, Error> {

@@ -84,7 +84,7 @@ pub trait Store: Send + Sync + 'static {
     /// Gives back now the disk that what was forgotten still takes, without holding up readers or writers for it.
     async fn defragment(&self) -> Result<(), Error>;
 
-    /// What is not as it should be though everything still works, for people: a slow disk.
+    /// What is not as it should be though reads and watches go on, for people: a slow disk, writes that are refused.
     async fn warnings(&self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }

@@ -1,5 +1,6 @@
 //! `/healthz`, `/livez`, `/readyz`: each check by name, all of them, in detail with `verbose`.
 //!
+//! What is not as it should be though everything passes (the store's disk is slow, or full) is told in detail.
 //! A step of the start that is done is a check of its own, under upstream's name for it ([`hooks`]): tools wait for some.
 //! Upstream: apiserver/pkg/server/{healthz,hooks.go}.
 
@@ -69,7 +70,7 @@ fn entries(server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)>
     entries
 }
 
-pub(super) fn serve(server: &Server, endpoint: &str, check: Option<&str>, query: &Query) -> Response {
+pub(super) async fn serve(server: &Server, endpoint: &str, check: Option<&str>, query: &Query) -> Response {
     let entries = entries(server, endpoint);
     if let Some(check) = check {
         return match entries.into_iter().find(|(name, _)| name == check) {
@@ -107,6 +108,9 @@ pub(super) fn serve(server: &Server, endpoint: &str, check: Option<&str>, query:
         return response::text(500, format!("{out}{endpoint} check failed\n"));
     }
     if query.get("verbose").is_some() {
+        for warning in server.storage.store.warnings().await.unwrap_or_default() {
+            let _ = writeln!(out, "warn: etcd: {warning}");
+        }
         return response::text(200, format!("{out}{endpoint} check passed\n"));
     }
     response::text(200, "ok")

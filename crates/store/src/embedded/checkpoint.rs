@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::ahead::ahead;
 use super::disk::{Disk, File};
 use super::entry::{self, Change, Entry};
 use super::wal::Batch;
@@ -260,43 +261,85 @@ fn open<'a>(
     Ok((head, reader))
 }
 
-/// Reads the rest.
-fn fill(
-    mut reader: Reader<'_>,
-    head: Head,
-    state: &mut State,
-    now: std::time::Duration,
-) -> Result<u64, Error> {
+/// Blocks that are read before a thread is made for the rest: a small checkpoint is loaded sooner without.
+const ALONE: usize = 8;
+
+/// Reads the rest. A long one is read, checked and decoded by a thread, while this one puts into memory what is decoded.
+fn fill(reader: Reader<'_>, head: Head, state: &mut State, now: std::time::Duration) -> Result<u64, Error> {
     state.mvcc.compact_revision = head.compact_revision;
-    let mut history = false;
-    loop {
-        let block = reader.block(|_| None)?;
-        if block.is_empty() && !history {
-            history = true;
-            continue;
-        }
-        if block.len() == 16 && block[..8] == *MAGIC {
-            let count = u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|at| block[at]));
-            if count + 1 != reader.blocks {
-                return Err(reader.corrupt("blocks are missing"));
-            }
-            break;
-        }
-        let mut rest = &*block;
-        while !rest.is_empty() {
-            let Some(entry) = Entry::decode(&mut rest, |key| state.mvcc.interned(key)) else {
-                return Err(reader.corrupt("the block holds no valid entry"));
-            };
-            if history {
+    let mut decoder = Decoder { reader, history: false };
+    let mut load = |piece: Piece| {
+        for mut entry in piece.entries {
+            if piece.history {
+                entry.share_keys(|key| state.mvcc.interned(key));
                 state.apply(entry, now, |_| ());
             } else {
                 state.load(entry, now);
             }
         }
+    };
+    let mut more = true;
+    for _ in 0..ALONE {
+        match decoder.next()? {
+            Some(piece) => load(piece),
+            None => {
+                more = false;
+                break;
+            }
+        }
+    }
+    if more {
+        let rest = |send: &dyn Fn(Piece)| -> Result<(), Error> {
+            while let Some(piece) = decoder.next()? {
+                send(piece);
+            }
+            Ok(())
+        };
+        ahead(rest, &mut load)??;
     }
     state.mvcc.revision = head.revision;
     state.batch = head.batch;
-    Ok(reader.offset)
+    Ok(decoder.reader.offset)
+}
+
+/// A block of a checkpoint, decoded.
+struct Piece {
+    entries: Vec<Entry>,
+    /// What has changed since the compact revision, in order; else keys as of then, and leases.
+    history: bool,
+}
+
+struct Decoder<'a> {
+    reader: Reader<'a>,
+    history: bool,
+}
+
+impl Decoder<'_> {
+    /// The next block; `None` once everything has been read.
+    fn next(&mut self) -> Result<Option<Piece>, Error> {
+        let mut block = self.reader.block(|_| None)?;
+        if block.is_empty() && !self.history {
+            self.history = true;
+            block = self.reader.block(|_| None)?;
+        }
+        if block.len() == 16 && block[..8] == *MAGIC {
+            let count = u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|at| block[at]));
+            if count + 1 != self.reader.blocks {
+                return Err(self.reader.corrupt("blocks are missing"));
+            }
+            return Ok(None);
+        }
+        let mut rest = &*block;
+        let mut entries = Vec::new();
+        while !rest.is_empty() {
+            // Whose keys are there already is known only when they are loaded.
+            let Some(entry) = Entry::decode(&mut rest, |_| None) else {
+                return Err(self.reader.corrupt("the block holds no valid entry"));
+            };
+            entries.push(entry);
+        }
+        Ok(Some(Piece { entries, history: self.history }))
+    }
 }
 
 struct Reader<'a> {

@@ -85,6 +85,18 @@ impl Entry {
         }
     }
 
+    /// Gives keys the buffers that `intern` has for them, in an entry that nobody else has seen yet.
+    pub fn share_keys(&mut self, intern: impl Fn(&[u8]) -> Option<Bytes>) {
+        for change in &mut self.changes {
+            if let Change::Key(record) = change
+                && let Some(record) = Arc::get_mut(record)
+                && let Some(key) = intern(&record.key)
+            {
+                record.key = key;
+            }
+        }
+    }
+
     /// Reads one entry from the front of `input`. `intern` gives a key's own buffer if there is one.
     /// `None`: these are not the bytes of an entry.
     pub fn decode(input: &mut &[u8], intern: impl Fn(&[u8]) -> Option<Bytes>) -> Option<Self> {

@@ -8,12 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::ahead;
 use super::entry::Entry;
 use super::wal::replay::{replay, segments};
 use super::wal::{Files, Wal};
 use super::{Options, State, checkpoint};
 use crate::error::Error;
 use crate::types::Revision;
+
+/// A log of more segments is read, checked and decoded by a thread of its own, while this one carries it out.
+const ALONE: usize = 2;
+/// Entries that are handed over at once.
+const TOGETHER: usize = 256;
 
 /// What opening a store has found and done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,12 +92,31 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
     }
     let after = state.batch;
     let store_id = loaded.map(|(head, _)| head.store_id);
-    let end = replay(disk, directory, &numbers, store_id, Some(after), |_, mut payload| {
-        let entry = Entry::decode(&mut payload, |key| state.mvcc.interned(key));
-        let Some(entry) = entry.filter(|_| payload.is_empty()) else { return false };
+    let decode = |mut payload: &[u8]| Entry::decode(&mut payload, |_| None).filter(|_| payload.is_empty());
+    let mut carry_out = |mut entry: Entry| {
+        entry.share_keys(|key| state.mvcc.interned(key));
         state.apply(entry, now, |_| ());
-        true
-    })?;
+    };
+    let end = if numbers.len() <= ALONE {
+        replay(disk, directory, &numbers, store_id, Some(after), |_, payload| {
+            decode(payload).map(&mut carry_out).is_some()
+        })?
+    } else {
+        let read = |send: &dyn Fn(Vec<Entry>)| {
+            let mut entries = Vec::new();
+            let end = replay(disk, directory, &numbers, store_id, Some(after), |_, payload| {
+                let Some(entry) = decode(payload) else { return false };
+                entries.push(entry);
+                if entries.len() == TOGETHER {
+                    send(std::mem::take(&mut entries));
+                }
+                true
+            });
+            send(entries);
+            end
+        };
+        ahead(read, |entries| entries.into_iter().for_each(&mut carry_out))??
+    };
     state.batch = end.batch;
     state.leases.restart(now);
     let files = Arc::new(Files::new(disk.clone(), directory, end.store_id, options.segment_bytes));

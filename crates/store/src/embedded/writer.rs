@@ -6,7 +6,8 @@
 //!
 //! Group commit adapts by itself: while one batch is being synced the next one queues up. A lone writer
 //! finds the thread waiting and is never delayed. Only after a batch of several does the thread give those
-//! that were just answered a moment to come back, for as long as more of them keep arriving.
+//! that were just answered a moment to come back, for as long as more of them keep arriving and nobody else
+//! wants the processor.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,6 +29,10 @@ use crate::types::{LeaseId, LeaseInfo, Revision, Txn, TxnResponse};
 const BATCH: usize = 1024;
 /// Yields without a new arrival after which a batch is closed.
 const YIELDS: usize = 3;
+/// A yield that takes longer has given the processor to somebody who is not going to write.
+const LONG_YIELD: Duration = Duration::from_micros(200);
+/// Batches after one of those that are closed at once: on a busy machine waiting costs more than a sync.
+const IMPATIENT: u32 = 64;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -97,23 +102,29 @@ impl Queue {
         self.state.lock().requests.clear();
     }
 
-    /// Waits for requests and takes a batch of them. Empty once the queue is closed.
-    fn take(&self, crowded: bool) -> Vec<Request> {
+    /// Waits for requests and takes a batch of them. Empty once the queue is closed. `crowded`: it lets others come that
+    /// are about to, and says whether that went quickly.
+    fn take(&self, crowded: bool) -> (Vec<Request>, bool) {
         let mut state = self.state.lock();
         while state.requests.is_empty() && !state.closed {
             self.arrived.wait(&mut state);
         }
+        let mut quick = true;
         if crowded {
             let (mut seen, mut quiet) = (state.requests.len(), 0);
-            while quiet < YIELDS && seen < BATCH && !state.closed {
+            let mut before = Instant::now();
+            while quick && quiet < YIELDS && seen < BATCH && !state.closed {
                 parking_lot::MutexGuard::unlocked(&mut state, std::thread::yield_now);
                 let now = state.requests.len();
                 quiet = if now > seen { 0 } else { quiet + 1 };
                 seen = now;
+                let after = Instant::now();
+                quick = after - before < LONG_YIELD;
+                before = after;
             }
         }
         let count = state.requests.len().min(BATCH);
-        state.requests.drain(..count).collect()
+        (state.requests.drain(..count).collect(), quick)
     }
 }
 
@@ -122,12 +133,13 @@ pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     let policy = Policy::new(&shared.options, shared.clock.monotonic());
     let mut writer = Writer { shared: shared.clone(), wal, policy, metrics: CommitMetrics::default() };
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let mut crowded = false;
+        let (mut crowded, mut impatient) = (false, 0_u32);
         loop {
-            let requests = shared.queue.take(crowded);
+            let (requests, quick) = shared.queue.take(crowded && impatient == 0);
             if requests.is_empty() {
                 return;
             }
+            impatient = if quick { impatient.saturating_sub(1) } else { IMPATIENT };
             crowded = requests.len() > 1;
             writer.carry_out(requests);
         }

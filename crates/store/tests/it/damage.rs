@@ -160,3 +160,64 @@ async fn a_missing_segment_or_a_damaged_checkpoint_is_refused() {
     fs::write(checkpoint, bytes).unwrap();
     assert_eq!(count(&open().unwrap()).await, 20);
 }
+
+/// Everything that a reader can see of a store: what is there now, and what has happened since the compact revision.
+async fn everything(store: &Engine) -> (Vec<store::KeyValue>, Vec<store::Event>, store::Status) {
+    let now = store.range(Range::prefix("")).await.unwrap();
+    let status = store.status().await.unwrap();
+    let mut watch = store.watch(store::WatchRequest::prefix("", status.compact_revision)).await.unwrap();
+    let mut events: Vec<store::Event> = Vec::new();
+    while events.last().is_none_or(|event| event.kv.mod_revision < now.revision) {
+        events.extend(futures::StreamExt::next(&mut watch).await.unwrap().unwrap().events);
+    }
+    (now.kvs, events, status)
+}
+
+/// Long enough that a thread of its own reads it: of a checkpoint with a history, and of a log behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_store_comes_back_as_it_was_and_damage_at_its_end_is_found() {
+    let directory = TempDir::new().unwrap();
+    let segments = Options { segment_bytes: 256 << 10, ..options() };
+    let open = || Engine::open(directory.path(), segments.clone(), SystemClock::shared());
+    let store = open().unwrap();
+    let write = async |round: usize| {
+        for chunk in 0..100 {
+            let name = |n| format!("k/{:06}", chunk * 37 + n);
+            let mut ops: Vec<_> = (0..37).map(|n| Op::put(name(n), vec![b'a' + round as u8; 1000])).collect();
+            ops.truncate(37 - round);
+            store.txn(Txn::of(ops)).await.unwrap();
+            store.txn(Txn::of(vec![Op::delete(name(round))])).await.unwrap();
+        }
+    };
+    write(0).await;
+    let middle = store.status().await.unwrap().revision;
+    write(1).await;
+    store.compact(middle).await.unwrap();
+    // Writes a checkpoint.
+    store.defragment().await.unwrap();
+    write(2).await;
+    let (kvs, events, before) = everything(&store).await;
+    drop(store);
+
+    let store = open().unwrap();
+    let recovery = store.recovery().clone();
+    assert!(recovery.checkpoint_bytes > 4 << 20 && recovery.segments > 10, "{recovery}");
+    let (kvs_after, events_after, after) = everything(&store).await;
+    assert_eq!((after.keys, after.live_bytes), (before.keys, before.live_bytes));
+    assert!(kvs_after == kvs && events_after == events, "what is read is what was written");
+    drop(store);
+
+    let checkpoint = directory.path().join("checkpoint");
+    let sound = fs::read(&checkpoint).unwrap();
+    let mut damaged = sound.clone();
+    let at = sound.len() - 100_000;
+    damaged[at] ^= 1;
+    fs::write(&checkpoint, &damaged).unwrap();
+    let refused = open().map(drop);
+    let Err(Error::Corrupt { path, offset, .. }) = &refused else { panic!("{refused:?}") };
+    assert!(*path == checkpoint && (*offset as usize) < at && *offset > 2 << 20, "{offset} of {at}");
+    fs::write(&checkpoint, &damaged[..at]).unwrap();
+    assert!(matches!(open().map(drop), Err(Error::Corrupt { .. })));
+    fs::write(&checkpoint, &sound).unwrap();
+    open().unwrap();
+}
