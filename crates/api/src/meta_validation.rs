@@ -72,6 +72,27 @@ pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
     errors
 }
 
+/// What is wrong with the metadata of an object inside of another one, at `path`. It need not have a name.
+pub fn validate_embedded(metadata: &Value, path: &Path) -> ErrorList {
+    let meta = match ObjectMeta::deserialize(PlainMetadata(metadata)) {
+        Ok(meta) => meta,
+        Err(error) => return vec![field::invalid(path, metadata.clone(), error.to_string())],
+    };
+    let mut errors = ErrorList::new();
+    for (member, name) in [("generateName", &meta.generate_name), ("name", &meta.name)] {
+        let name = name.as_deref().unwrap_or_default();
+        push_invalid(&mut errors, &path.child(member), name, names::is_path_segment(name));
+    }
+    if let Some(namespace) = meta.namespace.as_deref().filter(|namespace| !namespace.is_empty()) {
+        push_invalid(&mut errors, &path.child("namespace"), namespace, names::is_dns1123_label(namespace));
+    }
+    if let Some(generation) = meta.generation.filter(|&generation| generation < 0) {
+        errors.push(field::invalid(&path.child("generation"), generation, NOT_NEGATIVE));
+    }
+    errors.extend(common(&meta, path));
+    errors
+}
+
 /// All that is wrong with the metadata of an object to update, `old` being the stored one.
 pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
     let path = Path::new("metadata");

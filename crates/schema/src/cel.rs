@@ -35,6 +35,7 @@ pub use check::Scope;
 pub use declarations::{AUTHORIZER, QUANTITY, RESOURCE_CHECK};
 pub use declared::Declared;
 pub use eval::Outcome;
+pub(crate) use functions::time::parse_duration;
 pub use types::Type;
 pub use value::{Bindings, Error, Fields, Map, Once, Value, Variables};
 

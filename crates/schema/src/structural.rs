@@ -4,6 +4,7 @@
 //! Upstream: apiextensions-apiserver `pkg/apiserver/schema` (its packages `pruning`, `defaulting`, `listtype`).
 
 mod check;
+mod embedded;
 mod format;
 mod rules;
 mod typing;
@@ -89,6 +90,8 @@ pub struct Node {
     int_or_string: bool,
     preserve_unknown_fields: bool,
     embedded_resource: bool,
+    /// Whether there is an embedded resource here or below.
+    embeds: bool,
     atomic: bool,
     properties: BTreeMap<String, Node>,
     additional: Option<Additional>,
@@ -131,6 +134,7 @@ impl Structural {
         let mut root = Node::parse(schema, "openAPIV3Schema")?;
         root.embedded_resource = true;
         root.note_rules();
+        root.note_embedded();
         Ok(Self { kind, root, document: schema.clone() })
     }
 
@@ -162,22 +166,29 @@ impl Structural {
 
     /// Everything that is wrong with a new custom resource.
     pub fn validate(&self, value: &Value) -> ErrorList {
-        self.with_rules(validation::validate(&self.root, value), value, None)
+        self.with_rules(self.plainly(value, None), value, None)
     }
 
     /// Everything that is wrong with a changed custom resource, apart from what was wrong before and has not changed.
     pub fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        let errors = rules::ratcheted(validation::validate(&self.root, new), new, old);
-        self.with_rules(errors, new, Some(old))
+        self.with_rules(self.plainly(new, Some(old)), new, Some(old))
+    }
+
+    /// What is wrong that needs no rules to be told.
+    fn plainly(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = validation::validate(&self.root, new, old);
+        errors.extend(embedded::validate(&self.root, new));
+        errors
     }
 
     /// Rules see only what the schema lets them rely on.
     fn with_rules(&self, mut errors: ErrorList, new: &Value, old: Option<&Value>) -> ErrorList {
-        use field::ErrorKind::{Required, TooLong, TooMany, TypeInvalid};
+        use field::ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
         if !self.root.has_rules() {
             return errors;
         }
-        if errors.iter().any(|error| matches!(error.kind, Required | TooLong | TooMany | TypeInvalid)) {
+        let blocks = |kind| matches!(kind, NotSupported | Required | TooLong | TooMany | TypeInvalid);
+        if errors.iter().any(|error| blocks(error.kind)) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing \
                           errors to complete validation";
             errors.push(field::invalid(&field::Path::new("<nil>"), Value::Null, detail));
@@ -237,6 +248,7 @@ impl Node {
             int_or_string: flag("x-kubernetes-int-or-string"),
             preserve_unknown_fields: flag("x-kubernetes-preserve-unknown-fields"),
             embedded_resource: flag("x-kubernetes-embedded-resource"),
+            embeds: false,
             atomic: text("x-kubernetes-map-type") == Some("atomic"),
             properties,
             additional,
@@ -282,6 +294,11 @@ impl Node {
     /// The schema of the elements of a list.
     pub(crate) fn items(&self) -> Option<&Self> {
         self.items.as_deref()
+    }
+
+    /// Whether this, or something below it, is a whole resource that a resource holds.
+    pub(super) fn embeds(&self) -> bool {
+        self.embeds
     }
 
     /// Whether this is a whole resource, with metadata.

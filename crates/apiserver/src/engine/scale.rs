@@ -38,7 +38,7 @@ pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
     match call.info.verb.as_str() {
         "get" => {
             let stored = call.stored().await?;
-            Ok(respond(call, &of(paths(call)?, &stored.object)))
+            Ok(respond(call, &whole(paths(call)?, &stored.object)?))
         }
         "update" => {
             let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
@@ -50,7 +50,15 @@ pub(super) async fn serve(call: &Call) -> Result<Response, Status> {
                     call.info.name
                 )));
             }
-            change(call, &options, |_| Ok(scale.0.clone())).await
+            change(call, &options, |_| {
+                let mut scale = scale.0.clone();
+                // What is not there is 0 in the wire's types; a patch that leaves it out is another thing.
+                let replicas =
+                    scale.pointer("/spec/replicas").cloned().filter(|replicas| !replicas.is_null());
+                set(&mut scale, "/spec/replicas", replicas.unwrap_or_else(|| 0.into()));
+                Ok(scale)
+            })
+            .await
         }
         "patch" => patch::scale(call).await,
         _ => Err(call.method_not_allowed()),
@@ -118,7 +126,14 @@ pub(super) async fn change(
     let paths = paths(call)?;
     let stored = update::change(call, Target::Main, options, |current, _| {
         let scale = mutate(&of(paths, current))?;
-        let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+        let replicas = match scale.pointer("/spec/replicas").and_then(Value::as_i64) {
+            Some(replicas) => replicas,
+            None if replicas_of(paths, current).is_some() => 0,
+            None => {
+                let field = field::quote(&dotted(&paths.spec_replicas));
+                return Err(Status::bad_request(format!("the spec replicas field {field} cannot be empty")));
+            }
+        };
         check(call, replicas)?;
         let mut object = current.clone();
         set(&mut object.0, &paths.spec_replicas, replicas.into());
@@ -133,7 +148,7 @@ pub(super) async fn change(
         Ok(object)
     })
     .await?;
-    Ok(respond(call, &of(paths, &stored.object)))
+    Ok(respond(call, &whole(paths, &stored.object)?))
 }
 
 /// Applies a number of replicas, or that there is none, to the object: `merge` gets it and the configuration.
@@ -155,7 +170,7 @@ pub(super) async fn apply(
         merge(&current.0, &config, versions)
     })
     .await?;
-    Ok(respond(call, &of(paths, &stored.object)))
+    Ok(respond(call, &whole(paths, &stored.object)?))
 }
 
 /// What admission is shown of a write of `scale`: the scales of the object as it is to be and as it was. `None` for
@@ -171,9 +186,8 @@ pub(super) fn projected(call: &Call, new: &Object, old: &Object) -> Option<(Obje
 /// Takes over what admission made of a scale, which is its replicas.
 pub(super) fn adopt(call: &Call, object: &mut Object, scale: &Object) -> Result<(), Status> {
     let paths = paths(call)?;
-    let replicas = |scale: &Value| scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-    let wanted = replicas(&scale.0);
-    if wanted != replicas(&of(paths, object)) {
+    let wanted = scale.0.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    if wanted != replicas_of(paths, object).unwrap_or(0) {
         check(call, wanted)?;
         set(&mut object.0, &paths.spec_replicas, wanted.into());
     }
@@ -189,7 +203,29 @@ fn check(call: &Call, replicas: i64) -> Result<(), Status> {
     Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), &call.info.name, vec![error]))
 }
 
-/// The scale of an object.
+/// The number that the object is to have, if it says one: custom resources need not.
+fn replicas_of(paths: &ScalePaths, object: &Object) -> Option<i64> {
+    object.0.pointer(&paths.spec_replicas).and_then(Value::as_i64)
+}
+
+/// A JSON pointer as the definition has it: `.spec.replicas`.
+fn dotted(pointer: &str) -> String {
+    pointer.replace('/', ".").replace("~1", "/").replace("~0", "~")
+}
+
+/// The scale of an object, as it is answered.
+///
+/// # Errors
+/// 500, as upstream's, if the object does not say how many replicas it is to have.
+fn whole(paths: &ScalePaths, object: &Object) -> Result<Value, Status> {
+    if replicas_of(paths, object).is_none() {
+        let field = field::quote(&dotted(&paths.spec_replicas));
+        return Err(Status::internal(format!("the spec replicas field {field} does not exist")));
+    }
+    Ok(of(paths, object))
+}
+
+/// The scale of an object; without replicas if it does not say how many it is to have, or none.
 fn of(paths: &ScalePaths, object: &Object) -> Value {
     let number = |pointer: &str| object.0.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let mut metadata = json!({"name": object.name()});

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use api::field::{ErrorList, quote};
+use api::field::{self, ErrorList, Path, quote};
 use api::kind::{Column, Descriptor, Hooks, ScalePaths, Scope, SelectableField, Subresources, Text};
 use api::names::is_qualified_name;
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
@@ -186,7 +186,7 @@ fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
         short_names: texts(&names["shortNames"]),
         categories: texts(&names["categories"]),
         scope: if spec["scope"] == "Namespaced" { Scope::Namespaced } else { Scope::Cluster },
-        subresources: Subresources { status, scale, other: Vec::new() },
+        subresources: Subresources { status, scale: scale.clone(), other: Vec::new() },
         selectable_fields: selectable.collect(),
         schema: format!("{}.{name}.{}", reversed(&group), kind.kind).into(),
         columns: std::iter::once(Column::object_name())
@@ -197,7 +197,7 @@ fn resource(shared: &Shared<'_>, version: &Value) -> Option<Arc<Resource>> {
         resets: &[("status", &["metadata"])],
         stored_as: (name != stored)
             .then(|| GroupVersionResource::new(group.as_str(), stored, plural.as_str())),
-        hooks: Arc::new(Custom { structural: structural.clone(), status, printed }),
+        hooks: Arc::new(Custom { structural: structural.clone(), status, scale, printed }),
         ..Descriptor::new("", "", "", "", Scope::Cluster)
     };
     let webhook = shared.webhook.clone();
@@ -251,7 +251,56 @@ fn printed(version: &Value) -> Vec<Printed> {
 struct Custom {
     structural: Arc<Structural>,
     status: bool,
+    scale: Option<ScalePaths>,
     printed: Vec<Printed>,
+}
+
+impl Custom {
+    /// What is wrong with the fields that are the scale's. Upstream: customresource/validator.go.
+    fn scale_errors(&self, object: &Value, spec: bool) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(scale) = &self.scale else { return errors };
+        let path = |pointer: &str| Path::new(pointer.replace('/', "."));
+        let accessor = |pointer: &str, value: &Value, kind: &str| {
+            let accessor = pointer.replace('/', ".");
+            format!("{accessor} accessor error: {value} is of the type {}, expected {kind}", go_type(value))
+        };
+        for pointer in
+            [spec.then_some(&scale.spec_replicas), Some(&scale.status_replicas)].into_iter().flatten()
+        {
+            let Some(value) = object.pointer(pointer) else { continue };
+            match value.as_i64() {
+                None => errors.push(field::invalid(&path(pointer), 0, accessor(pointer, value, "int64"))),
+                Some(number @ ..0) => {
+                    errors.push(field::invalid(&path(pointer), number, "should be a non-negative integer"));
+                }
+                Some(number) if number > i64::from(i32::MAX) => {
+                    let message = format!("should be less than or equal to {}", i32::MAX);
+                    errors.push(field::invalid(&path(pointer), number, message));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(pointer) = &scale.selector
+            && let Some(value) = object.pointer(pointer).filter(|value| !value.is_string())
+        {
+            errors.push(field::invalid(&path(pointer), "", accessor(pointer, value, "string")));
+        }
+        errors
+    }
+}
+
+/// What the type of a value is called in errors about it.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 impl Hooks for Custom {
@@ -282,15 +331,21 @@ impl Hooks for Custom {
     }
 
     fn validate(&self, object: &Value) -> ErrorList {
-        self.structural.validate(object)
+        let mut errors = self.structural.validate(object);
+        errors.extend(self.scale_errors(object, true));
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        self.structural.validate_update(new, old)
+        let mut errors = self.structural.validate_update(new, old);
+        errors.extend(self.scale_errors(new, true));
+        errors
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> ErrorList {
-        self.structural.validate_update(new, old)
+        let mut errors = self.structural.validate_update(new, old);
+        errors.extend(self.scale_errors(new, false));
+        errors
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
@@ -368,6 +423,41 @@ mod tests {
         ] {
             assert_eq!(cell(kind, value.clone()), shown, "{kind} {value}");
         }
+    }
+
+    #[test]
+    fn what_the_scale_reads_is_a_number_of_replicas() {
+        let structural = Structural::parse(
+            GroupVersionKind::new("g", "v1", "K"),
+            &json!({"type": "object",
+            "x-kubernetes-preserve-unknown-fields": true}),
+        );
+        let custom = Custom {
+            structural: Arc::new(structural.unwrap()),
+            status: true,
+            printed: Vec::new(),
+            scale: Some(ScalePaths {
+                spec_replicas: "/spec/n".into(),
+                status_replicas: "/status/n".into(),
+                selector: Some("/status/selector".into()),
+            }),
+        };
+        let texts = |errors: ErrorList| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let wrong = json!({"spec": {"n": -1}, "status": {"n": 3_000_000_000_i64, "selector": {}}});
+        assert_eq!(
+            texts(custom.validate_update(&wrong, &wrong)),
+            [
+                ".spec.n: Invalid value: -1: should be a non-negative integer",
+                ".status.n: Invalid value: 3000000000: should be less than or equal to 2147483647",
+                r#".status.selector: Invalid value: "": .status.selector accessor error: {} is of the type map[string]interface {}, expected string"#,
+            ]
+        );
+        assert_eq!(
+            texts(custom.validate_status_update(&wrong, &wrong)).len(),
+            2,
+            "the spec is not the status's"
+        );
+        assert!(custom.validate(&json!({"spec": {}, "status": {"n": 0, "selector": "a=b"}})).is_empty());
     }
 
     #[test]

@@ -79,6 +79,11 @@ async fn a_definition_is_served_at_once_and_by_its_schema() {
     let status = json!({"status": {"replicas": 2}, "spec": {"size": 9}});
     let written = admin.patch(&format!("{THINGS}/a/status"), "merge-patch+json", &status).await.is(200);
     assert_eq!((written.at("/status/replicas"), written.at("/spec/size")), (&json!(2), &json!(1)));
+    let unset = admin.get(&format!("{THINGS}/a/scale")).await.is(500);
+    assert!(unset.message().contains(r#"the spec replicas field ".spec.replicas" does not exist"#));
+    let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+    let unset = admin.patch(&format!("{THINGS}/a/scale"), "merge-patch+json", &labelled).await.is(400);
+    assert_eq!(unset.message(), r#"the spec replicas field ".spec.replicas" cannot be empty"#);
     let scale = json!({"spec": {"replicas": 3}});
     admin.patch(&format!("{THINGS}/a/scale"), "merge-patch+json", &scale).await.is(200);
     assert_eq!(admin.get(&format!("{THINGS}/a")).await.is(200).at("/spec/replicas"), 3);

@@ -73,8 +73,20 @@ fn library(
         "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name"
         | "allowed" | "reason" | "error" | "errored" => 1,
         "fieldSelector" | "labelSelector" => selector(second_size),
-        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "distinct" | "flatten" | "slice"
-        | "reverse" | "sort" => first.map_or(0, traversal),
+        "isSorted"
+        | "sum"
+        | "max"
+        | "min"
+        | "indexOf"
+        | "lastIndexOf"
+        | "distinct"
+        | "flatten"
+        | "slice"
+        | "reverse"
+        | "sort"
+        | "@sortByAssociatedKeys"
+        | "optional.unwrap"
+        | "unwrapOpt" => first.map_or(0, traversal),
         "lists.range" => result.map_or(1, size),
         "sets.contains" | "sets.intersects" => first_size.saturating_mul(second_size).max(1),
         "sets.equivalent" => first_size.saturating_mul(second_size).saturating_mul(2).max(1),

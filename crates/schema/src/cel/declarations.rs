@@ -315,6 +315,8 @@ optional.none optional_none -> optional(A)
 .value optional_value optional(A) -> A
 .or optional_or_optional optional(A) optional(A) -> optional(A)
 .orValue optional_orValue_value optional(A) A -> A
+optional.unwrap optional_unwrap list(optional(A)) -> list(A)
+.unwrapOpt optional_unwrapOpt list(optional(A)) -> list(A)
 .charAt string_char_at_int string int -> string
 .indexOf string_index_of_string string string -> int
 .indexOf string_index_of_string_int string string int -> int
@@ -473,6 +475,10 @@ math.isInf math_isInf_double double -> bool
 math.isFinite math_isFinite_double double -> bool
 .distinct list_distinct list(A) -> list(A)
 .flatten list_flatten list(list(A)) -> list(A)
+.flatten list_flatten_int list(dyn) int -> list(dyn)
+.first list_first list(A) -> optional(A)
+.last list_last list(A) -> optional(A)
+.@sortByAssociatedKeys list_sortByAssociatedKeys list(A) list(B) -> list(A)
 .slice list_slice list(A) int int -> list(A)
 .reverse list_reverse list(A) -> list(A)
 .sort list_sort list(A) -> list(A)

@@ -71,6 +71,8 @@ pub(super) fn implementation(name: &str) -> Option<Function> {
         "optional.of"
         | "optional.ofNonZeroValue"
         | "optional.none"
+        | "optional.unwrap"
+        | "unwrapOpt"
         | "hasValue"
         | "value"
         | "or"
@@ -92,8 +94,22 @@ pub(super) fn implementation(name: &str) -> Option<Function> {
         | "jsonpatch.escapeKey" => strings::call,
         "format" => printf::call,
         "matches" | "find" | "findAll" => regex::call,
-        "sets.contains" | "sets.equivalent" | "sets.intersects" | "isSorted" | "sum" | "max" | "min"
-        | "distinct" | "flatten" | "slice" | "reverse" | "sort" | "lists.range" => lists::call,
+        "sets.contains"
+        | "sets.equivalent"
+        | "sets.intersects"
+        | "isSorted"
+        | "sum"
+        | "max"
+        | "min"
+        | "distinct"
+        | "flatten"
+        | "slice"
+        | "reverse"
+        | "sort"
+        | "first"
+        | "last"
+        | "lists.range"
+        | "@sortByAssociatedKeys" => lists::call,
         "url" | "isURL" | "getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath"
         | "getQuery" => url::call,
         "ip"

@@ -108,6 +108,22 @@ impl Node {
         any
     }
 
+    /// Notes whether there is an embedded resource here or below.
+    pub(super) fn note_embedded(&mut self) -> bool {
+        let mut any = self.embedded_resource;
+        for property in self.properties.values_mut() {
+            any |= property.note_embedded();
+        }
+        if let Some(super::Additional::Schema(schema)) = &mut self.additional {
+            any |= schema.note_embedded();
+        }
+        if let Some(items) = &mut self.items {
+            any |= items.note_embedded();
+        }
+        self.embeds = any;
+        any
+    }
+
     /// Whether there is a rule here or below.
     pub(super) fn has_rules(&self) -> bool {
         self.has_rules
@@ -347,23 +363,6 @@ impl Evaluation {
             false => rule.message.trim().to_owned(),
         }))
     }
-}
-
-/// What an update may leave as it is although the schema refuses it: errors at values that have not changed.
-pub(super) fn ratcheted(errors: ErrorList, new: &Json, old: &Json) -> ErrorList {
-    errors.into_iter().filter(|error| !unchanged(&error.field, new, old)).collect()
-}
-
-/// Whether something on the way to `path`, the root aside, is as it was.
-fn unchanged(path: &str, mut new: &Json, mut old: &Json) -> bool {
-    for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
-        let (Some(next), Some(past)) = (new.get(step), old.get(step)) else { return false };
-        if next == past {
-            return true;
-        }
-        (new, old) = (next, past);
-    }
-    false
 }
 
 /// The variables of estimates.

@@ -247,3 +247,39 @@ fn schemas_that_cannot_be_read() {
     let error = Structural::parse(kind(), &json!({"properties": {"a": {"pattern": "("}}})).unwrap_err();
     assert!(error.to_string().starts_with("openAPIV3Schema.properties[a].pattern: "), "{error}");
 }
+
+#[test]
+fn what_was_wrong_before_stands_in_nobodys_way() {
+    let kind = GroupVersionKind::new("example.com", "v1", "Widget");
+    let schema = json!({"type": "object", "properties": {
+        "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "required": ["name"], "properties": {
+                "name": {"type": "string"}, "size": {"type": "integer", "maximum": 3}}}},
+        "plain": {"type": "array", "items": {"type": "integer", "maximum": 3}},
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "by.name/x": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 3}},
+        "atomic": {"type": "object", "x-kubernetes-map-type": "atomic",
+            "properties": {"size": {"type": "integer", "maximum": 3}, "other": {"type": "string"}}},
+    }});
+    let schema = Structural::parse(kind, &schema).unwrap();
+    let found = |new: Value, old: Value| -> Vec<String> {
+        let wrong = schema.validate_update(&new, &old);
+        wrong.iter().map(|error| error.field.to_string()).collect()
+    };
+    let entry = |name: &str, size: i64| json!({"name": name, "size": size});
+    for (new, old, expected) in [
+        // By its keys an element is known wherever it stands now.
+        (json!({"map": [entry("b", 1), entry("a", 9)]}), json!({"map": [entry("a", 9)]}), vec![]),
+        (json!({"map": [entry("a", 8)]}), json!({"map": [entry("a", 9)]}), vec!["map[0].size"]),
+        (json!({"map": [entry("b", 9)]}), json!({"map": [entry("a", 9)]}), vec!["map[0].size"]),
+        // Nothing tells the elements of other lists apart.
+        (json!({"plain": [9, 1]}), json!({"plain": [9]}), vec!["plain[0]"]),
+        (json!({"plain": [9], "set": ["a"]}), json!({"plain": [9]}), vec![]),
+        (json!({"set": ["a", "a", "b"]}), json!({"set": ["a", "a"]}), vec![]),
+        (json!({"set": ["a", "a"]}), json!({"set": ["a"]}), vec!["set[1]"]),
+        (json!({"by.name/x": {"a.b/c": 9, "d": 1}}), json!({"by.name/x": {"a.b/c": 9}}), vec![]),
+        (json!({"atomic": {"size": 9, "other": "x"}}), json!({"atomic": {"size": 9}}), vec!["atomic.size"]),
+    ] {
+        assert_eq!(found(new.clone(), old), expected, "{new}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Validation of custom resources by their schema, with upstream's wording.
 //! Upstream: kube-openapi `pkg/validation`, apiextensions-apiserver `ValidateCustomResource` and `listtype`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use api::field::{self, ErrorList};
 use serde_json::{Map, Value};
@@ -11,19 +11,33 @@ use super::{List, Node, Type, at, format};
 /// What a schema itself says against a value.
 pub(super) fn by_schema(schema: &Node, value: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    check(schema, value, "", &mut errors);
+    check(schema, value, None, "", &mut errors);
     errors
 }
 
-/// Everything that is wrong with a value.
-pub(super) fn validate(schema: &Node, value: &Value) -> ErrorList {
-    let mut errors = by_schema(schema, value);
-    lists(schema, value, "", &mut errors);
+/// Everything that is wrong with a value, but for what was as wrong in the old one: a schema that has become stricter must
+/// not stand in the way of changes elsewhere (upstream calls it ratcheting).
+pub(super) fn validate(schema: &Node, value: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    check(schema, value, old, "", &mut errors);
+    let repeats = |value: &Value| {
+        let mut errors = ErrorList::new();
+        lists(schema, value, "", &mut errors);
+        errors
+    };
+    let repeated = repeats(value);
+    if !repeated.is_empty() && old.is_none_or(|old| repeats(old).is_empty()) {
+        errors.extend(repeated);
+    }
     errors
 }
 
-/// Recursion is bounded by the nesting of the value, which decoding bounds.
-fn check(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
+/// `old` is what stood in the same place: under the same name, or, in a list of type map, with the same keys. Recursion is
+/// bounded by the nesting of the value, which decoding bounds.
+fn check(schema: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mut ErrorList) {
+    if old == Some(value) {
+        return;
+    }
     if !check_type(schema, value, path, errors) {
         return;
     }
@@ -31,11 +45,11 @@ fn check(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
     match value {
         Value::String(text) => check_text(schema, text, path, errors),
         Value::Number(_) => check_number(schema, value, path, errors),
-        Value::Array(list) => check_list(schema, list, path, errors),
-        Value::Object(object) => check_object(schema, object, path, errors),
+        Value::Array(list) => check_list(schema, list, old, path, errors),
+        Value::Object(object) => check_object(schema, object, old, path, errors),
         Value::Null | Value::Bool(_) => {}
     }
-    check_combinations(schema, value, path, errors);
+    check_combinations(schema, value, old, path, errors);
 }
 
 fn invalid(path: &str, value: &Value, rule: std::fmt::Arguments<'_>) -> field::Error {
@@ -172,12 +186,22 @@ fn check_number(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList
     }
 }
 
-fn check_list(schema: &Node, list: &[Value], path: &str, errors: &mut ErrorList) {
+fn check_list(schema: &Node, list: &[Value], old: Option<&Value>, path: &str, errors: &mut ErrorList) {
     let limits = &schema.limits;
     let count = list.len() as u64;
     if let Some(items) = &schema.items {
+        let by_keys = matches!(schema.list, Some(List::Map(_)));
+        let old = old.and_then(Value::as_array).filter(|_| by_keys).into_iter().flatten();
+        // The first of each, as there may have been more.
+        let mut past = HashMap::new();
+        for element in old {
+            past.entry(identity(schema, element).to_string()).or_insert(element);
+        }
         for (index, element) in list.iter().enumerate() {
-            check(items, element, &format!("{path}[{index}]"), errors);
+            let known = |_: &&Value| !past.is_empty();
+            let past =
+                Some(element).filter(known).and_then(|e| past.get(&identity(schema, e).to_string()).copied());
+            check(items, element, past, &format!("{path}[{index}]"), errors);
         }
     }
     if let Some(min) = limits.min_items.filter(|min| count < *min) {
@@ -201,7 +225,13 @@ fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-fn check_object(schema: &Node, object: &Map<String, Value>, path: &str, errors: &mut ErrorList) {
+fn check_object(
+    schema: &Node,
+    object: &Map<String, Value>,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut ErrorList,
+) {
     let limits = &schema.limits;
     let count = object.len() as u64;
     for name in limits.required.iter().filter(|name| !object.contains_key(*name)) {
@@ -214,20 +244,22 @@ fn check_object(schema: &Node, object: &Map<String, Value>, path: &str, errors: 
     if let Some(max) = limits.max_properties.filter(|max| count > *max) {
         errors.push(field::too_many(&at(path), object.len(), usize::try_from(max).unwrap_or(usize::MAX)));
     }
+    // What is atomic is one value.
+    let old = old.and_then(Value::as_object).filter(|_| !schema.atomic);
     for (name, member) in object {
         if let Some(schema) = schema.member(name) {
-            check(schema, member, &below(path, name), errors);
+            check(schema, member, old.and_then(|old| old.get(name)), &below(path, name), errors);
         }
     }
 }
 
-fn check_combinations(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
+fn check_combinations(schema: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mut ErrorList) {
     let outcomes = |schemas: &[Node]| -> Vec<ErrorList> {
         schemas
             .iter()
             .map(|schema| {
                 let mut errors = ErrorList::new();
-                check(schema, value, path, &mut errors);
+                check(schema, value, old, path, &mut errors);
                 errors
             })
             .collect()

@@ -20,6 +20,19 @@ pub(in crate::cel) fn call<'a>(call: &Call<'_, 'a>) -> Result<Value<'a>> {
     }
 }
 
+/// The list with the elements of the lists in it, down to a depth. Recursion ends where no list is left, and lists nest no
+/// deeper than what was decoded.
+fn flattened(all: Vec<Value<'_>>, depth: u64) -> Result<Vec<Value<'_>>> {
+    let mut flat = Vec::new();
+    for element in all {
+        match element {
+            Value::List(inner) if depth > 0 => flat.extend(flattened(inner.elements()?, depth - 1)?),
+            other => flat.push(other),
+        }
+    }
+    Ok(flat)
+}
+
 fn of_list<'a>(
     call: &Call<'_, 'a>,
     function: &str,
@@ -92,15 +105,25 @@ fn of_list<'a>(
             }
             Ok(Value::list(found))
         }
-        ("flatten", []) => {
-            let mut flat = Vec::new();
-            for element in all {
-                match element {
-                    Value::List(inner) => flat.extend(inner.elements()?),
-                    other => flat.push(other),
-                }
+        ("flatten", []) => flattened(all, 1).map(Value::list),
+        ("flatten", [Value::Int(depth)]) => match u64::try_from(*depth) {
+            Ok(depth) => flattened(all, depth).map(Value::list),
+            Err(_) => Err(Error::failed("level must be non-negative")),
+        },
+        ("first", []) => Ok(all.into_iter().next().map_or(Value::Optional(None), Value::some)),
+        ("last", []) => Ok(all.pop().map_or(Value::Optional(None), Value::some)),
+        ("@sortByAssociatedKeys", [Value::List(keys)]) => {
+            let keys = keys.elements()?;
+            if keys.len() != all.len() {
+                return Err(call.no_overload());
             }
-            Ok(Value::list(flat))
+            let comparable = keys.windows(2).all(|pair| compare(&pair[0], &pair[1]).is_some());
+            if !comparable {
+                return Err(Error::failed("list elements must have the same type"));
+            }
+            let mut pairs: Vec<_> = keys.into_iter().zip(all).collect();
+            pairs.sort_by(|(a, _), (b, _)| compare(a, b).unwrap_or(Ordering::Equal));
+            Ok(Value::list(pairs.into_iter().map(|(_, element)| element).collect()))
         }
         ("slice", [Value::Int(from), Value::Int(to)]) => {
             if *from < 0 || *to < 0 {

@@ -17,6 +17,16 @@ pub(in crate::cel) fn call<'a>(call: &Call<'_, 'a>) -> Result<Value<'a>> {
         ("or", [found @ Value::Optional(_), _]) => Ok(found.clone()),
         ("orValue", [Value::Optional(None), other]) => Ok(other.clone()),
         ("orValue", [Value::Optional(Some(inner)), _]) => Ok((**inner).clone()),
+        ("optional.unwrap" | "unwrapOpt", [Value::List(list)]) => {
+            let mut found = Vec::new();
+            for element in list.elements()? {
+                match element {
+                    Value::Optional(inner) => found.extend(inner.map(|inner| (*inner).clone())),
+                    _ => return Err(call.no_overload()),
+                }
+            }
+            Ok(Value::list(found))
+        }
         _ => Err(call.no_overload()),
     }
 }

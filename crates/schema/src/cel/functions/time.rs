@@ -101,7 +101,7 @@ pub(in crate::cel) fn parse_timestamp(text: &str) -> Option<Timestamp> {
 }
 
 /// A duration as Go writes it: `1h30m`, `-1.5s`, `300ms`; in nanoseconds.
-pub(in crate::cel) fn parse_duration(text: &str) -> Option<i64> {
+pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -77,6 +77,14 @@ impl Parser {
                 };
                 self.bind(position, variable(&name)?, value, body).map(Expansion::Done)
             }
+            ("sortBy", 2) => {
+                let body = arguments.pop();
+                let name = arguments.pop();
+                let (Some(body), Some(name)) = (body, name) else {
+                    return Ok(Expansion::None(target, arguments));
+                };
+                self.sort_by(position, target, variable(&name)?, body).map(Expansion::Done)
+            }
             ("optMap" | "optFlatMap", 2) => {
                 let body = arguments.pop();
                 let name = arguments.pop();
@@ -187,6 +195,19 @@ impl Parser {
         let accumulator = ACCUMULATOR.to_owned();
         let fold = Comprehension { range, variable, second, accumulator, initial, condition, step, result };
         self.node(position, ExprKind::Comprehension(Box::new(fold)))
+    }
+
+    /// `list.sortBy(name, key)`: the list by the keys that a `map` gives, with the list read once.
+    fn sort_by(&mut self, at: u32, list: Expr, name: String, key: Expr) -> Result<Expr> {
+        const SORTED: &str = "@__sortBy_input__";
+        let range = self.ident(at, SORTED)?;
+        let fold = self.fold(at, "map", &name, vec![key])?;
+        let keys = self.comprehension(at, range, name, None, fold)?;
+        let input = self.ident(at, SORTED)?;
+        let function = "@sortByAssociatedKeys".to_owned();
+        let sorted = ExprKind::Call { target: Some(Box::new(input)), function, arguments: vec![keys] };
+        let sorted = self.node(at, sorted)?;
+        self.bind(at, SORTED.to_owned(), list, sorted)
     }
 
     /// `cel.bind(name, value, body)`: a fold over nothing whose accumulator is the name.
