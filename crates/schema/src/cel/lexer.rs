@@ -42,9 +42,9 @@ pub struct Mistake {
 }
 
 /// Longest first.
-const SYMBOLS: [&str; 26] = [
-    "==", "!=", "<=", ">=", "&&", "||", "?.", "[?", "{?", "<", ">", "!", "?", ":", "+", "-", "*", "/", "%",
-    "(", ")", "[", "]", "{", "}", ",",
+const SYMBOLS: [&str; 25] = [
+    "==", "!=", "<=", ">=", "&&", "||", "[?", "{?", "<", ">", "!", "?", ":", "+", "-", "*", "/", "%", "(",
+    ")", "[", "]", "{", "}", ",",
 ];
 
 struct Lexer {
@@ -122,8 +122,6 @@ impl Lexer {
                         self.mistake(from, format!("Syntax error: token recognition error at: '{text}'"))
                     );
                 };
-                // `a ? [b]…` and `{? …` are told from `[?` and `?.` by what stands before: `?.5` is a ternary.
-                let symbol = if *symbol == "?." && self.digit(2) { "?" } else { symbol };
                 self.at += symbol.len();
                 TokenKind::Symbol(symbol)
             }

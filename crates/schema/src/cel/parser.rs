@@ -268,6 +268,13 @@ impl Parser {
             match kind {
                 TokenKind::Symbol(".") => {
                     self.advance();
+                    if self.accept("?").is_some() {
+                        let at = self.token().position;
+                        let (field, _) = self.field_name()?;
+                        let field = self.literal(at, Literal::String(field.into()))?;
+                        operand = self.call(position, "_?._", vec![operand, field])?;
+                        continue;
+                    }
                     let (field, quoted) = self.field_name()?;
                     if !quoted && let Some(open) = self.accept("(") {
                         let arguments = self.arguments(")")?;
@@ -276,13 +283,6 @@ impl Parser {
                         let kind = ExprKind::Select { operand: Box::new(operand), field, test: false };
                         operand = self.node(position, kind)?;
                     }
-                }
-                TokenKind::Symbol("?.") => {
-                    self.advance();
-                    let at = self.token().position;
-                    let (field, _) = self.field_name()?;
-                    let field = self.literal(at, Literal::String(field.into()))?;
-                    operand = self.call(position, "_?._", vec![operand, field])?;
                 }
                 TokenKind::Symbol(open @ ("[" | "[?")) => {
                     self.advance();

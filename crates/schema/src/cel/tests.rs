@@ -168,8 +168,9 @@ fn optionals() {
         "{?'a': optional.none(), 'b': 1} == {'b': 1} && [?optional.of(1), ?optional.none()] == [1]",
         "oldSelf.hasValue() && oldSelf.spec.replicas.value() == 3 && oldSelf.?spec.?name.orValue('') == 'héllo'",
         "oldSelf.value().spec.replicas == self.spec.replicas && type(optional.of(1)) == optional_type",
+        "(true ?.5 : 1.0) == 0.5 && (d.?zzz.hasValue()?1:2) == 2",
     ] {
-        holds(source.replace(".?", "?.").as_str());
+        holds(source);
     }
 }
 
