@@ -12,6 +12,7 @@ mod anonymous;
 mod bearer;
 mod bootstrap_token;
 mod certificate;
+mod jose;
 pub mod oidc;
 mod request_header;
 pub mod review;
@@ -212,8 +213,7 @@ pub fn build(
     }
     let mut issuer = None;
     if let Some(accounts) = &options.service_accounts {
-        let keys = token::Keys::new(accounts).map_err(Status::internal)?;
-        let keys = Arc::new(keys);
+        let keys = Arc::new(token::Keys::new(accounts));
         tokens.push(Arc::new(token::Verifier::new(keys.clone(), accounts, cluster.clone(), clock.clone())));
         let randomness = randomness.clone();
         issuer =

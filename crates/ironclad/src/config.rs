@@ -11,6 +11,7 @@ pub mod datastore;
 pub mod logs;
 pub mod node;
 pub mod oidc;
+pub mod service_accounts;
 
 use std::{
     ffi::OsString,

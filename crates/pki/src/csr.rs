@@ -5,12 +5,12 @@
 //! Not here: whether a request is to be approved, and which usages a signer allows.
 
 use jiff::Timestamp;
-use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer as _;
 
 use crate::authority::{Authority, Certificate, Request};
+use crate::public_key::{Hash, PublicKey, Scheme};
 use crate::{Error, der, pem};
 
 /// What the signer decides; all else is the request's.
@@ -222,31 +222,25 @@ fn request_der(request_pem: &str) -> Result<Vec<u8>, Error> {
 fn parse(der: &[u8]) -> Result<X509CertificationRequest<'_>, Error> {
     let (_, request) = X509CertificationRequest::from_der(der)
         .map_err(|e| Error::BadRequest(format!("it is not a PKCS#10 request ({e})")))?;
-    let algorithm = verification(&request)?;
+    let scheme = scheme(&request)?;
     let info = &request.certification_request_info;
-    UnparsedPublicKey::new(algorithm, info.subject_pki.subject_public_key.data.as_ref())
-        .verify(info.raw, request.signature_value.data.as_ref())
-        .map_err(|_| Error::BadRequest("it is not signed by the key it asks to certify".to_owned()))?;
+    let key = PublicKey::of(&info.subject_pki)
+        .ok_or_else(|| Error::BadRequest("its key is of a type that is not supported".to_owned()))?;
+    if !key.verify(scheme, info.raw, &request.signature_value.data) {
+        return Err(Error::BadRequest("it is not signed by the key it asks to certify".to_owned()));
+    }
     Ok(request)
 }
 
-fn verification(request: &X509CertificationRequest<'_>) -> Result<&'static dyn VerificationAlgorithm, Error> {
-    const P384: &str = "1.3.132.0.34";
-    let parameters = &request.certification_request_info.subject_pki.algorithm.parameters;
-    let curve = parameters
-        .as_ref()
-        .and_then(|any| any.as_oid().ok())
-        .map(|oid| oid.to_id_string())
-        .unwrap_or_default();
+fn scheme(request: &X509CertificationRequest<'_>) -> Result<Scheme, Error> {
     match request.signature_algorithm.algorithm.to_id_string().as_str() {
-        "1.2.840.10045.4.3.2" if curve == P384 => Ok(&signature::ECDSA_P384_SHA256_ASN1),
-        "1.2.840.10045.4.3.2" => Ok(&signature::ECDSA_P256_SHA256_ASN1),
-        "1.2.840.10045.4.3.3" if curve == P384 => Ok(&signature::ECDSA_P384_SHA384_ASN1),
-        "1.2.840.10045.4.3.3" => Ok(&signature::ECDSA_P256_SHA384_ASN1),
-        "1.2.840.113549.1.1.11" => Ok(&signature::RSA_PKCS1_2048_8192_SHA256),
-        "1.2.840.113549.1.1.12" => Ok(&signature::RSA_PKCS1_2048_8192_SHA384),
-        "1.2.840.113549.1.1.13" => Ok(&signature::RSA_PKCS1_2048_8192_SHA512),
-        "1.3.101.112" => Ok(&signature::ED25519),
+        "1.2.840.10045.4.3.2" => Ok(Scheme::EcdsaAsn1(Hash::Sha256)),
+        "1.2.840.10045.4.3.3" => Ok(Scheme::EcdsaAsn1(Hash::Sha384)),
+        "1.2.840.10045.4.3.4" => Ok(Scheme::EcdsaAsn1(Hash::Sha512)),
+        "1.2.840.113549.1.1.11" => Ok(Scheme::Pkcs1(Hash::Sha256)),
+        "1.2.840.113549.1.1.12" => Ok(Scheme::Pkcs1(Hash::Sha384)),
+        "1.2.840.113549.1.1.13" => Ok(Scheme::Pkcs1(Hash::Sha512)),
+        "1.3.101.112" => Ok(Scheme::Ed25519),
         other => Err(Error::BadRequest(format!("its signature algorithm {other} is not supported"))),
     }
 }

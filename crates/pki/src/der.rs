@@ -50,6 +50,9 @@ pub(crate) fn unsigned(bytes: &[u8]) -> Vec<u8> {
 /// BOOLEAN TRUE, the only one DER ever writes (FALSE is always a default and so left out).
 pub(crate) const TRUE: &[u8] = &[0x01, 0x01, 0xff];
 
+/// NULL, which stands for parameters that there are not.
+pub(crate) const NULL: &[u8] = &[0x05, 0x00];
+
 /// OBJECT IDENTIFIER from its arcs.
 pub(crate) fn oid(arcs: &[u64]) -> Vec<u8> {
     let mut content = vec![(arcs[0] * 40 + arcs[1]) as u8];

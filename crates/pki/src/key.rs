@@ -1,23 +1,24 @@
 //! Keys that the node makes for its pods, and the bare request by which it shows that it holds one.
 //!
 //! The request (PKCS#10) names nobody: who asks is said beside it, by the object that carries it. ring makes and uses the
-//! keys; what it cannot make (RSA, P-521) is refused by [`KeyType::parse`]'s caller with the name of the type.
+//! keys, but for P-521, which it does not know. What nobody here can make (RSA) is refused by [`KeyType::parse`]'s caller
+//! with the name of the type.
 //! Upstream: `generateKeyAndProof` in pkg/kubelet/podcertificate.
 //! Not here: the cluster's own keys (`authority`), which certificate the key gets.
 
+use p521::ecdsa::signature::Signer as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     Ed25519KeyPair, KeyPair as _,
 };
 
+use crate::public_key::{Curve, EC_PUBLIC_KEY, PublicKey};
 use crate::{Error, der, pem};
 
-const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
-const PRIME256V1: &[u64] = &[1, 2, 840, 10045, 3, 1, 7];
-const SECP384R1: &[u64] = &[1, 3, 132, 0, 34];
 const ECDSA_WITH_SHA256: &[u64] = &[1, 2, 840, 10045, 4, 3, 2];
 const ECDSA_WITH_SHA384: &[u64] = &[1, 2, 840, 10045, 4, 3, 3];
+const ECDSA_WITH_SHA512: &[u64] = &[1, 2, 840, 10045, 4, 3, 4];
 const ED25519: &[u64] = &[1, 3, 101, 112];
 
 /// A type of key that can be made here, under the names that pods use.
@@ -29,6 +30,8 @@ pub enum KeyType {
     EcdsaP256,
     /// `ECDSAP384`.
     EcdsaP384,
+    /// `ECDSAP521`.
+    EcdsaP521,
 }
 
 impl KeyType {
@@ -38,15 +41,8 @@ impl KeyType {
             "ED25519" => Some(KeyType::Ed25519),
             "ECDSAP256" => Some(KeyType::EcdsaP256),
             "ECDSAP384" => Some(KeyType::EcdsaP384),
+            "ECDSAP521" => Some(KeyType::EcdsaP521),
             _ => None,
-        }
-    }
-
-    fn curve(self) -> Option<(&'static EcdsaSigningAlgorithm, &'static [u64], &'static [u64])> {
-        match self {
-            KeyType::Ed25519 => None,
-            KeyType::EcdsaP256 => Some((&ECDSA_P256_SHA256_ASN1_SIGNING, PRIME256V1, ECDSA_WITH_SHA256)),
-            KeyType::EcdsaP384 => Some((&ECDSA_P384_SHA384_ASN1_SIGNING, SECP384R1, ECDSA_WITH_SHA384)),
         }
     }
 }
@@ -59,7 +55,8 @@ pub struct PrivateKey {
 
 enum Pair {
     Ed25519(Ed25519KeyPair),
-    Ecdsa(EcdsaKeyPair, KeyType),
+    Ecdsa(Curve, EcdsaKeyPair),
+    P521(Box<p521::ecdsa::SigningKey>),
 }
 
 impl std::fmt::Debug for PrivateKey {
@@ -74,22 +71,12 @@ impl PrivateKey {
     /// # Errors
     /// [`Error::Crypto`] when the system gives no entropy.
     pub fn generate(kind: KeyType) -> Result<PrivateKey, Error> {
-        let refused = |_| Error::Crypto("generate a key");
-        let random = SystemRandom::new();
-        let Some((algorithm, ..)) = kind.curve() else {
-            let mut seed = [0u8; 32];
-            random.fill(&mut seed).map_err(refused)?;
-            let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
-                .map_err(|_| Error::Crypto("use a seed of its own making"))?;
-            // The older form, without the public key: ring's own, which has it, is not read by OpenSSL.
-            let algorithm = der::sequence(&[&der::oid(ED25519)]);
-            let pkcs8 = der::sequence(&[&der::unsigned(&[0]), &algorithm, &der::octets(&der::octets(&seed))]);
-            return Ok(PrivateKey { pkcs8, pair: Pair::Ed25519(pair) });
-        };
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(refused)?;
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random)
-            .map_err(|_| Error::Crypto("read a key of its own making"))?;
-        Ok(PrivateKey { pkcs8: pkcs8.as_ref().to_vec(), pair: Pair::Ecdsa(pair, kind) })
+        match kind {
+            KeyType::Ed25519 => ed25519(),
+            KeyType::EcdsaP256 => ecdsa(Curve::P256, &ECDSA_P256_SHA256_ASN1_SIGNING),
+            KeyType::EcdsaP384 => ecdsa(Curve::P384, &ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyType::EcdsaP521 => p521(),
+        }
     }
 
     /// The key as a `PRIVATE KEY` block (PKCS#8).
@@ -110,10 +97,15 @@ impl PrivateKey {
         ]);
         let (algorithm, signature) = match &self.pair {
             Pair::Ed25519(pair) => (ED25519, pair.sign(&info).as_ref().to_vec()),
-            Pair::Ecdsa(pair, kind) => {
-                let (_, _, algorithm) = kind.curve().ok_or(Error::Crypto("sign"))?;
+            Pair::Ecdsa(curve, pair) => {
                 let signature = pair.sign(&SystemRandom::new(), &info).map_err(|_| Error::Crypto("sign"))?;
+                let algorithm = if *curve == Curve::P384 { ECDSA_WITH_SHA384 } else { ECDSA_WITH_SHA256 };
                 (algorithm, signature.as_ref().to_vec())
+            }
+            Pair::P521(pair) => {
+                let signature: p521::ecdsa::Signature =
+                    pair.try_sign(&info).map_err(|_| Error::Crypto("sign"))?;
+                (ECDSA_WITH_SHA512, signature.to_der().as_bytes().to_vec())
             }
         };
         let algorithm = der::sequence(&[&der::oid(algorithm)]);
@@ -122,18 +114,49 @@ impl PrivateKey {
 
     /// SubjectPublicKeyInfo.
     fn public_info(&self) -> Vec<u8> {
-        let (algorithm, public) = match &self.pair {
-            Pair::Ed25519(pair) => {
-                (der::sequence(&[&der::oid(ED25519)]), pair.public_key().as_ref().to_vec())
+        let key = match &self.pair {
+            Pair::Ed25519(pair) => PublicKey::Ed25519(pair.public_key().as_ref().to_vec()),
+            Pair::Ecdsa(curve, pair) => {
+                PublicKey::Ec { curve: *curve, point: pair.public_key().as_ref().to_vec() }
             }
-            Pair::Ecdsa(pair, kind) => {
-                let curve = if *kind == KeyType::EcdsaP384 { SECP384R1 } else { PRIME256V1 };
-                let algorithm = der::sequence(&[&der::oid(EC_PUBLIC_KEY), &der::oid(curve)]);
-                (algorithm, pair.public_key().as_ref().to_vec())
-            }
+            Pair::P521(pair) => PublicKey::Ec { curve: Curve::P521, point: point(pair) },
         };
-        der::sequence(&[&algorithm, &der::bit_string(&public)])
+        key.info()
     }
+}
+
+fn ed25519() -> Result<PrivateKey, Error> {
+    let mut seed = [0u8; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| Error::Crypto("generate a key"))?;
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
+        .map_err(|_| Error::Crypto("use a seed of its own making"))?;
+    // The older form, without the public key: ring's own, which has it, is not read by OpenSSL.
+    let algorithm = der::sequence(&[&der::oid(ED25519)]);
+    let pkcs8 = der::sequence(&[&der::unsigned(&[0]), &algorithm, &der::octets(&der::octets(&seed))]);
+    Ok(PrivateKey { pkcs8, pair: Pair::Ed25519(pair) })
+}
+
+fn ecdsa(curve: Curve, algorithm: &'static EcdsaSigningAlgorithm) -> Result<PrivateKey, Error> {
+    let random = SystemRandom::new();
+    let pkcs8 =
+        EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(|_| Error::Crypto("generate a key"))?;
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random)
+        .map_err(|_| Error::Crypto("read a key of its own making"))?;
+    Ok(PrivateKey { pkcs8: pkcs8.as_ref().to_vec(), pair: Pair::Ecdsa(curve, pair) })
+}
+
+fn p521() -> Result<PrivateKey, Error> {
+    let pair = p521::ecdsa::SigningKey::random(&mut p521::elliptic_curve::rand_core::OsRng);
+    let algorithm = der::sequence(&[&der::oid(EC_PUBLIC_KEY), &der::oid(Curve::P521.oid())]);
+    let public = der::explicit(1, &der::bit_string(&point(&pair)));
+    let key = der::sequence(&[&der::unsigned(&[1]), &der::octets(&pair.to_bytes()), &public]);
+    let pkcs8 = der::sequence(&[&der::unsigned(&[0]), &algorithm, &der::octets(&key)]);
+    Ok(PrivateKey { pkcs8, pair: Pair::P521(Box::new(pair)) })
+}
+
+/// The public half, as 4 and two coordinates.
+fn point(pair: &p521::ecdsa::SigningKey) -> Vec<u8> {
+    p521::ecdsa::VerifyingKey::from(pair).to_encoded_point(false).as_bytes().to_vec()
 }
 
 #[cfg(test)]
@@ -142,11 +165,14 @@ mod tests {
 
     #[test]
     fn a_bare_request_shows_who_holds_the_key() {
-        for name in ["ED25519", "ECDSAP256", "ECDSAP384"] {
+        for name in ["ED25519", "ECDSAP256", "ECDSAP384", "ECDSAP521"] {
             let key = PrivateKey::generate(KeyType::parse(name).unwrap()).unwrap();
             let mut request = key.bare_request().unwrap();
             crate::csr::verify(&request).unwrap();
             assert!(key.pem().starts_with("-----BEGIN PRIVATE KEY-----\n"), "{name}");
+            if name != "ED25519" {
+                crate::SigningKey::from_pem(&key.pem()).unwrap();
+            }
             let last = request.len() - 1;
             request[last] ^= 1;
             assert!(crate::csr::verify(&request).is_err(), "{name}: a signature of nobody was believed");

@@ -3,12 +3,13 @@
 //!
 //! Read first: [`Pki`] (open or make everything; hand out credentials), [`Leaf`] (the table of the
 //! certificates we issue ourselves), [`Credential`] (one certificate with its key, in the forms that TLS and
-//! kubeconfigs want), [`csr::sign`] (certificates for keys that others hold), [`PrivateKey`] (a key made for a pod) and
-//! [`Token`] (by which machines join, kept beside the folder).
+//! kubeconfigs want), [`csr::sign`] (certificates for keys that others hold), [`PrivateKey`] (a key made for a pod),
+//! [`PublicKey`] (anybody's, and whether it made a signature), [`SigningKey`] (what signs tokens) and [`Token`] (by which
+//! machines join, kept beside the folder).
 //!
 //! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
-//! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys are ECDSA P-256 in PKCS#8. Directories
-//! are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a handful of keys.
+//! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys that are made here are ECDSA P-256 in PKCS#8;
+//! `sa.key` may also be another that was brought along. Directories are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a handful of keys.
 //!
 //! To add a certificate: a variant in [`Leaf`] and its row in `Leaf::profile`.
 //!
@@ -24,12 +25,16 @@ mod key;
 pub mod kubeconfig;
 mod leaf;
 pub mod pem;
+mod public_key;
+mod signing_key;
 mod store;
 pub mod token;
 
 pub use authority::{Authority, Certificate, Usage};
 pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf};
+pub use public_key::{Curve, Hash, PublicKey, Scheme};
+pub use signing_key::SigningKey;
 pub use store::{Pki, ServiceAccountKey, Settings};
 pub use token::{Token, Tokens};
 

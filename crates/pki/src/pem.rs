@@ -37,6 +37,23 @@ pub fn decode(label: &str, text: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(blocks)
 }
 
+/// Every block with its label, in order; what is no whole block is passed over.
+pub fn blocks(text: &str) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let (label, body) = rest[rest.find("-----BEGIN ")? + 11..].split_once("-----")?;
+            rest = body;
+            let Some((content, after)) = body.split_once(&format!("-----END {label}-----")) else { continue };
+            let packed: String = content.split_ascii_whitespace().collect();
+            if let Ok(der) = STANDARD.decode(packed) {
+                rest = after;
+                return Some((label.to_owned(), der));
+            }
+        }
+    })
+}
+
 /// The content of the one block of `label` that a text is. Readers differ in which block of several they take, and in
 /// what they pass over: what one judges another must not sign.
 ///

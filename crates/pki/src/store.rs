@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::authority::{Authority, Certificate, Key};
 use crate::leaf::{Credential, Leaf, Profile};
-use crate::{Error, files, pem};
+use crate::{Error, SigningKey, files, pem};
 
 /// How long our own leaf certificates live. One year, as kubeadm.
 const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -34,26 +34,21 @@ pub struct Settings {
     pub extra_names: Vec<String>,
 }
 
-/// The key that signs ServiceAccount tokens (ES256).
+/// The key that signs ServiceAccount tokens: ECDSA P-256 where it was made here, any other where it was brought along.
+#[derive(Debug)]
 pub struct ServiceAccountKey {
-    key: Key,
-}
-
-impl std::fmt::Debug for ServiceAccountKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ServiceAccountKey")
-    }
+    key: Arc<SigningKey>,
 }
 
 impl ServiceAccountKey {
-    /// The private key, PKCS#8 DER.
-    pub fn pkcs8(&self) -> &[u8] {
-        self.key.pkcs8()
+    /// The private key.
+    pub fn signing_key(&self) -> &Arc<SigningKey> {
+        &self.key
     }
 
     /// SubjectPublicKeyInfo, DER; its SHA-256 is the `kid` of the tokens.
     pub fn public_info(&self) -> Vec<u8> {
-        self.key.public_info()
+        self.key.public().info()
     }
 }
 
@@ -246,16 +241,17 @@ fn authority(dir: &Path, name: &str, common_name: &str, now: Timestamp) -> Resul
 
 fn service_account_key(dir: &Path) -> Result<(ServiceAccountKey, bool), Error> {
     let path = key_path(dir, "sa");
-    let (key, made) = match files::read(&path)? {
-        Some(text) => (Key::from_pem(&text).map_err(bad_file(&path))?, false),
+    let (text, made) = match files::read(&path)? {
+        Some(text) => (text, false),
         None => {
-            let key = Key::generate()?;
-            files::replace_durably(&path, &key.to_pem(), files::SECRET)?;
-            (key, true)
+            let text = Key::generate()?.to_pem();
+            files::replace_durably(&path, &text, files::SECRET)?;
+            (text, true)
         }
     };
+    let key = Arc::new(SigningKey::from_pem(&text).map_err(bad_file(&path))?);
     let public = dir.join("sa.pub");
-    let text = pem::encode("PUBLIC KEY", &key.public_info());
+    let text = pem::encode("PUBLIC KEY", &key.public().info());
     if files::read(&public)?.as_deref() != Some(&text) {
         files::replace(&public, &text, files::PUBLIC)?;
     }

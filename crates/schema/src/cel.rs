@@ -113,6 +113,11 @@ impl Program {
         self.0.expr.mentions(name)
     }
 
+    /// Whether it takes the field of the variable anywhere: `name.field`, `name.?field`, `has(name.field)`.
+    pub fn selects(&self, name: &str, field: &str) -> bool {
+        self.0.expr.selects(name, field)
+    }
+
     /// Evaluates with these variables, up to `limit` units of cost.
     pub fn evaluate<'a>(&self, variables: &dyn Variables<'a>, limit: u64) -> Outcome<'a> {
         eval::evaluate(&self.0, variables, limit)

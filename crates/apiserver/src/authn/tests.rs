@@ -68,7 +68,8 @@ async fn static_tokens_in_both_places() {
 async fn a_static_token_is_good_for_this_server_only() {
     let jane = StaticToken { token: "s3cret".into(), user: User::new("jane", &[]) };
     let key = rcgen::KeyPair::generate().unwrap().serialize_der();
-    let accounts = token::Options::new("https://issuer", key);
+    let key = pki::SigningKey::from_pkcs8(&key).unwrap();
+    let accounts = token::Options::new("https://issuer", Arc::new(key));
     let options =
         Options { static_tokens: vec![jane], service_accounts: Some(accounts), ..Options::default() };
     let authentication = build_with(options);

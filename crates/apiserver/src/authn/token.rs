@@ -17,19 +17,26 @@ pub use issue::Issuer;
 pub use keys::Keys;
 pub use verify::Verifier;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use pki::{PublicKey, SigningKey};
 
 /// How tokens are made and judged.
 #[derive(Clone)]
 pub struct Options {
-    /// The `iss` claim, an https URL; also where discovery says the keys are.
+    /// The `iss` claim of new tokens, an https URL; also where discovery says the keys are.
     pub issuer: String,
+    /// Other issuers whose tokens are still good.
+    pub former_issuers: Vec<String>,
+    /// Where discovery says the keys are; `None`: below the issuer.
+    pub keys_at: Option<String>,
     /// The audiences that mean this API server. The first ones are given to tokens that ask for none.
     pub audiences: Vec<String>,
-    /// The private key, ECDSA P-256 in PKCS#8 (DER).
-    pub signing_key: Vec<u8>,
-    /// Public keys of former signing keys, SubjectPublicKeyInfo (DER): their tokens are still good.
-    pub former_keys: Vec<Vec<u8>>,
+    /// The private key: RSA, or ECDSA on P-256, P-384 or P-521.
+    pub signing_key: Arc<SigningKey>,
+    /// Public keys of former signing keys: their tokens are still good.
+    pub former_keys: Vec<PublicKey>,
     /// The longest life of a token; longer ones are cut, with a warning.
     pub max_expiration: Option<Duration>,
     /// Give the tokens that pods get by themselves a year instead of an hour, for clients that do not read the
@@ -39,11 +46,13 @@ pub struct Options {
 
 impl Options {
     /// Settings for an issuer with one key.
-    pub fn new(issuer: impl Into<String>, signing_key: Vec<u8>) -> Self {
+    pub fn new(issuer: impl Into<String>, signing_key: Arc<SigningKey>) -> Self {
         let issuer = issuer.into();
         Self {
             audiences: vec![issuer.clone()],
             issuer,
+            former_issuers: Vec::new(),
+            keys_at: None,
             signing_key,
             former_keys: Vec::new(),
             max_expiration: None,

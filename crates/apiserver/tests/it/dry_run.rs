@@ -11,12 +11,9 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 async fn world() -> World {
     let world = World::with(|options| {
-        let key = ring::signature::EcdsaKeyPair::generate_pkcs8(
-            &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            &ring::rand::SystemRandom::new(),
-        );
-        options.authn.service_accounts =
-            Some(apiserver::authn::token::Options::new("https://issuer", key.unwrap().as_ref().to_vec()));
+        let key = pki::PrivateKey::generate(pki::KeyType::EcdsaP256).unwrap();
+        let key = std::sync::Arc::new(pki::SigningKey::from_pem(&key.pem()).unwrap());
+        options.authn.service_accounts = Some(apiserver::authn::token::Options::new("https://issuer", key));
     })
     .await;
     let admin = &world.admin;

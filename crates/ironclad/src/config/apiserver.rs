@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use foundation::SharedClock;
 
 use super::oidc::Oidc;
+use super::service_accounts::ServiceAccounts;
 use crate::roles::apiserver::sni::NamedCertificate;
 
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
@@ -133,6 +134,8 @@ pub struct ApiServer {
     pub authentication_config: Option<PathBuf>,
     #[command(flatten)]
     pub oidc: Oidc,
+    #[command(flatten)]
+    pub service_accounts: ServiceAccounts,
     /// Kubeconfig of a server that is asked whose a token is
     #[arg(long, env = "IRONCLAD_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
@@ -252,14 +255,15 @@ impl ApiServer {
         Ok(audit::Options { policy: Some(Arc::new(policy)), log, webhook: webhook.transpose()? })
     }
 
-    /// Who is believed, beside those that the cluster's own keys vouch for.
+    /// Who is believed, beside those that the cluster's own keys vouch for. `issuers` are those of ServiceAccounts.
     pub fn authentication(
         &self,
-        audiences: &[String],
+        issuers: &[String],
         clock: &SharedClock,
         own: authn::Options,
     ) -> anyhow::Result<authn::Options> {
         let mut options = own;
+        let audiences = options.service_accounts.as_ref().map(|accounts| accounts.audiences.clone());
         if let Some(path) = &self.token_auth_file {
             let tokens = authn::StaticToken::parse_file(&read(path)?);
             options.static_tokens = tokens.map_err(|problem| in_file(path, problem))?;
@@ -267,28 +271,33 @@ impl ApiServer {
         if let Some(path) = &self.authentication_token_webhook_config_file {
             let (transport, at) = webhook(path)?;
             let remember = self.authentication_token_webhook_cache_ttl;
-            let audiences = audiences.to_vec();
+            let audiences = audiences.unwrap_or_default();
             options.webhook = Some(authn::webhook::Options { transport, path: at, remember, audiences });
         }
-        options.configured = self.configured_authentication(clock)?;
+        options.configured = self.configured_authentication(issuers, clock)?;
         Ok(options)
     }
 
-    /// What the file of `--authentication-config` says now.
-    pub fn configured_authentication(&self, clock: &SharedClock) -> anyhow::Result<authn::Configured> {
+    /// What the file of `--authentication-config` says now. `issuers` are those of ServiceAccounts, which nobody else may be.
+    pub fn configured_authentication(
+        &self,
+        issuers: &[String],
+        clock: &SharedClock,
+    ) -> anyhow::Result<authn::Configured> {
         let mut configured = authn::Configured::default();
         if !self.anonymous_auth {
             configured.anonymous_paths.clear();
         }
         if let Some(text) = self.oidc.configuration()? {
-            let found = authn::oidc::Configuration::read(&text, clock, provider).context("--oidc-*")?;
+            let found = authn::oidc::Configuration::read(&text, issuers, clock, provider);
+            let found = found.context("--oidc-*")?;
             configured.issuers = found.issuers;
             for issuer in &mut configured.issuers {
                 issuer.algorithms.clone_from(&self.oidc.oidc_signing_algs);
             }
         }
         if let Some(path) = &self.authentication_config {
-            let found = authn::oidc::Configuration::read(&read(path)?, clock, provider);
+            let found = authn::oidc::Configuration::read(&read(path)?, issuers, clock, provider);
             let found = found.map_err(|problem| in_file(path, problem))?;
             configured.issuers = found.issuers;
             if let Some(paths) = found.anonymous_paths {

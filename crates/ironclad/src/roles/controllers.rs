@@ -15,7 +15,9 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
     let identities = api.clone();
     let pki = context.pki.clone();
     // The issuer is not that of these tokens, which name none.
-    let tokens = Keys::new(&token::Options::new(legacy::ISSUER, pki.service_account_key().pkcs8().to_vec()));
+    let key = context.config.apiserver.service_accounts.signing_key(pki.service_account_key().signing_key());
+    let tokens = key.map(|key| Keys::new(&token::Options::new(legacy::ISSUER, key)));
+    let tokens = tokens.map_err(|error| format!("{error:#}"));
     controllers::start(&controllers::Options {
         informers: api.informers.clone(),
         tasks: tasks.clone(),

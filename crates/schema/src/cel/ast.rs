@@ -124,6 +124,19 @@ impl Expr {
             || self.children().iter().any(|child| child.mentions(name))
     }
 
+    /// Whether a field is taken of this very name anywhere in the tree.
+    pub fn selects(&self, name: &str, field: &str) -> bool {
+        let named = |expr: &Self| matches!(&expr.kind, ExprKind::Ident(ident) if ident == name);
+        let here = match &self.kind {
+            ExprKind::Select { operand, field: taken, .. } => named(operand) && taken == field,
+            ExprKind::Call { function, target: None, arguments } if function == "_?._" => {
+                matches!(arguments.as_slice(), [operand, taken] if named(operand) && taken.text() == Some(field))
+            }
+            _ => false,
+        };
+        here || self.children().iter().any(|child| child.selects(name, field))
+    }
+
     /// The literal text, where it is one.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {

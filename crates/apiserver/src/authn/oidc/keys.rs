@@ -13,8 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use client::Transport;
 use foundation::SharedClock;
-use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
+
+use crate::authn::jose;
 
 const AGAIN: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -130,40 +131,7 @@ impl KeySet {
 
 /// Whether the key has made the signature. What cannot be understood has not.
 fn verifies(key: &Value, algorithm: &str, message: &[u8], signature: &[u8]) -> bool {
-    let part = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
-    if key["use"].as_str().is_some_and(|usage| usage != "sig")
-        || key["alg"].as_str().is_some_and(|only| only != algorithm)
-    {
-        return false;
-    }
-    let rsa = match algorithm {
-        "RS256" => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
-        "RS384" => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
-        "RS512" => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
-        "PS256" => Some(&signature::RSA_PSS_2048_8192_SHA256),
-        "PS384" => Some(&signature::RSA_PSS_2048_8192_SHA384),
-        "PS512" => Some(&signature::RSA_PSS_2048_8192_SHA512),
-        _ => None,
-    };
-    match (key["kty"].as_str().unwrap_or_default(), rsa) {
-        ("RSA", Some(algorithm)) => {
-            let (Some(n), Some(e)) = (part("n"), part("e")) else { return false };
-            RsaPublicKeyComponents { n, e }.verify(algorithm, message, signature).is_ok()
-        }
-        ("EC", None) => {
-            let curve = key["crv"].as_str().unwrap_or_default();
-            let (algorithm, size) = match (algorithm, curve) {
-                ("ES256", "P-256") => (&signature::ECDSA_P256_SHA256_FIXED, 32),
-                ("ES384", "P-384") => (&signature::ECDSA_P384_SHA384_FIXED, 48),
-                _ => return false,
-            };
-            let (Some(x), Some(y)) = (part("x"), part("y")) else { return false };
-            if x.len() != size || y.len() != size {
-                return false;
-            }
-            let point = [&[4][..], &x, &y].concat();
-            UnparsedPublicKey::new(algorithm, point).verify(message, signature).is_ok()
-        }
-        _ => false,
-    }
+    let meant = key["use"].as_str().is_none_or(|usage| usage == "sig")
+        && key["alg"].as_str().is_none_or(|only| only == algorithm);
+    meant && jose::read_key(key).is_some_and(|key| jose::verify(&key, algorithm, message, signature))
 }

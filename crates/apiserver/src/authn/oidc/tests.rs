@@ -81,7 +81,8 @@ fn world(jwt: &str) -> World {
     );
     let dialled = provider.clone();
     let dial = move |_: &str, _: Option<&str>| Ok(dialled.clone() as Arc<dyn Transport>);
-    let configuration = Configuration::read(&text, &(Arc::new(clock.clone()) as SharedClock), dial).unwrap();
+    let configuration =
+        Configuration::read(&text, &[], &(Arc::new(clock.clone()) as SharedClock), dial).unwrap();
     let configured = Configured { issuers: configuration.issuers, ..Configured::default() };
     let configured = Arc::new(ArcSwap::from_pointee(configured));
     let tokens = Tokens { configured, clock: Arc::new(clock.clone()) };
@@ -166,7 +167,9 @@ async fn expressions_map_and_rules_decide() {
     assert_eq!(user.groups, ["a"]);
     assert_eq!(user.extra["example.com/level"], ["3"]);
     for (claim, value, want) in [
-        ("level", json!(1), "too low"),
+        ("level", json!(1), "validation expression 'claims.level > 2' failed: too low"),
+        ("tenant", json!(1), "parse claim tenant"),
+        ("tenant", Value::Null, "parse claim tenant"),
         ("tenant", json!("t2"), "want = t1"),
         ("sub", json!("system:x"), "reserved"),
     ] {
@@ -184,37 +187,152 @@ fn mistakes_in_the_file_are_named() {
             format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n{rest}");
         let dial = |_: &str, _: Option<&str>| Err("unused".to_owned());
         let clock: SharedClock = Arc::new(ManualClock::default());
-        Configuration::read(&text, &clock, dial).map_err(|error| error.to_string())
+        Configuration::read(&text, &["https://own.example".to_owned()], &clock, dial)
+            .map_err(|error| error.to_string())
     };
     let jwt = |issuer: &str, mappings: &str| {
         format!("jwt: [{{issuer: {{{issuer}}}, claimMappings: {{{mappings}}}}}]")
     };
     let good = "url: 'https://a.example', audiences: [a]";
     let name = "username: {claim: sub, prefix: ''}";
+    let rules = |text: &str| format!("jwt: [{{issuer: {{{good}}}, claimMappings: {{{name}}}, {text}}}]");
+    let field = |path: &str, body: &str| format!("jwt[0].{path}: {body}");
     for (text, want) in [
-        (jwt("url: 'http://a.example', audiences: [a]", name), "scheme must be https"),
-        (jwt("url: 'https://a.example', audiences: []", name), "at least one"),
-        (jwt("url: 'https://a.example', audiences: [a, b]", name), "MatchAny"),
-        (jwt(good, "username: {claim: sub}"), "prefix is required"),
-        (jwt(good, "username: {}"), "claim or expression is required"),
-        (jwt(good, "username: {claim: sub, expression: 'claims.sub'}"), "can't both be set"),
-        (jwt(good, "username: {expression: 'claims.'}"), "compilation failed"),
-        (jwt(good, &format!("{name}, extra: [{{key: Key, valueExpression: \"''\"}}]")), "domain-prefixed"),
         (
-            jwt(good, &format!("{name}, extra: [{{key: a.io/Key, valueExpression: \"''\"}}]")),
-            "must be lowercase",
+            jwt("url: 'http://u:p@a.example?q#f', audiences: [a]", name),
+            "[jwt[0].issuer.url: Invalid value: \"http://u:p@a.example?q#f\": URL scheme must be https, jwt[0].issuer.url: \
+             Invalid value: \"http://u:p@a.example?q#f\": URL must not contain a username or password, \
+             jwt[0].issuer.url: Invalid value: \"http://u:p@a.example?q#f\": URL must not contain a query, \
+             jwt[0].issuer.url: Invalid value: \"http://u:p@a.example?q#f\": URL must not contain a fragment]"
+                .to_owned(),
+        ),
+        (jwt("audiences: [a]", name), field("issuer.url", "Required value")),
+        (
+            jwt("url: 'https://own.example', audiences: [a]", name),
+            field(
+                "issuer.url",
+                "Invalid value: \"https://own.example\": URL must not overlap with disallowed issuers: \
+                 [https://own.example]",
+            ),
+        ),
+        (
+            jwt(&format!("{good}, discoveryURL: 'https://a.example/'"), name),
+            field(
+                "issuer.discoveryURL",
+                "Invalid value: \"https://a.example/\": discoveryURL must be different from URL",
+            ),
+        ),
+        (
+            jwt("url: 'https://a.example', audiences: []", name),
+            field("issuer.audiences", "Required value: at least one jwt[0].issuer.audiences is required"),
+        ),
+        (
+            jwt("url: 'https://a.example', audiences: [a, b]", name),
+            field(
+                "issuer.audienceMatchPolicy",
+                "Invalid value: \"\": audienceMatchPolicy must be MatchAny for multiple audiences",
+            ),
+        ),
+        (
+            jwt("url: 'https://a.example', audiences: [a, a], audienceMatchPolicy: MatchAny", name),
+            field("issuer.audiences[1]", "Duplicate value: \"a\""),
+        ),
+        (
+            jwt(&format!("{good}, certificateAuthority: x"), name),
+            field(
+                "issuer.certificateAuthority",
+                "Invalid value: \"<omitted>\": data does not contain any valid RSA or ECDSA certificates",
+            ),
+        ),
+        (
+            jwt(&format!("{good}, egressSelectorType: etcd"), name),
+            field(
+                "issuer.egressSelectorType",
+                "Invalid value: \"etcd\": egress selector must be either controlplane or cluster",
+            ),
+        ),
+        (
+            jwt(good, "username: {claim: sub}"),
+            field(
+                "claimMappings.username.prefix",
+                "Required value: prefix is required when claim is set. It can be set to an empty string to disable \
+                 prefixing",
+            ),
+        ),
+        (
+            jwt(good, "username: {}"),
+            field("claimMappings.username", "Required value: claim or expression is required"),
+        ),
+        (
+            jwt(good, "username: {claim: sub, expression: 'claims.sub'}"),
+            field("claimMappings.username", "Invalid value: \"\": claim and expression can't both be set"),
+        ),
+        (
+            jwt(good, "username: {prefix: x, expression: 'claims.sub'}"),
+            field(
+                "claimMappings.username.prefix",
+                "Invalid value: \"x\": may not be specified when expression is set",
+            ),
+        ),
+        (
+            jwt(good, "username: {expression: 'claims.email'}"),
+            field(
+                "claimMappings.username.expression",
+                "Invalid value: \"claims.email\": claims.email_verified must be used in \
+                 claimMappings.username.expression or claimMappings.extra[*].valueExpression or \
+                 claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression",
+            ),
+        ),
+        (
+            jwt(good, &format!("{name}, extra: [{{key: Key, valueExpression: \"''\"}}]")),
+            "[jwt[0].claimMappings.extra[0].key: Invalid value: \"Key\": must be a domain-prefixed path (such as \
+             \"acme.io/foo\"), jwt[0].claimMappings.extra[0].key: Invalid value: \"Key\": must be lowercase]"
+                .to_owned(),
         ),
         (
             jwt(good, &format!("{name}, extra: [{{key: a.k8s.io/key, valueExpression: \"''\"}}]")),
-            "reserved for Kubernetes use",
+            field(
+                "claimMappings.extra[0].key",
+                "Invalid value: \"a.k8s.io/key\": k8s.io, kubernetes.io and their subdomains are reserved for \
+                 Kubernetes use",
+            ),
         ),
-        (jwt(good, "username: {expression: 'claims.email'}"), "claims.email_verified must be used in"),
         (
-            jwt(good, "username: {expression: 'claims.email + claims.email_verified2'}"),
-            "claims.email_verified must be used in",
+            rules("claimValidationRules: [{claim: a, message: m}, {claim: a}, {}]"),
+            "[jwt[0].claimValidationRules[0].message: Invalid value: \"m\": may not be specified when claim is set, \
+             jwt[0].claimValidationRules[1].claim: Duplicate value: \"a\", jwt[0].claimValidationRules[2]: Required \
+             value: claim or expression is required]"
+                .to_owned(),
         ),
-        (jwt(&format!("{good}, egressSelectorType: etcd"), name), "must be either controlplane or cluster"),
-        ("anonymous: {enabled: false, conditions: [{path: /x}]}".to_owned(), "enabled should be set to true"),
+        (
+            rules("claimValidationRules: [{expression: 'claims.a'}]"),
+            field("claimValidationRules[0].expression", "Invalid value: \"claims.a\": must evaluate to bool"),
+        ),
+        (
+            rules("userValidationRules: [{}, {expression: 'user.uid'}]"),
+            "[jwt[0].userValidationRules[0].expression: Required value, jwt[0].userValidationRules[1].expression: \
+             Invalid value: \"user.uid\": must evaluate to bool]"
+                .to_owned(),
+        ),
+        (
+            "anonymous: {enabled: false, conditions: [{path: /x}]}".to_owned(),
+            "anonymous.conditions: Invalid value: [{\"path\":\"/x\"}]: enabled should be set to true when conditions are \
+             defined"
+                .to_owned(),
+        ),
+    ] {
+        let problem = read(&text).expect_err(&text);
+        assert_eq!(problem, want, "{text}");
+    }
+    for (text, want) in [
+        (jwt(good, "username: {expression: 'claims.'}"), "compilation failed: ERROR: <input>:1:"),
+        (rules("userValidationRules: [{expression: \"user.foo == 'x'\"}]"), "undefined field 'foo'"),
+        (rules("userValidationRules: [{expression: 'user.groups == 1'}]"), "no matching overload"),
+        (
+            jwt(good, "username: {expression: 'claims.?email.orValue(\"\")'}"),
+            "claims.email_verified must be used",
+        ),
+        (jwt(good, "username: {name: x}"), "unknown field `name`"),
     ] {
         let problem = read(&text).expect_err(&text);
         assert!(problem.contains(want), "{text}: {problem}");
@@ -223,6 +341,8 @@ fn mistakes_in_the_file_are_named() {
         jwt(good, "username: {expression: 'claims.email_verified ? claims.email : claims.sub'}"),
         jwt(good, &format!("{name}, extra: [{{key: myk8s.io/key, valueExpression: \"''\"}}]")),
         jwt(&format!("{good}, egressSelectorType: cluster"), name),
+        rules("userValidationRules: [{expression: \"user.extra.all(k, user.extra[k].size() > 0)\"}]"),
+        jwt(good, &format!("{name}, groups: {{claim: '', prefix: ''}}")),
     ] {
         assert!(read(&fine).is_ok(), "{fine}: {:?}", read(&fine).err());
     }

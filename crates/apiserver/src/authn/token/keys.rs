@@ -1,27 +1,23 @@
-//! The keys behind tokens: signing (JWS, ES256), checking signatures, and telling others the public half.
+//! The keys behind tokens: signing (JWS), checking signatures, and telling others the public halves.
+//!
+//! One key signs; any number of others may have signed before, here or in the cluster that this one takes over from.
 //! Upstream: pkg/serviceaccount/{jwt,openidmetadata}.go; RFC 7515, 7517, OpenID Connect Discovery 1.0.
+//! Not here: files (`pki` and the settings), what the claims mean (`verify`).
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use pki::{PublicKey, SigningKey};
 use ring::digest;
-use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
-};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Claims, Options, legacy};
+use crate::authn::jose;
 
-/// SubjectPublicKeyInfo of an uncompressed P-256 point, up to the point (RFC 5480).
-const SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
-    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-/// 0x04 and two coordinates.
-const POINT: usize = 65;
+/// How tokens of ServiceAccounts may be signed.
+const ALGORITHMS: &[&str] = &["RS256", "ES256", "ES384", "ES512"];
 
 /// What a token says whose signature is good.
 #[derive(Clone, Debug)]
@@ -34,36 +30,29 @@ pub(super) enum Opened {
 
 /// The signing key and all keys whose signatures count.
 pub struct Keys {
-    signing: EcdsaKeyPair,
-    signing_id: String,
-    /// Points by key id.
-    public: HashMap<String, Vec<u8>>,
-    issuer: String,
+    signing: Arc<SigningKey>,
+    /// The key that signs first; each by its id.
+    public: Vec<(String, PublicKey)>,
+    /// The first is the one that new tokens name.
+    issuers: Vec<String>,
+    /// Where discovery says that the keys are.
+    keys_at: String,
 }
 
 impl Keys {
-    /// Reads the keys of the options.
-    ///
-    /// # Errors
-    /// A sentence about the key that cannot be used.
-    pub fn new(options: &Options) -> Result<Self, String> {
-        let random = SystemRandom::new();
-        let signing =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &options.signing_key, &random)
-                .map_err(|_| {
-                    "the ServiceAccount signing key is not an ECDSA P-256 key in PKCS#8".to_owned()
-                })?;
-        let point = signing.public_key().as_ref().to_vec();
-        let signing_id = key_id(&point);
-        let mut public = HashMap::from([(signing_id.clone(), point)]);
-        for info in &options.former_keys {
-            let point = info
-                .strip_prefix(&SPKI_PREFIX)
-                .filter(|point| point.len() == POINT)
-                .ok_or("a former ServiceAccount key is not an ECDSA P-256 public key")?;
-            public.insert(key_id(point), point.to_vec());
+    /// The keys of the options, each once.
+    pub fn new(options: &Options) -> Self {
+        let mut public: Vec<(String, PublicKey)> = Vec::new();
+        for key in std::iter::once(&options.signing_key.public()).chain(&options.former_keys) {
+            let id = key_id(key);
+            if public.iter().all(|(known, _)| *known != id) {
+                public.push((id, key.clone()));
+            }
         }
-        Ok(Self { signing, signing_id, public, issuer: options.issuer.clone() })
+        let issuers = [std::slice::from_ref(&options.issuer), &options.former_issuers].concat();
+        let below = || format!("{}/openid/v1/jwks", options.issuer.trim_end_matches('/'));
+        let keys_at = options.keys_at.clone().unwrap_or_else(below);
+        Self { signing: options.signing_key.clone(), public, issuers, keys_at }
     }
 
     /// The signed token.
@@ -71,22 +60,21 @@ impl Keys {
     /// # Errors
     /// A sentence: the claims are no JSON, or there is no randomness.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, String> {
-        let header = json!({ "alg": "ES256", "kid": self.signing_id });
+        let (id, key) = &self.public[0];
+        let header = json!({ "alg": jose::algorithm(key), "kid": id });
         let payload = serde_json::to_vec(claims).map_err(|e| e.to_string())?;
         let mut token = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(payload));
-        let signature = self
-            .signing
-            .sign(&SystemRandom::new(), token.as_bytes())
-            .map_err(|_| "the token could not be signed".to_owned())?;
+        let signature = self.signing.sign(token.as_bytes());
+        let signature = signature.map_err(|_| "the token could not be signed".to_owned())?;
         token.push('.');
-        token.push_str(&BASE64.encode(signature.as_ref()));
+        token.push_str(&BASE64.encode(signature));
         Ok(token)
     }
 
-    /// What a token of ours says. `Ok(None)`: not a token of this issuer at all.
+    /// What a token of ours says. `Ok(None)`: not a token of these issuers at all.
     ///
     /// # Errors
-    /// A token of this issuer whose signature or content is not good.
+    /// A token of one of these issuers whose signature or content is not good.
     pub(super) fn open(&self, token: &str) -> Result<Option<Opened>, String> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
@@ -97,22 +85,19 @@ impl Keys {
         let json = |part: &str| -> Option<Value> { serde_json::from_slice(&BASE64.decode(part).ok()?).ok() };
         let (Some(head), Some(body)) = (json(header), json(payload)) else { return Ok(None) };
         let legacy = body["iss"] == legacy::ISSUER;
-        if !legacy && body["iss"] != self.issuer.as_str() {
+        if !legacy && !self.issuers.iter().any(|issuer| body["iss"] == issuer.as_str()) {
             return Ok(None);
         }
-        if head["alg"] != "ES256" {
+        let algorithm = head["alg"].as_str().unwrap_or_default();
+        if !ALGORITHMS.contains(&algorithm) {
             return Err("token has an unsupported signature algorithm".to_owned());
         }
         let signature = BASE64.decode(signature).map_err(|_| "the signature is not base64".to_owned())?;
         let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
-        let good = |point: &Vec<u8>| {
-            UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed, &signature).is_ok()
-        };
-        let known = match head["kid"].as_str() {
-            Some(id) => self.public.get(id).is_some_and(good),
-            None => self.public.values().any(good),
-        };
-        if !known {
+        // Tokens of old clusters name no key.
+        let named = head["kid"].as_str().filter(|id| !id.is_empty());
+        let mut keys = self.public.iter().filter(|(id, _)| named.is_none_or(|named| named == id));
+        if !keys.any(|(_, key)| jose::verify(key, algorithm, signed, &signature)) {
             return Err("no keys found that verify the token's signature".to_owned());
         }
         let read = match legacy {
@@ -124,36 +109,26 @@ impl Keys {
 
     /// The document at `/.well-known/openid-configuration`.
     pub fn discovery(&self) -> Value {
+        let mut algorithms: Vec<&str> = self.public.iter().map(|(_, key)| jose::algorithm(key)).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
         json!({
-            "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/')),
+            "issuer": self.issuers[0],
+            "jwks_uri": self.keys_at,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 
     /// The document at `/openid/v1/jwks` (`application/jwk-set+json`).
     pub fn jwks(&self) -> Value {
-        let mut ids: Vec<&String> = self.public.keys().collect();
-        // The key in use first.
-        ids.sort_by_key(|id| (**id != self.signing_id, id.as_str()));
-        let keys: Vec<Value> = ids
-            .into_iter()
-            .map(|id| {
-                let (x, y) = self.public[id][1..].split_at(POINT / 2);
-                json!({
-                    "use": "sig", "kty": "EC", "kid": id, "crv": "P-256", "alg": "ES256",
-                    "x": BASE64.encode(x), "y": BASE64.encode(y),
-                })
-            })
-            .collect();
+        let keys: Vec<Value> = self.public.iter().map(|(id, key)| jose::write_key(key, id)).collect();
         json!({ "keys": keys })
     }
 }
 
 /// The id by which tokens name their key: the hash of the SubjectPublicKeyInfo.
-fn key_id(point: &[u8]) -> String {
-    let info = [&SPKI_PREFIX, point].concat();
-    BASE64.encode(digest::digest(&digest::SHA256, &info))
+fn key_id(key: &PublicKey) -> String {
+    BASE64.encode(digest::digest(&digest::SHA256, &key.info()))
 }

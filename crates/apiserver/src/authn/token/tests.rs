@@ -6,8 +6,6 @@ use std::time::Duration;
 use api::Object;
 use foundation::{ManualClock, SharedClock};
 use http::{HeaderMap, header};
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
 use super::*;
@@ -23,11 +21,9 @@ struct Fixture {
     authentication: authn::Authentication,
 }
 
-fn key() -> Vec<u8> {
-    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-        .unwrap()
-        .as_ref()
-        .to_vec()
+fn key(kind: pki::KeyType) -> Arc<SigningKey> {
+    let pem = pki::PrivateKey::generate(kind).unwrap().pem();
+    Arc::new(SigningKey::from_pem(&pem).unwrap())
 }
 
 fn fixture(change: impl FnOnce(&mut Options)) -> Fixture {
@@ -47,7 +43,8 @@ fn fixture(change: impl FnOnce(&mut Options)) -> Fixture {
         }
         cluster.put(resource, object);
     }
-    let mut accounts = Options::new("https://kubernetes.default.svc.cluster.local", key());
+    let mut accounts =
+        Options::new("https://kubernetes.default.svc.cluster.local", key(pki::KeyType::EcdsaP256));
     change(&mut accounts);
     let options = authn::Options { service_accounts: Some(accounts), ..authn::Options::default() };
     let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
@@ -392,4 +389,42 @@ fn a_token_of_a_secret_says_all_that_it_must() {
         let claims: super::legacy::Claims = serde_json::from_value(claims).unwrap();
         assert_eq!(claims.check(), Err(problem.to_owned()));
     }
+}
+
+/// A key that kubeadm could have made.
+fn rsa() -> Arc<SigningKey> {
+    let pem = include_str!("../../../../pki/src/signing_key/testdata/rsa-pkcs1.pem");
+    Arc::new(SigningKey::from_pem(pem).unwrap())
+}
+
+#[tokio::test]
+async fn keys_and_issuers_of_a_cluster_that_is_taken_over_stay_good() {
+    let former = fixture(|options| {
+        options.issuer = "https://old.example".into();
+        options.audiences = vec!["api".into()];
+        options.signing_key = rsa();
+    });
+    let token = former.token(json!({})).await;
+    assert!(former.user(&token, &[]).await.unwrap().is_some(), "an RSA key signs too");
+    let taken = |keys: bool, issuer: bool| {
+        fixture(move |options| {
+            options.audiences = vec!["api".into()];
+            options.signing_key = key(pki::KeyType::EcdsaP521);
+            options.former_keys = if keys { vec![rsa().public(), rsa().public()] } else { Vec::new() };
+            options.former_issuers = if issuer { vec!["https://old.example".into()] } else { Vec::new() };
+        })
+    };
+    let both = taken(true, true);
+    assert_eq!(both.user(&token, &[]).await.unwrap().unwrap().name, "system:serviceaccount:a:robot");
+    let problem = taken(false, true).user(&token, &[]).await.unwrap_err();
+    assert!(problem.contains("no keys found that verify"), "{problem}");
+    assert!(taken(true, false).user(&token, &[]).await.is_err(), "an issuer that nobody named");
+
+    let keys = both.authentication.issuer.as_ref().unwrap().keys();
+    let listed = keys.jwks();
+    let algorithms: Vec<&Value> = listed["keys"].as_array().unwrap().iter().map(|key| &key["alg"]).collect();
+    assert_eq!(algorithms, ["ES512", "RS256"], "the key that signs first, each once");
+    assert_eq!(keys.discovery()["id_token_signing_alg_values_supported"], json!(["ES512", "RS256"]));
+    let fresh = both.token(json!({})).await;
+    assert!(both.user(&fresh, &[]).await.unwrap().is_some());
 }

@@ -9,7 +9,8 @@ use crate::world::{PATIENCE, World, pod};
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 
 async fn world() -> World {
-    let key = rcgen::KeyPair::generate().unwrap().serialize_der();
+    let key = pki::PrivateKey::generate(pki::KeyType::EcdsaP256).unwrap();
+    let key = std::sync::Arc::new(pki::SigningKey::from_pem(&key.pem()).unwrap());
     World::with(|options| {
         let issuer = "https://kubernetes.default.svc.cluster.local";
         options.authn.service_accounts = Some(apiserver::authn::token::Options::new(issuer, key));
