@@ -29,6 +29,7 @@ pub mod endpointslice_mirroring;
 pub mod garbagecollector;
 mod history;
 pub mod job;
+pub mod legacy_token_cleaner;
 pub mod namespace;
 mod networking;
 mod node_fit;
@@ -201,6 +202,11 @@ pub fn all() -> Vec<Entry> {
         row("token-cleaner", "token-cleaner", |runner, _, client| {
             runner.start(token_cleaner::TokenCleaner, client)
         }),
+        row(
+            "legacy-serviceaccount-token-cleaner",
+            "legacy-service-account-token-cleaner",
+            |runner, _, client| runner.start(legacy_token_cleaner::LegacyTokenCleaner, client),
+        ),
         row("storage-version-migrator", "storage-version-migrator-controller", |runner, _, client| {
             runner.start(storage_version_migrator::StorageVersionMigrator, client)
         }),

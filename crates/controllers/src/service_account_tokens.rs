@@ -48,8 +48,8 @@ impl ServiceAccountTokens {
         ServiceAccountTokens { sign, authority: authority.to_owned() }
     }
 
-    /// The Secret as it is to be; `None` where it is so.
-    fn filled(&self, secret: &Secret, account: &str, uid: &str) -> Option<Secret> {
+    /// The Secret as it is to be; `None` where it is so. An error is why a token cannot be signed.
+    fn filled(&self, secret: &Secret, account: &str, uid: &str) -> Result<Option<Secret>, String> {
         let held = |key: &str| {
             let data: &BTreeMap<String, ByteString> = secret.data.as_ref()?;
             data.get(key).map(|bytes| bytes.0.as_slice()).filter(|bytes| !bytes.is_empty())
@@ -57,7 +57,7 @@ impl ServiceAccountTokens {
         let needs_authority = !self.authority.is_empty() && held("ca.crt") != Some(self.authority.as_bytes());
         let (needs_namespace, needs_token) = (held("namespace").is_none(), held("token").is_none());
         if !needs_authority && !needs_namespace && !needs_token {
-            return None;
+            return Ok(None);
         }
         let (namespace, name) = (object::namespace(secret), object::name(secret));
         let mut filled = secret.clone();
@@ -71,18 +71,12 @@ impl ServiceAccountTokens {
             put("namespace", namespace);
         }
         if needs_token {
-            match (self.sign)(&Wanted { namespace, secret: name, account, uid }) {
-                Ok(token) => drop(put("token", &token)),
-                Err(error) => {
-                    tracing::error!(namespace, name, error, "the token of a Secret cannot be signed");
-                    return None;
-                }
-            }
+            put("token", &(self.sign)(&Wanted { namespace, secret: name, account, uid })?);
         }
         let annotations = filled.metadata.annotations.get_or_insert_default();
         annotations.insert(ACCOUNT.to_owned(), account.to_owned());
         annotations.insert(UID.to_owned(), uid.to_owned());
-        Some(filled)
+        Ok(Some(filled))
     }
 }
 
@@ -170,8 +164,12 @@ impl Controller for ServiceAccountTokens {
                 }
             }
         };
-        if let Some(filled) = self.filled(&secret, account, &uid) {
-            plan.act(Action::update(&filled));
+        match self.filled(&secret, account, &uid) {
+            Ok(filled) => drop(filled.map(|filled| plan.act(Action::update(&filled)))),
+            Err(error) => {
+                tracing::error!(key = key.as_str(), error, "the token of a Secret cannot be signed");
+                plan.retry = true;
+            }
         }
         plan
     }
@@ -250,6 +248,14 @@ mod tests {
             }
             assert_eq!(fixture.lines("a", "s", Timestamp::UNIX_EPOCH), want, "{what}");
         }
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_signed_is_tried_again() {
+        let unable = ServiceAccountTokens::new(Arc::new(|_| Err("no entropy".to_owned())), "authority");
+        let fixture = Fixture::new(unable).with(vec![secret(None, &[])]).with(vec![account(Value::Null)]);
+        let plan = fixture.plan("a", "s", Timestamp::UNIX_EPOCH);
+        assert!(plan.retry && plan.actions().count() == 0);
     }
 
     #[test]
