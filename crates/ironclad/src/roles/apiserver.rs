@@ -2,9 +2,10 @@
 //!
 //! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
 
+mod follow;
 pub mod sni;
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
 use anyhow::Context as _;
@@ -17,9 +18,9 @@ use store::Store;
 use tokio::net::TcpListener;
 
 use super::Context;
-use crate::file_watch::FileWatch;
 use crate::join::door::Door;
 use crate::tokens;
+use follow::{AUTHENTICATION, AUTHORIZATION, ENCRYPTION, NAMED_CERTIFICATES, follow};
 
 /// Common name of the aggregator's client certificate.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -55,6 +56,7 @@ pub async fn start(
     let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
     let (serve, swap) = (server.clone(), tls.clone());
     tasks.spawn("listener", async move { serve.serve(listener, tls).await });
+    follow_named_certificates(context, swap.clone(), tasks)?;
     tasks.spawn_until_cancelled("certificates", renew(context.clone(), swap));
     write_kubeconfig(context, port, now)?;
     Ok(Running { server, port })
@@ -69,7 +71,7 @@ fn encrypted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) -> anyhow:
         && let Some(path) = flags.encryption_provider_config.clone()
     {
         let (current, clock) = (configuration.clone(), context.clock.clone());
-        follow(ENCRYPTION, &path, tasks, move || {
+        follow(ENCRYPTION, &[path], &context.clock, tasks, move || {
             if let Some(fresh) = flags.encryption(&clock)? {
                 current.store(Arc::new(fresh));
             }
@@ -83,15 +85,16 @@ fn encrypted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) -> anyhow:
 fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow::Result<()> {
     let flags = &context.config.apiserver;
     if let Some(path) = &flags.authentication_config {
+        let issuers = flags.service_accounts.issuers(&context.config.cluster_domain);
         let (flags, clock, server) = (flags.clone(), context.clock.clone(), server.clone());
-        follow(AUTHENTICATION, path, tasks, move || {
-            server.configure_authentication(flags.configured_authentication(&clock)?);
+        follow(AUTHENTICATION, std::slice::from_ref(path), &context.clock, tasks, move || {
+            server.configure_authentication(flags.configured_authentication(&issuers, &clock)?);
             Ok(())
         })?;
     }
     if let Some(path) = &flags.authorization_config {
         let (flags, server) = (flags.clone(), server.clone());
-        follow(AUTHORIZATION, path, tasks, move || {
+        follow(AUTHORIZATION, std::slice::from_ref(path), &context.clock, tasks, move || {
             server.configure_authorization(&flags.authorization()?);
             Ok(())
         })?;
@@ -99,68 +102,31 @@ fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow:
     Ok(())
 }
 
-/// A file of settings that is read again when it changes: what it is called, and upstream's metric of how that went.
-type Followed = (&'static str, &'static str);
-const ENCRYPTION: Followed = ("encryption", "apiserver_encryption_config_controller_automatic_reloads_total");
-const AUTHENTICATION: Followed =
-    ("authentication", "apiserver_authentication_config_controller_automatic_reloads_total");
-const AUTHORIZATION: Followed =
-    ("authorization", "apiserver_authorization_config_controller_automatic_reloads_total");
-
-/// Calls `reload` whenever the file changes. A file that cannot be used leaves everything as it was.
-fn follow(
-    (what, metric): Followed,
-    path: &Path,
-    tasks: &Tasks,
-    reload: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static,
-) -> anyhow::Result<()> {
-    let changes = FileWatch::new(path)?;
-    let reloads = foundation::metrics::registry().counter(
-        metric,
-        "Number of times that a changed file of settings was taken into use, or could not be.",
-        &["status"],
-    );
-    let path = path.to_owned();
-    tasks.spawn_until_cancelled("configuration", async move {
-        // It was read before it was watched, so it is read once more.
-        let mut known = None;
-        loop {
-            let text = std::fs::read_to_string(&path).ok();
-            // Other files of the directory change too, and what was learnt under the same settings is worth keeping.
-            if text.is_some() && text != known {
-                let outcome = reload();
-                if known.is_some() || outcome.is_err() {
-                    reloads.with(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
-                }
-                if let Err(error) = outcome {
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        what,
-                        "the configuration is left as it was"
-                    );
-                }
-                known = text;
-            }
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
+/// Takes changes of the certificates of `--tls-sni-cert-key` into use.
+fn follow_named_certificates(context: &Context, tls: Tls, tasks: &Tasks) -> anyhow::Result<()> {
+    let named = &context.config.apiserver.tls_sni_cert_key;
+    let files: Vec<_> = named.iter().flat_map(sni::NamedCertificate::files).cloned().collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let again = context.clone();
+    follow(NAMED_CERTIFICATES, &files, &context.clock, tasks, move || {
+        tls.store(serving(&again, again.clock.now())?);
+        Ok(())
+    })
 }
 
 fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Options> {
     let pki = &context.pki;
     let service_cidr = context.config.service_cidr.to_string();
     let authority = pki.cluster_authority().certificate().der().to_vec();
-    let issuer = format!("https://kubernetes.default.svc.{}", context.config.cluster_domain);
-    let signing_key = pki.service_account_key().pkcs8().to_vec();
+    let domain = &context.config.cluster_domain;
     let front_proxy = pki.front_proxy_authority().certificate().der().to_vec();
     let flags = &context.config.apiserver;
-    let audiences = [issuer.clone()];
+    let accounts = flags.service_accounts.options(pki.service_account_key().signing_key(), domain)?;
     let authn = authn::Options {
         client_authorities: vec![authority.into()],
-        service_accounts: Some(authn::token::Options::new(issuer, signing_key)),
+        service_accounts: Some(accounts),
         request_header: Some(authn::RequestHeader::usual(
             vec![front_proxy.into()],
             vec![FRONT_PROXY_CLIENT.into()],
@@ -172,7 +138,7 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         advertise: Some((context.node.ip, port)),
         endpoints: flags.endpoint_reconciler(),
         kubelet: Some(kubelet_client(context, now)?),
-        authn: flags.authentication(&audiences, &context.clock, authn)?,
+        authn: flags.authentication(&flags.service_accounts.issuers(domain), &context.clock, authn)?,
         authz: flags.authorization()?,
         bootstrap: std::iter::once(kubelet_access())
             .chain(tokens::bootstrap_secret(&context.tokens.agent))

@@ -1,7 +1,7 @@
 //! Further serving certificates, chosen by the name that a client asks for (`--tls-sni-cert-key`).
 //!
-//! Reads the files when it is made: at the start, and whenever the cluster's own certificates are renewed. Not here: the
-//! certificate for everybody else. Upstream: apiserver/pkg/server/dynamiccertificates/named_certificates.go.
+//! Reads the files when it is made: at the start, when they change, and when the cluster's own certificates are renewed.
+//! Not here: seeing that they change, the certificate for everybody else. Upstream: apiserver/pkg/server/dynamiccertificates/named_certificates.go.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +21,13 @@ pub struct NamedCertificate {
     key: PathBuf,
     /// Those that the certificate itself has, when there are none.
     names: Vec<String>,
+}
+
+impl NamedCertificate {
+    /// The certificate's file and the key's.
+    pub fn files(&self) -> [&PathBuf; 2] {
+        [&self.certificate, &self.key]
+    }
 }
 
 impl std::str::FromStr for NamedCertificate {
