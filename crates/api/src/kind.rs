@@ -300,6 +300,9 @@ pub struct Descriptor {
     /// status; of the status, all but status and metadata): its name, empty for the object itself, and fields such as
     /// `metadata.labels`. Upstream: `GetResetFields`.
     pub resets: &'static [(&'static str, &'static [&'static str])],
+    /// What writes of a subresource may change and its writers never own, in the same form: upstream's `GetResetFields` where
+    /// it names what its strategies do not reset.
+    pub unowned: &'static [(&'static str, &'static [&'static str])],
     /// What every request for the kind is warned of, when it is deprecated: `v1 Endpoints is deprecated in v1.33+`.
     pub deprecated: Option<Text>,
     /// What becomes of an object's dependents where the request to delete it does not say.
@@ -337,6 +340,11 @@ impl Descriptor {
         self.resets.iter().find(|(name, _)| *name == subresource).map_or(&[], |(_, fields)| *fields)
     }
 
+    /// What writers of a subresource, or of the object itself, do not own though they may change it.
+    pub fn unowned(&self, subresource: &str) -> &'static [&'static str] {
+        self.unowned.iter().find(|(name, _)| *name == subresource).map_or(&[], |(_, fields)| *fields)
+    }
+
     /// A descriptor with the defaults of a built-in kind: all verbs, names are DNS subdomains, columns name and age,
     /// no hooks. Change the fields that differ.
     pub fn new(
@@ -368,6 +376,7 @@ impl Descriptor {
             create_on_update: false,
             unconditional_update: true,
             resets: &[],
+            unowned: &[],
             deprecated: None,
             dependents: Dependents::Collected,
             expires: false,

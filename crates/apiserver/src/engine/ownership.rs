@@ -53,10 +53,11 @@ pub(super) fn with_writer<R>(
     work(&Writer { manager: &manager, subresource, ignored: &ignored, now: &now, versions })
 }
 
-/// The fields of these objects that a request to this target cannot change.
+/// The fields of these objects that who makes a request to this target does not come to own.
 pub(super) fn ignored(call: &Call, target: Target, objects: &[&Value]) -> Vec<Field> {
     let descriptor = &call.resource.descriptor;
-    let named = descriptor.resets(&call.info.subresource).iter();
+    let subresource = &call.info.subresource;
+    let named = descriptor.resets(subresource).iter().chain(descriptor.unowned(subresource));
     let mut ignored: Vec<Field> = named.map(|field| field.split('.').map(str::to_owned).collect()).collect();
     match target {
         Target::Main if descriptor.subresources.status => ignored.push(vec!["status".to_owned()]),

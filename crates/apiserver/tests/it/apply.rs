@@ -277,3 +277,23 @@ async fn a_status_is_not_the_place_for_labels_where_upstream_keeps_them() {
         admin.patch(&format!("{DEFINITIONS}/{name}/status"), "merge-patch+json", &labels).await.is(200);
     assert_eq!(patched.at("/metadata/labels"), &Value::Null);
 }
+
+#[tokio::test]
+async fn signers_own_none_of_a_signing_requests_conditions() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let meta = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "r"}});
+    let mut made = meta.clone();
+    made["spec"] = json!({"request": request, "signerName": "example.com/s", "usages": ["client auth"]});
+    admin.post(path, &made).await.is(201);
+    let mut failed = meta;
+    failed["status"] = json!({"conditions": [{"type": "Failed", "status": "True", "reason": "No"}]});
+    let applied = apply(admin, &format!("{path}/r/status"), "fieldManager=signer", &failed).await.is(200);
+    assert_eq!(applied.text("/status/conditions/0/type"), "Failed", "what it says is kept");
+    let owned: Vec<&Value> = entries(&applied).into_iter().map(|(.., fields)| fields).collect();
+    assert!(owned.iter().all(|fields| fields["f:status"]["f:conditions"].is_null()), "{owned:?}");
+}

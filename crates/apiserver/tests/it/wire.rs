@@ -29,12 +29,19 @@ fn identity() -> Identity {
 }
 
 fn server_config(identity: &Identity) -> rustls::ServerConfig {
+    server_config_with(identity, rustls::server::WebPkiClientVerifier::no_client_auth())
+}
+
+fn server_config_with(
+    identity: &Identity,
+    verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivatePkcs8KeyDer::from(identity.key.clone());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate.clone()], key.into())
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -62,6 +69,13 @@ struct Served {
 }
 
 async fn served(change: impl FnOnce(&mut apiserver::Options)) -> Served {
+    served_as(server_config, change).await
+}
+
+async fn served_as(
+    config: impl FnOnce(&Identity) -> rustls::ServerConfig,
+    change: impl FnOnce(&mut apiserver::Options),
+) -> Served {
     let world = World::with(|options| {
         options.authn.static_tokens =
             vec![StaticToken { token: "secret".into(), user: User::new("admin", &[User::MASTERS]) }];
@@ -71,7 +85,7 @@ async fn served(change: impl FnOnce(&mut apiserver::Options)) -> Served {
     let identity = identity();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tls = Arc::new(ArcSwap::from_pointee(server_config(&identity)));
+    let tls = Arc::new(ArcSwap::from_pointee(config(&identity)));
     let server: ApiServer = world.server.clone();
     let serving = tokio::spawn(async move { server.serve(listener, tls).await });
     Served { world, identity, address, serving }
@@ -366,4 +380,71 @@ async fn pages_of_allowed_origins_may_read() {
     let bad = ask(http::Method::GET, "https://good.example.evil.org").await.is(200);
     assert_eq!(allowed(&bad), None);
     assert_ne!(ask(http::Method::OPTIONS, "https://evil.org").await.code, 204);
+}
+
+/// What an authority certifies about a client until a year, with the client's key.
+fn certified(
+    authority: &rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    until: i32,
+) -> (CertificateDer<'static>, Vec<u8>) {
+    let mut params = rcgen::CertificateParams::default();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "jane");
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.signed_by(&key, authority).unwrap().der().clone(), key.serialize_der())
+}
+
+fn authority(name: &str) -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_no_good_does_not_keep_a_good_token_out() {
+    let (ours, theirs) = (authority("ours"), authority("theirs"));
+    let known: CertificateDer<'static> = ours.der().clone();
+    let (asks, trusts) = (known.clone(), known);
+    let served = served_as(
+        |identity| server_config_with(identity, apiserver::authn::tls_verifier(&[asks])),
+        |options| options.authn.client_authorities = vec![trusts],
+    )
+    .await;
+    for (what, (certificate, key), token, want) in [
+        ("good", certified(&ours, 2200), None, 200),
+        ("expired", certified(&ours, 2021), None, 401),
+        ("of nobody known", certified(&theirs, 2200), None, 401),
+        ("expired, and a token", certified(&ours, 2021), Some("secret"), 200),
+        ("of nobody known, and a token", certified(&theirs, 2200), Some("secret"), 200),
+        ("expired, and a wrong token", certified(&ours, 2021), Some("wrong"), 401),
+    ] {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(served.identity.certificate.clone()).unwrap();
+        // Whatever the server says whom it would know: this client shows what it has.
+        let signing = rustls::crypto::ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(key).into());
+        let shown = rustls::sign::CertifiedKey::new(vec![certificate], signing.unwrap());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(served.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (mut http, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut asked = request("/api/v1/namespaces/default", token.unwrap_or_default());
+        if token.is_none() {
+            asked.headers_mut().remove(header::AUTHORIZATION);
+        }
+        assert_eq!(http.send_request(asked).await.unwrap().status(), want, "{what}");
+    }
 }

@@ -48,6 +48,8 @@ pub fn descriptor() -> Descriptor {
     let group = "certificates.k8s.io";
     Descriptor {
         resets: &[("", &["spec"]), ("approval", &["spec", "status.certificate"])],
+        // Signers add `Failed` to what approvers decide, and own none of it.
+        unowned: &[("status", &["status.conditions"])],
         short_names: vec!["csr".into()],
         subresources: Subresources {
             status: true,

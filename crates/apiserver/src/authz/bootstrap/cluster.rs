@@ -94,7 +94,7 @@ pub(super) const NODE: &[Rule] = &[
     rule("create get list watch", "core", "nodes"),
     rule("patch update", "core", "nodes/status"),
     rule("patch update", "core", "nodes"),
-    rule("create patch update", "core events.k8s.io", "events"),
+    rule("create patch update", "core", "events"),
     rule(READ, "core", "pods"),
     rule("create delete", "core", "pods"),
     rule("patch update", "core", "pods/status"),
@@ -157,6 +157,8 @@ const SCHEDULER: &[Rule] = &[
     rule("get list patch update watch", DEVICES, "resourceclaims/status"),
     rule("get list patch update watch", "core", "pods/finalizers"),
     rule(READ, DEVICES, "resourceslices"),
+    // Claims for extended resources that drivers serve are the scheduler's to make.
+    rule("create delete", DEVICES, "resourceclaims"),
     rule(READ, DEVICES, "devicetaintrules"),
     rule("patch update", DEVICES, "resourceclaims/binding"),
 ];
@@ -331,4 +333,80 @@ pub(super) fn bindings() -> Vec<Object> {
         ("system:coredns", &["sa:kube-system:coredns"]),
     ];
     rows.iter().map(|(name, subjects)| binding("", name, name, subjects)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The ClusterRoles that upstream's policy has beside those of controllers, with the gates that are open by default in
+    /// v1.37, and how many rules each has.
+    #[rustfmt::skip]
+    const ROLES: &[(&str, usize)] = &[
+        ("admin", 0), ("cluster-admin", 2), ("edit", 0), ("system:aggregate-to-admin", 2),
+        ("system:aggregate-to-edit", 14), ("system:aggregate-to-view", 11), ("system:auth-delegator", 2),
+        ("system:basic-user", 2), ("system:certificates.k8s.io:certificatesigningrequests:nodeclient", 1),
+        ("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", 1),
+        ("system:certificates.k8s.io:kube-apiserver-client-approver", 1),
+        ("system:certificates.k8s.io:kube-apiserver-client-kubelet-approver", 1),
+        ("system:certificates.k8s.io:kubelet-serving-approver", 1),
+        ("system:certificates.k8s.io:legacy-unknown-approver", 1), ("system:cluster-trust-bundle-discovery", 1),
+        ("system:discovery", 1), ("system:heapster", 2), ("system:kube-aggregator", 1),
+        ("system:kube-controller-manager", 11), ("system:kube-dns", 1), ("system:kube-scheduler", 28),
+        ("system:kubelet-api-admin", 4), ("system:monitoring", 3), ("system:node", 27), ("system:node-bootstrapper", 1),
+        ("system:node-problem-detector", 3), ("system:node-proxier", 5), ("system:persistent-volume-provisioner", 5),
+        ("system:public-info-viewer", 1), ("system:service-account-issuer-discovery", 1), ("system:volume-scheduler", 3),
+        ("view", 0),
+    ];
+
+    /// Who holds each, as upstream has it.
+    const HOLDERS: &[(&str, &[&str])] = &[
+        ("cluster-admin", &["system:masters"]),
+        ("system:basic-user", &["system:authenticated"]),
+        ("system:cluster-trust-bundle-discovery", &["system:serviceaccounts"]),
+        ("system:discovery", &["system:authenticated"]),
+        ("system:kube-controller-manager", &["system:kube-controller-manager"]),
+        ("system:kube-dns", &["kube-dns"]),
+        ("system:kube-scheduler", &["system:kube-scheduler"]),
+        ("system:monitoring", &["system:monitoring"]),
+        ("system:node", &[]),
+        ("system:node-proxier", &["system:kube-proxy"]),
+        ("system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]),
+        ("system:service-account-issuer-discovery", &["system:serviceaccounts"]),
+        ("system:volume-scheduler", &["system:kube-scheduler"]),
+    ];
+
+    /// Of this product.
+    const OWN: &str = "system:coredns";
+
+    #[test]
+    fn the_roles_are_upstreams() {
+        let roles = super::roles();
+        let own = |role: &&api::Object| role.name() != OWN;
+        let rules = |role: &api::Object| match role.0.get("aggregationRule") {
+            // Filled in here, by the controller there.
+            Some(_) => 0,
+            None => role.0["rules"].as_array().map_or(0, Vec::len),
+        };
+        let ours: BTreeSet<(&str, usize)> =
+            roles.iter().filter(own).map(|role| (role.name(), rules(role))).collect();
+        let upstreams: BTreeSet<(&str, usize)> = ROLES.iter().copied().collect();
+        assert_eq!(ours.difference(&upstreams).collect::<Vec<_>>(), Vec::<&(&str, usize)>::new());
+        assert_eq!(upstreams.difference(&ours).collect::<Vec<_>>(), Vec::<&(&str, usize)>::new());
+    }
+
+    #[test]
+    fn their_holders_are_upstreams() {
+        let bindings = super::bindings();
+        let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+        for binding in bindings.iter().filter(|binding| binding.name() != OWN) {
+            assert_eq!(binding.0["roleRef"]["name"], binding.name());
+            let subjects = binding.0["subjects"].as_array().into_iter().flatten();
+            found.push((binding.name(), subjects.filter_map(|subject| subject["name"].as_str()).collect()));
+        }
+        found.sort_unstable();
+        let wanted: Vec<(&str, Vec<&str>)> =
+            HOLDERS.iter().map(|(name, holders)| (*name, holders.to_vec())).collect();
+        assert_eq!(found, wanted);
+    }
 }

@@ -144,8 +144,9 @@ const TABLE: &[(&str, &[Rule])] = &[
             rule(READ, DEVICES, "resourceclaims"),
             rule(READ, DEVICES, "resourceslices"),
             rule(READ, DEVICES, "deviceclasses"),
-            rule(READ, DEVICES, "devicetaintrules"),
             EVENTS,
+            rule("patch update", DEVICES, "devicetaintrules/status"),
+            rule(READ, DEVICES, "devicetaintrules"),
         ],
     ),
     ("generic-garbage-collector", &[rule("delete get list patch update watch", "*", "*"), EVENTS]),
@@ -348,7 +349,7 @@ const TABLE: &[(&str, &[Rule])] = &[
     (
         "storage-version-migrator-controller",
         &[
-            rule("create list patch watch", "*", "*"),
+            rule("create list patch", "*", "*"),
             rule("update", "storagemigration.k8s.io", "storageversionmigrations/status"),
         ],
     ),
@@ -373,4 +374,51 @@ pub(super) fn bindings() -> impl Iterator<Item = Object> {
         let role = format!("system:controller:{name}");
         binding("", &role, &role, &[&format!("sa:kube-system:{name}")])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The controllers whose roles upstream's policy has, with the gates that are open by default in v1.37.
+    const UPSTREAM: &str = "attachdetach-controller certificate-controller clusterrole-aggregation-controller \
+        cronjob-controller daemon-set-controller deployment-controller device-taint-eviction-controller \
+        disruption-controller endpoint-controller endpointslice-controller endpointslicemirroring-controller \
+        ephemeral-volume-controller expand-controller generic-garbage-collector horizontal-pod-autoscaler \
+        job-controller kube-apiserver-serving-clustertrustbundle-publisher legacy-service-account-token-cleaner \
+        namespace-controller node-controller persistent-volume-binder pod-garbage-collector \
+        podcertificaterequestcleaner pv-protection-controller pvc-protection-controller replicaset-controller \
+        replication-controller resource-claim-controller resourcequota-controller root-ca-cert-publisher \
+        route-controller selinux-warning-controller service-account-controller service-cidrs-controller \
+        service-controller statefulset-controller storage-version-migrator-controller ttl-after-finished-controller \
+        ttl-controller validatingadmissionpolicy-status-controller volumeattributesclass-protection-controller";
+
+    #[test]
+    fn the_controllers_with_roles_are_upstreams() {
+        let ours: BTreeSet<&str> = super::TABLE.iter().map(|(name, _)| *name).collect();
+        assert_eq!(ours, UPSTREAM.split_whitespace().collect());
+    }
+
+    /// What several controllers need alike, and what each may never have.
+    #[test]
+    fn no_controller_may_more_than_its_duty() {
+        let everything = |rule: &&super::Rule| rule.groups == "*" && rule.resources == "*";
+        for (name, rules) in super::TABLE {
+            let verbs: Vec<&str> = rules.iter().filter(everything).map(|rule| rule.verbs).collect();
+            let want: &[&str] = match *name {
+                "generic-garbage-collector" => &["delete get list patch update watch"],
+                "namespace-controller" => &["delete deletecollection get list watch"],
+                "resourcequota-controller" => &["list watch"],
+                "storage-version-migrator-controller" => &["create list patch"],
+                _ => &[],
+            };
+            assert_eq!(verbs, want, "{name}");
+            let words = |text: &str, word: &str| text.split(' ').any(|one| one == word);
+            let escalates =
+                rules.iter().any(|rule| words(rule.verbs, "escalate") || words(rule.verbs, "bind"));
+            assert_eq!(escalates, *name == "clusterrole-aggregation-controller", "{name}");
+            let impersonates = rules.iter().any(|rule| words(rule.verbs, "impersonate"));
+            assert!(!impersonates && rules.iter().all(|rule| !words(rule.verbs, "*")), "{name}");
+        }
+    }
 }

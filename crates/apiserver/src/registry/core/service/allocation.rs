@@ -35,6 +35,17 @@ pub(super) struct Held {
     pub(super) ports: Vec<u32>,
 }
 
+impl Held {
+    /// What is not in the other.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        // Both are sorted.
+        let rest = |of: &[u32], other: &[u32]| {
+            of.iter().filter(|at| other.binary_search(at).is_err()).copied().collect()
+        };
+        Self { addresses: rest(&self.addresses, &other.addresses), ports: rest(&self.ports, &other.ports) }
+    }
+}
+
 /// The allocator of one server.
 pub(super) struct Allocator {
     ranges: Ranges,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use api::{Object, Status};
 use bytes::Bytes;
 use serde_json::json;
-use store::{Compare, KeyValue, Op, PutValue, Range, Txn};
+use store::{Compare, KeyValue, Op, OpResult, PutValue, Range, Txn};
 
 use super::allocation::{Held, Ranges};
 use crate::engine::Call;
@@ -63,28 +63,28 @@ impl<'a> Places<'a> {
         format!("{PORTS}{}", self.ranges.port(at)).into()
     }
 
-    /// What a Service takes and gives up to have what `new` has.
+    /// What a Service takes and gives up to have what `new` has. Most updates change neither addresses nor ports, and cost
+    /// neither a read nor an encoding.
     pub(super) async fn between(&self, new: Option<&Object>, old: Option<&Object>) -> Result<Claims, Status> {
-        let claims = |service: Option<&Object>| service.map(|service| self.of(service)).unwrap_or_default();
-        let (mut takes, mut gone) = (claims(new), claims(old));
-        let kept: BTreeSet<Bytes> = gone.iter().map(|claim| claim.key.clone()).collect();
-        gone.retain(|claim| takes.iter().all(|taken| taken.key != claim.key));
-        takes.retain(|claim| !kept.contains(&claim.key));
+        let held =
+            |service: Option<&Object>| service.map(|service| self.ranges.held(service)).unwrap_or_default();
+        let (next, last) = (held(new), held(old));
+        let added = next.without(&last);
+        let takes = new.map(|service| self.of(service, &added)).unwrap_or_default();
+        let gone = last.without(&next);
+        let keys = gone.addresses.iter().map(|at| self.address_key(*at));
+        let keys: Vec<Bytes> = keys.chain(gone.ports.iter().map(|at| self.port_key(*at))).collect();
         let mut frees = Vec::new();
-        for claim in gone {
-            let found = self.read(Range::key(claim.key)).await?;
-            if let (Some(kv), Some(service)) = (found.into_iter().next(), old)
-                && self.is_of(&kv, service)
-            {
+        for kv in self.read_all(&keys, false).await? {
+            if old.is_some_and(|service| self.is_of(&kv, service)) {
                 frees.push((kv.key, kv.mod_revision));
             }
         }
         Ok(Claims { takes, frees })
     }
 
-    /// The claims of a Service on what it has.
-    fn of(&self, service: &Object) -> Vec<Claim> {
-        let held = self.ranges.held(service);
+    /// The claims of a Service on these of its addresses and ports.
+    fn of(&self, service: &Object, held: &Held) -> Vec<Claim> {
         let namespace = service.namespace().unwrap_or_default();
         let addresses = held.addresses.iter().map(|at| {
             let object = ip_address(self.ranges.addresses.nth(*at), namespace, service.name());
@@ -113,22 +113,29 @@ impl<'a> Places<'a> {
 
     /// Which of these are somebody's.
     pub(super) async fn claimed(&self, mut held: Held) -> Result<Held, Status> {
-        let mut claimed = Held::default();
-        for at in held.addresses.drain(..) {
-            if self.exists(self.address_key(at)).await? {
-                claimed.addresses.push(at);
-            }
-        }
-        for at in held.ports.drain(..) {
-            if self.exists(self.port_key(at)).await? {
-                claimed.ports.push(at);
-            }
-        }
-        Ok(claimed)
+        let keys: Vec<Bytes> = held.addresses.iter().map(|at| self.address_key(*at)).collect();
+        let ports: Vec<Bytes> = held.ports.iter().map(|at| self.port_key(*at)).collect();
+        let there = self.read_all(&[keys.as_slice(), &ports].concat(), true).await?;
+        let there: BTreeSet<&Bytes> = there.iter().map(|kv| &kv.key).collect();
+        held.addresses.retain(|at| there.contains(&self.address_key(*at)));
+        held.ports.retain(|at| there.contains(&self.port_key(*at)));
+        Ok(held)
     }
 
-    async fn exists(&self, key: Bytes) -> Result<bool, Status> {
-        Ok(!self.read(Range { keys_only: true, ..Range::key(key) }).await?.is_empty())
+    /// What is under these keys, where there is something, at one revision as long as one transaction holds them.
+    async fn read_all(&self, keys: &[Bytes], keys_only: bool) -> Result<Vec<KeyValue>, Status> {
+        let mut found = Vec::new();
+        for some in keys.chunks(BATCH) {
+            let read = |key: &Bytes| Op::Range(Range { keys_only, ..Range::key(key.clone()) });
+            let txn = Txn { success: some.iter().map(read).collect(), ..Txn::default() };
+            let answer = self.call.server.storage.0.txn(txn).await.map_err(storage::status)?;
+            for result in answer.results {
+                if let OpResult::Range(range) = result {
+                    found.extend(range.kvs);
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn read(&self, range: Range) -> Result<Vec<KeyValue>, Status> {
@@ -166,7 +173,7 @@ impl<'a> Places<'a> {
         let services = super::services(self.call).await?;
         let mut wanted = BTreeSet::new();
         let mut missing = Vec::new();
-        for claim in services.iter().flat_map(|service| self.of(service)) {
+        for claim in services.iter().flat_map(|service| self.of(service, &self.ranges.held(service))) {
             if wanted.insert(claim.key.clone()) && !there.contains_key(&claim.key) {
                 missing.push((Compare::absent(claim.key.clone()), claim.key, claim.value));
             }
