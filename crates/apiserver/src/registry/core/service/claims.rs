@@ -128,7 +128,7 @@ impl<'a> Places<'a> {
         for some in keys.chunks(BATCH) {
             let read = |key: &Bytes| Op::Range(Range { keys_only, ..Range::key(key.clone()) });
             let txn = Txn { success: some.iter().map(read).collect(), ..Txn::default() };
-            let answer = self.call.server.storage.0.txn(txn).await.map_err(storage::status)?;
+            let answer = self.call.server.storage.store.txn(txn).await.map_err(storage::status)?;
             for result in answer.results {
                 if let OpResult::Range(range) = result {
                     found.extend(range.kvs);
