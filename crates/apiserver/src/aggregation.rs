@@ -2,7 +2,8 @@
 //!
 //! An APIService with a service makes a [`Remote`]; [`availability`] checks each and says so in its conditions;
 //! requests for its group and version go there by [`proxy`], with the caller's name in headers that the other server
-//! believes because of this server's front-proxy certificate; [`discovery`] tells of its resources among the own.
+//! believes because of this server's front-proxy certificate; [`discovery`] tells of its resources among the own, and `openapi`
+//! of its document of OpenAPI v2.
 //! Groups that this server serves itself, custom ones too, have APIServices without a service: [`local`].
 //! Not here: who may ask (`filters` have decided before).
 //! Upstream: staging/src/k8s.io/kube-aggregator, pkg/controlplane/apiserver/aggregator.go.
@@ -11,6 +12,7 @@ pub(crate) mod availability;
 mod connect;
 pub(crate) mod discovery;
 pub mod local;
+mod openapi;
 pub(crate) mod proxy;
 
 use std::collections::HashMap;
@@ -89,12 +91,13 @@ impl Routes {
 pub struct Aggregator {
     options: Options,
     routes: ArcSwap<Routes>,
+    parts: openapi::Parts,
 }
 
 impl Aggregator {
     /// Without any remote group yet.
     pub fn new(options: Options) -> Self {
-        Self { options, routes: ArcSwap::default() }
+        Self { options, routes: ArcSwap::default(), parts: openapi::Parts::default() }
     }
 
     /// Who serves the request, if it is another server.
@@ -123,6 +126,12 @@ impl Aggregator {
             .collect();
         found.sort();
         found
+    }
+
+    /// What other servers say of themselves by OpenAPI v2, to be added to the own document in this order, and a number
+    /// that changes whenever that does.
+    pub fn parts(&self) -> (u64, Vec<bytes::Bytes>) {
+        self.parts.told()
     }
 
     /// Who serves a group and version, if it is another server.

@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 
 use crate::admission;
 use crate::authz::{self, Decision};
+use crate::filters;
 use crate::negotiation::{self, Accepted, Form, Offer};
 use crate::output::Output;
 use crate::registry::Resource;
@@ -66,8 +67,10 @@ pub struct Call {
     pub user: User,
     /// The request's headers.
     pub headers: HeaderMap,
-    /// The request's body, already within the limit.
+    /// The request's body, already within the limit; empty where it is only passed on.
     pub body: Bytes,
+    /// The body of a request to a proxy or a stream, to be passed on as it comes.
+    pub stream: Option<filters::Body>,
     /// The connection, where it can become another protocol's.
     pub upgrade: Option<OnUpgrade>,
     /// What the client wants back.

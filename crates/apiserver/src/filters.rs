@@ -67,6 +67,16 @@ pub enum Body {
     Wire(hyper::body::Incoming),
 }
 
+impl Body {
+    /// For another server, piece by piece as it comes; a client that goes away before its end ends it with an error.
+    pub(crate) fn passed_on(self) -> client::Body {
+        match self {
+            Self::Ready(bytes) => client::full_body(bytes),
+            Self::Wire(body) => body.map_err(client::BoxError::from).boxed_unsync(),
+        }
+    }
+}
+
 /// Who sent a request.
 pub enum Identity {
     /// A part of this process, authenticated by being it.
@@ -418,8 +428,9 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     }
     let Attributes { user, info, .. } = attributes;
     if let Some(remote) = server.aggregator.find(&info) {
-        let body = body_of(server, &info, body).await?;
-        audit::request_body(&body);
+        aggregation::proxy::check(&head.method, &info)?;
+        // How much is too much is the other server's to say.
+        let body = if is_meaningless(&info) { client::empty_body() } else { body.passed_on() };
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         return Ok(aggregation::proxy::serve(server, &remote, &user, head, body, &path).await);
     }
@@ -434,7 +445,11 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         }
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
-    let body = body_of(server, &info, body).await?;
+    // Streams and proxies never look at it, and seats are not held for it: it goes on as it comes.
+    let (body, stream) = match info.is_long_running() && !is_meaningless(&info) {
+        true => (Bytes::new(), Some(body)),
+        false => (body_of(server, &info, body).await?, None),
+    };
     audit::request_body(&body);
     let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
     let call = Call {
@@ -447,6 +462,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         user,
         headers: head.headers,
         body,
+        stream,
         upgrade,
         accepted,
         warnings: Arc::new(Mutex::default()),
@@ -534,22 +550,19 @@ async fn authenticate(
     }
 }
 
+/// Whether a body means nothing to the request: then it is neither waited for nor passed on.
+fn is_meaningless(info: &RequestInfo) -> bool {
+    info.verb == "watch" || (!info.is_long_running() && matches!(info.verb.as_str(), "get" | "list"))
+}
+
 /// The body of a request that has its seats: one that is announced and does not come must not hold them. Where it
-/// means nothing it is not waited for, and elsewhere no longer than a request may take.
+/// means nothing it is not waited for, and elsewhere no longer than a request may take (all have that deadline but
+/// those whose bodies are passed on).
 async fn body_of(server: &Server, info: &RequestInfo, body: Body) -> Result<Bytes, Status> {
-    let long = info.is_long_running();
-    if info.verb == "watch" || (!long && matches!(info.verb.as_str(), "get" | "list")) {
+    if is_meaningless(info) {
         return Ok(Bytes::new());
     }
-    let read = read(body, server.options.body_limit);
-    if !long {
-        // Under the request's own deadline.
-        return read.await;
-    }
-    tokio::select! {
-        body = read => body,
-        () = server.clock.sleep(server.options.request_timeout) => Err(out_of_time()),
-    }
+    read(body, server.options.body_limit).await
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {

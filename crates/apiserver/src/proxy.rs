@@ -1,6 +1,6 @@
 //! Passing a request on to another server: kubelets, and what pods, nodes and services serve themselves.
 //!
-//! The body and the answer are streamed. A protocol upgrade (WebSocket, SPDY) becomes a tunnel of raw
+//! The body and the answer are streamed, piece by piece, at the pace of who takes them. A protocol upgrade (WebSocket, SPDY) becomes a tunnel of raw
 //! bytes once the other side has agreed to it; what is said in it is none of this server's business.
 //! Not here: where to connect to (the subresources of pods, nodes and services).
 //! Upstream: apimachinery/pkg/util/proxy (UpgradeAwareHandler).
@@ -12,7 +12,7 @@ use std::time::Duration;
 use api::Status;
 use client::BoxError;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::authn;
 use crate::engine::Call;
+use crate::filters;
 use crate::response::{PassedOn, Response};
 use crate::server::Server;
 
@@ -53,13 +54,13 @@ pub struct Destination {
 
 /// Passes the call on with `path` (and query) in place of its own.
 pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response, Status> {
-    let Call { server, method, headers, body, upgrade, .. } = call;
+    let Call { server, method, headers, stream, upgrade, .. } = call;
     let mut request = Request::builder().method(method).uri(path);
     if let Some(into) = request.headers_mut() {
         *into = outgoing(&headers, upgrade.is_some());
     }
     let request = request
-        .body(Full::new(body))
+        .body(stream.map_or_else(client::empty_body, filters::Body::passed_on))
         .map_err(|error| Status::bad_request(format!("the request cannot be passed on: {error}")))?;
     pass_on(&server, &to, request, upgrade).await
 }
@@ -68,7 +69,7 @@ pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response
 pub(crate) async fn pass_on(
     server: &Arc<Server>,
     to: &Destination,
-    mut request: Request<Full<bytes::Bytes>>,
+    mut request: Request<client::Body>,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Status> {
     let host = if to.host.contains(':') {
@@ -93,7 +94,7 @@ pub(crate) async fn pass_on(
 async fn send(
     server: &Arc<Server>,
     to: &Destination,
-    request: Request<Full<bytes::Bytes>>,
+    request: Request<client::Body>,
 ) -> Result<http::Response<hyper::body::Incoming>, Status> {
     let dialing = |error: BoxError| Status::internal(format!("error dialing backend: {error}"));
     let failed =
@@ -135,7 +136,7 @@ fn is_routable(address: IpAddr) -> bool {
     }
 }
 
-type Sender = hyper::client::conn::http1::SendRequest<Full<bytes::Bytes>>;
+type Sender = hyper::client::conn::http1::SendRequest<client::Body>;
 
 /// A connection that is ready for its request, TLS included.
 async fn open(server: &Arc<Server>, to: &Destination, stream: TcpStream) -> Result<Sender, BoxError> {

@@ -30,6 +30,8 @@ mod metrics;
 mod objects;
 #[path = "it/pages.rs"]
 mod pages;
+#[path = "it/passing_on.rs"]
+mod passing_on;
 #[path = "it/permissions.rs"]
 mod permissions;
 #[path = "it/servers.rs"]

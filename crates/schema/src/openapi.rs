@@ -7,6 +7,7 @@
 mod custom;
 mod definition;
 mod descriptions;
+mod merge;
 mod paths;
 mod protobuf;
 
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::custom::Published;
 use self::definition::Dialect;
+pub use self::merge::{merge, select};
 pub use self::protobuf::v2_protobuf;
 
 /// The version of Kubernetes whose API this is.

@@ -15,12 +15,11 @@ use bytes::Bytes;
 use foundation::metrics::{Family, Gauge, registry};
 use futures::FutureExt;
 use futures::future::join_all;
-use http::Request;
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Request, header};
 use serde_json::Value;
 
 use super::connect::{self, Unreachable};
-use super::{Remote, Routes, local, proxy};
+use super::{Remote, Routes, local, openapi, proxy};
 use crate::engine::timestamp;
 use crate::proxy as transport;
 use crate::request::User;
@@ -145,6 +144,7 @@ async fn round(server: &Arc<Server>, checked: &mut HashMap<String, Checked>) -> 
         ((remote.group.clone(), remote.version.clone()), remote.clone())
     });
     server.aggregator.routes.store(Arc::new(Routes(routes.collect())));
+    openapi::refresh(server);
     Ok(())
 }
 
@@ -283,28 +283,66 @@ async fn ask(server: &Arc<Server>, remote: &mut Remote) -> Result<(), Problem> {
 }
 
 async fn get(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Bytes, Problem> {
-    let other = |problem: &dyn std::fmt::Display| Problem::Other(problem.to_string());
     // As upstream: a check that nobody relies on does not depend on the certificate.
-    let tls = connect::unverified(&server.aggregator.options).map_err(|problem| other(&problem))?;
-    let to = proxy::destination(server, remote, tls).await.ok_or_else(|| other(&"no endpoint"))?;
-    let mut request = Request::get(path)
-        .header(http::header::ACCEPT, "application/json")
-        .body(Full::new(Bytes::new()))
-        .map_err(|problem| other(&problem))?;
+    let tls = connect::unverified(&server.aggregator.options)
+        .map_err(|problem| Problem::Other(problem.to_string()))?;
     let checker = User::new("system:kube-aggregator", &[User::MASTERS]);
-    proxy::introduce(request.headers_mut(), &checker).map_err(|problem| other(&problem))?;
+    let asked = Asked { path, user: &checker, tag: None, limit: DOCUMENT, patience: PATIENCE };
+    let answer = exchange(server, remote, tls, asked).await.map_err(Problem::Other)?;
+    match answer.code {
+        200..300 => Ok(answer.body),
+        code => Err(Problem::Code(code)),
+    }
+}
+
+/// What another server is asked for.
+pub(super) struct Asked<'a> {
+    pub path: &'a str,
+    /// In whose name.
+    pub user: &'a User,
+    /// What is known already, by the other server's tag.
+    pub tag: Option<HeaderValue>,
+    /// The largest body that is read.
+    pub limit: usize,
+    /// How long it may take.
+    pub patience: Duration,
+}
+
+/// What it answered.
+pub(super) struct Answer {
+    pub code: u16,
+    pub headers: HeaderMap,
+    /// Empty unless the code says success.
+    pub body: Bytes,
+}
+
+/// Asks another server for JSON.
+pub(super) async fn exchange(
+    server: &Arc<Server>,
+    remote: &Remote,
+    tls: Arc<rustls::ClientConfig>,
+    asked: Asked<'_>,
+) -> Result<Answer, String> {
+    let to = proxy::destination(server, remote, tls).await.ok_or("no endpoint")?;
+    let mut request = Request::get(asked.path)
+        .header(header::ACCEPT, "application/json")
+        .body(client::empty_body())
+        .map_err(|problem| problem.to_string())?;
+    request.headers_mut().extend(asked.tag.map(|tag| (header::IF_NONE_MATCH, tag)));
+    proxy::introduce(request.headers_mut(), asked.user).map_err(|problem| problem.to_string())?;
     let exchange = async {
         let response =
-            transport::pass_on(server, &to, request, None).await.map_err(|status| other(&status.message))?;
-        let code = response.status();
-        if !code.is_success() {
-            return Err(Problem::Code(code.as_u16()));
-        }
-        crate::response::read(response.into_body(), DOCUMENT).await.map_err(|problem| other(&problem))
+            transport::pass_on(server, &to, request, None).await.map_err(|status| status.message)?;
+        let (head, body) = response.into_parts();
+        let body = match head.status.is_success() {
+            true => crate::response::read(body, asked.limit).await.map_err(|problem| problem.to_string())?,
+            false => Bytes::new(),
+        };
+        Ok(Answer { code: head.status.as_u16(), headers: head.headers, body })
     };
     tokio::select! {
         answer = exchange => answer,
-        () = server.clock.sleep(PATIENCE) => Err(other(&"no answer in time")),
+        () = server.clock.sleep(asked.patience) => Err("no answer in time".to_owned()),
     }
 }
 

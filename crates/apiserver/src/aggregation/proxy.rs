@@ -5,27 +5,26 @@
 
 use std::sync::Arc;
 
-use api::Status;
-use bytes::Bytes;
+use api::{Reason, Status};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::upgrade::OnUpgrade;
 
 use super::{Remote, connect};
 use crate::proxy::{self, Destination, Reach};
-use crate::request::User;
+use crate::request::{RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
 use crate::traces;
 
-/// Serves the request by `remote`, with `path` (and query) in place of its own.
+/// Serves the request by `remote`, with `path` (and query) in place of its own. Its body goes through piece by piece: how
+/// much of it there may be is the other server's to say.
 pub(crate) async fn serve(
     server: &Arc<Server>,
     remote: &Remote,
     user: &User,
     mut head: Parts,
-    body: Bytes,
+    body: client::Body,
     path: &str,
 ) -> Response {
     if !remote.available {
@@ -50,13 +49,35 @@ pub(crate) async fn serve(
     if let Some(into) = request.headers_mut() {
         *into = headers;
     }
-    let passed = match request.body(Full::new(body)) {
+    let passed = match request.body(body) {
         Ok(request) => proxy::pass_on(server, &to, request, upgrade).await,
         Err(error) => Err(Status::bad_request(error.to_string())),
     };
     let response = passed.unwrap_or_else(|status| response::text(503, format!("{}\n", status.message)));
     span.answered(response.status().as_u16());
     response
+}
+
+/// Refuses what the other server could read as another request than the one that was authorized: it decodes a path
+/// before it splits it, and knows reads by their method.
+///
+/// # Errors
+/// 404 and 405.
+pub(crate) fn check(method: &Method, info: &RequestInfo) -> Result<(), Status> {
+    let path = info.path.to_ascii_lowercase();
+    let misread =
+        |segment: &str| segment.contains("%2f") || matches!(segment.replace("%2e", ".").as_str(), "." | "..");
+    if path.contains("//") || path.split('/').any(misread) {
+        return Err(Status::page_not_found());
+    }
+    if matches!(info.verb.as_str(), "watch" | "list") && !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(Status::new(
+            405,
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    Ok(())
 }
 
 /// Where to find one of those who serve it.
@@ -140,6 +161,25 @@ fn escape(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_be_read_as_something_else_is_refused() {
+        for (method, path, refused) in [
+            ("POST", "/apis/g/v1/namespaces/n/things", None),
+            ("PUT", "/apis/g/v1/namespaces/n/things/x%20y", None),
+            ("GET", "/apis/g/v1/watch/namespaces/n/things", None),
+            ("POST", "/apis/g/v1/namespaces/n/things/x%2Fexec", Some(404)),
+            ("POST", "/apis/g/v1/namespaces/n/things/%2e%2E/x", Some(404)),
+            ("GET", "/apis/g/v1/namespaces/./things", Some(404)),
+            ("GET", "/apis/g/v1//namespaces/n/things", Some(404)),
+            ("POST", "/apis/g/v1/watch/namespaces/n/things", Some(405)),
+            ("DELETE", "/apis/g/v1/watch/namespaces/n/things/x", Some(405)),
+        ] {
+            let method: Method = method.parse().unwrap();
+            let answer = check(&method, &RequestInfo::parse(&method, path, None));
+            assert_eq!(answer.err().map(|status| status.code), refused, "{method} {path}");
+        }
+    }
 
     #[test]
     fn the_caller_is_introduced_and_cannot_introduce_itself() {

@@ -1,4 +1,5 @@
-//! OpenAPI v2 and v3, made from the registry's table at first use and again when it changes.
+//! OpenAPI v2 and v3, made from the registry's table at first use and again when it changes. Version 2 is one document,
+//! which tells of aggregated servers too.
 //!
 //! Not here: the documents themselves (`schema::openapi`).
 
@@ -33,18 +34,21 @@ pub struct Documents(Mutex<Cached>);
 #[derive(Default)]
 struct Cached {
     table: Option<Arc<Table>>,
-    documents: HashMap<String, Bytes>,
+    /// Each with the generation of what it was made from beside the table.
+    documents: HashMap<String, (u64, Bytes)>,
 }
 
 impl Documents {
-    /// The document `name`, made by `make` unless it is there for this table.
-    fn get(&self, table: &Arc<Table>, name: &str, make: impl FnOnce() -> Bytes) -> Bytes {
+    /// The document `name`, made by `make` unless it is there for this table and this generation of what else it says.
+    fn get(&self, table: &Arc<Table>, generation: u64, name: &str, make: impl FnOnce() -> Bytes) -> Bytes {
         {
             let mut cached = self.0.lock();
             if !cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
                 *cached = Cached { table: Some(table.clone()), documents: HashMap::new() };
             }
-            if let Some(document) = cached.documents.get(name) {
+            if let Some((of, document)) = cached.documents.get(name)
+                && *of == generation
+            {
                 return document.clone();
             }
         }
@@ -52,7 +56,7 @@ impl Documents {
         let document = make();
         let mut cached = self.0.lock();
         if cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
-            cached.documents.insert(name.to_owned(), document.clone());
+            cached.documents.insert(name.to_owned(), (generation, document.clone()));
         }
         document
     }
@@ -76,27 +80,32 @@ fn custom(table: &Table) -> Published {
     table.all().filter_map(structural).collect()
 }
 
-/// `/openapi/v2`.
+/// `/openapi/v2`: what this server serves, and what it knows of others.
 pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
+    let (generation, parts) = server.aggregator.parts();
+    let whole = || {
+        let mut document = schema::openapi::v2(&all(&table), &custom(&table));
+        for part in parts {
+            // Written by this server, so it is JSON.
+            schema::openapi::merge(&mut document, serde_json::from_slice(&part).unwrap_or_default());
+        }
+        document
+    };
     let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // kubectl and client-go send the media type with an `@` or a dot before the version.
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        let document = server.documents.get(&table, "v2.pb", || {
-            schema::openapi::v2_protobuf(&schema::openapi::v2(&all(&table), &custom(&table))).into()
-        });
-        return Ok(cacheable(head, V2_PROTOBUF, document));
+        let make = || schema::openapi::v2_protobuf(&whole()).into();
+        return Ok(cacheable(head, V2_PROTOBUF, server.documents.get(&table, generation, "v2.pb", make)));
     }
-    let document = server
-        .documents
-        .get(&table, "v2", || crate::encoding::to_json(&schema::openapi::v2(&all(&table), &custom(&table))));
-    Ok(cacheable(head, crate::response::JSON, document))
+    let make = || crate::encoding::to_json(&whole());
+    Ok(cacheable(head, crate::response::JSON, server.documents.get(&table, generation, "v2", make)))
 }
 
 /// `/openapi/v3`.
 pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
-    let document = server.documents.get(&table, "v3", || {
+    let document = server.documents.get(&table, 0, "v3", || {
         crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table)))
     });
     let remote = server.aggregator.documents();
@@ -122,7 +131,7 @@ pub(super) async fn remote(
     let url = remote.openapi.clone().ok_or_else(Status::page_not_found)?;
     let (mut own, ()) = http::Request::new(()).into_parts();
     own.headers = head.headers.clone();
-    Ok(aggregation::proxy::serve(server, &remote, user, own, Bytes::new(), &url).await)
+    Ok(aggregation::proxy::serve(server, &remote, user, own, client::empty_body(), &url).await)
 }
 
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.
@@ -136,7 +145,7 @@ pub(super) fn v3(server: &Server, head: &Parts, query: &Query, at: &[&str]) -> R
     if !table.serves(&group_version.group, &group_version.version) {
         return Err(Status::page_not_found());
     }
-    let document = server.documents.get(&table, &at.join("/"), || {
+    let document = server.documents.get(&table, 0, &at.join("/"), || {
         let descriptors = table.descriptors(&group_version);
         crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors, &custom(&table)))
     });

@@ -17,18 +17,18 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{World, pod};
 
-struct Identity {
-    certificate: CertificateDer<'static>,
-    key: Vec<u8>,
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    pub key: Vec<u8>,
 }
 
-fn identity() -> Identity {
+pub fn identity() -> Identity {
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     Identity { certificate: made.cert.der().clone(), key: made.signing_key.serialize_der() }
 }
 
-fn server_config(identity: &Identity) -> rustls::ServerConfig {
+pub fn server_config(identity: &Identity) -> rustls::ServerConfig {
     server_config_with(identity, rustls::server::WebPkiClientVerifier::no_client_auth())
 }
 
@@ -48,7 +48,7 @@ fn server_config_with(
     config
 }
 
-fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+pub fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(identity.certificate.clone()).unwrap();
@@ -61,14 +61,14 @@ fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Arc<rustls::ClientConfi
     Arc::new(config)
 }
 
-struct Served {
-    world: World,
+pub struct Served {
+    pub world: World,
     identity: Identity,
     address: std::net::SocketAddr,
     serving: tokio::task::JoinHandle<()>,
 }
 
-async fn served(change: impl FnOnce(&mut apiserver::Options)) -> Served {
+pub async fn served(change: impl FnOnce(&mut apiserver::Options)) -> Served {
     served_as(server_config, change).await
 }
 
@@ -91,10 +91,10 @@ async fn served_as(
     Served { world, identity, address, serving }
 }
 
-type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+pub type Tls = tokio_rustls::client::TlsStream<TcpStream>;
 
 impl Served {
-    async fn connect(&self, alpn: &[&[u8]]) -> Tls {
+    pub async fn connect(&self, alpn: &[&[u8]]) -> Tls {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let config = client_config(&self.identity, alpn);
@@ -283,9 +283,10 @@ async fn a_body_that_never_comes_holds_nothing_up() {
         ("GET /api/v1/configmaps?watch=1", "HTTP/1.1 200"),
         ("GET /api/v1/configmaps", "HTTP/1.1 200"),
         ("GET /version", "HTTP/1.1 200"),
-        // Elsewhere it has as long as a request may take, also where the answer may take longer.
+        // Elsewhere it has as long as a request may take.
         ("POST /api/v1/namespaces/default/configmaps", "HTTP/1.1 504"),
-        ("POST /api/v1/namespaces/default/pods/p/proxy/", "HTTP/1.1 504"),
+        // What is passed on is not waited for before it is known to whom.
+        ("POST /api/v1/namespaces/default/pods/p/proxy/", "HTTP/1.1 404"),
     ] {
         let mut stream = served.connect(&[b"http/1.1"]).await;
         assert_eq!(answered(&mut stream, &format!("{line} HTTP/1.1\r\n{announced}")).await, answer, "{line}");

@@ -93,6 +93,7 @@ async fn answer(
                 ],
             }),
         ),
+        (Method::GET, "/openapi/v2") => (200, document()),
         (Method::GET, "/openapi/v3") => (
             200,
             json!({"paths": {"apis/wardle.example.com/v1alpha1": {
@@ -115,6 +116,25 @@ async fn answer(
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
     response
+}
+
+/// Its API by OpenAPI v2, as an API server of the same library tells it.
+fn document() -> Value {
+    let answer = |name: &str| json!({"get": {"responses": {"200": {"schema": {"$ref": format!("#/definitions/{name}")}}}}});
+    json!({
+        "swagger": "2.0",
+        "paths": {
+            "/apis/wardle.example.com/v1alpha1/flunders": answer("com.example.wardle.v1alpha1.Flunder"),
+            "/version/": answer("io.k8s.apimachinery.pkg.version.Info"),
+        },
+        "definitions": {
+            "com.example.wardle.v1alpha1.Flunder": {"type": "object", "properties": {
+                "metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+            }},
+            "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "of an older library"},
+            "io.k8s.apimachinery.pkg.version.Info": {"type": "object"},
+        },
+    })
 }
 
 /// The condition `Available`, once its reason is this one.
@@ -181,6 +201,16 @@ async fn should_be_able_to_support_the_sample_api_server() {
     };
     assert_eq!(made.code, 201);
     assert_eq!(admin.get(&flunders).await.is(200).text("/items/0/metadata/name"), "dynamic-flunder");
+    // How much is too much is the other server's to say: more than this one reads goes through.
+    let mut large = flunder.clone();
+    large["metadata"]["name"] = "large".into();
+    large["spec"] = "x".repeat(4 << 20).into();
+    admin.post(&flunders, &large).await.is(201);
+    assert_eq!(
+        admin.post(&format!("{flunders}/x%2Fstatus"), &flunder).await.code,
+        404,
+        "nothing is smuggled"
+    );
     let bob = world
         .granted("bob", json!([{"apiGroups": [GROUP], "resources": ["flunders"], "verbs": ["list"]}]))
         .await;
@@ -209,6 +239,23 @@ async fn should_be_able_to_support_the_sample_api_server() {
     let url = openapi.text("/paths/apis~1wardle.example.com~1v1alpha1/serverRelativeURL").to_owned();
     assert_eq!(admin.get(&url).await.is(200).text("/openapi"), "3.0.0");
 
+    // Version 2 is one document of all servers.
+    let path = "/paths/~1apis~1wardle.example.com~1v1alpha1~1flunders";
+    let whole = admin.until("/openapi/v2", |answer| answer.at(path).is_object()).await;
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let flunder = whole.at("/definitions/com.example.wardle.v1alpha1.Flunder/properties/metadata/$ref");
+    assert_eq!(flunder, &json!(format!("#/definitions/{meta}_v2")));
+    assert_eq!(whole.text(&format!("/definitions/{meta}_v2/description")), "of an older library");
+    assert!(whole.at(&format!("/definitions/{meta}/properties/uid")).is_object(), "the own one is as it was");
+    assert!(
+        whole.at("/definitions/io.k8s.apimachinery.pkg.version.Info").is_null(),
+        "of a path that is not its own"
+    );
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let binary = admin.ask(Method::GET, "/openapi/v2", &[("accept", accept)], Bytes::new()).await.is(200);
+    let told = |name: &[u8]| binary.bytes.windows(name.len()).any(|window| window == name);
+    assert!(told(b"/apis/wardle.example.com/v1alpha1/flunders"));
+
     // The status can be read and patched, and the object selected.
     let one = format!("{SERVICES}/v1alpha1.wardle.example.com");
     assert_eq!(
@@ -226,6 +273,7 @@ async fn should_be_able_to_support_the_sample_api_server() {
     admin.until(&flunders, |answer| answer.code == 503 && answer.bytes == "service unavailable\n").await;
     admin.delete(&one, None).await.is(200);
     admin.until(&flunders, |answer| answer.code == 404).await;
+    assert!(admin.get("/openapi/v2").await.is(200).at(path).is_null(), "gone with its APIService");
 }
 
 #[tokio::test]
