@@ -71,19 +71,19 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
 
 /// Makes a FlowSchema or PriorityLevelConfiguration that must be there, or puts it right.
 pub(crate) async fn ensure(server: &Server, object: Object) -> Result<(), Status> {
-    put_right(server, object, flows).await
+    put_right(server, object, flows).await.map(|_| ())
 }
 
 /// Makes an object that must be there, or makes what is there into it by `reconcile`. Where somebody else writes it
-/// meanwhile nothing is done.
+/// meanwhile nothing is done. Whether something was to be done.
 pub(crate) async fn put_right(
     server: &Server,
     object: Object,
     reconcile: fn(&Object, &Object) -> Reconciled,
-) -> Result<(), Status> {
-    let Some((compare, put)) = write(server, object, Some(reconcile)).await? else { return Ok(()) };
+) -> Result<bool, Status> {
+    let Some((compare, put)) = write(server, object, Some(reconcile)).await? else { return Ok(false) };
     let txn = Txn { compare: vec![compare], success: vec![put], failure: Vec::new() };
-    server.storage.store.txn(txn).await.map(|_| ()).map_err(storage::status)
+    server.storage.store.txn(txn).await.map(|_| true).map_err(storage::status)
 }
 
 /// Makes an object that is not there yet.

@@ -33,6 +33,7 @@ pub use queue::Receiver;
 pub use watchers::{Interest, Subscription};
 
 use crate::encoding::{Extractor, Facts};
+use crate::fairness::width::Stock;
 use conversion::Progress;
 use watchers::Watchers;
 
@@ -110,6 +111,8 @@ pub struct Cache {
     state: RwLock<State>,
     /// Held by the one who reads the store's history for all who want it.
     recalling: tokio::sync::Mutex<()>,
+    /// How often that has failed, and for changes from when on at last: those who waited meanwhile do not try again.
+    recalls_failed: Mutex<(u64, u64)>,
     /// Gone once the cache is closed, so that whoever derives something from it notices.
     changed: Mutex<Option<watch::Sender<u64>>>,
     /// How far the conversion of its changes is, where somebody has to be asked for it.
@@ -120,6 +123,8 @@ pub struct Cache {
 struct State {
     revision: u64,
     objects: BTreeMap<Bytes, Arc<Cached>>,
+    /// The sum of their values' lengths.
+    bytes: usize,
     /// Per selectable field, made at first use: value to keys.
     indexes: HashMap<usize, HashMap<Box<str>, BTreeSet<Bytes>>>,
     ring: VecDeque<Arc<Change>>,
@@ -142,8 +147,8 @@ struct State {
 impl Cache {
     fn new(extractor: Arc<Extractor>) -> Self {
         let changed = Mutex::new(Some(watch::Sender::new(0)));
-        let (recalling, progress) = Default::default();
-        Self { extractor, state: RwLock::default(), recalling, changed, progress }
+        let (recalling, recalls_failed, progress) = Default::default();
+        Self { extractor, state: RwLock::default(), recalling, recalls_failed, changed, progress }
     }
 
     /// Objects as the cache holds them, from keys, values and revisions.
@@ -154,6 +159,7 @@ impl Cache {
     /// Fills an empty cache with what was read at `revision`.
     fn fill(&self, revision: u64, objects: BTreeMap<Bytes, Arc<Cached>>) {
         let mut state = self.state.write();
+        state.bytes = objects.values().map(|object| object.value.len()).sum();
         state.objects = objects;
         state.revision = revision;
         state.ring_after = revision;
@@ -249,6 +255,12 @@ impl Cache {
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
+    }
+
+    /// How many there are, and how large they are together.
+    pub fn stock(&self) -> Stock {
+        let state = self.state.read();
+        Stock { objects: state.objects.len(), bytes: state.bytes }
     }
 
     /// Whether there are none.
@@ -376,6 +388,8 @@ impl State {
         if current.is_none() && previous.is_none() {
             return;
         }
+        let size = |object: &Option<Arc<Cached>>| object.as_ref().map_or(0, |object| object.value.len());
+        self.bytes = self.bytes + size(&current) - size(&previous);
         self.reindex(&key, previous.as_deref(), current.as_deref());
         let change = Arc::new(Change::new(revision, current, previous));
         self.ring_bytes += change.weight();

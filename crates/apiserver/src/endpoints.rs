@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use api::{GroupVersionResource, Object, Status};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ const TTL: i64 = 15;
 const RENEW: Duration = Duration::from_secs(10);
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long what others make of the objects is left alone once it was put right: at first, and at most. Two servers that
+/// advertise different ports would undo each other's work without end.
+const LEAVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// The Service, its Endpoints and its slice.
 const NAME: &str = "default/kubernetes";
 
@@ -134,12 +138,30 @@ impl Member {
         self.renew().await?;
         self.reconcile().await?;
         let mut due = self.server.clock.sleep(RENEW);
+        let mut leave = LEAVE.0;
+        // While it is there, changes wait.
+        let mut left: Option<BoxFuture<'static, ()>> = None;
         loop {
+            let leaves = left.is_some();
+            let pause = async {
+                match &mut left {
+                    Some(pause) => pause.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                change = changes.next() => match change {
-                    Some(true) => self.reconcile().await?,
+                change = changes.next(), if !leaves => match change {
+                    Some(true) => {
+                        if self.reconcile().await? {
+                            left = Some(self.server.clock.sleep(leave));
+                            leave = (leave * 2).min(LEAVE.1);
+                        } else {
+                            leave = LEAVE.0;
+                        }
+                    }
                     _ => return Ok(()),
                 },
+                () = pause => left = None,
                 () = &mut due => {
                     self.renew().await?;
                     due = self.server.clock.sleep(RENEW);
@@ -210,8 +232,8 @@ impl Member {
         store.txn(Txn::of(vec![put])).await.map(|_| ()).map_err(storage::status)
     }
 
-    /// Makes the objects say which servers are there.
-    async fn reconcile(&self) -> Result<(), Status> {
+    /// Makes the objects say which servers are there. Whether they said something else.
+    async fn reconcile(&self) -> Result<bool, Status> {
         let store = &self.server.storage.store;
         let range = Range { keys_only: true, ..Range::prefix(MEMBERS) };
         let found = store.range(range).await.map_err(storage::status)?;
@@ -222,22 +244,23 @@ impl Member {
         members.sort_unstable();
         if members.is_empty() {
             // Upstream refuses too: an address that does not answer is better than none that could.
-            return Ok(());
+            return Ok(false);
         }
         for object in bootstrap::kubernetes_service(&self.server.options) {
             bootstrap::create(&self.server, Object(object)).await?;
         }
+        let mut wrong = false;
         for object in objects(&members, self.port) {
-            bootstrap::put_right(&self.server, Object(object), put_right).await?;
+            wrong |= bootstrap::put_right(&self.server, Object(object), put_right).await?;
         }
-        Ok(())
+        Ok(wrong)
     }
 
     /// Says that this server is gone.
     async fn leave(&mut self) -> Result<(), Status> {
         let Some(lease) = self.lease.take() else { return Ok(()) };
         self.server.storage.store.lease_revoke(lease).await.map_err(storage::status)?;
-        self.reconcile().await
+        self.reconcile().await.map(|_| ())
     }
 }
 
@@ -265,14 +288,20 @@ mod tests {
         (one == other).then_some(one)
     }
 
-    /// Waits until the endpoints are `wanted`.
-    async fn become_(store: &Interposed, wanted: &[&str]) {
+    /// Waits until the endpoints are `wanted`, while time goes by.
+    async fn become_(store: &Interposed, clock: &ManualClock, wanted: &[&str]) {
         let revision = store.revision().await.unwrap();
         let mut changes = store.watch(WatchRequest::prefix("/registry/", revision + 1)).await.unwrap();
-        while addresses(store).await.is_none_or(|found| found != wanted) {
-            let change = tokio::time::timeout(Duration::from_secs(30), changes.next()).await;
-            change.unwrap_or_else(|_| panic!("the endpoints never became {wanted:?}"));
-        }
+        let waiting = async {
+            while addresses(store).await.is_none_or(|found| found != wanted) {
+                // Where nothing more happens by itself, somebody waits for the clock.
+                if tokio::time::timeout(Duration::from_millis(20), changes.next()).await.is_err() {
+                    clock.advance(LEAVE.0);
+                }
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        waited.unwrap_or_else(|_| panic!("the endpoints never became {wanted:?}"));
     }
 
     async fn server(
@@ -294,23 +323,62 @@ mod tests {
         let (store, clock) = (Interposed::new(), ManualClock::default());
         let (first, second) = (Tasks::new("first"), Tasks::new("second"));
         let one = server(&store, &first, &clock, [10, 0, 0, 1]).await;
-        become_(&store, &["10.0.0.1"]).await;
+        become_(&store, &clock, &["10.0.0.1"]).await;
         server(&store, &second, &clock, [10, 0, 0, 2]).await;
-        become_(&store, &["10.0.0.1", "10.0.0.2"]).await;
+        become_(&store, &clock, &["10.0.0.1", "10.0.0.2"]).await;
 
         for key in ["core/endpoints", "discovery.k8s.io/endpointslices", "core/services"] {
             let key = format!("/registry/{key}/default/kubernetes");
             store.txn(Txn::of(vec![Op::delete(key)])).await.unwrap();
         }
-        become_(&store, &["10.0.0.1", "10.0.0.2"]).await;
+        become_(&store, &clock, &["10.0.0.1", "10.0.0.2"]).await;
 
         assert!(second.shutdown(Duration::from_secs(30)).await.is_empty());
-        become_(&store, &["10.0.0.1"]).await;
+        become_(&store, &clock, &["10.0.0.1"]).await;
         // The last one does not take itself out.
         drop(one);
         assert!(first.shutdown(Duration::from_secs(30)).await.is_empty());
         assert_eq!(addresses(&store).await.unwrap(), ["10.0.0.1"]);
         assert_eq!(store.range(Range::prefix(MEMBERS)).await.unwrap().count, 0);
+    }
+
+    #[tokio::test]
+    async fn servers_that_do_not_agree_leave_each_others_objects_for_a_while() {
+        let (store, clock) = (Interposed::new(), ManualClock::default());
+        let tasks = Tasks::new("servers");
+        let one = server(&store, &tasks, &clock, [10, 0, 0, 1]).await;
+        become_(&store, &clock, &["10.0.0.1"]).await;
+        // Another one that advertises another port, and puts its own in whenever it sees something else.
+        let key = "/registry/core/endpoints/default/kubernetes";
+        let found = async || store.range(Range::key(key)).await.unwrap().kvs.remove(0);
+        let mut undone = 0;
+        let mut changes = {
+            let revision = store.revision().await.unwrap();
+            store.watch(WatchRequest::prefix(key, revision + 1)).await.unwrap()
+        };
+        let mut elapsed = Vec::new();
+        while undone < 6 {
+            let mut object: Value = serde_json::from_slice(&found().await.value).unwrap();
+            object["subsets"][0]["ports"][0]["port"] = 7443.into();
+            let value = store::PutValue::Plain(object.to_string().into());
+            let put = Op::Put { key: Bytes::from_static(key.as_bytes()), value, lease: 0 };
+            let before = store.txn(Txn::of(vec![put])).await.unwrap().revision;
+            let mut seconds = 0;
+            // Until it was put right.
+            while found().await.mod_revision <= before {
+                if tokio::time::timeout(Duration::from_millis(20), changes.next()).await.is_err() {
+                    clock.advance(Duration::from_secs(1));
+                    seconds += 1;
+                }
+                assert!(seconds <= 30, "it is put right in the end");
+            }
+            elapsed.push(seconds);
+            undone += 1;
+        }
+        assert!(elapsed[0] <= 1, "at once: {elapsed:?}");
+        assert!(elapsed[5] >= 8, "with longer and longer pauses: {elapsed:?}");
+        drop(one);
+        tasks.shutdown(Duration::from_secs(30)).await;
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Priority and fairness: who waits, and who is turned away, when the server has more to do than it should.
 //!
 //! A request is matched with a FlowSchema ([`matching`]), which names its priority level; the level gives it
-//! seats, lets it wait in one of its queues, or turns it away ([`seats`]). [`levels`] shares the server's
+//! seats, lets it wait in one of its queues, or turns it away ([`seats`]). How many it takes is its [`width`]. [`levels`] shares the server's
 //! seats out among the levels; [`configure`] follows the stored FlowSchemas and PriorityLevelConfigurations;
 //! [`bootstrap`] is what of them exists from the start, and `debug` shows people how things stand.
 //!
 //! An unloaded server pays for it with a walk over a dozen schemas and one short critical section per request:
-//! no timer, no queue and no allocation but for the permit.
+//! no queue and no allocation but for the permit, and a timer only for a write of which ten watches or more are told.
 //! Not here: deadlines, authentication, the filter's place in the chain (`filters`).
 //! Upstream: apiserver/pkg/util/flowcontrol, apiserver/pkg/server/filters/priority-and-fairness.go.
 
@@ -17,6 +17,7 @@ pub mod levels;
 pub mod matching;
 mod metrics;
 pub mod seats;
+pub mod width;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,11 +33,8 @@ use crate::request::{RequestInfo, User};
 use matching::{Plan, Schema};
 use metrics::Metrics;
 use seats::{Arrival, Ended, LevelId, Reason, Seats, Ticket};
+use width::{Watches, Width};
 
-/// Objects that a list may go through per seat, and the most seats that one request takes.
-/// Upstream: flowcontrol/request/config.go.
-const OBJECTS_PER_SEAT: usize = 100;
-const SEATS_AT_MOST: u32 = 10;
 /// A request waits for at most this part of its deadline, so that something is left to serve it.
 const WAIT_PART: u32 = 4;
 
@@ -74,6 +72,8 @@ pub struct Fairness {
     names: ArcSwap<BTreeMap<LevelId, String>>,
     /// Who waits, for people.
     waiting: Arc<Mutex<debug::AllWaiting>>,
+    /// Who is told of writes.
+    pub(crate) watches: Watches,
     inflight: Inflight,
     metrics: Metrics,
 }
@@ -171,7 +171,7 @@ struct Occupied {
     schema: Arc<Schema>,
     level: LevelId,
     ticket: Ticket,
-    width: u32,
+    width: Width,
     since: Duration,
     running: bool,
 }
@@ -180,7 +180,7 @@ impl Occupied {
     fn run(&mut self) {
         let now = self.clock.monotonic();
         self.schema.metrics.waited(true, now.saturating_sub(self.since));
-        self.schema.metrics.started(self.width);
+        self.schema.metrics.started(self.width.seats());
         (self.since, self.running) = (now, true);
     }
 }
@@ -188,9 +188,48 @@ impl Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         let took = self.clock.monotonic().saturating_sub(self.since);
-        let ended = self.seats.lock().end(self.level, self.ticket, self.width, took.as_secs_f64());
+        let held = Held {
+            seats: self.seats.clone(),
+            schema: self.running.then(|| self.schema.clone()),
+            level: self.level,
+            ticket: self.ticket,
+            width: self.width.seats(),
+            seconds: self.width.seconds(took),
+        };
         if self.running {
-            self.schema.metrics.ended(self.width, took);
+            self.schema.metrics.ended(took);
+        }
+        // Outside of a runtime nobody is served any more.
+        if self.running
+            && !self.width.after.is_zero()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let told = self.clock.sleep(self.width.after);
+            runtime.spawn(async move {
+                told.await;
+                drop(held);
+            });
+        }
+    }
+}
+
+/// Seats that are given back when this is dropped.
+struct Held {
+    seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    /// `None`: it never ran.
+    schema: Option<Arc<Schema>>,
+    level: LevelId,
+    ticket: Ticket,
+    width: u32,
+    /// How long all of them were used.
+    seconds: f64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let ended = self.seats.lock().end(self.level, self.ticket, self.width, self.seconds);
+        if let Some(schema) = &self.schema {
+            schema.metrics.released(self.width);
         }
         wake(ended);
     }
@@ -208,8 +247,8 @@ impl Fairness {
     pub fn new(options: Options, clock: SharedClock) -> Self {
         let (plan, seats) = (ArcSwap::default(), Arc::new(Mutex::new(Seats::new())));
         let inflight = Inflight::new(&options);
-        let (names, waiting) = Default::default();
-        Self { options, clock, plan, seats, names, waiting, inflight, metrics: Metrics::new() }
+        let (names, waiting, watches) = Default::default();
+        Self { options, clock, plan, seats, names, waiting, watches, inflight, metrics: Metrics::new() }
     }
 
     /// Whether anything is controlled at all.
@@ -217,13 +256,13 @@ impl Fairness {
         self.options.enabled
     }
 
-    /// Waits until the request may run, at most for a part of `deadline`. `objects` is how many objects it goes
-    /// through as far as one knows.
+    /// Waits until the request may run, at most for a part of `deadline`. `width` says what it takes of a level that gives
+    /// so many seats at most.
     pub async fn admit(
         &self,
         user: &User,
         info: &RequestInfo,
-        objects: usize,
+        width: impl FnOnce(u32) -> Width,
         deadline: Duration,
     ) -> Admission {
         if !self.options.enabled {
@@ -235,11 +274,12 @@ impl Fairness {
         let Some(schema) = self.plan.load().find(user, info).cloned() else {
             return Admission::Run(Permit::free());
         };
-        let width = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(SEATS_AT_MOST);
-        let width = width.clamp(1, SEATS_AT_MOST).min(schema.widest);
+        // Where nobody is held up nothing is to be measured.
+        let width = schema.widest.map_or(Width::ONE, width);
+        schema.metrics.estimated(width.seats());
         let (sender, mut turn) = oneshot::channel();
         let flow = || schema.flow(user, info);
-        let arrival = self.seats.lock().arrive(schema.level, width, flow, sender);
+        let arrival = self.seats.lock().arrive(schema.level, width.seats(), flow, sender);
         let since = self.clock.monotonic();
         let occupied = |ticket| Occupied {
             seats: self.seats.clone(),
@@ -258,7 +298,7 @@ impl Fairness {
         };
         if queued {
             let _waiting = schema.metrics.waiting();
-            let _shown = self.show(&schema, occupied.ticket, user, info);
+            let _shown = self.show(&schema, &occupied, user, info);
             tokio::select! {
                 // The sender lives in the queue until it is this request's turn.
                 _ = &mut turn => {}
@@ -278,15 +318,16 @@ impl Fairness {
         })
     }
 
-    fn show(&self, schema: &Schema, ticket: Ticket, user: &User, info: &RequestInfo) -> Shown {
+    fn show(&self, schema: &Schema, place: &Occupied, user: &User, info: &RequestInfo) -> Shown {
         let request = debug::Waiting {
             schema: schema.name.clone(),
             flow: schema.distinguisher(user, info).to_owned(),
             arrived: self.clock.now(),
             user: user.clone(),
             info: info.clone(),
+            width: place.width,
         };
-        let key = (schema.level, ticket.number());
+        let key = (schema.level, place.ticket.number());
         self.waiting.lock().insert(key, request);
         Shown { waiting: self.waiting.clone(), key }
     }

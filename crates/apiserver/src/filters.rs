@@ -259,6 +259,10 @@ fn out_of_time() -> Status {
     Status::new(504, Reason::Timeout, message)
 }
 
+fn gone() -> Status {
+    Status::new(499, Reason::Unknown, "Connection closed early")
+}
+
 /// The least of what the client allows (`timeout=30s`) and what the server does.
 fn timeout(server: &Server, query: &Query) -> Result<Duration, Status> {
     let most = server.options.request_timeout;
@@ -285,7 +289,14 @@ async fn admitted(
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
-    let authenticating = authenticate(server, &head.headers, &info.path, identity, trail);
+    // A client that goes away meanwhile leaves nothing to do.
+    let authenticating = async {
+        tokio::select! {
+            biased;
+            () = trail.client.cancelled() => Err(gone()),
+            found = authenticate(server, &head.headers, &info.path, identity, trail) => found,
+        }
+    };
     let (authenticated, told) = match server.audit.is_on() {
         true => audit::before(authenticating).await,
         false => (authenticating.await, Vec::new()),
@@ -337,8 +348,8 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> 
     let began = server.clock.monotonic();
     let admission = tokio::select! {
         biased;
-        admission = server.fairness.admit(user, info, objects(server, info, query), wait) => admission,
-        () = trail.client.cancelled() => return Err(Status::new(499, Reason::Unknown, "Connection closed early")),
+        admission = server.fairness.admit(user, info, |widest| fairness::width::of(server, info, query, widest), wait) => admission,
+        () = trail.client.cancelled() => return Err(gone()),
     };
     drop(step);
     metrics::elsewhere(server.clock.monotonic().saturating_sub(began));
@@ -374,19 +385,6 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> 
         classified.mark(response.headers_mut());
     }
     Ok(response)
-}
-
-/// How many objects a request goes through, as far as one knows: what a list costs.
-fn objects(server: &Server, info: &RequestInfo, query: &Query) -> usize {
-    if info.verb != "list" && !(info.verb == "watch" && query.flag("sendInitialEvents")) {
-        return 1;
-    }
-    let table = server.registry.table();
-    let resource = table.get(&info.group, &info.version, &info.resource);
-    let known =
-        resource.and_then(|resource| server.hub.filled(&resource.view)).map_or(1, |cache| cache.len());
-    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
-    known.min(limit.unwrap_or(usize::MAX))
 }
 
 /// An authenticated request that may run now.

@@ -119,6 +119,11 @@ impl ApiServer {
     /// Returns once requests can be served: at once, because [`ApiServer::new`] does all there is to do.
     pub async fn ready(&self) {}
 
+    /// Has `/healthz` and `/readyz` tell whether the plugins of the encryption in use answer.
+    pub fn check_encryption(&self, encryption: Arc<arc_swap::ArcSwap<encryption::Configuration>>) {
+        self.0.checks.register(handlers::health::KMS, move || encryption.load().health());
+    }
+
     /// What `/healthz`, `/livez` and `/readyz` report; other parts of the process add theirs.
     pub fn checks(&self) -> &Checks {
         &self.0.checks

@@ -5,6 +5,7 @@
 //! Upstream: kube-openapi, and the API server's `api/openapi-spec`.
 
 mod custom;
+mod defaults;
 mod definition;
 mod descriptions;
 mod merge;

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use api::Status;
 use async_trait::async_trait;
@@ -45,12 +45,16 @@ type Changes = Vec<(Bytes, Option<Bytes>)>;
 
 /// Revisions that may wait for their conversion before the cache is dropped, to be filled anew at its next use.
 const QUEUE: usize = 4_096;
+/// Bytes of them.
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// How far the conversion of a cache's changes is.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// Revisions handed over. Counted before the hub's revision tells of them.
     offered: AtomicU64,
+    /// Bytes handed over that wait.
+    bytes: AtomicUsize,
     reached: watch::Sender<Reached>,
     /// Somebody waits, so what failed is to be tried again.
     wanted: Notify,
@@ -107,8 +111,16 @@ impl Inlet {
     /// Hands over the changes of a revision; false if too many wait already.
     pub(super) fn offer(&self, revision: u64, changes: Changes) -> bool {
         self.progress.offered.fetch_add(1, Ordering::AcqRel);
-        self.sender.try_send((revision, changes)).is_ok()
+        let size = weight(&changes);
+        // One that is larger than all may be goes in where nothing else waits.
+        let waiting = self.progress.bytes.fetch_add(size, Ordering::AcqRel);
+        (waiting == 0 || waiting + size <= QUEUE_BYTES) && self.sender.try_send((revision, changes)).is_ok()
     }
+}
+
+/// How many bytes changes are.
+fn weight(changes: &Changes) -> usize {
+    changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
 /// The task that converts for one cache.
@@ -182,6 +194,7 @@ impl Converter {
         let mut last = 0;
         for (revision, changes) in self.waiting.drain(..) {
             last = revision;
+            self.progress.bytes.fetch_sub(weight(&changes), Ordering::AcqRel);
             let changes = changes.into_iter().map(|(key, value)| (key, value.and_then(|_| served.next())));
             self.cache.apply(revision, changes);
         }
@@ -209,7 +222,9 @@ impl Converter {
             last.extend(changes.iter().map(|(key, _)| (key.clone(), *revision)));
         }
         for (revision, changes) in &mut self.waiting {
+            let before = weight(changes);
             changes.retain(|(key, _)| last.get(key) == Some(revision));
+            self.progress.bytes.fetch_sub(before - weight(changes), Ordering::AcqRel);
         }
         // The newest stays even if it is empty: its revision is the one that is reached.
         let newest = self.waiting.last().map(|(revision, _)| *revision);
@@ -221,6 +236,7 @@ impl Progress {
     fn shared() -> Arc<Self> {
         Arc::new(Self {
             offered: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
             reached: watch::Sender::new(Reached::default()),
             wanted: Notify::new(),
         })
@@ -301,5 +317,25 @@ mod tests {
         assert_eq!(taken, QUEUE);
         cache.close();
         cache.settled().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_too() {
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        let (mut converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
+        let large = Bytes::from(vec![b' '; QUEUE_BYTES / 2]);
+        let offer = |revision| inlet.offer(revision, vec![(Bytes::new(), Some(large.clone()))]);
+        assert!(offer(2) && offer(3) && !offer(4));
+        let progress = converter.progress.clone();
+        while let Ok(next) = converter.receiver.try_recv() {
+            converter.take(next);
+        }
+        converter.fail(Status::internal("no"));
+        // The last state is kept of each object, and what was refused above is not there.
+        assert_eq!(
+            progress.bytes.load(Ordering::Acquire),
+            2 * large.len(),
+            "one that waits, and the refused one"
+        );
     }
 }

@@ -7,6 +7,7 @@
 //! Upstream: its watch cache is filled when the server starts, and falls back on etcd before that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -14,6 +15,9 @@ use store::{Error, EventKind, WatchRequest};
 
 use super::change::OVERHEAD;
 use super::{Cache, Change, Hub, RING, RING_BYTES, View};
+
+/// How long the history may take: objects may have to be converted.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Hub {
     /// Makes `cache` able to serve a watch from `from` on, if the store still has every change since and they are not
@@ -23,12 +27,24 @@ impl Hub {
             return;
         }
         // Whoever waited finds what the first has read, or that it is of no use to try.
+        let (failures, _) = *cache.recalls_failed.lock();
         let _alone = cache.recalling.lock().await;
         let Some(until) = cache.missing(from) else { return };
-        match self.history(view, cache, from, until).await {
+        let (failures_now, failed) = *cache.recalls_failed.lock();
+        if failures_now > failures && failed <= from {
+            return;
+        }
+        let history = tokio::select! {
+            history = self.history(view, cache, from, until) => history,
+            () = self.clock.sleep(PATIENCE) => Err(Error::Unavailable("it takes too long")),
+        };
+        match history {
             Ok(Some(changes)) => cache.prepend(from, until, changes),
             Ok(None) | Err(Error::Compacted { .. }) => cache.out_of_reach(from),
-            Err(error) => tracing::debug!(%error, "the history of a resource could not be read"),
+            Err(error) => {
+                tracing::debug!(%error, "the history of a resource could not be read");
+                *cache.recalls_failed.lock() = (failures_now + 1, from);
+            }
         }
     }
 

@@ -14,10 +14,11 @@ use std::time::Duration;
 use api::Status;
 use bytes::Bytes;
 use foundation::{SharedClock, Tasks};
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use store::{EventKind, Range, Store, WatchRequest};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
 
 use super::Cache;
 use super::conversion::{Conversion, Converter, Inlet};
@@ -46,12 +47,32 @@ struct Slot {
     view: View,
     cache: Arc<Cache>,
     /// Changes that came while the list was read; `None` once it is filled.
-    pending: Option<Vec<(u64, Bytes, Option<Bytes>)>>,
+    pending: Option<Pending>,
     /// Where its changes go once it is filled, if they are to be converted first.
     inlet: Option<Inlet>,
 }
 
-type Filling = Arc<OnceCell<Arc<Cache>>>;
+/// Bytes of changes that may wait for a cache to be filled. More of them, and it is closed: what was read is old by then.
+const PENDING: usize = 64 << 20;
+
+#[derive(Default)]
+struct Pending {
+    changes: Vec<(u64, Bytes, Option<Bytes>)>,
+    bytes: usize,
+}
+
+type Filled = Result<Arc<Cache>, Status>;
+
+/// A cache that is filled, or being filled.
+#[derive(Default)]
+struct Fill {
+    filled: OnceCell<Arc<Cache>>,
+    /// The task that has its objects converted, where somebody is to be asked: that takes its time, and whoever comes later
+    /// goes on waiting for what the first has begun.
+    converting: Mutex<Option<Shared<BoxFuture<'static, Filled>>>>,
+}
+
+type Filling = Arc<Fill>;
 
 /// Where callers of one resource meet while one of them fills its cache.
 struct Cell {
@@ -69,7 +90,7 @@ struct State {
 pub struct Hub {
     pub(super) store: Arc<dyn Store>,
     tasks: Tasks,
-    clock: SharedClock,
+    pub(super) clock: SharedClock,
     state: Mutex<State>,
     cells: Mutex<HashMap<(Bytes, String), Cell>>,
     revision: watch::Sender<u64>,
@@ -143,10 +164,16 @@ impl Hub {
     ///
     /// It holds every change up to the revision that [`Hub::revision`] had before the call. Fails where the store
     /// cannot be read, or an object not be converted.
-    pub async fn cache(&self, view: &View) -> Result<Arc<Cache>, Status> {
+    pub async fn cache(self: &Arc<Self>, view: &View) -> Result<Arc<Cache>, Status> {
         loop {
             let filling = self.filling(view);
-            let cache = filling.get_or_try_init(|| self.fill(view)).await?.clone();
+            let fill = async {
+                match &view.convert {
+                    Conversion::Asked(_) => self.fill_apart(view, &filling).await,
+                    Conversion::Same | Conversion::Here(_) => self.fill(view).await,
+                }
+            };
+            let cache = filling.filled.get_or_try_init(|| fill).await?.clone();
             cache.settled().await?;
             if !cache.is_closed() {
                 return Ok(cache);
@@ -162,7 +189,7 @@ impl Hub {
 
     /// The cache of `view` if it is there already.
     pub fn filled(&self, view: &View) -> Option<Arc<Cache>> {
-        self.cells.lock().get(&(view.prefix.clone(), view.version.clone()))?.filling.get().cloned()
+        self.cells.lock().get(&(view.prefix.clone(), view.version.clone()))?.filling.filled.get().cloned()
     }
 
     fn filling(&self, view: &View) -> Filling {
@@ -173,6 +200,27 @@ impl Hub {
             *cell = new();
         }
         cell.filling.clone()
+    }
+
+    /// Fills a cache in a task of its own, which goes on without those who wait for it.
+    fn fill_apart(self: &Arc<Self>, view: &View, filling: &Fill) -> Shared<BoxFuture<'static, Filled>> {
+        let mut converting = filling.converting.lock();
+        if let Some(begun) = &*converting
+            // What has failed is tried again by whoever comes next.
+            && begun.peek().is_none_or(Result::is_ok)
+        {
+            return begun.clone();
+        }
+        let (hub, view) = (self.clone(), view.clone());
+        let (tell, told) = oneshot::channel();
+        self.tasks.spawn_until_cancelled("conversion", async move {
+            // Whoever comes next hears of it if nobody is there now.
+            let _ = tell.send(hub.fill(&view).await);
+        });
+        let ended = |_| Err(Status::service_unavailable("the server is shutting down"));
+        let begun = told.map(move |told| told.unwrap_or_else(ended)).boxed().shared();
+        *converting = Some(begun.clone());
+        begun
     }
 
     /// A new cache with what the store holds. Closed if it was dropped meanwhile.
@@ -188,7 +236,7 @@ impl Hub {
                 }
                 of_another_version
             });
-            let pending = Some(Vec::new());
+            let pending = Some(Pending::default());
             slots.push(Slot { view: view.clone(), cache: cache.clone(), pending, inlet: None });
         }
         let _unfinished = Unfinished { hub: self, prefix: &view.prefix, cache: &cache };
@@ -218,7 +266,7 @@ impl Hub {
             slot.inlet = Some(inlet);
         }
         let pending = slot.pending.take().unwrap_or_default();
-        for revision in pending.chunk_by(|a, b| a.0 == b.0) {
+        for revision in pending.changes.chunk_by(|a, b| a.0 == b.0) {
             let changes = revision.iter().map(|(_, key, value)| (key.clone(), value.clone()));
             // What the list has already is not to be converted again.
             if revision[0].0 > listed.revision {
@@ -382,7 +430,16 @@ impl State {
                 (key, value)
             });
             match &mut slot.pending {
-                Some(pending) => pending.extend(changes.map(|(key, value)| (revision, key, value))),
+                Some(pending) => {
+                    for (key, value) in changes {
+                        pending.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+                        pending.changes.push((revision, key, value));
+                    }
+                    if pending.bytes > PENDING {
+                        *pending = Pending::default();
+                        slot.cache.close();
+                    }
+                }
                 None => slot.tell(revision, changes),
             }
         }

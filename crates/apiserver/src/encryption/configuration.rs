@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use foundation::SharedClock;
+use foundation::{SharedClock, Tasks};
 use serde::Deserialize;
 
 use super::ciphers::{Cipher, Key};
-use super::kms::Kms;
+use super::kms::{self, Kms};
 use super::transformer::{Provider, Transformer};
 
 /// What is wrong with a configuration.
@@ -129,6 +129,31 @@ impl Configuration {
             rules.push((rule.resources, Arc::new(Transformer::new(providers))));
         }
         Ok(Self { rules })
+    }
+
+    fn plugins(&self) -> impl Iterator<Item = &Arc<Kms>> {
+        self.rules.iter().flat_map(|(_, transformer)| transformer.plugins())
+    }
+
+    /// Whether any key is kept by a plugin.
+    pub fn has_plugins(&self) -> bool {
+        self.plugins().next().is_some()
+    }
+
+    /// Has the plugins asked for their keys from now on, until this configuration is no longer in use.
+    pub fn follow(&self, tasks: &Tasks) {
+        for plugin in self.plugins() {
+            tasks.spawn_until_cancelled("kms", kms::follow(Arc::downgrade(plugin)));
+        }
+    }
+
+    /// What is wrong with the plugins, as far as one knows ([`Configuration::follow`]).
+    ///
+    /// # Errors
+    /// A sentence for each plugin that fails.
+    pub fn health(&self) -> Result<(), String> {
+        let problems: Vec<String> = self.plugins().filter_map(|plugin| plugin.health().err()).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
 
     /// How a resource is kept; `None`: as it is. `group` is empty for core.

@@ -2,14 +2,14 @@
 //!
 //! A random seed is encrypted by the plugin once and then used for many objects: each has a key of its own derived
 //! from the seed and 32 random bytes (HKDF-SHA256), so that no nonce can repeat. What is stored names the plugin's
-//! key and carries the encrypted seed; seeds that were read are kept. The plugin is asked for its key's id at most
-//! once a minute, and only when something is written. While it does not answer the seed at hand is used for some
-//! minutes more, and the plugin is left alone for some seconds.
+//! key and carries the encrypted seed; seeds that were read are kept. The plugin is asked for its key's id once a
+//! minute by a task of its own ([`follow`]), so that no write waits for that. While it does not answer the seed at hand
+//! is used for some minutes more, and the plugin is left alone for some seconds.
 //! Upstream: apiserver/pkg/storage/value/encrypt/envelope/kmsv2, staging/src/k8s.io/kms/apis/v2/api.proto.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -114,6 +114,8 @@ pub struct Kms {
     clock: SharedClock,
     channel: tokio::sync::OnceCell<Channel>,
     current: ArcSwapOption<Current>,
+    /// How the plugin last failed, until it answers again.
+    trouble: ArcSwapOption<String>,
     /// When the plugin last failed, and how. Held while it is asked.
     failed: tokio::sync::Mutex<Option<(Duration, String)>>,
     seeds: Mutex<HashMap<Vec<u8>, Arc<Vec<u8>>>>,
@@ -146,6 +148,7 @@ impl Kms {
             clock,
             channel: tokio::sync::OnceCell::new(),
             current: ArcSwapOption::empty(),
+            trouble: ArcSwapOption::empty(),
             failed: tokio::sync::Mutex::default(),
             seeds: Mutex::default(),
         }
@@ -156,7 +159,7 @@ impl Kms {
     }
 
     pub(super) async fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
-        let current = self.current().await?;
+        let current = self.usable().await?;
         let info: [u8; INFO] = random()?;
         let data = [info.as_slice(), &seal_gcm(&derive(&current.seed, &info)?, plain, place)?].concat();
         let sealed = &current.sealed;
@@ -199,7 +202,7 @@ impl Kms {
 
     /// Whether it was sealed with the plugin's key of today. While the plugin cannot say, nothing is known to be old.
     pub(super) async fn is_current(&self, stored: &[u8]) -> bool {
-        match (EncryptedObject::decode(stored), self.current().await) {
+        match (EncryptedObject::decode(stored), self.usable().await) {
             (Ok(object), Ok(current)) => object.key_id == current.sealed.key_id,
             _ => true,
         }
@@ -214,13 +217,34 @@ impl Kms {
         seeds.insert(sealed, seed);
     }
 
-    /// The seed to write with: a new one if the plugin's key has changed.
+    /// What is wrong with the plugin, as far as one knows.
+    pub(super) fn health(&self) -> Result<(), String> {
+        if let Some(trouble) = &*self.trouble.load() {
+            return Err(trouble.to_string());
+        }
+        match &*self.current.load() {
+            Some(_) => Ok(()),
+            None => Err(format!("the KMS plugin {} has not answered yet", self.name)),
+        }
+    }
+
+    /// The seed that was checked less than so long ago.
+    fn younger(&self, than: Duration) -> Option<Arc<Current>> {
+        let now = self.clock.monotonic();
+        self.current.load_full().filter(|current| now.saturating_sub(current.checked) < than)
+    }
+
+    /// The seed to write with: one that was checked some minutes ago will do, as somebody checks it again.
+    async fn usable(&self) -> Result<Arc<Current>, String> {
+        match self.younger(USABLE) {
+            Some(current) => Ok(current),
+            None => self.current().await,
+        }
+    }
+
+    /// The seed, checked within the minute where the plugin answers: a new one if its key has changed.
     async fn current(&self) -> Result<Arc<Current>, String> {
-        let younger = |than: Duration| {
-            let now = self.clock.monotonic();
-            let known = self.current.load_full();
-            known.filter(|current| now.saturating_sub(current.checked) < than)
-        };
+        let younger = |than| self.younger(than);
         if let Some(current) = younger(FRESH) {
             return Ok(current);
         }
@@ -242,12 +266,14 @@ impl Kms {
         match self.renew(now).await {
             Ok(current) => {
                 *failed = None;
+                self.trouble.store(None);
                 self.current.store(Some(current.clone()));
                 Ok(current)
             }
             Err(problem) => {
                 tracing::warn!(problem, "the key to encrypt with could not be checked");
                 *failed = Some((self.clock.monotonic(), problem.clone()));
+                self.trouble.store(Some(Arc::new(problem.clone())));
                 younger(USABLE).ok_or(problem)
             }
         }
@@ -314,6 +340,21 @@ impl Kms {
             answer = call => answer,
             () = self.clock.sleep(self.timeout) => Err(failed(&"no answer in time")),
         }
+    }
+}
+
+/// Keeps the seed of a plugin checked for as long as somebody has the plugin.
+pub(super) async fn follow(plugin: Weak<Kms>) {
+    while let Some(kms) = plugin.upgrade() {
+        // What is wrong has been told, and is the health check's to tell.
+        let _ = kms.current().await;
+        let pause = match kms.younger(FRESH) {
+            Some(current) => FRESH.saturating_sub(kms.clock.monotonic().saturating_sub(current.checked)),
+            None => AGAIN,
+        };
+        let again = kms.clock.sleep(pause);
+        drop(kms);
+        again.await;
     }
 }
 

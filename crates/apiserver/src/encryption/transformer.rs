@@ -39,6 +39,14 @@ impl Transformer {
         Self { providers }
     }
 
+    /// The plugins among them.
+    pub(super) fn plugins(&self) -> impl Iterator<Item = &Arc<Kms>> {
+        self.providers.iter().filter_map(|provider| match provider {
+            Provider::Kms(kms) => Some(kms),
+            Provider::Identity | Provider::Key(_) => None,
+        })
+    }
+
     /// Whether new values are encrypted.
     pub fn encrypts(&self) -> bool {
         !matches!(self.providers.first(), None | Some(Provider::Identity))

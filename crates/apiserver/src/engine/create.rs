@@ -156,9 +156,10 @@ async fn write_once(
         ));
     }
     let rest = &call.resource.rest;
+    let decided = rest.before_store(call, &mut object).await?;
     let claims = rest.claims(call, Some(&object), None).await?;
     let write = call.server.storage.create(&call.resource, namespace, &name, object, claims);
-    let written = undo.unless_written(write).await?;
+    let written = undo.unless_written(decided.unless_written(write)).await?;
     match &written {
         Written::Stored(stored) => rest.after(call, Some(&stored.object), None).await,
         Written::Claimed => rest.lost(call).await?,

@@ -140,6 +140,10 @@ async fn attempt(
             None => Ok(None),
         };
     }
+    let decided = match target {
+        Target::Main => resource.rest.before_store(call, &mut new).await?,
+        Target::Status | Target::Other(_) => Undo::nothing(),
+    };
     // An update that changes nothing is no write, and wakes nobody: unless what is stored has an old form.
     if ownership::same(&new, &old.object) && server.storage.is_current(resource, namespace, name, old).await?
     {
@@ -147,7 +151,7 @@ async fn attempt(
     }
     let claims = resource.rest.claims(call, Some(&new), Some(&old.object)).await?;
     let write = server.storage.replace_with(resource, namespace, name, old.revision, new, claims);
-    let written = undo.unless_written(write).await?;
+    let written = undo.unless_written(decided.unless_written(write)).await?;
     match &written {
         Written::Stored(stored) => resource.rest.after(call, Some(&stored.object), Some(&old.object)).await,
         Written::Claimed => resource.rest.lost(call).await?,

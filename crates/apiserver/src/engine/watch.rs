@@ -16,6 +16,7 @@ use serde_json::json;
 use super::selection::{self, Selection, When};
 use super::{Call, read};
 use crate::cache::{Cached, Change, EventType, Subscription};
+use crate::fairness::width::Counted;
 use crate::negotiation::{Encoding, Form};
 use crate::output;
 use crate::response::{self, Response};
@@ -107,6 +108,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         ended: false,
         busy: 0,
         gauge: call.server.metrics.watching(&call.info),
+        _counted: call.server.fairness.watches.count(&call.info, &call.query),
         call,
     };
     let frames = futures::stream::unfold(watching, |mut watching| async move {
@@ -118,6 +120,8 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
 
 struct Watching {
     call: Call,
+    /// Priority and fairness knows who is told of writes.
+    _counted: Option<Counted>,
     selection: Selection,
     initial: std::vec::IntoIter<Arc<Cached>>,
     /// The revision to announce once the initial objects are sent.

@@ -4,11 +4,13 @@
 //! Upstream: apiserver/pkg/util/flowcontrol/apf_controller_debug.go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::Fairness;
 use super::seats::{Digest, LevelId};
+use super::width::Width;
 use crate::request::{RequestInfo, User};
 
 /// The least width of a column, and the space between two.
@@ -22,6 +24,7 @@ pub(super) struct Waiting {
     pub(super) arrived: Timestamp,
     pub(super) user: User,
     pub(super) info: RequestInfo,
+    pub(super) width: Width,
 }
 
 /// Requests that wait, by level and number.
@@ -146,7 +149,7 @@ fn requests(
     let mut rows = vec![head];
     for (id, level) in &digest.levels {
         for (index, queue) in &level.queues {
-            for (place, (number, width)) in queue.waiting.iter().enumerate() {
+            for (place, (number, _)) in queue.waiting.iter().enumerate() {
                 // One that has just come or gone.
                 let Some(request) = waiting.get(&(*id, *number)) else { continue };
                 let mut row = vec![
@@ -156,9 +159,9 @@ fn requests(
                     place.to_string(),
                     request.flow.clone(),
                     request.arrived.to_string(),
-                    width.to_string(),
-                    "0".to_owned(),
-                    "0s".to_owned(),
+                    request.width.initial.to_string(),
+                    request.width.last.to_string(),
+                    milliseconds(request.width.after),
                 ];
                 if details {
                     let info = &request.info;
@@ -182,6 +185,11 @@ fn requests(
         }
     }
     table(&rows)
+}
+
+/// As Go writes such a duration.
+fn milliseconds(time: Duration) -> String {
+    if time.is_zero() { "0s".to_owned() } else { format!("{}ms", time.as_secs_f64() * 1000.0) }
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {
@@ -249,11 +257,13 @@ mod tests {
             arrived: "2026-01-01T00:00:00Z".parse().unwrap(),
             user: User::new("bob", &[]),
             info: RequestInfo::parse(&http::Method::GET, "/api/v1/namespaces/a/pods/p/status", None),
+            width: Width { initial: 1, last: 3, after: Duration::from_micros(7_500) },
         };
         let waiting = AllWaiting::from([((1, ticket.number()), request)]);
         let shown = requests(&names, &digest, &waiting, true);
         let row: Vec<&str> = shown.lines().nth(1).unwrap().split(',').map(str::trim).collect();
         assert_eq!(row[..6], ["workload-low", "service-accounts", "2", "0", "bob", "2026-01-01T00:00:00Z"]);
+        assert_eq!(row[6..9], ["1", "3", "7.5ms"]);
         assert_eq!(
             row[9..],
             ["bob", "get", "/api/v1/namespaces/a/pods/p/status", "a", "p", "v1", "pods", "status"]

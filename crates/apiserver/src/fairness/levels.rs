@@ -23,9 +23,9 @@ pub fn share(levels: &[PriorityLevelConfiguration], seats: u32) -> Vec<Limits> {
     levels.iter().map(|level| limits(&level.spec, nominal(&level.spec), total)).collect()
 }
 
-/// The most seats that one request of a level may have.
-pub fn widest(limits: &Limits) -> u32 {
-    (limits.nominal * WIDEST_PERCENT).div_ceil(100).max(1)
+/// The most seats that one request of a level may have; `None`: the level holds nobody up.
+pub fn widest(limits: &Limits) -> Option<u32> {
+    (!limits.exempt).then(|| (limits.nominal * WIDEST_PERCENT).div_ceil(100).max(1))
 }
 
 fn limits(spec: &PriorityLevelConfigurationSpec, nominal: u32, total: u32) -> Limits {
@@ -93,6 +93,7 @@ mod tests {
         ] {
             assert_eq!(of(name), want, "{name}");
         }
-        assert_eq!(limits.iter().map(widest).max(), Some(37));
+        assert_eq!(limits.iter().filter_map(widest).max(), Some(37));
+        assert_eq!(limits.iter().filter(|limits| widest(limits).is_none()).count(), 1, "exempt");
     }
 }

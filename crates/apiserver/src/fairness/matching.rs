@@ -28,8 +28,8 @@ pub struct Schema {
     pub level_uid: HeaderValue,
     /// Its level.
     pub level: LevelId,
-    /// The most seats that one request can have of the level.
-    pub widest: u32,
+    /// The most seats that one request can have of the level; `None`: it may have any number, as it holds nobody up.
+    pub widest: Option<u32>,
     precedence: i32,
     distinguisher: Distinguisher,
     rules: Vec<Rules>,
@@ -77,7 +77,7 @@ impl Schema {
     pub(super) fn new(
         object: FlowSchema,
         level: (LevelId, HeaderValue),
-        widest: u32,
+        widest: Option<u32>,
         metrics: SchemaMetrics,
     ) -> Self {
         let spec = object.spec;

@@ -18,6 +18,7 @@ pub(super) struct Metrics {
     seats: Family<Gauge>,
     wait: Family<Histogram>,
     execution: Family<Histogram>,
+    estimated: Family<Histogram>,
     nominal: Family<Gauge>,
     lower: Family<Gauge>,
     upper: Family<Gauge>,
@@ -64,6 +65,12 @@ impl Metrics {
                 LABELS,
                 LATENCY_BUCKETS,
             ),
+            estimated: r.histogram(
+                "apiserver_flowcontrol_work_estimated_seats",
+                "Number of estimated seats (maximum of initial and final seats) associated with requests.",
+                LABELS,
+                &[1.0, 2.0, 4.0, 10.0],
+            ),
             nominal: r.gauge(
                 "apiserver_flowcontrol_nominal_limit_seats",
                 "Nominal number of execution seats configured for each priority level.",
@@ -98,6 +105,7 @@ impl Metrics {
             seats: self.seats.with(&[level, schema]),
             waited: self.wait.with(&[level, schema, "true"]),
             execution: self.execution.with(&[level, schema]),
+            estimated: self.estimated.with(&[level, schema]),
             wait: self.wait.clone(),
             rejected: self.rejected.clone(),
             labels: [level.to_owned(), schema.to_owned()],
@@ -113,6 +121,7 @@ pub(super) struct SchemaMetrics {
     seats: Gauge,
     waited: Histogram,
     execution: Histogram,
+    estimated: Histogram,
     wait: Family<Histogram>,
     rejected: Family<Counter>,
     labels: [String; 2],
@@ -147,10 +156,17 @@ impl SchemaMetrics {
         self.seats.add(width.into());
     }
 
-    pub(super) fn ended(&self, width: u32, took: Duration) {
+    pub(super) fn estimated(&self, seats: u32) {
+        self.estimated.observe(seats.into());
+    }
+
+    pub(super) fn ended(&self, took: Duration) {
         self.executing.dec();
-        self.seats.add(-f64::from(width));
         self.execution.observe_duration(took);
+    }
+
+    pub(super) fn released(&self, seats: u32) {
+        self.seats.add(-f64::from(seats));
     }
 
     pub(super) fn rejected(&self, reason: Reason) {

@@ -12,7 +12,7 @@ fn plan(metrics: &Metrics) -> Plan {
         let level = object.0["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap().to_owned();
         let name = object.name().to_owned();
         let typed = serde_json::from_value(object.0).unwrap();
-        Schema::new(typed, (1, header(&level)), 10, metrics.schema(&level, &name))
+        Schema::new(typed, (1, header(&level)), Some(10), metrics.schema(&level, &name))
     });
     Plan::new(schemas.collect())
 }
@@ -61,7 +61,7 @@ fn fairness(clock: &ManualClock) -> Arc<Fairness> {
         }]},
     });
     let metrics = fairness.metrics.schema("l", "s");
-    let schema = Schema::new(serde_json::from_value(object).unwrap(), (7, header("u2")), 2, metrics);
+    let schema = Schema::new(serde_json::from_value(object).unwrap(), (7, header("u2")), Some(2), metrics);
     let queuing = Some(Queuing { queues: 4, hand: 1, length: 1 });
     let limits = Limits { nominal: 1, lower: 1, upper: 1, exempt: false, queuing };
     let names = BTreeMap::from([(7, "l".to_owned())]);
@@ -71,7 +71,7 @@ fn fairness(clock: &ManualClock) -> Arc<Fairness> {
 
 async fn admit(fairness: &Fairness) -> Admission {
     let user = User::new("bob", &[]);
-    fairness.admit(&user, &info("GET", "/api/v1/pods"), 1, Duration::from_secs(60)).await
+    fairness.admit(&user, &info("GET", "/api/v1/pods"), |_| Width::ONE, Duration::from_secs(60)).await
 }
 
 #[tokio::test]
@@ -124,11 +124,34 @@ async fn nobody_waits_for_ever_and_who_leaves_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_write_keeps_its_seats_while_those_who_watch_are_told() {
+    let clock = ManualClock::default();
+    let fairness = fairness(&clock);
+    let after = Duration::from_millis(5);
+    let width = |_| Width { initial: 1, last: 1, after };
+    let (user, write) = (User::new("bob", &[]), info("PUT", "/api/v1/namespaces/a/pods/p"));
+    let Admission::Run(first) = fairness.admit(&user, &write, width, Duration::from_secs(60)).await else {
+        panic!("there is room")
+    };
+    drop(first);
+    let waiting = tokio::spawn({
+        let fairness = fairness.clone();
+        async move { matches!(admit(&fairness).await, Admission::Run(_)) }
+    });
+    // The one that waits, and the seats that are kept.
+    clock.wait_for_sleepers(2).await;
+    assert_eq!(fairness.seats.lock().usage(7), (1, 1), "its client has its answer, and its seat is not free");
+    clock.advance(after);
+    assert!(waiting.await.unwrap());
+    assert_eq!(fairness.seats.lock().usage(7), (0, 0));
+}
+
+#[tokio::test]
 async fn without_it_reads_and_writes_are_bounded_each_for_itself() {
     let options = |reads| Options { enabled: false, reads, writes: 1 };
     let fairness = Fairness::new(options(1), Arc::new(ManualClock::default()));
     let ask = async |user: &User, method, path| {
-        fairness.admit(user, &info(method, path), 1, Duration::from_secs(60)).await
+        fairness.admit(user, &info(method, path), |_| Width::ONE, Duration::from_secs(60)).await
     };
     let (bob, admin) = (User::new("bob", &[]), User::new("admin", &[User::MASTERS]));
     let pods = "/api/v1/namespaces/a/pods";
@@ -150,5 +173,8 @@ async fn without_it_reads_and_writes_are_bounded_each_for_itself() {
     assert!(matches!(ask(&bob, "GET", pods).await, Admission::Run(_)), "its place is free again");
 
     let unbounded = Fairness::new(options(0), Arc::new(ManualClock::default()));
-    assert!(matches!(unbounded.admit(&bob, &info("GET", pods), 1, Duration::ZERO).await, Admission::Run(_)));
+    assert!(matches!(
+        unbounded.admit(&bob, &info("GET", pods), |_| Width::ONE, Duration::ZERO).await,
+        Admission::Run(_)
+    ));
 }

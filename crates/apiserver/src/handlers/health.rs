@@ -41,6 +41,9 @@ pub(crate) const AGGREGATION: &[&str] = &[
     "kube-apiserver-autoregistration",
 ];
 
+/// Whether the plugins that keep keys answer. A server whose plugin fails is alive all the same.
+pub const KMS: &str = "kms-providers";
+
 /// These steps of the start are done.
 pub(crate) fn hooks(server: &Server, names: &[&str]) {
     for name in names {
@@ -62,7 +65,9 @@ fn entries(server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)>
         entries.extend(store.map(|result| ("etcd-readiness".to_owned(), result)));
     }
     // A server that is shutting down is alive, but wants no new requests.
-    if endpoint != "livez" {
+    if endpoint == "livez" {
+        entries.retain(|(name, _)| name != KMS);
+    } else {
         let draining = server.draining.is_cancelled();
         let shutdown = if draining { Err("process is shutting down".to_owned()) } else { Ok(()) };
         entries.push(("shutdown".to_owned(), shutdown));

@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions: which names they get, when they are served, and how they end.
 //!
-//! The request that creates or changes a definition decides about its names and sets the conditions
-//! ([`conditions`]), its schemas are checked ([`schemas`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
+//! The request that creates or changes a definition has its schemas checked ([`schemas`]), then decides about its names
+//! and sets the conditions ([`conditions`]); one watch over all definitions serves them in the order of their revisions ([`serving`]);
 //! a deleted definition stays, by its finalizer, until its objects are gone in order ([`cleanup`]).
 //! Not here: conversion webhooks (`conversion`).
 //! Upstream: apiextensions-apiserver/pkg/controller/{status,establish,finalizer,nonstructuralschema},
@@ -25,28 +25,17 @@ pub(crate) use serving::{Serving, start};
 /// `customresourcedefinitions`.
 pub(super) struct Definitions;
 
-impl Definitions {
-    /// Decides about the names, with nobody else deciding until the write stands or failed.
-    async fn accept(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
-        let deciding = call.server.definitions.naming.clone().lock_owned().await;
-        call.server.definitions.catch_up(&call.server).await?;
-        conditions::accept(&call.server, object);
-        Ok(Undo::with(move || drop(deciding)))
-    }
-}
-
 #[async_trait]
 impl Rest for Definitions {
-    fn reserves(&self) -> bool {
-        true
-    }
-
-    async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
-        self.accept(call, object).await
-    }
-
-    async fn before_update(&self, call: &Call, new: &mut Object, _: &Object) -> Result<Undo, Status> {
-        self.accept(call, new).await
+    /// Decides about the names, with nobody else deciding until the write stands or failed.
+    async fn before_store(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
+        let server = &call.server;
+        // Before the lock is taken: schemas can be large, and say nothing of names.
+        conditions::of_itself(server, object);
+        let deciding = server.definitions.naming.clone().lock_owned().await;
+        server.definitions.catch_up(server).await?;
+        conditions::accept(server, object);
+        Ok(Undo::with(move || drop(deciding)))
     }
 
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {

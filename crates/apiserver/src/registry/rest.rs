@@ -85,6 +85,13 @@ pub trait Rest: Send + Sync + 'static {
         Ok(Undo::nothing())
     }
 
+    /// Fills in, and reserves, what depends on what others have at the moment of the write: the last thing that is done to an
+    /// object that has passed every check. Not run for a dry run.
+    async fn before_store(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
+        let _ = (call, object);
+        Ok(Undo::nothing())
+    }
+
     /// What `new` (`None`: it is deleted) alone may hold beyond what `old` (`None`: it is made) has, and what is given up: keys
     /// of the store that are written with the object.
     async fn claims(

@@ -105,3 +105,25 @@ async fn a_secret_that_cannot_be_read_ends_the_watches_of_secrets_only() {
     assert_eq!(others.event().await, ("ADDED".into(), "m".into()), "the others go on");
     admin.delete(&format!("{SECRETS}/a"), None).await.is(200);
 }
+
+#[tokio::test]
+async fn probes_hear_of_a_plugin_that_does_not_answer() {
+    let plugin = "{kms: {apiVersion: v2, name: k, endpoint: 'unix:///nowhere/kms.sock'}}";
+    let current = Arc::new(ArcSwap::new(configuration(plugin)));
+    let world = World::new().await;
+    assert!(current.load().has_plugins());
+    world.server.check_encryption(current.clone());
+    for (path, code) in [
+        ("/readyz/kms-providers", 500),
+        ("/readyz", 500),
+        ("/healthz", 500),
+        ("/livez", 200),
+        ("/livez/kms-providers", 404),
+    ] {
+        world.admin.get(path).await.is(code);
+    }
+    current.store(configuration(&provider("secretbox", "key1", 1)));
+    for path in ["/readyz/kms-providers", "/readyz", "/healthz"] {
+        world.admin.get(path).await.is(200);
+    }
+}

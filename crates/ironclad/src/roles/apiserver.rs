@@ -7,7 +7,8 @@ pub mod sni;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, encryption::EncryptedStore, listen::Tls};
+use ::apiserver::encryption::{Configuration as Encryption, EncryptedStore};
+use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, listen::Tls};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use foundation::Tasks;
@@ -42,7 +43,7 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     let port = listener.local_addr().context("cannot read the listener's address")?.port();
     let now = context.clock.now();
-    let store = encrypted(context, store, tasks)?;
+    let (store, encryption) = encrypted(context, store, tasks)?;
     let server = ApiServer::new(
         store,
         options(context, port, now)?,
@@ -52,6 +53,9 @@ pub async fn start(
     )
     .await
     .context("the API server cannot start")?;
+    if let Some(encryption) = encryption {
+        server.check_encryption(encryption);
+    }
     follow_files(context, &server, tasks)?;
     let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
     let (serve, swap) = (server.clone(), tls.clone());
@@ -62,23 +66,32 @@ pub async fn start(
     Ok(Running { server, port })
 }
 
-/// The store as the server sees it: with what is to be kept encrypted, if anything is.
-fn encrypted(context: &Context, store: Arc<dyn Store>, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
+/// The store as the server sees it: with what is to be kept encrypted, if anything is; and what of that is to be checked.
+fn encrypted(
+    context: &Context,
+    store: Arc<dyn Store>,
+    tasks: &Tasks,
+) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<ArcSwap<Encryption>>>)> {
     let flags = context.config.apiserver.clone();
-    let Some(configuration) = flags.encryption(&context.clock)? else { return Ok(store) };
+    let Some(configuration) = flags.encryption(&context.clock)? else { return Ok((store, None)) };
+    configuration.follow(tasks);
     let configuration = Arc::new(ArcSwap::from_pointee(configuration));
     if flags.encryption_provider_config_automatic_reload
         && let Some(path) = flags.encryption_provider_config.clone()
     {
-        let (current, clock) = (configuration.clone(), context.clock.clone());
+        let (current, clock, plugins) = (configuration.clone(), context.clock.clone(), tasks.clone());
         follow(ENCRYPTION, &[path], &context.clock, tasks, move || {
             if let Some(fresh) = flags.encryption(&clock)? {
+                fresh.follow(&plugins);
                 current.store(Arc::new(fresh));
             }
             Ok(())
         })?;
     }
-    Ok(Arc::new(EncryptedStore::new(store, configuration)))
+    // As upstream: whether there is something to check may change only with the file.
+    let checked = context.config.apiserver.encryption_provider_config_automatic_reload
+        || configuration.load().has_plugins();
+    Ok((Arc::new(EncryptedStore::new(store, configuration.clone())), checked.then_some(configuration)))
 }
 
 /// Takes changes of the files that say who is believed and who decides into use. Upstream does so without being asked.

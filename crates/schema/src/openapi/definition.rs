@@ -7,6 +7,7 @@ use api::kind::Descriptor;
 use serde_json::{Map, Value, json};
 
 use super::custom::{self, Published};
+use super::defaults;
 use super::descriptions::{self, Descriptions, Words};
 use crate::table::{Definition, Field, ListType, SchemaOr, Type, table};
 
@@ -160,11 +161,17 @@ fn write(definition: &Definition, words: &Words<'_>, dialect: Dialect) -> Value 
 fn property(definition: &str, field: &Field, words: &Words<'_>, dialect: Dialect) -> Value {
     let mut schema = type_schema(&field.r#type, dialect);
     let words = words.field(field.name);
-    if dialect == Dialect::V3 && words.is_some() && schema.get("$ref").is_some() {
-        // In version 3 nothing may stand beside a reference.
-        schema = json!({"allOf": [schema]});
+    let default = match dialect {
+        Dialect::V2 => None,
+        Dialect::V3 => defaults::of_field(definition, field),
+    };
+    if dialect == Dialect::V3 && (words.is_some() || default.is_some()) {
+        apart(&mut schema);
     }
     describe(&mut schema, words);
+    if let Some(default) = default {
+        schema["default"] = default;
+    }
     if let Some(values) = descriptions::values(definition, field.name) {
         let place = if matches!(field.r#type, Type::Array(_)) { &mut schema["items"] } else { &mut schema };
         place["enum"] = json!(values);
@@ -202,6 +209,25 @@ fn property(definition: &str, field: &Field, words: &Words<'_>, dialect: Dialect
     schema
 }
 
+/// In version 3 nothing may stand beside a reference.
+fn apart(schema: &mut Value) {
+    if schema.get("$ref").is_some() {
+        *schema = json!({"allOf": [schema.take()]});
+    }
+}
+
+/// The schema of what a list or map holds.
+fn element_schema(r#type: &Type, dialect: Dialect) -> Value {
+    let mut schema = type_schema(r#type, dialect);
+    if dialect == Dialect::V3
+        && let Some(default) = defaults::of_element(r#type)
+    {
+        apart(&mut schema);
+        schema["default"] = default;
+    }
+    schema
+}
+
 fn type_schema(r#type: &Type, dialect: Dialect) -> Value {
     if let Some(name) = definition_name(r#type) {
         return dialect.reference(&name);
@@ -212,9 +238,9 @@ fn type_schema(r#type: &Type, dialect: Dialect) -> Value {
         Type::Int64 => json!({"type": "integer", "format": "int64"}),
         Type::Number => json!({"type": "number", "format": "double"}),
         Type::Boolean => json!({"type": "boolean"}),
-        Type::Array(element) => json!({"type": "array", "items": type_schema(element, dialect)}),
+        Type::Array(element) => json!({"type": "array", "items": element_schema(element, dialect)}),
         Type::Map(element) => {
-            json!({"type": "object", "additionalProperties": type_schema(element, dialect)})
+            json!({"type": "object", "additionalProperties": element_schema(element, dialect)})
         }
         Type::Object(_) => json!({"type": "object"}),
         _ => json!({"type": "string"}),

@@ -90,7 +90,7 @@ fn definitions_carry_the_rules_of_merging() {
         containers,
         json!({
             "type": "array",
-            "items": {"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"},
+            "items": {"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"}], "default": {}},
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["name"],
             "x-kubernetes-patch-strategy": "merge",
@@ -103,6 +103,51 @@ fn definitions_carry_the_rules_of_merging() {
     );
     assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], json!("int-or-string"));
     assert!(schemas.get("io.k8s.api.core.v1.ServiceSpec").is_none(), "only what the group version needs");
+}
+
+#[test]
+fn version_3_tells_what_is_there_when_nothing_is_given() {
+    let all: Vec<Arc<Descriptor>> = api::kinds::all().to_vec();
+    let third = v3(&GroupVersion::new("", "v1"), &all, &Published::new());
+    for (path, expected) in [
+        ("Pod/properties/metadata", json!({})),
+        ("Pod/properties/spec", json!({})),
+        ("Pod/properties/kind", Value::Null),
+        ("Container/properties/name", json!("")),
+        ("Container/properties/image", Value::Null),
+        ("Container/properties/resources", json!({})),
+        ("Container/properties/securityContext", Value::Null),
+        ("Container/properties/args", Value::Null),
+        ("Container/properties/args/items", json!("")),
+        ("Container/properties/ports/items", json!({})),
+        ("ContainerPort/properties/containerPort", json!(0)),
+        ("ContainerPort/properties/protocol", json!("TCP")),
+        ("ContainerStatus/properties/ready", json!(false)),
+        ("ISCSIVolumeSource/properties/iscsiInterface", json!("default")),
+        ("NodeSelectorRequirement/properties/key", json!("")),
+        ("PodSpec/properties/nodeSelector/additionalProperties", json!("")),
+        ("PodSpec/properties/overhead/additionalProperties", Value::Null),
+        ("PodSpec/properties/hostNetwork", Value::Null),
+        ("Event/properties/firstTimestamp", Value::Null),
+        ("Event/properties/involvedObject", json!({})),
+        ("Secret/properties/data/additionalProperties", Value::Null),
+    ] {
+        let schema = third.pointer(&format!("/components/schemas/io.k8s.api.core.v1.{path}"));
+        let schema = schema.unwrap_or_else(|| panic!("{path} is there"));
+        assert_eq!(schema.get("default").cloned().unwrap_or_default(), expected, "{path}: {schema}");
+        assert!(
+            schema.get("default").is_none() || schema.get("$ref").is_none(),
+            "{path}: nothing beside a reference"
+        );
+    }
+    let second = v2(&all, &Published::new());
+    assert!(
+        second
+            .pointer("/definitions/io.k8s.api.core.v1.Pod/properties/spec")
+            .unwrap()
+            .get("default")
+            .is_none()
+    );
 }
 
 /// A reader of protobuf that knows wire types only: fields of a message by number.

@@ -166,3 +166,35 @@ async fn a_history_that_is_gone_is_asked_for_once() {
     );
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
+
+/// A webhook that answers when it is let to.
+struct Slow(tokio::sync::Semaphore, std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl crate::cache::Ask for Slow {
+    async fn served(&self, stored: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.acquire().await.expect("it is never closed").forget();
+        Ok(stored)
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_is_being_converted_is_filled_also_without_the_one_who_asked_first() {
+    let world = world().await;
+    put(&*world.store, &key("a")).await;
+    let slow = Arc::new(Slow(tokio::sync::Semaphore::new(0), Default::default()));
+    let asked = || slow.1.load(std::sync::atomic::Ordering::SeqCst);
+    let view = View { convert: Conversion::Asked(slow.clone()), ..view(1) };
+    let (hub, of) = (world.hub.clone(), view.clone());
+    let first = tokio::spawn(async move { hub.cache(&of).await.map(|_| ()) });
+    while asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    assert!(first.await.is_err(), "its time was over");
+    slow.0.add_permits(1);
+    let cache = world.hub.cache(&view).await.unwrap();
+    assert!(cache.get("a").is_some());
+    assert_eq!(asked(), 1, "what was begun was gone on with");
+}

@@ -89,6 +89,12 @@ async fn a_plugin_is_asked_once_for_many_objects_and_again_when_its_key_changes(
 
     *key.lock() = "2".into();
     clock.advance(FRESH);
+    assert_eq!(
+        writer.seal(b"four", b"/d").await.map(|_| calls.lock().len()),
+        Ok(3),
+        "no write waits for the check"
+    );
+    writer.current().await.unwrap();
     let three = writer.seal(b"three", b"/c").await.unwrap();
     assert_eq!(EncryptedObject::decode(three.as_slice()).unwrap().key_id, "2");
     assert_eq!(reader.open(&three, b"/c").await.unwrap(), b"three");
@@ -108,6 +114,7 @@ async fn a_plugin_that_fails_is_done_without_for_some_minutes() {
     // What it says is what it would say in trouble: no key, no health.
     *key.lock() = "broken".into();
     let asked = || calls.lock().iter().filter(|call| *call == "Status").count();
+    assert_eq!(kms.health(), Ok(()));
     for (wait, works, statuses) in [
         (FRESH, true, 2),
         // It failed a moment ago, and is not asked.
@@ -117,11 +124,56 @@ async fn a_plugin_that_fails_is_done_without_for_some_minutes() {
         (Duration::from_secs(1), false, 4),
     ] {
         clock.advance(wait);
+        let checked = kms.current().await.map(|_| ());
+        assert!(kms.health().is_err(), "it is told at once, though there is a seed to go on with");
+        assert_eq!(checked.is_ok(), works, "after {wait:?} more");
         assert_eq!(kms.seal(b"two", b"/b").await.is_ok(), works, "after {wait:?} more");
         assert_eq!(asked(), statuses, "after {wait:?} more");
     }
     *key.lock() = "2".into();
     clock.advance(AGAIN);
     kms.seal(b"three", b"/c").await.unwrap();
+    assert_eq!(kms.health(), Ok(()));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_plugin_is_checked_each_minute_for_as_long_as_somebody_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kms.sock");
+    let (key, calls) = (Arc::new(Mutex::new("broken".to_owned())), Arc::new(Mutex::new(Vec::new())));
+    let serving =
+        tokio::spawn(plugin(tokio::net::UnixListener::bind(&socket).unwrap(), key.clone(), calls.clone()));
+    let clock = ManualClock::default();
+    let kms = Arc::new(Kms::new("k".into(), socket.clone(), Duration::from_secs(3), Arc::new(clock.clone())));
+    assert_eq!(kms.health().unwrap_err(), "the KMS plugin k has not answered yet");
+    let following = tokio::spawn(follow(Arc::downgrade(&kms)));
+    let asked = |count: usize| {
+        let (calls, kms, clock) = (calls.clone(), kms.clone(), clock.clone());
+        async move {
+            let seen = async {
+                // The pause after it is the sign that what was asked has been taken in.
+                let pauses = || clock.next_deadline().is_some_and(|pause| pause > Duration::from_secs(3));
+                while calls.lock().iter().filter(|call| *call == "Status").count() < count || !pauses() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), seen).await.expect("it is asked in time");
+            kms.health()
+        }
+    };
+    assert!(asked(1).await.unwrap_err().contains("is not ready"));
+    *key.lock() = "1".into();
+    clock.advance(AGAIN);
+    assert_eq!(asked(2).await, Ok(()));
+    clock.advance(FRESH);
+    assert_eq!(asked(3).await, Ok(()));
+    *key.lock() = "broken".into();
+    clock.advance(FRESH);
+    assert!(asked(4).await.is_err());
+    kms.seal(b"one", b"/a").await.expect("there is a seed to go on with");
+    drop(kms);
+    clock.advance(FRESH);
+    tokio::time::timeout(Duration::from_secs(30), following).await.expect("it ends").unwrap();
     serving.abort();
 }

@@ -1,8 +1,8 @@
 //! The conditions of a definition, and the names that it gets.
 //!
 //! A name that another definition of the group (or a built-in kind) has is not given; the others are, and the
-//! definition is served once it has had all of them. Pure but for [`accept`], which asks who has which names.
-//! The same request says whether the schemas are structural ([`structural`]) and the group approved ([`approved`]).
+//! definition is served once it has had all of them. Pure but for [`accept`], which asks who has which names, and the
+//! present. The same request says whether the schemas are structural ([`structural`]) and the group approved ([`approved`]).
 //! Upstream: apiextensions-apiserver/pkg/controller/{status,nonstructuralschema,apiapproval}, pkg/apihelpers.
 
 use std::collections::BTreeSet;
@@ -116,11 +116,13 @@ impl Taken {
 /// Decides about the names of a definition that is to be stored, as of what is known now.
 pub(super) fn accept(server: &Server, definition: &mut Object) -> bool {
     let taken = server.definitions.taken(server, definition);
+    decide(definition, &taken, &timestamp(server.clock.now()))
+}
+
+/// Sets the conditions that the definition alone says all about. Whether that changes anything.
+pub(super) fn of_itself(server: &Server, definition: &mut Object) -> bool {
     let now = timestamp(server.clock.now());
-    let mut changes = decide(definition, &taken, &now);
-    changes |= structural(definition, &now);
-    changes |= approved(definition, &now);
-    changes
+    structural(definition, &now) | approved(definition, &now)
 }
 
 /// Sets the condition of a definition whose schemas are not structural, or takes it away. Whether that changes anything.

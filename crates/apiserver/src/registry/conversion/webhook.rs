@@ -161,15 +161,26 @@ pub(in crate::registry) struct Version {
 #[async_trait]
 impl Ask for Version {
     async fn served(&self, stored: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
-        let mut objects = Vec::with_capacity(stored.len());
-        for bytes in &stored {
-            let mut object = serde_json::from_slice(bytes)
-                .map_err(|error| Status::internal(format!("a stored object is not readable: {error}")))?;
-            self.webhook.default(&mut object);
-            objects.push(object);
+        let sizes: Vec<usize> = stored.iter().map(Bytes::len).collect();
+        let mut all = Vec::with_capacity(stored.len());
+        // Batch by batch, also where there is nothing to ask: only one is there as values at a time, and others get a turn.
+        while all.len() < stored.len() {
+            let next = &stored[all.len()..];
+            let mut objects = Vec::new();
+            for bytes in &next[..batch(&sizes[all.len()..])] {
+                let mut object = serde_json::from_slice(bytes)
+                    .map_err(|error| Status::internal(format!("a stored object is not readable: {error}")))?;
+                self.webhook.default(&mut object);
+                objects.push(object);
+            }
+            let served = self.webhook.convert(objects, &self.version).await?;
+            if served.is_empty() {
+                return Err(Status::internal("a conversion gave nothing"));
+            }
+            all.extend(served.iter().map(encoding::to_json));
+            tokio::task::yield_now().await;
         }
-        let served = self.webhook.convert(objects, &self.version).await?;
-        Ok(served.iter().map(encoding::to_json).collect())
+        Ok(all)
     }
 }
 
