@@ -105,6 +105,11 @@ impl Set {
         self.0.is_empty()
     }
 
+    /// How many elements its paths begin with.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Of what begins with each element, in any order and in linear time but for the sorting: lists of a request may be
     /// long.
     pub(super) fn of(mut entries: Vec<(Element, Entry)>) -> Self {

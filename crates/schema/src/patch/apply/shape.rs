@@ -337,6 +337,14 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
         let left = shape.identified_in_go(shape.list(old).unwrap_or_default());
         let right = shape.identified_in_go(shape.list(new).unwrap_or_default());
         let (in_left, in_right) = (places(&left), places(&right));
+        if in_left.len() < left.len() || in_right.len() < right.len() {
+            repeated(&mut change, &left, &right, shape.element());
+            return Change {
+                added: Entry { member: old.is_none(), ..change.added },
+                removed: Entry { member: new.is_none(), ..change.removed },
+                ..change
+            };
+        }
         let of_left = left.iter().map(|(identity, element)| {
             (identity, Some(*element), in_right.get(identity).map(|at| right[*at].1))
         });
@@ -354,6 +362,39 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
     change.added.member = old.is_none();
     change.removed.member = new.is_none();
     change
+}
+
+/// What became of the elements of a list in which some cannot be told apart: those with one identity are one item, which
+/// is changed, comes and goes as a whole, and of which nothing below is owned.
+fn repeated(change: &mut Change, old: &[(Element, &Value)], new: &[(Element, &Value)], shape: Shape<'_>) {
+    let mut items: BTreeMap<&Element, [Vec<&Value>; 2]> = BTreeMap::new();
+    for (side, elements) in [old, new].into_iter().enumerate() {
+        for (identity, value) in elements {
+            items.entry(identity).or_default()[side].push(value);
+        }
+    }
+    for (identity, [old, new]) in items {
+        let whole = || Entry { member: true, below: Set::default() };
+        let identity = identity.clone();
+        match (old.as_slice(), new.as_slice()) {
+            ([] | [_], [] | [_]) => {
+                change.put_walked(|| identity, old.first().copied(), new.first().copied(), shape);
+            }
+            ([_, _, ..], [_, _, ..]) => {
+                if old != new {
+                    change.modified.below.put(identity, whole());
+                }
+            }
+            ([_, _, ..], single) => {
+                change.put_walked(|| identity.clone(), None, single.first().copied(), shape);
+                change.removed.below.put(identity, whole());
+            }
+            (single, _) => {
+                change.put_walked(|| identity.clone(), single.first().copied(), None, shape);
+                change.added.below.put(identity, whole());
+            }
+        }
+    }
 }
 
 /// All that a value brings where there was none: what [`walk`] finds, without a second value to look at.
@@ -379,9 +420,15 @@ fn added(new: &Value, shape: Shape<'_>) -> Entry {
             }
         }
         (_, None, Some(list)) => {
-            let elements = shape.identified_in_go(list).into_iter();
+            let elements = shape.identified_in_go(list);
             let element = shape.element();
-            below = Set::of(elements.map(|(identity, value)| (identity, added(value, element))).collect());
+            let entries = elements.iter().map(|(identity, value)| (identity.clone(), added(value, element)));
+            below = Set::of(entries.collect());
+            if below.len() < elements.len() {
+                let mut change = Change::default();
+                repeated(&mut change, &[], &elements, element);
+                below = change.added.below;
+            }
         }
         (_, None, None) => {}
     }

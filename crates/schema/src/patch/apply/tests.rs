@@ -320,6 +320,37 @@ fn custom_resources_merge_by_their_schema() {
 }
 
 #[test]
+fn elements_that_cannot_be_told_apart_are_one_item() {
+    let pod = crate::table::table().definition("io.k8s.api.core.v1.Pod").unwrap();
+    let of = |values: &[&str]| {
+        let env: Vec<Value> = values.iter().map(|value| json!({"name": "A", "value": value})).collect();
+        json!({"spec": {"containers": [{"name": "c", "env": env}]}})
+    };
+    let item = r#".spec.containers[name="c"].env[name="A"]"#;
+    let (name, value) = (format!("{item}.name"), format!("{item}.value"));
+    let (whole, all) = (vec![item.to_owned()], vec![item.to_owned(), name, value.clone()]);
+    for (old, new, added, removed, modified) in [
+        (&["1", "2"][..], &["1", "2"][..], &vec![], &vec![], &vec![]),
+        (&["1", "2"], &["1", "3"], &vec![], &vec![], &whole),
+        (&["1", "2"], &["2", "1"], &vec![], &vec![], &whole),
+        (&["1", "2"], &["1"], &all, &whole, &vec![]),
+        (&["1"], &["1", "2"], &whole, &all, &vec![]),
+        (&["1"], &["2"], &vec![], &vec![], &vec![value]),
+        (&["1", "2"], &["1", "2", "3"], &vec![], &vec![], &whole),
+    ] {
+        let found = shape::Difference::between(&of(old), &of(new), shape::Shape::Struct(pod));
+        let found = [found.added, found.removed, found.modified].map(|set| set.paths());
+        assert_eq!([&found[0], &found[1], &found[2]], [added, removed, modified], "{old:?} {new:?}");
+    }
+    // Whoever makes such a list owns the item, and nothing of it.
+    let mut new =
+        object(json!({}), containers(json!([{"name": "c", "env": [{"name": "A"}, {"name": "A"}]}])));
+    track(None, &mut new, &schema(), &writer("me")).unwrap();
+    let env = owned(&new, "me").unwrap()["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"]["f:env"].take();
+    assert_eq!(env, json!({".": {}, "k:{\"name\":\"A\"}": {}}));
+}
+
+#[test]
 fn a_new_object_belongs_to_its_creator() {
     let mut new = stored(object(
         json!({"labels": {"a": "b"}}),
