@@ -58,6 +58,9 @@ pub struct Options {
     pub root_dir: PathBuf,
     /// Where the logs of pods are written (`<data-dir>/logs/pods`).
     pub pod_logs_dir: PathBuf,
+    /// The control group below which `kubepods` is: empty for the root of the hierarchies, else an absolute path
+    /// without a slash at its end. Kubelets that share a machine have one each.
+    pub cgroup_root: String,
     /// The CRI socket.
     pub runtime_endpoint: PathBuf,
     /// Told when the pod network's configuration has changed: a runtime that was not ready is asked again then.

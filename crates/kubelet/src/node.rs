@@ -144,6 +144,7 @@ impl Node {
         pod::sandbox::Node {
             name: &self.options.node_name,
             logs: &self.options.pod_logs_dir,
+            cgroup_root: &self.options.cgroup_root,
             root,
             resolver: &self.resolver,
         }

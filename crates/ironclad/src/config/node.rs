@@ -34,6 +34,9 @@ pub struct Node {
     /// Directory to which the pod network's configuration is written for the runtime
     #[arg(long, env = "IRONCLAD_CNI_CONF_DIR", value_name = "DIR")]
     pub cni_conf_dir: Option<std::path::PathBuf>,
+    /// Control group below which all pods are; nodes that share a machine need one each
+    #[arg(long, env = "IRONCLAD_CGROUP_ROOT", default_value = "/", value_parser = control_group, value_name = "PATH")]
+    pub cgroup_root: String,
     /// Parts to leave out
     #[arg(long, env = "IRONCLAD_DISABLE", value_delimiter = ',', value_name = "PART")]
     pub disable: Vec<Part>,
@@ -46,5 +49,36 @@ impl Node {
     /// Whether a part is to run.
     pub fn enabled(&self, part: Part) -> bool {
         !self.disable.contains(&part)
+    }
+}
+
+/// A control group as the kubelet wants it: without a slash at its end, so empty for the root of the hierarchies.
+fn control_group(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    match path.strip_prefix('/') {
+        Some(parts) if parts.split('/').all(plain) => Ok(path.to_owned()),
+        None if path.is_empty() && text.starts_with('/') => Ok(String::new()),
+        _ => Err(format!("{text:?} is no absolute path below the control groups' root, such as /node-1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_groups_are_absolute_paths_that_stay_below_the_root() {
+        for (text, expected) in [
+            ("/", Some("")),
+            ("/node-1", Some("/node-1")),
+            ("/machines/node-1/", Some("/machines/node-1")),
+            ("", None),
+            ("node-1", None),
+            ("/a/../b", None),
+            ("/a//b", None),
+        ] {
+            assert_eq!(control_group(text).ok().as_deref(), expected, "{text:?}");
+        }
     }
 }

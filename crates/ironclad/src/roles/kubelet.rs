@@ -31,6 +31,7 @@ pub async fn start(
         node_ips: vec![context.identity.ip],
         root_dir: data_dir.join("kubelet"),
         pod_logs_dir: data_dir.join("logs/pods"),
+        cgroup_root: context.config.cgroup_root.clone(),
         runtime_endpoint: runtime,
         network_changed,
         cluster_dns: vec![context.cluster.cluster_dns.into()],

@@ -24,6 +24,8 @@ pub struct Node<'a> {
     pub logs: &'a std::path::Path,
     /// The kubelet's directory.
     pub root: &'a str,
+    /// The control group below which all pods are.
+    pub cgroup_root: &'a str,
     /// Names.
     pub resolver: &'a Resolver,
 }
@@ -82,7 +84,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &Node<'_>) -> PodSandboxConfig {
         labels: labels(pod),
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: cgroup::of_pod(pod),
+            cgroup_parent: cgroup::of_pod(node.cgroup_root, pod),
             security_context: Some(security::of_sandbox(pod, node.root)),
             sysctls: sysctls
                 .iter()

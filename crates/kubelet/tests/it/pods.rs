@@ -33,6 +33,7 @@ fn options(directory: &std::path::Path, socket: &std::path::Path) -> Options {
         network_changed: Default::default(),
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
+        cgroup_root: String::new(),
         resolv_conf: "/etc/resolv.conf".into(),
         labels: BTreeMap::new(),
         allowed_unsafe_sysctls: Vec::new(),
