@@ -10,6 +10,7 @@ mod it {
     pub mod datastore;
     pub mod faults;
     pub mod helm;
+    pub mod high_availability;
     pub mod hollow;
     pub mod kubectl;
     pub mod logs;

@@ -8,6 +8,8 @@
 //!
 //! Not here: in-process fakes (each crate has its own), test cases (`crates/ironclad/tests`).
 //!
+//! Several machines on one network, each with a server or an agent of one cluster: [`Machines`].
+//!
 //! To add another runtime to run clusters on: a module like [`containerd`] and a constructor of [`Options`].
 
 mod cluster;
@@ -16,10 +18,12 @@ pub mod etcd;
 pub mod image;
 mod kubectl;
 pub mod load;
+mod machines;
 mod space;
 pub mod tools;
 pub mod wait;
 
 pub use cluster::{Answer, Cluster, Options};
 pub use kubectl::{Kubectl, Output, run};
+pub use machines::{Machine, Machines};
 pub use space::Space;

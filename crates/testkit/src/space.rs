@@ -10,18 +10,21 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-/// An address on an interface with a default route, as a host on a network has. Nobody is at the other end.
 /// Mounts of other clusters on the host were copied with the rest: inside, they would only be in the way.
 const SETUP: &str = "set -e
 for point in $(cut -d' ' -f5 /proc/self/mountinfo | grep -E '^(/run|/tmp)/' | sort -r); do umount -l $point || true; done
 mount -t tmpfs -o mode=755 run /run
 ip link set lo up
-ip link add eth0 type veth peer name uplink
+";
+/// An address on an interface with a default route, as a host on a network has. Nobody is at the other end.
+const ALONE: &str = "ip link add eth0 type veth peer name uplink
 ip address add 10.77.0.2/24 dev eth0
 ip link set eth0 up
 ip link set uplink up
 ip route add default via 10.77.0.1
-echo ready
+";
+/// Says that all is there, and stays until the pipe closes.
+const STAY: &str = "echo ready
 read -r _ || true";
 
 /// The namespaces.
@@ -35,8 +38,17 @@ pub struct Space {
 }
 
 impl Space {
-    /// Makes them.
+    /// Makes them, with an address on a network where nobody else is.
     pub fn new() -> Space {
+        Space::with(ALONE)
+    }
+
+    /// Makes them without any network but loopback: the caller plugs it in.
+    pub(crate) fn unplugged() -> Space {
+        Space::with("")
+    }
+
+    fn with(network: &str) -> Space {
         assert!(is_root(), "this test makes namespaces: run it as root");
         let mut unshare = Command::new("unshare")
             .args([
@@ -48,7 +60,7 @@ impl Space {
                 "--mount-proc",
                 "bash",
                 "-c",
-                SETUP,
+                &format!("{SETUP}{network}{STAY}"),
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -85,6 +97,11 @@ impl Space {
     /// Runs a function in a thread whose sockets are inside.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         sys::netlink::within(&self.network, work).expect("the network namespace can be entered")
+    }
+
+    /// The network namespace.
+    pub fn network(&self) -> &File {
+        &self.network
     }
 
     /// The program's output, which must succeed.
