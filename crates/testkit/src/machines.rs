@@ -54,10 +54,8 @@ impl Machines {
         let folder = tempfile::Builder::new().prefix("ironclad-").tempdir().expect("/tmp can be written");
         let switch = Space::unplugged();
         let mut socket = socket_in(switch.network());
-        let done = socket
-            .create("lan", 0, &NewLink::Bridge)
-            .and_then(|()| socket.link("lan"))
-            .and_then(|link| {
+        let done =
+            socket.create("lan", 0, &NewLink::Bridge).and_then(|()| socket.link("lan")).and_then(|link| {
                 let lan = link.expect("it was just made").index;
                 socket.set_up(lan)?;
                 socket.add_address(lan, SWITCH.into(), 24)
@@ -94,12 +92,7 @@ impl Machines {
         self.machines.last_mut().expect("it was just pushed")
     }
 
-    fn plug_in(
-        &self,
-        network: &File,
-        address: Ipv4Addr,
-        number: u8,
-    ) -> Result<(), sys::netlink::Error> {
+    fn plug_in(&self, network: &File, address: Ipv4Addr, number: u8) -> Result<(), sys::netlink::Error> {
         let mut switch = socket_in(self.switch.network());
         let port = format!("port{number}");
         let cable = NewLink::Veth { peer: "eth0", peer_namespace: Some(network), peer_mac: None };

@@ -157,7 +157,10 @@ impl Cluster {
                 let status = &pod["status"]["containerStatuses"][0];
                 format!(
                     "{} {} {} {}",
-                    pod["metadata"]["name"], pod["metadata"]["uid"], status["containerID"], status["restartCount"]
+                    pod["metadata"]["name"],
+                    pod["metadata"]["uid"],
+                    status["containerID"],
+                    status["restartCount"]
                 )
             })
             .collect()

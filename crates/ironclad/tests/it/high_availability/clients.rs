@@ -118,7 +118,8 @@ impl Clients {
                         written.count.store(number + 1, Ordering::SeqCst);
                     }
                     Err(trouble) => {
-                        *written.trouble.lock().unwrap() = format!("server {}: {trouble}", at % servers.len() + 1);
+                        *written.trouble.lock().unwrap() =
+                            format!("server {}: {trouble}", at % servers.len() + 1);
                         at += 1;
                     }
                 }
@@ -167,7 +168,8 @@ impl Clients {
 
 fn request(method: &str, path: &str, body: Value) -> http::Request<Bytes> {
     let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-    let builder = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+    let builder =
+        http::Request::builder().method(method).uri(path).header("content-type", "application/json");
     builder.header("accept", "application/json").body(body).expect("the request is sound")
 }
 
