@@ -36,15 +36,32 @@ pub enum Leaf {
     ControllerManager,
     /// The service proxy as a client.
     Proxy,
+    /// A member of the replicated store towards the others, which it calls and is called by (peer authority).
+    Peer {
+        /// The member's id.
+        member: u64,
+    },
+}
+
+/// The name that the certificates of all members of the store have; each has its own, too, in front of it: the member's id
+/// as sixteen hexadecimal digits. Addresses change, members do not.
+pub const PEER_NAME: &str = "member.ironclad.internal";
+
+/// Who signs a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signer {
+    Cluster,
+    FrontProxy,
+    Peer,
 }
 
 pub(crate) struct Profile {
     /// File name without extension.
     pub(crate) file: &'static str,
-    pub(crate) front_proxy: bool,
+    pub(crate) signer: Signer,
     pub(crate) common_name: String,
     pub(crate) organizations: Vec<String>,
-    pub(crate) usage: Usage,
+    pub(crate) usages: &'static [Usage],
     pub(crate) names: AlternativeNames,
 }
 
@@ -52,26 +69,27 @@ impl Leaf {
     pub(crate) fn profile(self, settings: &Settings) -> Profile {
         let client = |file, common_name: &str, organization: Option<&str>| Profile {
             file,
-            front_proxy: false,
+            signer: Signer::Cluster,
             common_name: common_name.to_owned(),
             organizations: organization.map(str::to_owned).into_iter().collect(),
-            usage: Usage::Client,
+            usages: &[Usage::Client],
             names: AlternativeNames::default(),
         };
         let node = format!("system:node:{}", settings.node_name);
         match self {
             Leaf::ApiserverServing => Profile {
-                usage: Usage::Server,
+                usages: &[Usage::Server],
                 names: apiserver_names(settings),
                 ..client("apiserver", "kube-apiserver", None)
             },
             Leaf::ApiserverKubeletClient => client("apiserver-kubelet-client", KUBELET_CLIENT_NAME, None),
             Leaf::FrontProxyClient => {
-                Profile { front_proxy: true, ..client("front-proxy-client", "front-proxy-client", None) }
+                let profile = client("front-proxy-client", "front-proxy-client", None);
+                Profile { signer: Signer::FrontProxy, ..profile }
             }
             Leaf::Admin => client("admin", "kubernetes-admin", Some("system:masters")),
             Leaf::KubeletServing => Profile {
-                usage: Usage::Server,
+                usages: &[Usage::Server],
                 names: kubelet_names(settings),
                 ..client("kubelet-serving", &node, Some("system:nodes"))
             },
@@ -79,6 +97,15 @@ impl Leaf {
             Leaf::Scheduler => client("scheduler", "system:kube-scheduler", None),
             Leaf::ControllerManager => client("controller-manager", "system:kube-controller-manager", None),
             Leaf::Proxy => client("kube-proxy", "system:kube-proxy", None),
+            Leaf::Peer { member } => {
+                let own = format!("{member:016x}.{PEER_NAME}");
+                Profile {
+                    signer: Signer::Peer,
+                    usages: &[Usage::Server, Usage::Client],
+                    names: AlternativeNames { dns: vec![PEER_NAME.to_owned(), own.clone()], ip: Vec::new() },
+                    ..client("peer", &own, None)
+                }
+            }
         }
     }
 }
@@ -181,7 +208,7 @@ impl Credential {
             not_after: now + life,
             // digitalSignature alone: ECDSA keys encipher nothing
             key_usage: &[0],
-            extended: authority::extended(&[profile.usage]),
+            extended: authority::extended(profile.usages),
             alternative_names: authority::general_names(&profile.names),
         })?;
         Self::load(certificate, key).map_err(|_| Error::Crypto("read the certificate it just made"))

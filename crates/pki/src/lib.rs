@@ -8,8 +8,11 @@
 //! machines join, kept beside the folder).
 //!
 //! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
-//! a `.crt`/`.key` pair for each leaf that somebody asked for. All keys that are made here are ECDSA P-256 in PKCS#8;
-//! `sa.key` may also be another that was brought along. Directories are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a handful of keys.
+//! a `.crt`/`.key` pair for each leaf that somebody asked for. Servers that keep the store together also have
+//! `peer-ca.{crt,key}`: whoever the cluster's authority signs for must not become a member. [`handover`] is how a server
+//! that joins gets these keys. All keys that are made here are ECDSA P-256 in PKCS#8; `sa.key` may also be another that was
+//! brought along. Directories are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a
+//! handful of keys.
 //!
 //! To add a certificate: a variant in [`Leaf`] and its row in `Leaf::profile`.
 //!
@@ -21,6 +24,7 @@ mod authority;
 pub mod csr;
 mod der;
 mod files;
+pub mod handover;
 mod key;
 pub mod kubeconfig;
 mod leaf;
@@ -32,7 +36,7 @@ pub mod token;
 
 pub use authority::{Authority, Certificate, Usage};
 pub use key::{KeyType, PrivateKey};
-pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf};
+pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf, PEER_NAME};
 pub use public_key::{Curve, Hash, PublicKey, Scheme};
 pub use signing_key::SigningKey;
 pub use store::{Pki, ServiceAccountKey, Settings};
@@ -103,6 +107,18 @@ pub enum Error {
     /// A signing request that is not to be signed as it stands.
     #[error("the certificate signing request is not acceptable: {0}")]
     BadRequest(String),
+    /// What another server has handed over is not whole.
+    #[error("what the cluster's server has handed over cannot be used: {0}")]
+    HandOver(String),
+    /// The folder has keys already, and they are others than the cluster's.
+    #[error(
+        "{path} is a key of another cluster: join with an empty data directory",
+        path = path.display()
+    )]
+    OtherKeys {
+        /// The key that is there.
+        path: PathBuf,
+    },
     /// A token that was given cannot be the cluster's.
     #[error("the token cannot be used: {0}")]
     Token(String),

@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
 use crate::authority::{Authority, Certificate, Key};
-use crate::leaf::{Credential, Leaf, Profile};
+use crate::leaf::{Credential, Leaf, Profile, Signer};
 use crate::{Error, SigningKey, files, pem};
 
 /// How long our own leaf certificates live. One year, as kubeadm.
@@ -59,6 +59,8 @@ pub struct Pki {
     cluster: Authority,
     front_proxy: Authority,
     service_account: ServiceAccountKey,
+    /// Opened, or made, when a member of the store first needs it: a server that keeps its store alone has none.
+    peer: OnceLock<Authority>,
     leaves: Mutex<HashMap<Leaf, Arc<Credential>>>,
 }
 
@@ -86,7 +88,7 @@ impl Pki {
             files::sync_dir(dir)?;
         }
         let leaves = Mutex::new(HashMap::new());
-        Ok(Self { settings, cluster, front_proxy, service_account, leaves })
+        Ok(Self { settings, cluster, front_proxy, service_account, peer: OnceLock::new(), leaves })
     }
 
     /// The authority of the cluster: signs servers, nodes and users.
@@ -110,8 +112,12 @@ impl Pki {
     /// As [`Pki::open`].
     pub fn credential(&self, leaf: Leaf, now: Timestamp) -> Result<Arc<Credential>, Error> {
         let profile = leaf.profile(&self.settings);
-        let authority = self.authority_of(&profile);
         let mut leaves = self.leaves.lock();
+        let authority = match profile.signer {
+            Signer::Cluster => &self.cluster,
+            Signer::FrontProxy => &self.front_proxy,
+            Signer::Peer => self.peer_under_lock(now)?,
+        };
         if let Some(held) = leaves.get(&leaf).filter(|held| held.serves(&profile, authority, now)) {
             return Ok(held.clone());
         }
@@ -146,12 +152,33 @@ impl Pki {
         self.leaves.lock().values().map(|held| held.renew_at()).min()
     }
 
-    fn authority_of(&self, profile: &Profile) -> &Authority {
-        if profile.front_proxy { &self.front_proxy } else { &self.cluster }
+    /// The authority of the members of the replicated store, and of nobody else. Made when it is first asked for.
+    ///
+    /// # Errors
+    /// As [`Pki::open`].
+    pub fn peer_authority(&self, now: Timestamp) -> Result<&Authority, Error> {
+        let _making = self.leaves.lock();
+        self.peer_under_lock(now)
+    }
+
+    fn peer_under_lock(&self, now: Timestamp) -> Result<&Authority, Error> {
+        if let Some(known) = self.peer.get() {
+            return Ok(known);
+        }
+        let dir = &self.settings.dir;
+        let (made, written) = authority(dir, "peer-ca", "ironclad-peer-ca", now)?;
+        if written {
+            files::sync_dir(dir)?;
+        }
+        Ok(self.peer.get_or_init(|| made))
     }
 
     fn issue(&self, profile: &Profile, authority: &Authority, now: Timestamp) -> Result<Credential, Error> {
-        let name = if profile.front_proxy { "front-proxy-ca" } else { "ca" };
+        let name = match profile.signer {
+            Signer::Cluster => "ca",
+            Signer::FrontProxy => "front-proxy-ca",
+            Signer::Peer => "peer-ca",
+        };
         check_validity(authority, &certificate_path(&self.settings.dir, name), now)?;
         let credential = Credential::issue(profile, authority, LEAF_LIFE, now)?;
         // Key first: a crash between the two leaves a pair that does not match, which the next start replaces.

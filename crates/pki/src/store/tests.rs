@@ -126,6 +126,33 @@ fn leaves_are_reissued_when_due_or_when_their_names_change() {
 }
 
 #[test]
+fn members_of_the_store_have_an_authority_of_their_own() {
+    use rustls::server::WebPkiClientVerifier;
+    let dir = tempfile::tempdir().unwrap();
+    let now = at(START);
+    let pki = Pki::open(settings(dir.path()), now).unwrap();
+    assert!(!dir.path().join("pki/peer-ca.key").exists(), "not before somebody needs it");
+    let peer = pki.credential(Leaf::Peer { member: 0xab }, now).unwrap();
+    let authority = pki.peer_authority(now).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(authority.certificate().der().to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let members = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second() as u64));
+    let lets_in = |credential: &Credential| members.verify_client_cert(&credential.chain()[0], &[], time).is_ok();
+    assert!(lets_in(&peer));
+    assert!(!lets_in(&pki.credential(Leaf::Admin, now).unwrap()), "not even an administrator is a member");
+    let chain = peer.chain();
+    let (_, parsed) = x509_parser::parse_x509_certificate(chain[0].as_ref()).unwrap();
+    let names = parsed.subject_alternative_name().unwrap().unwrap().value.general_names.len();
+    assert_eq!(names, 2, "the name of all members, and its own");
+    let again = Pki::open(settings(dir.path()), now).unwrap();
+    let same = again.credential(Leaf::Peer { member: 0xab }, now).unwrap();
+    assert_eq!(same.certificate_pem(), peer.certificate_pem());
+    assert_ne!(again.credential(Leaf::Peer { member: 1 }, now).unwrap().certificate_pem(), peer.certificate_pem());
+}
+
+#[test]
 fn a_damaged_leaf_is_replaced_a_damaged_authority_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let now = at(START);
