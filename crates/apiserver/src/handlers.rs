@@ -32,6 +32,9 @@ pub async fn serve(
     info: &RequestInfo,
     user: &User,
 ) -> Result<Response, Status> {
+    if let Some(page) = server.options.pages.as_ref().filter(|page| page.has(&info.path)) {
+        return page.answer(&head.method, &info.path).await;
+    }
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Status::new(
             405,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::beside::Beside;
+use crate::beside::{Beside, Page};
 use crate::filters::cors::Cors;
 use crate::{admission, aggregation, audit, authn, authz, endpoints, fairness, traces};
 
@@ -59,6 +59,8 @@ pub struct Options {
     pub bootstrap: Vec<api::Object>,
     /// What answers paths of the server's port that are not the API's.
     pub beside: Option<Arc<dyn Beside>>,
+    /// Further pages for those whom RBAC lets see them.
+    pub pages: Option<Arc<dyn Page>>,
 }
 
 impl Default for Options {
@@ -87,6 +89,7 @@ impl Default for Options {
             hostname: None,
             bootstrap: Vec::new(),
             beside: None,
+            pages: None,
         }
     }
 }

@@ -1,57 +1,128 @@
-//! The service Cluster: one member, which cannot be changed.
+//! The service Cluster: who keeps the store. A store that one process keeps alone has one member, which cannot be changed;
+//! of one that several keep, members are listed and removed. They are added by joining, not by this API.
 //!
 //! Upstream: etcd's `server/etcdserver/api/v3rpc/member.go`.
 
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::Server;
 use crate::wire::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
     MemberUpdateResponse, cluster_server::Cluster,
 };
+use crate::{Server, refusal};
+
+/// One of those who keep a store together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its id. Not zero.
+    pub id: u64,
+    /// What people call it.
+    pub name: String,
+    /// Where the others reach it.
+    pub peer_url: String,
+    /// Whether it does not vote yet.
+    pub is_learner: bool,
+}
+
+/// Where one member stands, and the others as it knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// This member.
+    pub id: u64,
+    /// The cluster.
+    pub cluster: u64,
+    /// Who leads; 0 if nobody is known to.
+    pub leader: u64,
+    /// The term of the consensus.
+    pub term: u64,
+    /// The last entry of the log that is agreed on, and the last that was applied here.
+    pub indexes: (u64, u64),
+    /// All members.
+    pub members: Vec<Known>,
+}
+
+/// Those who keep a store together, as one of them knows them.
+#[async_trait]
+pub trait Members: Send + Sync + 'static {
+    /// Where this one stands.
+    fn standing(&self) -> Standing;
+
+    /// Removes a member for good.
+    async fn remove(&self, id: u64) -> Result<(), store::Error>;
+}
 
 fn refused() -> Status {
     Status::unimplemented("etcdserver: this store has one member, and its membership cannot be changed")
 }
 
+fn joining_only() -> Status {
+    Status::unimplemented("etcdserver: members are added by starting a server that joins")
+}
+
+impl Server {
+    fn list(&self) -> Vec<Member> {
+        let own_urls = self.options.client_urls.clone();
+        let Some(members) = &self.options.members else {
+            let (id, name) = (self.options.id, self.options.name.clone());
+            return vec![Member { id, name, client_ur_ls: own_urls, ..Member::default() }];
+        };
+        let standing = members.standing();
+        let member = |known: Known| Member {
+            // Where the others serve clients is theirs to know.
+            client_ur_ls: if known.id == standing.id { own_urls.clone() } else { Vec::new() },
+            id: known.id,
+            name: known.name,
+            peer_ur_ls: vec![known.peer_url],
+            is_learner: known.is_learner,
+        };
+        standing.members.into_iter().map(member).collect()
+    }
+}
+
 #[async_trait]
 impl Cluster for Server {
     async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(refused())
+        Err(if self.options.members.is_some() { joining_only() } else { refused() })
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(refused())
+        let Some(members) = &self.options.members else { return Err(refused()) };
+        let id = request.into_inner().id;
+        if !members.standing().members.iter().any(|known| known.id == id) {
+            return Err(Status::not_found("etcdserver: member not found"));
+        }
+        members.remove(id).await.map_err(refusal::status)?;
+        Ok(Response::new(MemberRemoveResponse { header: self.header_now().await?, members: self.list() }))
     }
 
     async fn member_update(
         &self,
         _: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(refused())
+        Err(match self.options.members.is_some() {
+            true => Status::unimplemented("etcdserver: a member says itself where it is, when it is started"),
+            false => refused(),
+        })
     }
 
     async fn member_list(
         &self,
         _: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        let member = Member {
-            id: self.options.id,
-            name: self.options.name.clone(),
-            client_ur_ls: self.options.client_urls.clone(),
-            ..Member::default()
-        };
-        Ok(Response::new(MemberListResponse { header: self.header_now().await?, members: vec![member] }))
+        Ok(Response::new(MemberListResponse { header: self.header_now().await?, members: self.list() }))
     }
 
     async fn member_promote(
         &self,
         _: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(refused())
+        Err(match self.options.members.is_some() {
+            true => Status::unimplemented("etcdserver: a member votes as soon as it has caught up"),
+            false => refused(),
+        })
     }
 }

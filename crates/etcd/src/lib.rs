@@ -27,6 +27,7 @@ use std::sync::Arc;
 use foundation::SharedClock;
 use store::{Revision, Store};
 
+pub use cluster::{Known, Members, Standing};
 pub use serve::{Incoming, serve};
 
 /// Messages, clients and server traits, by upstream's package names.
@@ -57,7 +58,7 @@ pub mod wire {
 pub const VERSION: &str = "3.6.0";
 
 /// How a server presents itself, and what it accepts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Its name in the list of members.
     pub name: String,
@@ -70,6 +71,8 @@ pub struct Options {
     /// How often a watch that asked for it is told how far it has come while nothing changes. etcd's
     /// `--experimental-watch-progress-notify-interval`.
     pub progress_interval: std::time::Duration,
+    /// Who keeps the store together with this process; `None` if nobody does.
+    pub members: Option<Arc<dyn Members>>,
 }
 
 impl Default for Options {
@@ -80,6 +83,7 @@ impl Default for Options {
             client_urls: Vec::new(),
             max_txn_ops: 128,
             progress_interval: std::time::Duration::from_secs(600),
+            members: None,
         }
     }
 }
@@ -106,11 +110,15 @@ impl Server {
 
     /// The header of an answer as of `revision`.
     fn header(&self, revision: Revision) -> Option<wire::etcdserverpb::ResponseHeader> {
+        let id = self.options.id;
+        let standing = self.options.members.as_ref().map(|members| members.standing());
+        let (cluster_id, member_id, raft_term) =
+            standing.map_or((id, id, 1), |standing| (standing.cluster, standing.id, standing.term));
         Some(wire::etcdserverpb::ResponseHeader {
-            cluster_id: self.options.id,
-            member_id: self.options.id,
+            cluster_id,
+            member_id,
             revision: revision as i64,
-            raft_term: 1,
+            raft_term,
         })
     }
 

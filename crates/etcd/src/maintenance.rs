@@ -34,8 +34,11 @@ impl Maintenance for Server {
             return Err(Status::unimplemented("etcdserver: alarms are raised by the store alone"));
         }
         let status = self.store.status().await.map_err(refusal::status)?;
+        // What else a store may have to say is no alarm of etcd's: it has one for a disk that refuses, and no other here.
+        let leaderless = self.options.members.as_ref().is_some_and(|members| members.standing().leader == 0);
         let raised = status
             .alarm
+            .filter(|_| !leaderless)
             .map(|_| AlarmMember { member_id: self.options.id, alarm: AlarmType::Nospace.into() });
         let header = self.header(status.revision);
         Ok(Response::new(AlarmResponse { header, alarms: raised.into_iter().collect() }))
@@ -43,17 +46,25 @@ impl Maintenance for Server {
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.store.status().await.map_err(refusal::status)?;
+        let standing = self.options.members.as_ref().map(|members| members.standing());
+        let (leader, raft_term, indexes, is_learner) = match standing {
+            None => (self.options.id, 1, (status.revision, status.revision), false),
+            Some(standing) => {
+                let learns = standing.members.iter().any(|known| known.id == standing.id && known.is_learner);
+                (standing.leader, standing.term, standing.indexes, learns)
+            }
+        };
         Ok(Response::new(StatusResponse {
             header: self.header(status.revision),
             version: VERSION.to_owned(),
             db_size: status.db_size as i64,
-            leader: self.options.id,
-            raft_index: status.revision,
-            raft_term: 1,
-            raft_applied_index: status.revision,
+            leader,
+            raft_index: indexes.0,
+            raft_term,
+            raft_applied_index: indexes.1,
             errors: status.alarm.into_iter().collect(),
             db_size_in_use: (status.live_bytes + status.history_bytes) as i64,
-            is_learner: false,
+            is_learner,
         }))
     }
 

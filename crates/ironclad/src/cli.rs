@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use anyhow::Context;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::{config, demo, demo_app, images, roles, server, store_commands, tokens, uninstall};
+use crate::{config, demo, demo_app, images, members, roles, server, store_commands, tokens, uninstall};
 
 /// A whole Kubernetes in one program
 #[derive(Debug, Parser)]
@@ -32,6 +32,11 @@ enum Command {
     Token {
         #[command(subcommand)]
         command: tokens::Command,
+    },
+    /// Look after the servers that keep the store together
+    Member {
+        #[command(subcommand)]
+        command: members::Command,
     },
     /// Start a cluster and run a first workload in it
     Demo(demo::Options),
@@ -72,6 +77,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             event_loop()?.block_on(roles::etcd::run(options))
         }
         Command::Store { command } => event_loop()?.block_on(store_commands::run(command)),
+        Command::Member { command } => event_loop()?.block_on(members::run(command)),
         Command::Token { command } => tokens::run(&command),
         Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
         Command::Images { command } => images::run(command),

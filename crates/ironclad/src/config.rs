@@ -7,6 +7,7 @@
 //! Upstream: the manner is that of k3s, where a file is only another way to write flags.
 
 pub mod apiserver;
+pub mod cluster;
 pub mod datastore;
 pub mod logs;
 pub mod node;
@@ -139,6 +140,8 @@ pub struct Server {
     pub logs: logs::Logs,
     #[command(flatten)]
     pub datastore: datastore::Datastore,
+    #[command(flatten)]
+    pub cluster: cluster::Cluster,
     #[command(flatten)]
     pub apiserver: apiserver::ApiServer,
     /// The flags of the API server as they were read, for its page.

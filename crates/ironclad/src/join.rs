@@ -1,21 +1,34 @@
 //! How a machine joins a cluster: it reads the cluster's authority and proves it by the token, before it says anything.
 //!
-//! Read first: [`fetch_authority`], the first step of servers and agents alike. What a server answers to machines that
-//! join is `door`'s. Not here: the form of tokens (`pki::token`), what an agent asks for with its own.
+//! Read first: [`fetch_authority`], the first step of servers and agents alike; [`ask_for_keys`], the second one of a
+//! server. What a server answers to machines that join is `door`'s, what servers must agree on `agreed`'s. Not here: the
+//! form of tokens (`pki::token`), what an agent asks for with its own, how the store takes on a member (`roles::store`).
 
+pub mod agreed;
+pub mod attempts;
 pub mod door;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use api::k8s_openapi::ByteString;
 use bytes::Bytes;
 use client::{Config, HttpsTransport, Transport as _};
 use http_body_util::{BodyExt as _, Limited};
-use pki::Token;
+use pki::{Token, handover};
+use serde::{Deserialize, Serialize};
+
+use agreed::Agreed;
+
+use crate::config;
+use crate::roles::store::member::begin_to_join;
 
 /// Where a server tells its cluster's authority.
 pub const AUTHORITY_PATH: &str = "/cacerts";
+/// Where a server hands over the cluster's keys.
+pub const JOIN_PATH: &str = "/ironclad/v1/join";
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer in bytes.
@@ -27,7 +40,6 @@ const LARGEST: usize = 1 << 20;
 /// # Errors
 /// A server that does not answer, or as something else; an authority that is not the token's; a token without a hash where
 /// no file is named.
-#[expect(dead_code, reason = "the commands that join are next; each of them begins with it")]
 pub async fn fetch_authority(server: &str, token: &Token, file: Option<&Path>) -> anyhow::Result<String> {
     if let Some(file) = file {
         let text =
@@ -50,6 +62,72 @@ pub async fn fetch_authority(server: &str, token: &Token, file: Option<&Path>) -
     let text = text.with_context(|| format!("the answer of {server} is not used"))?;
     token.verify(&text).with_context(|| format!("{server} is not trusted"))?;
     Ok(text)
+}
+
+/// A request for the keys.
+#[derive(Serialize, Deserialize)]
+struct Asked {
+    nonce: ByteString,
+    proof: ByteString,
+}
+
+/// What is sealed in the answer.
+#[derive(Serialize, Deserialize)]
+pub struct HandedOver {
+    /// Where the members of the store are reached by each other.
+    pub members: Vec<String>,
+    /// The keys: texts by the names of files.
+    pub files: BTreeMap<String, String>,
+    /// The bootstrap token of agents.
+    pub agent_token: String,
+    /// The settings of the cluster that all its servers have.
+    pub agreed: Agreed,
+}
+
+/// Asks a server (`https://host:port`) for the keys of its cluster, by a server token whose authority has been proven.
+///
+/// # Errors
+/// A server that does not answer or refuses; an answer that was not sealed for this request.
+pub async fn ask_for_keys(server: &str, token: &Token, authority: &str) -> anyhow::Result<HandedOver> {
+    let secret =
+        token.server_secret().context("servers join by the token that `ironclad token server` prints")?;
+    let request = handover::Request::new(secret)?;
+    let asked = Asked { nonce: ByteString(request.nonce().to_vec()), proof: ByteString(request.proof()) };
+    let ca_pem = Some(authority.as_bytes().to_vec());
+    let config = Config { server: server.to_owned(), ca_pem, ..Config::default() };
+    let body = serde_json::to_vec(&asked)?;
+    let (code, body) = exchange(&config, http::Method::POST, JOIN_PATH, body.into()).await?;
+    if code != 200 {
+        let said = String::from_utf8_lossy(&body);
+        bail!("{server} does not let this server join ({code}): {}", said.trim());
+    }
+    let opened =
+        request.open(&body).with_context(|| format!("the answer of {server} is not for this request"))?;
+    serde_json::from_slice(&opened).with_context(|| format!("the answer of {server} is not understood"))
+}
+
+/// Takes a server's first steps into a cluster: proves the cluster by the token, agrees on the settings, writes the
+/// cluster's keys to the data directory.
+///
+/// # Errors
+/// As [`fetch_authority`] and [`ask_for_keys`]; settings that differ; a data directory with keys of another cluster.
+pub async fn enter(config: &config::Server, server: &str, random: u64) -> anyhow::Result<HandedOver> {
+    let token = config.cluster.given_token()?;
+    let token =
+        token.context("--server needs the token of that server's cluster: --token or --token-file")?;
+    let authority = fetch_authority(server, &token, None).await?;
+    let handed = ask_for_keys(server, &token, &authority).await?;
+    let differences = Agreed::of(config)?.differences(&handed.agreed);
+    if !differences.is_empty() {
+        bail!("the settings of this server are not those of its cluster: {}", differences.join("; "));
+    }
+    let told = handed.files.get("ca.crt").map(String::as_str).unwrap_or_default();
+    token.verify(told).with_context(|| format!("the keys of {server} are not used"))?;
+    let data_dir = &config.dirs.data_dir;
+    // From here on a start without these settings would make keys for what is missing.
+    begin_to_join(data_dir, random)?;
+    handover::take_over(&data_dir.join("pki"), &handed.files)?;
+    Ok(handed)
 }
 
 /// One request to a server, and its whole answer: the code and the body.

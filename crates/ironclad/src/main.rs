@@ -10,6 +10,7 @@ mod demo_app;
 mod file_watch;
 mod images;
 mod join;
+mod members;
 mod node;
 mod preflight;
 mod progress;

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod etcd;
 pub mod kubelet;
 pub mod leader;
+pub mod members;
 pub mod network;
 pub mod proxy;
 pub mod runtime;

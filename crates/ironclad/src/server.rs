@@ -1,6 +1,6 @@
 //! `ironclad server`: starts the parts of a cluster in order, and stops them in order.
 //!
-//! Prints one line per part as it gets ready, then where the kubeconfig is. The order: store and keys, API server,
+//! Prints one line per part as it gets ready, then where the kubeconfig is. The order: keys and store, API server,
 //! everything else at once. Not here: how a part starts (`roles`).
 
 use std::{
@@ -14,14 +14,20 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Part, Server},
+    join::{self, HandedOver},
     node, preflight,
     progress::{self, Progress},
-    roles::{self, Api, Context},
+    roles::{
+        self, Api, Context,
+        store::{Opened, Plan, Reset},
+    },
     tokens, uninstall,
 };
 
 /// How long all parts together have to stop.
 const STOP: Duration = Duration::from_secs(12);
+/// How long a start is silent about other servers that it waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
 pub async fn run(config: Server) -> anyhow::Result<()> {
@@ -30,17 +36,14 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let listener = preflight::check(&config).await?;
-    let started = Instant::now();
-    let clock = SystemClock::shared();
-    let (data_dir, stop_pods) = (config.dirs.data_dir.clone(), config.node.stop_pods);
+    let stop_pods = config.node.stop_pods;
     // Held until this process ends: who removes the cluster knows by it that somebody is at home.
     let _lock = uninstall::announce(&config.dirs, &config.node)?;
-    let opened = roles::store::open(&data_dir, &config.datastore, clock.clone())?;
-    progress.done("store", &opened.place(&data_dir, &config.datastore), started.elapsed());
 
     let scopes = Scopes::new();
     let mut node = node::Parts::default();
-    let run = run_parts(config, clock, &opened, listener, &scopes, &mut node, &mut progress);
+    let mut opened = None;
+    let run = run_parts(config, &mut opened, listener, &scopes, &mut node, &mut progress);
     let outcome = tokio::select! {
         outcome = run => outcome,
         _ = terminate.recv() => Ok(()),
@@ -49,7 +52,10 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
     // From here on every step is taken whatever the one before came to; the first failure is what is told.
     let stopped = if stop_pods { node.stop_pods(STOP / 4).await } else { Ok(()) };
     scopes.shutdown().await;
-    opened.shutdown();
+    if let Some(opened) = opened {
+        // A member that leads says so to the others before it goes, through this event loop.
+        tokio::task::spawn_blocking(move || opened.shutdown()).await.context("the store was not closed")?;
+    }
     outcome.and(stopped)
 }
 
@@ -80,29 +86,65 @@ impl Scopes {
     }
 }
 
+/// Opens the store: the keys first, which a server that joins has from its cluster.
+async fn open_store(
+    config: Server,
+    slot: &mut Option<Opened>,
+    progress: &mut Progress,
+) -> anyhow::Result<Context> {
+    let started = Instant::now();
+    let plan = roles::store::plan(&config)?;
+    let randomness = SystemRandomness::shared();
+    let handed = match &plan {
+        Plan::Join(server) => {
+            let handed = join::enter(&config, server, randomness.u64()).await?;
+            progress.done("keys", &format!("of the cluster of {server}"), started.elapsed());
+            Some(handed)
+        }
+        _ => None,
+    };
+    let context = context(config, &plan, handed.as_ref(), SystemClock::shared(), randomness)?;
+    let (data_dir, settings) = (&context.config.dirs.data_dir, &context.config.datastore);
+    let opened = slot.insert(roles::store::open(&context, &plan, handed).await?);
+    if let Some(member) = opened.member() {
+        if plan == (Plan::Member { reset: Reset::Now }) {
+            progress.say(&roles::store::member::after_reset(data_dir));
+        }
+        let mut joined = std::pin::pin!(member.joined());
+        tokio::select! {
+            joined = &mut joined => joined,
+            () = context.clock.sleep(PATIENCE) => {
+                progress.say("waiting until a majority of the servers runs and is reached");
+                joined.await
+            }
+        }
+        .context("this server cannot take part in its cluster's store")?;
+    }
+    progress.done("store", &opened.place(data_dir, settings), started.elapsed());
+    Ok(context)
+}
+
 /// Starts everything and waits for the end.
 async fn run_parts(
     config: Server,
-    clock: foundation::SharedClock,
-    opened: &roles::store::Opened,
+    slot: &mut Option<Opened>,
     listener: tokio::net::TcpListener,
     scopes: &Scopes,
     node: &mut node::Parts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
-    let context = context(config, clock)?;
+    let context = open_store(config, slot, progress).await?;
+    let opened = slot.as_ref().context("the store is open")?;
     let started = Instant::now();
-    let api = roles::apiserver::start(&context, opened.store(), listener, &scopes.control_plane).await?;
+    let api = roles::apiserver::start(&context, opened, listener, &scopes.control_plane).await?;
     let (server, port) = (api.server, api.port);
     progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
     let api = Api::new(server, &scopes.loops, context.clock.clone());
-    if let (roles::store::Opened::Embedded(engine), Some(address)) =
-        (opened, context.config.datastore.etcd_listen)
-    {
-        let address = roles::etcd::start(&context, engine, address, &scopes.control_plane).await?;
+    if let Some(address) = context.config.datastore.etcd_listen {
+        let address = roles::etcd::start(&context, opened, address, &scopes.control_plane).await?;
         progress.done("etcd", &format!("https://{address}"), started.elapsed());
     }
-    if opened.is_shared() {
+    if opened.is_external() {
         roles::store::keep_compacted(&context, opened.store(), &scopes.control_plane);
     }
     roles::backup::start(&context, opened.store(), &scopes.control_plane)?;
@@ -114,11 +156,20 @@ async fn run_parts(
         progress::duration(progress.elapsed()),
         context.config.kubeconfig().display()
     ));
-    scopes.all.token().cancelled().await;
-    Ok(())
+    let stop = scopes.all.token();
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        why = opened.ended() => Err(anyhow::Error::new(why).context("the store does not serve any more")),
+    }
 }
 
-fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Context> {
+fn context(
+    config: Server,
+    plan: &Plan,
+    handed: Option<&HandedOver>,
+    clock: foundation::SharedClock,
+    randomness: foundation::SharedRandomness,
+) -> anyhow::Result<Context> {
     let node = node::identity::of(&config.node)?;
     let settings = pki::Settings {
         dir: config.dirs.data_dir.join("pki"),
@@ -129,9 +180,20 @@ fn context(config: Server, clock: foundation::SharedClock) -> anyhow::Result<Con
         extra_names: config.tls_san.clone(),
     };
     let pki = pki::Pki::open(settings, clock.now()).context("the cluster's certificates cannot be used")?;
-    let tokens = Arc::new(tokens::open(&config.dirs.data_dir, &pki, None)?);
-    let randomness = SystemRandomness::shared();
-    Ok(Context { config: Arc::new(config), node, pki: Arc::new(pki), tokens, clock, randomness })
+    let given = match plan {
+        // The flags that say how to become a member do not count for one.
+        Plan::Member { .. } => None,
+        _ => config.cluster.given_token()?,
+    };
+    let tokens = tokens::open(&config.dirs.data_dir, &pki, given.as_ref(), handed)?;
+    Ok(Context {
+        config: Arc::new(config),
+        node,
+        pki: Arc::new(pki),
+        tokens: Arc::new(tokens),
+        clock,
+        randomness,
+    })
 }
 
 /// Starts the controllers and the scheduler: at once, or where others share the store, when this server leads them.

@@ -127,6 +127,7 @@ fn open(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
         }
         return Ok(Arc::new(store_etcd::EtcdStore::new(options)?));
     }
+    refuse_member(&target.data_dir, "reach it through a running server's --etcd-listen, by --endpoints")?;
     let directory = roles::store::directory(&target.data_dir);
     if !directory.is_dir() {
         // Opening would make one.
@@ -134,6 +135,15 @@ fn open(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
     }
     let hint = "a running server's is reached by --endpoints, once it has --etcd-listen";
     Ok(roles::store::open_embedded(&directory, clock).context(hint)?)
+}
+
+/// What a member has is one of several copies, in a form of its own, and no command of one's own is to change it.
+fn refuse_member(data_dir: &Path, hint: &str) -> anyhow::Result<()> {
+    let directory = roles::store::member_directory(data_dir);
+    if directory.join("member").exists() {
+        bail!("the store in {} is one that several servers keep together: {hint}", directory.display());
+    }
+    Ok(())
 }
 
 /// Prints a line; a reader that has gone away ends the program in order.
@@ -154,6 +164,8 @@ async fn snapshots(command: Snapshot) -> anyhow::Result<()> {
             ))
         }
         Snapshot::Restore { file, data_dir, bump_revision } => {
+            let hint = "restore into an empty data directory, and start it with --cluster-init";
+            refuse_member(&data_dir, hint)?;
             let contents = read(&file)?;
             let revision = contents.revision() + bump_revision;
             let directory = roles::store::directory(&data_dir);

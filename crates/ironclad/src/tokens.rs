@@ -12,6 +12,7 @@ use pki::{Token, Tokens};
 use serde_json::json;
 
 use crate::config;
+use crate::join::HandedOver;
 
 /// Which token.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -66,8 +67,22 @@ fn encoded(text: &str) -> String {
     serde_json::to_value(bytes).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// The tokens of the server with this data directory.
-pub fn open(data_dir: &Path, pki: &pki::Pki, wanted: Option<&str>) -> anyhow::Result<Tokens> {
-    Tokens::open(data_dir, pki.cluster_authority().certificate(), wanted)
-        .context("the tokens of this cluster cannot be used")
+/// The tokens of the server with this data directory. A first server's secret may be given; one that joins has the
+/// cluster's.
+pub fn open(
+    data_dir: &Path,
+    pki: &pki::Pki,
+    given: Option<&Token>,
+    handed: Option<&HandedOver>,
+) -> anyhow::Result<Tokens> {
+    let authority = pki.cluster_authority().certificate();
+    let problem = "the tokens of this cluster cannot be used";
+    if let Some(given) = given.filter(|given| given.names_authority()) {
+        given.verify(&authority.pem()).context("--token cannot be used")?;
+    }
+    if let (Some(given), Some(handed)) = (given, handed) {
+        let agent = Token::parse(&handed.agent_token).context(problem)?.secret().clone();
+        Tokens::take_over(data_dir, authority, given.secret().clone(), agent).context(problem)?;
+    }
+    Tokens::open(data_dir, authority, given.and_then(Token::server_secret)).context(problem)
 }

@@ -1,7 +1,7 @@
 //! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
 //!
 //! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`,
-//! `helm`, `hollow` and `datastore` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
+//! `helm`, `hollow`, `datastore` and `several` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
 
 mod it {
     //! The cases.
@@ -20,6 +20,7 @@ mod it {
     pub mod restart;
     pub mod rolling;
     pub mod settings;
+    pub mod several;
     pub mod uninstall;
     pub mod workload;
 }

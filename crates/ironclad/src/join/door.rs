@@ -1,40 +1,118 @@
 //! What a server answers to machines that are not in the cluster yet, on the API server's port.
 //!
 //! `GET /cacerts`: the certificate of the cluster's authority, for anybody: it is no secret, and proves itself by the hash
-//! in the asker's token.
+//! in the asker's token. `POST /ironclad/v1/join`: the keys of the cluster, sealed, for who shows that it knows the secret
+//! of the server token; anybody else is told nothing, and has to wait after a few attempts. Not here: how a store takes on
+//! a member (`store_raft`), which happens once the new server has its keys.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use ::apiserver::beside::Beside;
 use ::apiserver::response::{self, Response};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
+use foundation::SharedClock;
+use http::{HeaderValue, Method, header};
+use parking_lot::Mutex;
+use pki::{Tokens, handover};
+use store_raft::RaftStore;
 
-use super::AUTHORITY_PATH;
+use super::agreed::Agreed;
+use super::attempts::Attempts;
+use super::{AUTHORITY_PATH, Asked, HandedOver, JOIN_PATH};
+
+/// What can be joined here.
+pub enum Cluster {
+    /// Servers that keep the store together.
+    Members {
+        /// The one of this server.
+        store: Arc<RaftStore>,
+        /// What they must agree on.
+        agreed: Agreed,
+    },
+    /// The server keeps its store alone.
+    Alone,
+    /// The servers share a store of somebody else's.
+    External,
+}
 
 /// What answers.
 pub struct Door {
-    authority: String,
+    /// The cluster's authority, PEM.
+    pub authority: String,
+    /// Where the keys are.
+    pub keys: PathBuf,
+    /// Who may have them.
+    pub tokens: Arc<Tokens>,
+    /// What they are for.
+    pub cluster: Cluster,
+    /// The time.
+    pub clock: SharedClock,
+    /// Who was wrong.
+    pub attempts: Mutex<Attempts>,
 }
 
 impl Door {
-    /// The door of a cluster with this authority (PEM).
-    pub fn new(authority: String) -> Self {
-        Self { authority }
+    fn join(&self, body: &[u8], remote: SocketAddr) -> anyhow::Result<Response> {
+        let now = self.clock.monotonic();
+        let address = remote.ip().to_canonical();
+        if let Some(wait) = self.attempts.lock().must_wait(address, now) {
+            let mut answer = response::text(429, "too many attempts with a wrong token\n");
+            let seconds = HeaderValue::from(wait.as_secs().max(1));
+            answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+            return Ok(answer);
+        }
+        let Ok(asked) = serde_json::from_slice::<Asked>(body) else {
+            return Ok(response::text(400, "this is no request to join\n"));
+        };
+        let secret = self.tokens.server.server_secret().unwrap_or_default();
+        let Some(sealer) = handover::check(secret, &asked.nonce.0, &asked.proof.0) else {
+            self.attempts.lock().was_wrong(address, now);
+            tracing::warn!(%remote, "somebody asked to join with a wrong token");
+            return Ok(response::text(401, "the token is not this cluster's\n"));
+        };
+        let (store, agreed) = match &self.cluster {
+            Cluster::Members { store, agreed } => (store, agreed),
+            Cluster::Alone => {
+                let text = "this server keeps its store alone: start it with --cluster-init once, then others can join\n";
+                return Ok(response::text(409, text));
+            }
+            Cluster::External => {
+                let text = "the servers of this cluster share a datastore: start the new one with the same --datastore-endpoint and a copy of <data-dir>/pki\n";
+                return Ok(response::text(409, text));
+            }
+        };
+        let members = store.standing().borrow().members.iter().map(|member| member.address.clone()).collect();
+        let handed = HandedOver {
+            members,
+            files: handover::export(&self.keys)?,
+            agent_token: self.tokens.agent.bootstrap_token().unwrap_or_default(),
+            agreed: agreed.clone(),
+        };
+        let sealed = sealer.seal(&serde_json::to_vec(&handed)?)?;
+        tracing::info!(%remote, "handed the cluster's keys to a server that joins");
+        Ok(response::bytes(200, "application/octet-stream", sealed))
     }
 }
 
 #[async_trait]
 impl Beside for Door {
     fn has(&self, path: &str) -> bool {
-        path == AUTHORITY_PATH
+        path == AUTHORITY_PATH || path == JOIN_PATH
     }
 
-    async fn answer(&self, request: http::Request<Bytes>, _: SocketAddr) -> Response {
-        match *request.method() {
-            Method::GET => response::bytes(200, "application/x-pem-file", self.authority.clone()),
-            _ => response::text(405, "only GET is answered here\n"),
+    async fn answer(&self, request: http::Request<Bytes>, remote: SocketAddr) -> Response {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, AUTHORITY_PATH) => {
+                response::bytes(200, "application/x-pem-file", self.authority.clone())
+            }
+            (&Method::POST, JOIN_PATH) => self.join(request.body(), remote).unwrap_or_else(|error| {
+                tracing::error!(error = format!("{error:#}"), "a server cannot be given the keys");
+                response::text(500, "the keys cannot be handed over; the server's log says why\n")
+            }),
+            _ => response::text(405, "this method is not answered here\n"),
         }
     }
 }

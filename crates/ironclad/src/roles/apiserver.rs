@@ -19,7 +19,10 @@ use store::Store;
 use tokio::net::TcpListener;
 
 use super::Context;
-use crate::join::door::Door;
+use super::members::Peers;
+use super::store::Opened;
+use crate::join::agreed::Agreed;
+use crate::join::door::{self, Door};
 use crate::tokens;
 use follow::{AUTHENTICATION, AUTHORIZATION, ENCRYPTION, NAMED_CERTIFICATES, follow};
 
@@ -37,24 +40,25 @@ pub struct Running {
 /// Starts the server over a store and serves on a listener.
 pub async fn start(
     context: &Context,
-    store: Arc<dyn Store>,
+    opened: &Opened,
     listener: TcpListener,
     tasks: &Tasks,
 ) -> anyhow::Result<Running> {
     let port = listener.local_addr().context("cannot read the listener's address")?.port();
     let now = context.clock.now();
-    let (store, encryption) = encrypted(context, store, tasks)?;
-    let server = ApiServer::new(
-        store,
-        options(context, port, now)?,
-        tasks,
-        context.clock.clone(),
-        context.randomness.clone(),
-    )
-    .await
-    .context("the API server cannot start")?;
+    let (store, encryption) = encrypted(context, opened.store(), tasks)?;
+    let mut options = options(context, port, now)?;
+    options.beside = Some(Arc::new(door(context, opened)?));
+    options.pages =
+        opened.member().map(|member| Arc::new(Peers(member.clone())) as Arc<dyn ::apiserver::beside::Page>);
+    let server = ApiServer::new(store, options, tasks, context.clock.clone(), context.randomness.clone())
+        .await
+        .context("the API server cannot start")?;
     if let Some(encryption) = encryption {
         server.check_encryption(encryption);
+    }
+    if let Some(member) = opened.member().cloned() {
+        server.checks().register("store-members", move || super::store::member::check(&member));
     }
     follow_files(context, &server, tasks)?;
     let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
@@ -64,6 +68,25 @@ pub async fn start(
     tasks.spawn_until_cancelled("certificates", renew(context.clone(), swap));
     write_kubeconfig(context, port, now)?;
     Ok(Running { server, port })
+}
+
+/// What machines are told that want to join.
+fn door(context: &Context, opened: &Opened) -> anyhow::Result<Door> {
+    let cluster = match opened {
+        Opened::Embedded(_) => door::Cluster::Alone,
+        Opened::External(_) => door::Cluster::External,
+        Opened::Replicated(store) => {
+            door::Cluster::Members { store: store.clone(), agreed: Agreed::of(&context.config)? }
+        }
+    };
+    Ok(Door {
+        authority: context.pki.cluster_authority().certificate().pem(),
+        keys: context.config.dirs.data_dir.join("pki"),
+        tokens: context.tokens.clone(),
+        cluster,
+        clock: context.clock.clone(),
+        attempts: Default::default(),
+    })
 }
 
 /// The store as the server sees it: with what is to be kept encrypted, if anything is; and what of that is to be checked.
@@ -156,7 +179,6 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         bootstrap: std::iter::once(kubelet_access())
             .chain(tokens::bootstrap_secret(&context.tokens.agent))
             .collect(),
-        beside: Some(Arc::new(Door::new(pki.cluster_authority().certificate().pem()))),
         admission: flags.admission()?,
         fairness: flags.fairness(),
         audit: flags.audit()?,

@@ -1,6 +1,9 @@
 //! The cluster DNS: the server on this node, and the Service `kube-dns` that leads to it.
 //!
-//! Writes the Service and this node's EndpointSlice in `kube-system`. Not here: the server itself (the `dns` crate).
+//! Writes the Service and this node's EndpointSlice in `kube-system`; `slices` keeps the slices of several servers right.
+//! Not here: the server itself (the `dns` crate).
+
+mod slices;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -38,7 +41,11 @@ pub async fn start(context: &Context, api: &Api, tasks: &Tasks) -> anyhow::Resul
         .await
         .context("the DNS cannot start")?;
     let client = api.client(&service_account("coredns"), &SERVICE_ACCOUNT_GROUPS);
-    publish(context, &client).await.context("the DNS cannot be published as a Service")
+    let nodes = api.informers.informer::<Node>();
+    publish(context, &client).await.context("the DNS cannot be published as a Service")?;
+    let slices = api.informers.informer::<EndpointSlice>();
+    tasks.spawn_until_cancelled("dns-slices", slices::keep(context.node.name.clone(), nodes, slices, client));
+    Ok(())
 }
 
 /// Pods, and the nodes themselves, by whose addresses their own processes and what is masqueraded come.
@@ -75,7 +82,7 @@ async fn publish(context: &Context, client: &Client) -> anyhow::Result<()> {
         Err(error) if error.is_not_found() => drop(client.create(Some(NAMESPACE), &service).await?),
         other => drop(other?),
     }
-    let name = format!("{NAME}-{}", context.node.name);
+    let name = slices::name_of(&context.node.name);
     let mut slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {

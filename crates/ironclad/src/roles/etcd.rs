@@ -20,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
+use super::members::Peers;
+use super::store::Opened;
 
 /// Settings of `ironclad etcd`. The names are etcd's.
 #[derive(Clone, Debug, clap::Args)]
@@ -90,15 +92,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// Answers the API for the cluster's administrators.
 pub async fn start(
     context: &Context,
-    engine: &Arc<Engine>,
+    opened: &Opened,
     address: SocketAddr,
     tasks: &Tasks,
 ) -> anyhow::Result<SocketAddr> {
     let tls = administrators::tls(context)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("cannot read the listener's address")?;
-    let described = describe(engine, vec![format!("https://{address}")]);
-    let server = etcd::Server::new(engine.clone(), described, SystemClock::shared());
+    let urls = vec![format!("https://{address}")];
+    let described = match opened {
+        Opened::Embedded(engine) => describe(engine, urls),
+        Opened::Replicated(member) => etcd::Options {
+            id: member.identity().member,
+            name: context.node.name.clone(),
+            client_urls: urls,
+            members: Some(Arc::new(Peers(member.clone()))),
+            ..etcd::Options::default()
+        },
+        // The flags exclude each other.
+        Opened::External(_) => bail!("--etcd-listen is for the servers' own store"),
+    };
+    let server = etcd::Server::new(opened.store(), described, SystemClock::shared());
     let stop = tasks.token();
     tasks.spawn("etcd", async move {
         if let Err(error) = etcd::serve(server, listener, Some(tls), stop).await {

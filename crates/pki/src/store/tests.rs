@@ -139,7 +139,8 @@ fn members_of_the_store_have_an_authority_of_their_own() {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let members = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second() as u64));
-    let lets_in = |credential: &Credential| members.verify_client_cert(&credential.chain()[0], &[], time).is_ok();
+    let lets_in =
+        |credential: &Credential| members.verify_client_cert(&credential.chain()[0], &[], time).is_ok();
     assert!(lets_in(&peer));
     assert!(!lets_in(&pki.credential(Leaf::Admin, now).unwrap()), "not even an administrator is a member");
     let chain = peer.chain();
@@ -149,7 +150,10 @@ fn members_of_the_store_have_an_authority_of_their_own() {
     let again = Pki::open(settings(dir.path()), now).unwrap();
     let same = again.credential(Leaf::Peer { member: 0xab }, now).unwrap();
     assert_eq!(same.certificate_pem(), peer.certificate_pem());
-    assert_ne!(again.credential(Leaf::Peer { member: 1 }, now).unwrap().certificate_pem(), peer.certificate_pem());
+    assert_ne!(
+        again.credential(Leaf::Peer { member: 1 }, now).unwrap().certificate_pem(),
+        peer.certificate_pem()
+    );
 }
 
 #[test]
