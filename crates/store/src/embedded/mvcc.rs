@@ -7,7 +7,8 @@
 //! change that replaced it, by the watchers' events. A key that is written often shares one key buffer
 //! among all its records.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -118,14 +119,14 @@ impl Mvcc {
         Self { revision: 1, ..Self::default() }
     }
 
-    /// The latest version of a key, if it exists.
-    pub fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        self.index.get(key).map(|slot| &slot.latest).filter(|record| !record.is_delete())
-    }
-
     /// The key's own buffer, if the index has one (even for a key that was deleted).
     pub fn interned(&self, key: &[u8]) -> Option<Bytes> {
-        self.index.get_key_value(key).map(|(key, _)| key.clone())
+        self.known(key).map(|record| record.key.clone())
+    }
+
+    /// The latest version of a key, or its deletion, if the index still has it.
+    pub fn known(&self, key: &[u8]) -> Option<&Arc<Record>> {
+        self.index.get(key).map(|slot| &slot.latest)
     }
 
     /// The keys that exist now, in order.
@@ -139,12 +140,13 @@ impl Mvcc {
     pub fn apply(&mut self, record: Arc<Record>) -> Change {
         self.revision = record.mod_revision;
         self.add_live(&record);
-        let prev = match self.index.get_mut(&record.key) {
-            None => {
-                self.index.insert(record.key.clone(), Slot { latest: record.clone(), older: None });
+        let prev = match self.index.entry(record.key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Slot { latest: record.clone(), older: None });
                 None
             }
-            Some(slot) => {
+            Entry::Occupied(place) => {
+                let slot = place.into_mut();
                 let prev = std::mem::replace(&mut slot.latest, record.clone());
                 slot.older.get_or_insert_default().push(prev.clone());
                 (!prev.is_delete()).then_some(prev)

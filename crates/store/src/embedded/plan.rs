@@ -123,10 +123,12 @@ impl<'a> Planner<'a> {
     }
 
     fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        match self.pending.records.get(key) {
-            Some(record) => Some(record).filter(|record| !record.is_delete()),
-            None => self.mvcc.get(key),
-        }
+        self.known(key).filter(|record| !record.is_delete())
+    }
+
+    /// The latest version of a key, or its deletion.
+    fn known(&self, key: &[u8]) -> Option<&Arc<Record>> {
+        self.pending.records.get(key).or_else(|| self.mvcc.known(key))
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -152,14 +154,13 @@ impl<'a> Planner<'a> {
     fn carry_out(&mut self, step: Step, entry: &mut Entry) -> OpResult {
         match step {
             Step::Put { key, value, lease } => {
-                let prev = self.get(&key).cloned();
-                let known = match &prev {
-                    Some(prev) => Some(prev.key.clone()),
-                    None => self.mvcc.interned(&key),
-                };
+                // One search: with many keys that is most of what a put costs.
+                let known = self.known(&key).cloned();
+                let interned = known.as_ref().map(|known| known.key.clone());
+                let prev = known.filter(|known| !known.is_delete());
                 let record = Arc::new(Record {
                     // Copied when new: the caller's key may be a slice of something large.
-                    key: known.unwrap_or_else(|| Bytes::copy_from_slice(&key)),
+                    key: interned.unwrap_or_else(|| Bytes::copy_from_slice(&key)),
                     value: stored(&value, entry.revision),
                     create_revision: prev.as_ref().map_or(entry.revision, |prev| prev.create_revision),
                     mod_revision: entry.revision,
