@@ -85,15 +85,6 @@ fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
         assert_eq!(given.len(), count, "{pointer} is given once: {given:?}");
     }
 
-    // More node ports than an etcd takes operations in a transaction by its default.
-    let ports: Vec<_> = (1..=300).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
-    let wide = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wide"},
-                      "spec": {"type": "NodePort", "ports": ports}});
-    let made = first.send("POST", SERVICES, "application/json", wide.to_string());
-    assert_eq!(made.code, 201, "{}", made.body);
-    let gone = second.send("DELETE", &format!("{SERVICES}/wide"), "application/json", "");
-    assert_eq!(gone.code, 200, "{}", gone.body);
-
     // The first was there alone, so it leads.
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
     let made = second.send("POST", deployments, "application/json", deployment("web", 2).to_string());
