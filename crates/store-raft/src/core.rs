@@ -15,6 +15,7 @@
 mod applying;
 mod duties;
 mod requests;
+mod time;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::entry::stamp;
 use crate::membership::{Member, Membership};
 use crate::tail::Tail;
 use requests::{Asked, Reads, Requests};
+use time::SharedTime;
 
 /// What a number that the executor has chosen for a caller stands for.
 pub type Request = u64;
@@ -99,6 +101,8 @@ pub enum Output {
     },
     /// The log up to this index is in a checkpoint.
     Release(u64),
+    /// This member cannot go on, and must be stopped. Nothing comes after it.
+    Failed(String),
 }
 
 /// The answer to a request that did not fail.
@@ -146,27 +150,6 @@ pub struct Standing {
     pub silent: Vec<u64>,
 }
 
-/// The time of the replicated state. The leader's counts: it starts, with every leadership anew, from the latest that is
-/// in the state, so that it may stand still between two leaders and never jumps ahead of what an earlier one has given
-/// leases. What the others make of it is for information only.
-#[derive(Debug, Default)]
-struct SharedTime {
-    time: Duration,
-    seen: Duration,
-}
-
-impl SharedTime {
-    fn at(&self, now: Duration) -> Duration {
-        Duration::from_millis((self.time + now.saturating_sub(self.seen)).as_millis() as u64)
-    }
-
-    fn observe(&mut self, time: Duration, now: Duration) {
-        if time > self.at(now) {
-            *self = Self { time, seen: now };
-        }
-    }
-}
-
 /// Messages that may be sent once what came before them is durable.
 struct Held {
     number: u64,
@@ -193,8 +176,13 @@ pub struct Core {
     /// When each member was last heard of.
     heard: HashMap<u64, Duration>,
     removed: bool,
+    /// It has come to something that it does not understand.
+    failed: bool,
     /// A checkpoint or the like is being worked on.
     upkeep: bool,
+    /// How often in a row that failed, and when it may be tried again.
+    upkeep_failures: u32,
+    upkeep_from: Duration,
     duties: duties::Duties,
 }
 
@@ -231,7 +219,7 @@ impl Core {
             tracing::error!(%error, "the log cannot be gone on with");
             Error::Unavailable("the log cannot be gone on with")
         })?;
-        let time = SharedTime { time: replica.time(), seen: now };
+        let time = SharedTime::from(replica.time(), now);
         let mut core = Self {
             node,
             replica,
@@ -247,7 +235,10 @@ impl Core {
             led_since: now,
             heard: HashMap::new(),
             removed: false,
+            failed: false,
             upkeep: false,
+            upkeep_failures: 0,
+            upkeep_from: now,
             duties: duties::Duties::default(),
         };
         core.tell_members();
@@ -361,7 +352,8 @@ impl Core {
         };
         let done = match &change {
             Change::Add(member) => members.members.get(&member.id) == Some(member),
-            Change::Remove(id) => !members.members.contains_key(id),
+            // Not because it is not known: this member may not know of all yet.
+            Change::Remove(id) => members.gone.contains(id),
             Change::Update(member) => members.members.get(&member.id) == Some(member),
         };
         if done {
@@ -427,11 +419,20 @@ impl Core {
     /// The work in the background is done; with where the new checkpoint stands, if there is one.
     pub fn upkeep_done(&mut self, checkpoint: Option<Position>) {
         self.upkeep = false;
+        self.upkeep_failures = 0;
         let Some(position) = checkpoint else { return };
         let Some(membership) = Membership::decode(position.attachment.clone()) else { return };
         let keep = self.settings.keep_bytes;
         let released = self.node.mut_store().checkpointed(metadata(&position, &membership), keep);
         self.outputs.push(Output::Release(released));
+    }
+
+    /// The work in the background has failed: it is tried again after a while, a longer one each time.
+    pub fn upkeep_failed(&mut self, now: Duration) {
+        self.upkeep = false;
+        self.upkeep_from =
+            now + UPKEEP_PAUSE.0.saturating_mul(1 << self.upkeep_failures.min(16)).min(UPKEEP_PAUSE.1);
+        self.upkeep_failures += 1;
     }
 
     /// Hands the lead to another member, as soon as there is one that can take it: before this one stops, or is removed.
@@ -447,7 +448,7 @@ impl Core {
 
     /// What is to be done now.
     pub fn poll(&mut self, now: Duration) -> Vec<Output> {
-        loop {
+        while !self.failed {
             self.stepped(now);
             self.take_up_waiting(now);
             if self.leads() {
@@ -459,7 +460,7 @@ impl Core {
             self.ready(now);
             self.stepped(now);
         }
-        self.consider_upkeep();
+        self.consider_upkeep(now);
         std::mem::take(&mut self.outputs)
     }
 
@@ -502,6 +503,9 @@ impl Core {
             self.persisted(number);
         }
         self.apply(committed, now);
+        if self.failed {
+            return;
+        }
         for read in reads {
             self.reads.settle(&read.request_ctx, read.index);
         }
@@ -515,8 +519,8 @@ impl Core {
         self.outputs.push(Output::Answer(request, result));
     }
 
-    fn consider_upkeep(&mut self) {
-        if self.upkeep {
+    fn consider_upkeep(&mut self, now: Duration) {
+        if self.upkeep || self.failed || now < self.upkeep_from {
             return;
         }
         let tail = self.node.store();
@@ -541,7 +545,7 @@ impl Core {
             self.led_since = now;
             self.heard.clear();
             self.duties.retires = None;
-            self.time = SharedTime { time: self.replica.time(), seen: now };
+            self.time = SharedTime::from(self.replica.time(), now);
         }
     }
 
@@ -558,6 +562,8 @@ impl Core {
 
 /// However large the state is, the log after a checkpoint is kept in memory too.
 const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
+/// The pause after a checkpoint that failed, doubled each time up to the last.
+const UPKEEP_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 const REMOVED: Error = Error::Unavailable("this member has been removed from the cluster");
 
 /// Where a checkpoint stands, in Raft's words.

@@ -199,7 +199,16 @@ impl RaftStore {
         let disk = DiskThreads::start(recovered.keeper, replica, inbox, health, clock);
         let disk = disk.map_err(started)?;
         let me = member(identity.member, &options);
-        let worker = Worker { core, disk, transport, shared: shared.clone(), me, said: None, removed: None };
+        let worker = Worker {
+            core,
+            disk,
+            transport,
+            shared: shared.clone(),
+            me,
+            said: None,
+            moved: HashMap::new(),
+            removed: None,
+        };
         let run = move || worker.run();
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(run).map_err(started)?;
         Ok(Arc::new(Self { shared, threads: Mutex::new(Some(thread)) }))

@@ -27,19 +27,23 @@ pub fn reset(directory: &Path, options: &Options) -> Result<Identity, Error> {
     }
     for entry in recovered.entries {
         let mut step = Step { index: entry.index, term: entry.term, time: Duration::ZERO, command: None };
-        if entry.get_entry_type() == EntryType::EntryNormal
-            && let Some(envelope) = Envelope::decode(entry.data)
-            && let Body::Command(command) = envelope.body
-        {
-            (step.time, step.command) = (envelope.time, Some(command));
+        if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
+            let envelope = Envelope::decode(entry.data).ok_or(Error::Invalid(
+                "the log has an entry that this version does not understand: a later one has to reset the member",
+            ))?;
+            if let Body::Command(command) = envelope.body {
+                (step.time, step.command) = (envelope.time, Some(command));
+            }
         }
         // Whoever asked has gone.
         drop(replica.apply(vec![step]));
     }
+    // First: members of the old cluster must not take one that is alone for one of theirs. If it goes no further than
+    // this, it is alone in talking to nobody, and can be reset again.
+    let identity = Identity { cluster: options.engine.randomness.u64().max(1), ..identity };
+    identity.save(directory)?;
     let (name, address) = (options.name.clone(), options.address.clone());
     replica.attach(Membership::alone(Member { id: identity.member, name, address }).encode());
     replica.checkpoint()?;
-    let identity = Identity { cluster: options.engine.randomness.u64().max(1), ..identity };
-    identity.save(directory)?;
     Ok(identity)
 }

@@ -60,6 +60,12 @@ impl Inward {
         self.inbox.push(Input::Removed);
     }
 
+    /// A member says that it is at another address than the one recorded. The others are told, because it may not reach
+    /// whoever leads.
+    pub fn moved(&self, member: u64, address: String) {
+        self.inbox.push(Input::Moved { member, address });
+    }
+
     /// What became of a snapshot for a member.
     pub fn snapshot_sent(&self, member: u64, arrived: bool) {
         self.inbox.push(Input::SnapshotSent(member, arrived));

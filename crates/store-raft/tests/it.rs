@@ -4,6 +4,8 @@ mod it {
     mod certified;
     mod cluster;
     mod failover;
-    mod memory_disk;
+    mod limits;
+    mod linearizable;
+    mod recovery;
     mod simulation;
 }

@@ -10,6 +10,7 @@
 mod compaction;
 mod durability;
 mod leases;
+pub mod linearizable;
 mod reads;
 mod transactions;
 mod watches;

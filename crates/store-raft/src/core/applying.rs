@@ -7,37 +7,41 @@ use std::time::Duration;
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
+use store::Error;
 use store::embedded::replica::{Outcome, Position, Step};
 
 use super::{Core, Output, Reply, Request};
 use crate::entry::{Body, Envelope};
-use crate::membership::Membership;
+use crate::membership::{Member, Membership};
 
 const LOST: &str = "the leader was lost; the write may have happened or not";
 
 impl Core {
     /// The state has been replaced by a checkpoint that came from another member.
     pub fn installed(&mut self, position: &Position, now: Duration) {
-        if let Some(membership) = Membership::decode(position.attachment.clone()) {
-            self.members_are(membership);
-        }
+        let Some(membership) = Membership::decode(position.attachment.clone()) else {
+            return self.fail(position.index, "the members that the checkpoint tells of");
+        };
+        self.members_are(membership);
         self.node.advance_apply_to(position.index);
         self.time.observe(self.replica.time(), now);
         self.answer_reads(now);
         self.fail_before(position.term, LOST);
     }
 
-    /// Applies what is committed, in order.
+    /// Applies what is committed, in order, up to what is not understood: a member of a later version has written it, and
+    /// one that passed over it would come apart from the others.
     pub(super) fn apply(&mut self, committed: Vec<Entry>, now: Duration) {
-        let Some(last) = committed.last() else { return };
-        let (index, term) = (last.index, last.term);
+        let mut applied = None;
         let mut steps = Vec::new();
         let mut asked = Vec::new();
         for entry in committed {
-            let mut step = Step { index: entry.index, term: entry.term, time: Duration::ZERO, command: None };
-            match entry.get_entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => {}
+            let (index, term) = (entry.index, entry.term);
+            let mut step = Step { index, term, time: Duration::ZERO, command: None };
+            let understood = match entry.get_entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
                 EntryType::EntryNormal => match Envelope::decode(entry.data) {
+                    None => Err("an entry of the log"),
                     Some(envelope) => {
                         step.time = envelope.time;
                         let waiting = self.waits_for(&envelope);
@@ -48,35 +52,53 @@ impl Core {
                             }
                             Body::Member(member) => {
                                 self.carry_out(&mut steps, &mut asked);
-                                let mut membership = self.membership.clone();
-                                membership.update(member);
-                                self.replica.attach(membership.encode());
-                                self.members_are(membership);
-                                if let Some(request) = waiting {
-                                    self.answer(request, Ok(Reply::Changed));
-                                }
+                                self.update_member(member, waiting);
                             }
                         }
+                        Ok(())
                     }
-                    None => tracing::error!(index = entry.index, "an entry of the log is not understood"),
                 },
                 EntryType::EntryConfChange => {
                     self.carry_out(&mut steps, &mut asked);
-                    self.apply_change(&entry);
+                    self.apply_change(&entry, now)
                 }
-                // Never proposed here.
-                EntryType::EntryConfChangeV2 => {
-                    tracing::error!(index = entry.index, "a change of members is not understood");
-                }
+                // Never proposed by this version.
+                EntryType::EntryConfChangeV2 => Err("a change of members"),
+            };
+            if let Err(what) = understood {
+                self.fail(index, what);
+                break;
             }
+            applied = Some((index, term));
             steps.push(step);
         }
         self.carry_out(&mut steps, &mut asked);
+        let Some((index, term)) = applied else { return };
         self.node.advance_apply_to(index);
         self.time.observe(self.replica.time(), now);
         self.duties.applied();
         // What an earlier leader had been given stands before the first entry of this one, or is lost.
         self.fail_before(term, LOST);
+    }
+
+    /// Ends this member's part: it must not go on without what it does not understand.
+    fn fail(&mut self, index: u64, what: &str) {
+        let why = format!(
+            "{what} (at index {index}) is not understood by this version: a member of a later one has written it; upgrade \
+             this member"
+        );
+        self.failed = true;
+        self.outputs.push(Output::Failed(why));
+    }
+
+    fn update_member(&mut self, member: Member, waiting: Option<Request>) {
+        let mut membership = self.membership.clone();
+        membership.update(member);
+        self.replica.attach(membership.encode());
+        self.members_are(membership);
+        if let Some(request) = waiting {
+            self.answer(request, Ok(Reply::Changed));
+        }
     }
 
     fn carry_out(&mut self, steps: &mut Vec<Step>, asked: &mut Vec<(usize, Option<Request>)>) {
@@ -92,18 +114,14 @@ impl Core {
         }
     }
 
-    fn apply_change(&mut self, entry: &Entry) {
+    /// Says what of it is not understood.
+    fn apply_change(&mut self, entry: &Entry, now: Duration) -> Result<(), &'static str> {
+        const WHAT: &str = "a change of members";
         let mut change = ConfChange::default();
-        if change.merge_from_bytes(&entry.data).is_err() {
-            tracing::error!(index = entry.index, "a change of members is not understood");
-            return;
-        }
-        let envelope = Envelope::decode(change.context.clone());
-        let waiting = envelope.as_ref().and_then(|envelope| self.waits_for(envelope));
-        let member = envelope.and_then(|envelope| match envelope.body {
-            Body::Member(member) => Some(member),
-            Body::Command(_) => None,
-        });
+        change.merge_from_bytes(&entry.data).map_err(|_| WHAT)?;
+        let envelope = Envelope::decode(change.context.clone()).ok_or(WHAT)?;
+        let waiting = self.waits_for(&envelope);
+        let Body::Member(member) = envelope.body else { return Err(WHAT) };
         let known = self.membership.members.contains_key(&change.node_id);
         let fits = match change.get_change_type() {
             // Somebody else was quicker: it may vote by now.
@@ -115,25 +133,32 @@ impl Core {
             if let Some(request) = waiting {
                 self.answer(request, Ok(Reply::Changed));
             }
-            return;
+            return Ok(());
         }
         let conf = match self.node.apply_conf_change(&change) {
             Ok(conf) => conf,
+            // Nobody can, and everybody sees so: the last one that votes is to leave.
             Err(error) => {
-                tracing::error!(%error, "a change of members cannot be applied");
-                return;
+                tracing::warn!(%error, "a change of members is not possible");
+                if let Some(request) = waiting {
+                    self.answer(request, Err(Error::Invalid("the members cannot be changed so")));
+                }
+                return Ok(());
             }
         };
         let mut membership = self.membership.clone();
-        membership.follow(&change, member, conf);
+        membership.follow(&change, Some(member), conf);
         self.replica.attach(membership.encode());
         self.members_are(membership);
         if change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id {
             self.told_removed();
+            // It has come to lead with its own removal in the log.
+            self.hand_over(now);
         }
         if let Some(request) = waiting {
             self.answer(request, Ok(Reply::Changed));
         }
+        Ok(())
     }
 
     fn members_are(&mut self, membership: Membership) {

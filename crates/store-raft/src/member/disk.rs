@@ -219,13 +219,14 @@ fn tidy(chores: &Queue<Chore>, replica: &Replica, files: &Upkeep, inbox: &Inbox)
             let done = match chore {
                 Chore::Upkeep { checkpoint } => {
                     replica.drop_compacted();
-                    let position = if checkpoint { replica.checkpoint().map(Some) } else { Ok(None) };
-                    let (position, done) = match position {
-                        Ok(position) => (position, Ok(())),
-                        Err(error) => (None, Err(error)),
-                    };
-                    inbox.push(Input::UpkeepDone(position));
-                    done
+                    match checkpoint.then(|| replica.checkpoint()).transpose() {
+                        Ok(position) => drop(inbox.push(Input::UpkeepDone(position))),
+                        Err(error) => {
+                            inbox.push(Input::UpkeepFailed);
+                            tracing::warn!(%error, "the store's checkpoint failed; it is tried again after a pause");
+                        }
+                    }
+                    Ok(())
                 }
                 Chore::Spare => files.make_spare(),
                 Chore::Release(batch) => files.release(batch),

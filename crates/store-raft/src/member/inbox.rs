@@ -33,7 +33,13 @@ pub(crate) enum Input {
     SnapshotSent(u64, bool),
     Persisted(u64, Option<Position>),
     UpkeepDone(Option<Position>),
+    UpkeepFailed,
     HandOver,
+    /// A member is somewhere else than is recorded.
+    Moved {
+        member: u64,
+        address: String,
+    },
 }
 
 #[derive(Default)]

@@ -3,6 +3,7 @@
 //! It owns the [`Core`]: takes what has come in, lets time tick, and carries out what the core wants done: to the disk's
 //! threads (`disk`), to the transport, to whoever waits for an answer. Not here: decisions (`core`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::transport::Transport;
 const TICK: Duration = Duration::from_millis(100);
 /// The pause before a member says again where it is now.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
+/// How long what a member says of where it is is passed on: as long as it finds nobody who leads, it says it again.
+const BELIEVED: Duration = Duration::from_secs(10);
 /// How long a member that was removed goes on voting: those who are to agree on its removal may not know yet that they
 /// have.
 const LINGER: Duration = Duration::from_secs(3);
@@ -33,6 +36,8 @@ pub(super) struct Worker {
     pub me: Member,
     /// When it last said where it is now.
     pub said: Option<Duration>,
+    /// Who has said to be somewhere else than is recorded: where, and when it said so last.
+    pub moved: HashMap<u64, (String, Duration)>,
     /// When it learned that it has been removed.
     pub removed: Option<Duration>,
 }
@@ -100,6 +105,8 @@ impl Worker {
                 }
             }
             Input::UpkeepDone(position) => self.core.upkeep_done(position),
+            Input::UpkeepFailed => self.core.upkeep_failed(now),
+            Input::Moved { member, address } => drop(self.moved.insert(member, (address, now))),
             Input::HandOver => self.core.hand_over(now),
         }
     }
@@ -115,6 +122,11 @@ impl Worker {
                 Output::Release(index) => self.disk.job(Job::Release(index)),
                 Output::Upkeep { checkpoint } => self.disk.upkeep(checkpoint),
                 Output::Members { members, gone } => self.transport.members(&members, &gone),
+                Output::Failed(why) => {
+                    tracing::error!(why, "the member cannot go on: the store is shut down");
+                    self.shared.end(Ended::Failed(why));
+                    self.shared.inbox.close();
+                }
                 Output::Answer(request, result) => {
                     if let Some(answer) = self.shared.answers.lock().remove(&request) {
                         // A caller that has gone away does not want to know.
@@ -153,15 +165,32 @@ impl Worker {
         }
     }
 
-    /// Has the others know where this member is now, if that is not what they know.
+    /// Has the others know where this member is now, and those that have told this one alone, if that is not what they
+    /// know.
     fn say_where(&mut self, now: Duration) {
         let standing = self.shared.standing.borrow();
-        let known = standing.members.iter().find(|member| member.id == self.me.id);
-        let moved = known.is_some_and(|known| *known != self.me) && standing.leader != 0;
+        if standing.leader == 0 || self.said.is_some_and(|said| now < said + SAY_AGAIN) {
+            return;
+        }
+        let known = |id: u64| standing.members.iter().find(|member| member.id == id);
+        let mut moved: Vec<Member> = known(self.me.id)
+            .filter(|known| **known != self.me)
+            .map(|_| self.me.clone())
+            .into_iter()
+            .collect();
+        self.moved.retain(|id, (address, said)| {
+            now < *said + BELIEVED && known(*id).is_none_or(|known| known.address != *address)
+        });
+        for (id, (address, _)) in &self.moved {
+            moved.extend(known(*id).map(|known| Member { address: address.clone(), ..known.clone() }));
+        }
         drop(standing);
-        if moved && self.said.is_none_or(|said| now >= said + SAY_AGAIN) {
+        if !moved.is_empty() {
             self.said = Some(now);
-            self.core.change(0, Change::Update(self.me.clone()), now);
+        }
+        for member in moved {
+            // Nobody waits for it: it is said again.
+            self.core.change(0, Change::Update(member), now);
         }
     }
 

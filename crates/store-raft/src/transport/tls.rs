@@ -24,7 +24,7 @@ use bytes::Bytes;
 use frames::{in_time, read_frame, receive, write_frame};
 use parking_lot::Mutex;
 use protobuf::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
@@ -107,6 +107,8 @@ struct Shared {
     inward: Inward,
     runtime: tokio::runtime::Handle,
     peers: Mutex<HashMap<u64, Peer>>,
+    /// Where members say that they are.
+    told: Mutex<HashMap<u64, String>>,
     gone: Mutex<HashSet<u64>>,
     listening: Mutex<Option<AbortHandle>>,
     /// For names of files.
@@ -114,24 +116,19 @@ struct Shared {
 }
 
 struct Peer {
-    address: Arc<Mutex<Where>>,
+    place: Arc<Mutex<Place>>,
     queue: mpsc::Sender<Message>,
     bytes: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
 /// Where a member is.
-struct Where {
+#[derive(Clone)]
+struct Place {
     /// As the cluster knows it.
     recorded: String,
-    /// As it says itself, if that is another.
-    told: Option<String>,
-}
-
-impl Where {
-    fn best(&self) -> String {
-        self.told.clone().unwrap_or_else(|| self.recorded.clone())
-    }
+    /// Where it was last reached.
+    reached: Option<String>,
 }
 
 impl TlsTransport {
@@ -151,6 +148,7 @@ impl TlsTransport {
             inward,
             runtime,
             peers: Mutex::default(),
+            told: Mutex::default(),
             gone: Mutex::default(),
             listening: Mutex::default(),
             unique: AtomicU64::new(0),
@@ -183,7 +181,8 @@ impl Transport for TlsTransport {
 
     fn send_snapshot(&self, message: Message, checkpoint: Box<dyn Read + Send>) {
         let shared = self.shared.clone();
-        let address = shared.peers.lock().get(&message.to).map(|peer| peer.address.lock().best());
+        let place = shared.peers.lock().get(&message.to).map(|peer| peer.place.lock().clone());
+        let address = place.map(|place| place.reached.unwrap_or(place.recorded));
         self.shared.runtime.spawn(async move {
             let to = message.to;
             let sent = match address {
@@ -213,10 +212,7 @@ impl Transport for TlsTransport {
         });
         for member in members.iter().filter(|member| member.id != self.shared.identity.member) {
             if let Some(peer) = peers.get(&member.id) {
-                let mut place = peer.address.lock();
-                if place.recorded != member.address {
-                    *place = Where { recorded: member.address.clone(), told: None };
-                }
+                peer.place.lock().recorded.clone_from(&member.address);
                 continue;
             }
             let peer = self.shared.peer(member.id, member.address.clone());
@@ -242,12 +238,26 @@ fn size(message: &Message) -> usize {
 impl Shared {
     /// Begins to talk to a member.
     fn peer(self: &Arc<Self>, id: u64, recorded: String) -> Peer {
-        let address = Arc::new(Mutex::new(Where { recorded, told: None }));
+        let place = Arc::new(Mutex::new(Place { recorded, reached: None }));
         let (queue, messages) = mpsc::channel(WAITING);
         let bytes = Arc::new(AtomicUsize::new(0));
-        let talk = talk(self.clone(), id, address.clone(), messages, bytes.clone());
+        let talk = talk(self.clone(), id, place.clone(), messages, bytes.clone());
         let task = self.runtime.spawn(talk).abort_handle();
-        Peer { address, queue, bytes, task }
+        Peer { place, queue, bytes, task }
+    }
+
+    /// Where to call a member: by turns where it says that it is, and where it is recorded, because either may be old.
+    fn address(&self, member: u64, place: &Mutex<Place>, attempt: u32) -> String {
+        let told = self.told.lock().get(&member).cloned();
+        told.filter(|_| attempt.is_multiple_of(2)).unwrap_or_else(|| place.lock().recorded.clone())
+    }
+
+    /// Has the others told where a member is that whoever leads may not be able to call.
+    fn pass_on(&self, member: u64, address: &str) {
+        let peers = self.peers.lock();
+        if peers.get(&member).is_some_and(|peer| peer.place.lock().recorded != address) {
+            self.inward.moved(member, address.to_owned());
+        }
     }
 
     fn hello(&self, to: u64) -> Vec<u8> {
@@ -363,28 +373,27 @@ async fn take_on(
 async fn talk(
     shared: Arc<Shared>,
     to: u64,
-    address: Arc<Mutex<Where>>,
+    place: Arc<Mutex<Place>>,
     mut messages: mpsc::Receiver<Message>,
     bytes: Arc<AtomicUsize>,
 ) {
-    let mut pause = PAUSE.0;
+    let (mut pause, mut attempt) = (PAUSE.0, 0);
     loop {
-        let place = address.lock().best();
+        let address = shared.address(to, &place, attempt);
         // Also with nothing to say: that this member is somewhere else now, the others learn by its call.
-        let ended = match shared.dial(to, &place).await {
+        let ended = match shared.dial(to, &address).await {
             Ok(stream) => {
-                pause = PAUSE.0;
+                (pause, attempt) = (PAUSE.0, 0);
+                place.lock().reached = Some(address.clone());
                 pump(&shared, stream, &mut messages, &bytes).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                attempt += 1;
+                Err(error)
+            }
         };
         let Err(error) = ended else { return };
-        tracing::debug!(%error, member = %format_args!("{to:016x}"), address = place, "no connection");
-        {
-            // What it said of itself may be old as well; but not what it has said meanwhile.
-            let mut known = address.lock();
-            known.told.take_if(|told| *told == place);
-        }
+        tracing::debug!(%error, member = %format_args!("{to:016x}"), address, "no connection");
         shared.inward.unreachable(to);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -488,16 +497,12 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     if is_gone() {
         return tell_removed(stream.get_mut()).await;
     }
-    match shared.peers.lock().entry(from) {
-        Entry::Occupied(known) => {
-            let mut place = known.get().address.lock();
-            place.told = (place.recorded != address).then_some(address);
-        }
+    shared.told.lock().insert(from, address.clone());
+    if let Entry::Vacant(unknown) = shared.peers.lock().entry(from) {
         // Somebody that this member is yet to hear of, from the log.
-        Entry::Vacant(unknown) => {
-            unknown.insert(shared.peer(from, address));
-        }
+        unknown.insert(shared.peer(from, address.clone()));
     }
+    shared.pass_on(from, &address);
     loop {
         let (kind, content) = read_frame(&mut stream).await?;
         if is_gone() {
@@ -509,7 +514,14 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
         };
         match kind {
             // A proposal that was passed on keeps the name of the member that made it.
-            MESSAGE => shared.inward.message(message()?),
+            MESSAGE => {
+                let message = message()?;
+                if message.get_msg_type() == MessageType::MsgRequestPreVote {
+                    // Nobody who leads reaches it.
+                    shared.pass_on(from, &address);
+                }
+                shared.inward.message(message);
+            }
             SNAPSHOT => {
                 let message = message()?;
                 let index = message.get_snapshot().get_metadata().index;

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use foundation::SystemClock;
+use foundation::{Clock, Randomness as _, SystemClock, SystemRandomness};
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use store_raft::core::Standing;
@@ -24,6 +24,10 @@ pub struct Network(Arc<Mutex<Nodes>>);
 struct Nodes {
     reached: HashMap<u64, Inward>,
     cut: HashSet<u64>,
+    /// Pairs that do not reach each other, though others reach both.
+    apart: HashSet<(u64, u64)>,
+    /// How long a message may take at the most; they overtake each other.
+    late: Duration,
     gone: HashSet<u64>,
 }
 
@@ -37,9 +41,27 @@ impl Network {
         self.0.lock().cut.remove(&member);
     }
 
+    /// Two members do not reach each other.
+    pub fn part(&self, one: u64, other: u64) {
+        self.0.lock().apart.extend([(one, other), (other, one)]);
+    }
+
+    /// Messages take up to so long.
+    pub fn delay(&self, late: Duration) {
+        self.0.lock().late = late;
+    }
+
+    /// Everybody reaches everybody at once again.
+    pub fn heal(&self) {
+        let mut nodes = self.0.lock();
+        nodes.cut.clear();
+        nodes.apart.clear();
+        nodes.late = Duration::ZERO;
+    }
+
     fn at(&self, from: u64, to: u64) -> Option<Inward> {
         let nodes = self.0.lock();
-        let apart = nodes.cut.contains(&from) || nodes.cut.contains(&to);
+        let apart = nodes.cut.contains(&from) || nodes.cut.contains(&to) || nodes.apart.contains(&(from, to));
         nodes.reached.get(&to).filter(|_| !apart).cloned()
     }
 }
@@ -47,6 +69,8 @@ impl Network {
 struct Wire {
     network: Network,
     me: u64,
+    runtime: tokio::runtime::Handle,
+    randomness: SystemRandomness,
 }
 
 impl Transport for Wire {
@@ -59,9 +83,16 @@ impl Transport for Wire {
                 return inward.removed();
             }
         }
-        if let Some(inward) = self.network.at(self.me, message.to) {
-            inward.message(message);
+        let Some(inward) = self.network.at(self.me, message.to) else { return };
+        let late = self.network.0.lock().late;
+        if late.is_zero() {
+            return inward.message(message);
         }
+        let wait = Duration::from_millis(self.randomness.below(late.as_millis() as u64));
+        self.runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            inward.message(message);
+        });
     }
 
     fn send_snapshot(&self, message: Message, mut checkpoint: Box<dyn Read + Send>) {
@@ -86,6 +117,23 @@ impl Transport for Wire {
     }
 }
 
+/// A clock that is ahead of the real one.
+struct JumpingClock(Arc<AtomicU64>);
+
+impl Clock for JumpingClock {
+    fn now(&self) -> jiff::Timestamp {
+        SystemClock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic() + Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    fn sleep(&self, wait: Duration) -> futures::future::BoxFuture<'static, ()> {
+        SystemClock.sleep(wait)
+    }
+}
+
 /// What lies under the members.
 pub enum Under {
     Memory(Network),
@@ -99,6 +147,8 @@ pub struct Cluster {
     identities: Vec<Identity>,
     addresses: Vec<String>,
     pub members: Vec<Option<Arc<RaftStore>>>,
+    /// How far their clocks are ahead of the real one, in milliseconds.
+    pub clocks: [Arc<AtomicU64>; 3],
     /// Whose certificate a member that is started shows, if not its own.
     pub certificate_of: Option<u64>,
 }
@@ -112,6 +162,7 @@ impl Cluster {
             identities: Vec::new(),
             addresses: vec![String::new(); 3],
             members: vec![None, None, None],
+            clocks: Default::default(),
             certificate_of: None,
         };
         let listener = cluster.listener(0).await;
@@ -119,39 +170,56 @@ impl Cluster {
         cluster.identities.push(first);
         cluster.open(0, listener);
         for joiner in 1..3 {
-            let listener = cluster.listener(joiner).await;
-            let member = Member {
-                id: first.member.wrapping_add(joiner as u64).max(1),
-                name: format!("m{joiner}"),
-                address: cluster.addresses[joiner].clone(),
-            };
-            let identity = match &cluster.under {
-                Under::Tls(authority) => {
-                    let mut attempts = 0;
-                    loop {
-                        let security = authority.security(member.id);
-                        let asked = ask_to_join(&security, &cluster.addresses[joiner - 1], &member).await;
-                        match asked {
-                            Ok(identity) => break identity,
-                            // Of an unknown outcome, on a slow machine: asking again is allowed.
-                            Err(error) => {
-                                attempts += 1;
-                                assert!(attempts < 5, "{error}: {:#?}", cluster.stand());
-                            }
-                        }
-                    }
-                }
-                Under::Memory(_) => {
-                    cluster.member(0).add_member(member.clone()).await.unwrap();
-                    Identity { member: member.id, ..first }
-                }
-            };
-            RaftStore::join(cluster.directories[joiner].path(), identity).unwrap();
-            cluster.identities.push(identity);
-            cluster.open(joiner, listener);
+            cluster.identities.push(first);
+            cluster.join(joiner, joiner - 1, first.member.wrapping_add(joiner as u64).max(1)).await;
         }
         cluster.settled().await;
         cluster
+    }
+
+    /// Makes a member in an empty directory that joins the cluster of a running one.
+    async fn join(&mut self, joiner: usize, running: usize, id: u64) {
+        let cluster = self;
+        let listener = cluster.listener(joiner).await;
+        let member = Member { id, name: format!("m{joiner}"), address: cluster.addresses[joiner].clone() };
+        let identity = match &cluster.under {
+            Under::Tls(authority) => {
+                let mut attempts = 0;
+                loop {
+                    let security = authority.security(member.id);
+                    let asked = ask_to_join(&security, &cluster.addresses[running], &member).await;
+                    match asked {
+                        Ok(identity) => break identity,
+                        // Of an unknown outcome, on a slow machine: asking again is allowed.
+                        Err(error) => {
+                            attempts += 1;
+                            assert!(attempts < 5, "{error}: {:#?}", cluster.stand());
+                        }
+                    }
+                }
+            }
+            Under::Memory(_) => {
+                cluster.member(running).add_member(member.clone()).await.unwrap();
+                Identity { member: member.id, ..cluster.member(running).identity() }
+            }
+        };
+        RaftStore::join(cluster.directories[joiner].path(), identity).unwrap();
+        cluster.identities[joiner] = identity;
+        cluster.open(joiner, listener);
+    }
+
+    /// As [`Cluster::join`], in the place of a member that is no more. Gives the directory that it had.
+    pub async fn join_anew(&mut self, index: usize, running: usize) -> TempDir {
+        let before = std::mem::replace(&mut self.directories[index], TempDir::new().unwrap());
+        let id = self.id(index).wrapping_add(3).max(1);
+        self.join(index, running, id).await;
+        before
+    }
+
+    /// Takes a directory for a member's own.
+    pub fn put_back(&mut self, index: usize, directory: TempDir) -> TempDir {
+        self.identities[index] = Identity::load(directory.path()).unwrap().unwrap();
+        std::mem::replace(&mut self.directories[index], directory)
     }
 
     fn options(&self, index: usize) -> Options {
@@ -187,13 +255,19 @@ impl Cluster {
                 }
                 (Under::Memory(network), _) => {
                     network.0.lock().reached.insert(identity.member, inward);
-                    Arc::new(Wire { network: network.clone(), me: identity.member })
+                    Arc::new(Wire {
+                        network: network.clone(),
+                        me: identity.member,
+                        runtime: tokio::runtime::Handle::current(),
+                        randomness: SystemRandomness,
+                    })
                 }
                 _ => unreachable!("TLS needs a listener"),
             }
         };
         let directory = self.directories[index].path();
-        let member = RaftStore::open(directory, options, SystemClock::shared(), transport).unwrap();
+        let clock = Arc::new(JumpingClock(self.clocks[index].clone()));
+        let member = RaftStore::open(directory, options, clock, transport).unwrap();
         self.members[index] = Some(member);
     }
 

@@ -15,7 +15,7 @@ use super::cluster::{Authority, Cluster, Network, Under};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.expect("nothing happened before the deadline")
 }
 

@@ -51,8 +51,10 @@ impl Log {
         found: impl FnMut(Batch, &[u8]) -> bool,
     ) -> Result<Self, Error> {
         let numbers = segments(&*options.disk, directory)?;
-        let new =
-            |store_id| Arc::new(Files::new(options.disk.clone(), directory, store_id, options.segment_bytes));
+        let new = |store_id| {
+            let files = Files::new(options.disk.clone(), directory, store_id, options.segment_bytes);
+            Arc::new(files.in_order())
+        };
         if numbers.is_empty() {
             let files = new(options.randomness.u64());
             let wal = Wal::create(files.clone())?;

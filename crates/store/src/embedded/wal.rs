@@ -49,6 +49,8 @@ pub(super) struct Files {
     largest: u64,
     /// The smallest.
     step: u64,
+    /// See [`Files::in_order`].
+    ordered: bool,
     state: Mutex<FilesState>,
     /// Bytes of all segments and spares.
     bytes: AtomicU64,
@@ -87,6 +89,7 @@ impl Files {
             disk,
             directory: directory.to_owned(),
             store_id,
+            ordered: false,
             largest,
             step,
             state: Mutex::new(state),
@@ -158,37 +161,67 @@ impl Files {
         Ok(())
     }
 
+    /// Makes each segment that is given up vanish for good before the next one is: for a log that cannot tell by anything
+    /// else what was given up, and so must have no gap.
+    pub fn in_order(mut self) -> Self {
+        self.ordered = true;
+        self
+    }
+
     /// Gives up the segments that hold nothing after `batch`: keeps one as a spare, removes the rest.
     pub fn release(&self, batch: Batch) -> Result<(), Error> {
         loop {
             let mut state = self.state.lock();
             // Oldest first and never past one that is needed, so that what is left has no gap.
             let superfluous = |closed: &&Closed| closed.last_batch <= batch && closed.number < state.newest;
-            let Some(closed) = state.closed.first().filter(superfluous) else { return Ok(()) };
-            let (number, size) = (closed.number, closed.size);
-            state.closed.remove(0);
-            let keep = state.spare.is_none() && size >= state.next_size / 2;
-            drop(state);
-            let path = segment_path(&self.directory, number);
-            if !keep {
-                self.remove(&path, size)?;
-                continue;
+            if state.closed.first().filter(superfluous).is_none() {
+                return Ok(());
             }
-            let spare = self.spare_path();
-            let rename = || {
-                self.disk.rename(&path, &spare)?;
-                // Or a crash brings the old name back, over what the file is used for next.
-                self.disk.sync_directory(&self.directory)
-            };
-            rename().map_err(|error| Error::io(format!("renaming {}", path.display()), error))?;
-            let mut state = self.state.lock();
-            if state.spare.is_none() {
-                state.spare = Some(Spare { path: spare, size });
-            } else {
-                drop(state);
-                self.remove(&spare, size)?;
+            let closed = state.closed.remove(0);
+            let keep = state.spare.is_none() && closed.size >= state.next_size / 2;
+            drop(state);
+            let path = segment_path(&self.directory, closed.number);
+            match self.give_up(&path, closed.size, keep) {
+                Ok(None) => {}
+                Ok(Some(spare)) => {
+                    let mut state = self.state.lock();
+                    if state.spare.is_none() {
+                        state.spare = Some(spare);
+                    } else {
+                        drop(state);
+                        self.remove(&spare.path, spare.size)?;
+                    }
+                }
+                Err(error) => {
+                    // Those after it stay as long as it does.
+                    self.state.lock().closed.insert(0, closed);
+                    return Err(Error::io(format!("giving up {}", path.display()), error));
+                }
             }
         }
+    }
+
+    /// Removes a segment, or makes it a spare.
+    fn give_up(&self, path: &Path, size: u64, keep: bool) -> std::io::Result<Option<Spare>> {
+        let spare = keep.then(|| self.spare_path());
+        let gone = match &spare {
+            Some(spare) => self.disk.rename(path, spare),
+            None => self.disk.remove(path),
+        };
+        // Then an earlier attempt went further than it seemed; a spare that came of it is found at the next start.
+        let missing = matches!(&gone, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+        if !missing {
+            gone?;
+        }
+        if spare.is_some() || missing || self.ordered {
+            // Or a crash brings the old name back, over what the file is used for next, or before a gap.
+            self.disk.sync_directory(&self.directory)?;
+        }
+        let spare = spare.filter(|_| !missing);
+        if spare.is_none() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        Ok(spare.map(|path| Spare { path, size }))
     }
 
     /// A zeroed or used file of at least `needed` bytes.

@@ -1,0 +1,243 @@
+//! Whether what clients saw has an order that explains it: for every backend, under whatever its tests do to it.
+//!
+//! Records when each operation began, when it ended and what it said, and looks for an order of all of them that keeps
+//! to the times and in which a plain register for each key says the same (the search of Wing and Gong, with the memory
+//! of Lowe: a set of operations and a value that were seen together once lead nowhere twice). An operation whose fate
+//! is unknown may take effect at any time after it began, or never. Keys do not affect each other here, so each is
+//! judged by itself. Not here: faults, which each backend's tests bring; what one client alone may notice (the rest of
+//! the suite).
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use foundation::{Randomness, SeededRandomness};
+use parking_lot::Mutex;
+
+use crate::{Compare, Error, Op, Range, Store, Target, Txn};
+
+/// What a key holds; 0 is nothing.
+pub type Value = u64;
+
+/// What was asked of one key, and what was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Read(Value),
+    Write(Value),
+    Delete,
+    /// If it holds the first, the second is written; whether it did.
+    Swap(Value, Value, bool),
+}
+
+/// One operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Event {
+    pub act: Act,
+    /// In any order that all operations of a history share.
+    pub began: u64,
+    /// `None`: nobody knows whether it happened.
+    pub ended: Option<u64>,
+}
+
+impl Act {
+    /// What a key holds after it, if it can have happened to a key that held `value`. Of what is not known to have
+    /// happened, nothing was seen.
+    fn after(self, value: Value, known: bool) -> Option<Value> {
+        match self {
+            Self::Read(seen) => (seen == value).then_some(value),
+            Self::Write(written) => Some(written),
+            Self::Delete => Some(0),
+            Self::Swap(expected, written, took) => match (expected == value, known) {
+                (true, true) => took.then_some(written),
+                (false, true) => (!took).then_some(value),
+                // As if it had never been, which is looked at anyway.
+                (false, false) => None,
+                (true, false) => Some(written),
+            },
+        }
+    }
+}
+
+/// Whether there is such an order. At most 128 operations.
+pub fn is_linearizable(events: &[Event]) -> bool {
+    assert!(events.len() <= 128, "{} operations of one key", events.len());
+    let certain = (0..events.len()).filter(|at| events[*at].ended.is_some());
+    let certain = certain.fold(0u128, |set, at| set | 1 << at);
+    search(events, certain, 0, 0, &mut HashSet::new())
+}
+
+fn search(
+    events: &[Event],
+    certain: u128,
+    done: u128,
+    value: Value,
+    seen: &mut HashSet<(u128, Value)>,
+) -> bool {
+    if done & certain == certain {
+        return true;
+    }
+    if !seen.insert((done, value)) {
+        return false;
+    }
+    let open = |at: &usize| done & 1 << at == 0;
+    // Whatever ended first must come before all that began later.
+    let first_end =
+        (0..events.len()).filter(open).filter_map(|at| events[at].ended).min().unwrap_or(u64::MAX);
+    (0..events.len()).filter(open).filter(|at| events[*at].began <= first_end).any(|at| {
+        let after = events[at].act.after(value, events[at].ended.is_some());
+        after.is_some_and(|value| search(events, certain, done | 1 << at, value, seen))
+    })
+}
+
+/// What many clients have seen.
+#[derive(Default)]
+pub struct History {
+    time: AtomicU64,
+    /// Every write has a value of its own.
+    values: AtomicU64,
+    events: Mutex<Vec<(String, Event)>>,
+    stop: AtomicBool,
+}
+
+impl History {
+    fn now(&self) -> u64 {
+        self.time.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Notes an operation. Whether its fate is known.
+    fn note(&self, key: &str, began: u64, act: Act, failed: Option<&Error>) -> bool {
+        let ended = match failed {
+            None => Some(self.now()),
+            Some(Error::Io { .. } | Error::NoSpace | Error::Unavailable(_)) => None,
+            Some(other) => panic!("{other}"),
+        };
+        if ended.is_some() || !matches!(act, Act::Read(_)) {
+            self.events.lock().push((key.to_owned(), Event { act, began, ended }));
+        }
+        ended.is_some()
+    }
+
+    /// How many operations were carried out, and of how many nobody knows.
+    pub fn counts(&self) -> (usize, usize) {
+        let events = self.events.lock();
+        let known = events.iter().filter(|(_, event)| event.ended.is_some()).count();
+        (known, events.len() - known)
+    }
+
+    /// Lets every client end after what it is at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Fails unless there is an order for every key.
+    pub fn judge(&self, what: &str) {
+        let mut keys: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+        for (key, event) in self.events.lock().iter() {
+            keys.entry(key.clone()).or_default().push(*event);
+        }
+        for (key, events) in keys {
+            assert!(is_linearizable(&events), "{what}, key {key}: no order explains {events:#?}");
+        }
+    }
+}
+
+async fn read(store: &dyn Store, key: &str) -> Result<Value, Error> {
+    let found = store.range(Range::key(key.to_owned())).await?;
+    Ok(found.kvs.first().map_or(0, |kv| String::from_utf8_lossy(&kv.value).parse().unwrap()))
+}
+
+/// One client: some operations on keys that the others use too. One that does not know what became of an operation
+/// stops there, as one that waits for it would, and says so; another may take its place.
+pub async fn client(
+    store: Arc<dyn Store>,
+    history: Arc<History>,
+    random: SeededRandomness,
+    keys: Vec<String>,
+    operations: u64,
+) -> bool {
+    for _ in 0..operations {
+        if history.stop.load(Ordering::SeqCst) {
+            return true;
+        }
+        let key = &*keys[random.below(keys.len() as u64) as usize];
+        let value = history.values.fetch_add(1, Ordering::SeqCst) + 1;
+        let put = Op::put(key.to_owned(), value.to_string());
+        let known = match random.below(6) {
+            0..=1 => {
+                let began = history.now();
+                let found = read(&*store, key).await;
+                history.note(key, began, Act::Read(*found.as_ref().unwrap_or(&0)), found.as_ref().err())
+            }
+            2 => {
+                let began = history.now();
+                let done = store.txn(Txn::of(vec![put])).await;
+                history.note(key, began, Act::Write(value), done.as_ref().err())
+            }
+            3 => {
+                let began = history.now();
+                let done = store.txn(Txn::of(vec![Op::delete(key.to_owned())])).await;
+                history.note(key, began, Act::Delete, done.as_ref().err())
+            }
+            _ => {
+                // What it holds, as far as this client can know, and sometimes what it does not.
+                let expected = read(&*store, key).await.unwrap_or(0);
+                let compare = match expected {
+                    0 => Compare::absent(key.to_owned()),
+                    value => Compare::equal(key.to_owned(), Target::Value(value.to_string().into())),
+                };
+                let began = history.now();
+                let txn = Txn { compare: vec![compare], success: vec![put], failure: vec![] };
+                let done = store.txn(txn).await;
+                let took = done.as_ref().is_ok_and(|done| done.succeeded);
+                history.note(key, began, Act::Swap(expected, value, took), done.as_ref().err())
+            }
+        };
+        if !known {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checker_tells_orders_from_disorder() {
+        let event = |act, began, ended| Event { act, began, ended };
+        use Act::{Delete, Read, Swap, Write};
+        for (what, events, expected) in [
+            ("one after the other", vec![event(Write(1), 0, Some(1)), event(Read(1), 2, Some(3))], true),
+            ("a stale read", vec![event(Write(1), 0, Some(1)), event(Read(0), 2, Some(3))], false),
+            ("a read beside a write", vec![event(Write(1), 0, Some(3)), event(Read(0), 1, Some(2))], true),
+            (
+                "a read that goes back",
+                vec![event(Write(1), 0, Some(9)), event(Read(1), 1, Some(2)), event(Read(0), 3, Some(4))],
+                false,
+            ),
+            (
+                "a lost write",
+                vec![event(Write(1), 0, Some(1)), event(Delete, 2, None), event(Read(0), 3, Some(4))],
+                true,
+            ),
+            (
+                "what may have happened came back",
+                vec![event(Write(1), 0, None), event(Read(0), 1, Some(2)), event(Read(1), 3, Some(4))],
+                true,
+            ),
+            (
+                "two swaps of one value",
+                vec![event(Swap(0, 1, true), 0, Some(3)), event(Swap(0, 2, true), 1, Some(2))],
+                false,
+            ),
+            (
+                "a swap that was refused without a reason",
+                vec![event(Write(1), 0, Some(1)), event(Swap(1, 2, false), 2, Some(3))],
+                false,
+            ),
+        ] {
+            assert_eq!(is_linearizable(&events), expected, "{what}");
+        }
+    }
+}
