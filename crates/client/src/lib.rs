@@ -6,7 +6,8 @@
 //! call into the server's filter chain; across machines it is HTTPS. Nothing here knows which.
 //!
 //! Read first:
-//! - [`Transport`]: one request in, one response out. [`HttpsTransport`] is the one for the wire.
+//! - [`Transport`]: one request in, one response out. [`HttpsTransport`] is the one for the wire,
+//!   [`ManyServers`] the one for a cluster with several API servers.
 //! - [`Client`]: `get`, `list`, `create`, `update`, `patch`, `delete`, `watch` over any kind of `k8s-openapi`,
 //!   and the same over a [`Endpoint`] for kinds known only at run time.
 //! - [`Informers`] and [`Informer`]: the caches, one per kind and selector in the whole process. A consumer reads
@@ -31,6 +32,7 @@ mod leader;
 mod metrics;
 mod path;
 mod resource;
+mod servers;
 mod transport;
 mod watch;
 
@@ -46,5 +48,6 @@ pub use path::Endpoint;
 pub use resource::{
     Cached, ObjectReferenceOf, PartialMetadata, Resource, cache_key, key_of, object_reference, split_key,
 };
+pub use servers::{ManyServers, ManyServersOptions};
 pub use transport::{Body, BoxError, Transport, TransportError, empty_body, full_body};
 pub use watch::{WatchEvent, WatchStream};

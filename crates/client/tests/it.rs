@@ -6,3 +6,5 @@ mod https;
 mod informer;
 #[path = "it/leader.rs"]
 mod leader;
+#[path = "it/servers.rs"]
+mod servers;

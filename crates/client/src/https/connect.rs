@@ -52,24 +52,26 @@ pub(super) fn tls_config(config: &Config) -> Result<ClientConfig, TransportError
     }
 }
 
-/// How long a connection, TLS included, may take to stand: client-go's dial timeout.
-const CONNECT: Duration = Duration::from_secs(30);
-
 /// Opens connections for a pool.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
     name: Option<String>,
-    /// How long a connection may take.
+    /// How long a connection, TLS included, may take to stand.
     patience: Duration,
 }
 
 impl Connector {
     /// `http2` says whether to offer it; a pool for upgrades must not.
-    pub(super) fn new(mut config: ClientConfig, name: Option<String>, http2: bool) -> Connector {
+    pub(super) fn new(
+        mut config: ClientConfig,
+        name: Option<String>,
+        http2: bool,
+        patience: Duration,
+    ) -> Connector {
         config.alpn_protocols =
             if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-        Connector { tls: TlsConnector::from(Arc::new(config)), name, patience: CONNECT }
+        Connector { tls: TlsConnector::from(Arc::new(config)), name, patience }
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
         let uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
         let tls = tls_config(&Config::default()).unwrap();
         let patience = Duration::from_millis(20);
-        let mut connector = Connector { patience, ..Connector::new(tls, None, true) };
+        let mut connector = Connector::new(tls, None, true, patience);
         let outcome = tokio::time::timeout(Duration::from_secs(60), connector.call(uri)).await;
         let Err(error) = outcome.expect("it does not wait for ever") else { panic!("nobody has answered") };
         assert_eq!(error.to_string(), "no connection within 20ms");
