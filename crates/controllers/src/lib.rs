@@ -111,7 +111,7 @@ const fn row(
     Entry { name, service_account, start }
 }
 
-/// Every controller, with upstream's names and ServiceAccounts.
+/// Every controller, with upstream's names and ServiceAccounts where there is one of upstream's.
 pub fn all() -> Vec<Entry> {
     vec![
         row("namespace", "namespace-controller", |runner, _, client| {
@@ -185,6 +185,10 @@ pub fn all() -> Vec<Entry> {
         }),
         row("certificatesigningrequest-signing", "certificate-controller", |runner, options, client| {
             runner.start(certificates::signing::Signing::new(options.sign.clone()), client)
+        }),
+        // Ours: upstream leaves these requests to others.
+        row("kubelet-serving-approver", "kubelet-serving-approver", |runner, _, client| {
+            runner.start(certificates::serving::ServingApproval, client)
         }),
         row(
             "kube-apiserver-serving-clustertrustbundle-publisher",

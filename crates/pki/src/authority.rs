@@ -63,7 +63,7 @@ impl Key {
         der::sequence(&[&algorithm, &der::bit_string(self.pair.public_key().as_ref())])
     }
 
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| Error::Crypto("sign"))?;
         Ok(signature.as_ref().to_vec())
     }

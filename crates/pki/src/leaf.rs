@@ -181,6 +181,10 @@ impl Credential {
         PrivatePkcs8KeyDer::from(self.key.pkcs8().to_vec()).into()
     }
 
+    pub(crate) fn validity(&self) -> (Timestamp, Timestamp) {
+        (self.not_before, self.not_after)
+    }
+
     /// The end of validity.
     pub fn not_after(&self) -> Timestamp {
         self.not_after

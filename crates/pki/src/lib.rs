@@ -31,6 +31,7 @@ mod leaf;
 pub mod pem;
 mod public_key;
 mod signing_key;
+mod requested;
 mod store;
 pub mod token;
 
@@ -39,6 +40,7 @@ pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf, PEER_NAME};
 pub use public_key::{Curve, Hash, PublicKey, Scheme};
 pub use signing_key::SigningKey;
+pub use requested::{Requested, private_dir};
 pub use store::{Pki, ServiceAccountKey, Settings};
 pub use token::{Token, Tokens};
 
@@ -104,6 +106,9 @@ pub enum Error {
         /// The end of validity.
         until: jiff::Timestamp,
     },
+    /// A certificate that was asked for and cannot be used.
+    #[error("the certificate that was issued cannot be used: {0}")]
+    BadCertificate(String),
     /// A signing request that is not to be signed as it stands.
     #[error("the certificate signing request is not acceptable: {0}")]
     BadRequest(String),

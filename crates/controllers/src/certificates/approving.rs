@@ -3,7 +3,7 @@
 //! Reads CertificateSigningRequests; asks by SubjectAccessReview whether the requester may create
 //! `certificatesigningrequests/selfnodeclient` (a node for itself) or `.../nodeclient` (a node for its first time, with a
 //! bootstrap token); writes the approval.
-//! Not here: serving certificates, which somebody has to look at; signing.
+//! Not here: serving certificates (`serving`); signing.
 //! Upstream: `pkg/controller/certificates/approver`.
 
 use api::types::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
@@ -86,7 +86,12 @@ fn review(request: &CertificateSigningRequest, right: &str) -> Value {
     })
 }
 
-fn approved(request: &CertificateSigningRequest, message: &str, now: Timestamp) -> CertificateSigningRequest {
+/// The request with the condition that says so.
+pub(super) fn approved(
+    request: &CertificateSigningRequest,
+    message: &str,
+    now: Timestamp,
+) -> CertificateSigningRequest {
     let mut request = request.clone();
     let status = request.status.get_or_insert_default();
     status.conditions.get_or_insert_default().push(CertificateSigningRequestCondition {

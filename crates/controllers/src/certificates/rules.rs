@@ -55,7 +55,8 @@ pub(super) fn node_client(subject: &Subject, usages: &[String]) -> Result<(), St
     exactly(usages, "client auth")
 }
 
-fn node_server(subject: &Subject, usages: &[String]) -> Result<(), String> {
+/// Checks a node's request for a certificate as a server.
+pub(super) fn node_server(subject: &Subject, usages: &[String]) -> Result<(), String> {
     in_nodes(subject)?;
     if subject.dns_names.is_empty() && subject.ip_addresses.is_empty() {
         return Err("DNS or IP subjectAltName is required".to_owned());
