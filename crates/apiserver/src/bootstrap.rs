@@ -51,7 +51,8 @@ async fn attempt(server: &Arc<Server>) -> Result<bool, Status> {
     let wanted = own(&server.options, &today).into_iter().chain(server.options.bootstrap.iter().cloned());
     let wanted = wanted.map(|object| (object, None));
     let local = aggregation::local::built_in(&now).into_iter().map(|object| (object, None));
-    let announced = announcement(&server.options).map(|object| (object, Some(announce as fn(&_, &_) -> _)));
+    let told = announcement(&server.options).into_iter().chain(server.options.told.iter().cloned());
+    let announced = told.map(|object| (object, Some(announce as fn(&_, &_) -> _)));
     let wanted = wanted.chain(local).chain(announced);
     let wanted = wanted.chain(authz::bootstrap::objects().into_iter().map(|object| (object, policy)));
     let fairness = fairness::bootstrap::levels().into_iter().chain(fairness::bootstrap::schemas(&now));

@@ -57,6 +57,8 @@ pub struct Options {
     pub hostname: Option<String>,
     /// Objects to make at the start where they do not exist, beside the server's own.
     pub bootstrap: Vec<api::Object>,
+    /// Objects by whose `data` the server tells something: made at the start, and put right where they say something else.
+    pub told: Vec<api::Object>,
     /// What answers paths of the server's port that are not the API's.
     pub beside: Option<Arc<dyn Beside>>,
     /// Further pages for those whom RBAC lets see them.
@@ -88,6 +90,7 @@ impl Default for Options {
             flags: BTreeMap::new(),
             hostname: None,
             bootstrap: Vec::new(),
+            told: Vec::new(),
             beside: None,
             pages: None,
         }

@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use anyhow::Context;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::{config, demo, demo_app, images, members, roles, server, store_commands, tokens, uninstall};
+use crate::{
+    agent, config, demo, demo_app, images, members, roles, server, store_commands, tokens, uninstall,
+};
 
 /// A whole Kubernetes in one program
 #[derive(Debug, Parser)]
@@ -21,6 +23,8 @@ struct Cli {
 enum Command {
     /// Run a cluster: control plane and node in one process
     Server(Box<config::Server>),
+    /// Run a node of a cluster whose servers are elsewhere
+    Agent(Box<config::agent::Agent>),
     /// Run the store alone, behind the etcd v3 API
     Etcd(roles::etcd::Options),
     /// Look after a store: save and restore it, verify, compact, dump
@@ -71,6 +75,10 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             options.flags = flags_of_the_api_server(&command, &matches);
             options.logs.start()?;
             event_loop()?.block_on(server::run(*options))
+        }
+        Command::Agent(options) => {
+            options.logs.start()?;
+            event_loop()?.block_on(agent::run(*options))
         }
         Command::Etcd(options) => {
             options.logs.start()?;

@@ -1,4 +1,4 @@
-//! Where the settings of `ironclad server` come from: flags, environment, a YAML file.
+//! Where the settings of `ironclad server` and `ironclad agent` come from: flags, environment, a YAML file.
 //!
 //! Reads the process arguments, `IRONCLAD_*` variables and the file named by `--config`. A key of the
 //! file is the name of a flag without its dashes; flags win over the environment, which wins over the
@@ -6,6 +6,7 @@
 //!
 //! Upstream: the manner is that of k3s, where a file is only another way to write flags.
 
+pub mod agent;
 pub mod apiserver;
 pub mod cluster;
 pub mod datastore;
@@ -215,13 +216,13 @@ impl std::fmt::Display for Cidr {
 /// The process arguments with those of the settings file put between the command's name and its own flags,
 /// so that a flag on the command line, which comes later, wins.
 ///
-/// Only `server` takes a file; every other command's arguments come back unchanged. A key whose
+/// Only `server` and `agent` take a file; every other command's arguments come back unchanged. A key whose
 /// environment variable is set is left out, because the environment wins over the file.
 pub fn with_file(
     arguments: Vec<OsString>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Vec<OsString>, Error> {
-    if arguments.get(1).is_none_or(|command| command != "server") {
+    if arguments.get(1).is_none_or(|command| command != "server" && command != "agent") {
         return Ok(arguments);
     }
     let named = flag_value(&arguments, "--config").or_else(|| environment("IRONCLAD_CONFIG"));

@@ -3,6 +3,7 @@
 //! This file only decides what the process is: a container's supervisor, a CNI plugin, or a command of a person. The
 //! first two must be decided before any thread exists. Commands stand in `cli`, the parts of a cluster in `roles`.
 
+mod agent;
 mod cli;
 mod config;
 mod demo;

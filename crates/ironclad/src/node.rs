@@ -4,10 +4,10 @@
 //! Read first: [`Context`], which a server makes of its own parts (`roles::Context::on_node`) and an agent of what it was
 //! given when it joined (`agent`). Not here: how one part starts (`roles`).
 
+pub mod cluster;
 pub mod identity;
 
 use std::{
-    net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,26 +18,14 @@ use client::{Client, Informers};
 use foundation::{SharedClock, SharedRandomness, Tasks};
 use tokio::sync::Notify;
 
+pub use cluster::Cluster;
 pub use identity::Identity;
 
 use crate::{
-    config::{self, Cidr, DataDir, Part},
+    config::{self, DataDir, Part},
     progress::Progress,
     roles,
 };
-
-/// What all nodes of a cluster have to agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// Addresses of pods.
-    pub cluster_cidr: Cidr,
-    /// Addresses of Services.
-    pub service_cidr: Cidr,
-    /// Address of the cluster DNS.
-    pub cluster_dns: Ipv4Addr,
-    /// Domain of the cluster DNS.
-    pub cluster_domain: String,
-}
 
 /// The TLS configuration of the kubelet's server, asked for at each connection.
 pub type Serving = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;

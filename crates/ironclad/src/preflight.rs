@@ -8,7 +8,7 @@ use std::{net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 
-use crate::config::{Part, Server};
+use crate::config::{Part, Server, agent::Agent};
 
 /// Checks everything, and returns the API server's listener.
 pub async fn check(config: &Server) -> anyhow::Result<TcpListener> {
@@ -26,6 +26,19 @@ pub async fn check(config: &Server) -> anyhow::Result<TcpListener> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
     }
+}
+
+/// Checks what an agent needs.
+pub fn check_agent(config: &Agent) -> anyhow::Result<()> {
+    for part in [Part::Controllers, Part::Scheduler, Part::Dns] {
+        if !config.node.enabled(part) {
+            bail!("an agent has no {part:?} to --disable: that is a part of servers");
+        }
+    }
+    if !is_root()? {
+        bail!("a node needs root for containers and their network: run as root");
+    }
+    writable(&config.dirs.data_dir)
 }
 
 fn is_root() -> anyhow::Result<bool> {

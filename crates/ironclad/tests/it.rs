@@ -5,6 +5,7 @@
 
 mod it {
     //! The cases.
+    pub mod agent;
     pub mod clients;
     pub mod conformance;
     pub mod datastore;

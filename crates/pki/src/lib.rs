@@ -30,8 +30,8 @@ pub mod kubeconfig;
 mod leaf;
 pub mod pem;
 mod public_key;
-mod signing_key;
 mod requested;
+mod signing_key;
 mod store;
 pub mod token;
 
@@ -39,8 +39,8 @@ pub use authority::{Authority, Certificate, Usage};
 pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf, PEER_NAME};
 pub use public_key::{Curve, Hash, PublicKey, Scheme};
-pub use signing_key::SigningKey;
 pub use requested::{Requested, private_dir};
+pub use signing_key::SigningKey;
 pub use store::{Pki, ServiceAccountKey, Settings};
 pub use token::{Token, Tokens};
 

@@ -133,8 +133,9 @@ fn is_of_the_api_server(view: &View<'_>, ip: IpAddr) -> bool {
     let of_service =
         service.and_then(|service| service.spec.as_ref()?.cluster_ips.as_ref().map(|ips| ips.iter().any(is)));
     let slice = view.get::<EndpointSlice>("default", "kubernetes");
-    let of_slice =
-        slice.is_some_and(|slice| slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).any(is));
+    let of_slice = slice.is_some_and(|slice| {
+        slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses).any(is)
+    });
     of_service == Some(true) || of_slice
 }
 

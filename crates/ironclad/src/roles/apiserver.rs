@@ -2,6 +2,7 @@
 //!
 //! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
 
+mod access;
 mod follow;
 pub mod sni;
 
@@ -176,7 +177,9 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         kubelet: Some(kubelet_client(context, now)?),
         authn: flags.authentication(&flags.service_accounts.issuers(domain), &context.clock, authn)?,
         authz: flags.authorization()?,
-        bootstrap: std::iter::once(kubelet_access())
+        told: vec![context.cluster().object()],
+        bootstrap: access::objects()
+            .into_iter()
             .chain(tokens::bootstrap_secret(&context.tokens.agent))
             .collect(),
         admission: flags.admission()?,
@@ -191,17 +194,6 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         hostname: Some(context.node.name.clone()),
         ..Options::default()
     })
-}
-
-/// Lets the server's own identity use kubelets: it is in no group that may do everything.
-fn kubelet_access() -> api::Object {
-    let group = "rbac.authorization.k8s.io";
-    api::Object(serde_json::json!({
-        "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding",
-        "metadata": {"name": "ironclad:apiserver-kubelet-client"},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": pki::KUBELET_CLIENT_NAME}],
-    }))
 }
 
 /// What extension API servers are shown and told.
