@@ -2,7 +2,7 @@
 //!
 //! Throughout, a writer writes through whichever server answers, a watcher follows what it writes, and on the agents one
 //! pod asks another through a Service. What was acknowledged may not be lost, no event may be missed or told twice, and
-//! the pods may not notice anything. Asked for by name (`--ignored`), because it wants a machine for itself.
+//! the pods may not notice anything.
 
 mod clients;
 
@@ -167,7 +167,8 @@ impl Cluster {
     }
 }
 
-/// The first question may come before the rules of the Service: only what fails after the first answer counts.
+/// The first question may come before the rules of the Service: only what fails after the first answer counts. No time-out
+/// of wget's own: the static busybox crashes with one. A question that is never answered is the last one.
 const WORKLOAD: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -198,7 +199,7 @@ spec:
     command:
     - sh
     - -c
-    - "while true; do if [ \"$(wget -T 5 -q -O - http://10.43.0.80/)\" = web ]; then echo answered; else echo failed; fi; sleep 0.2; done"
+    - "while true; do if [ \"$(wget -q -O - http://10.43.0.80/)\" = web ]; then echo answered; else echo failed; fi; sleep 0.2; done"
 "#;
 
 fn summary(nodes: &Value) -> String {
@@ -221,7 +222,6 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-#[ignore = "five machines in one: minutes on two cores, and nothing else beside it"]
 fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
     let mut cluster = Cluster::start();
     cluster.start_workload();
