@@ -47,6 +47,7 @@ pub mod server;
 pub mod storage;
 pub mod traces;
 pub mod unread;
+mod websocket;
 
 use std::sync::Arc;
 

@@ -42,6 +42,8 @@ mod special;
 mod traces;
 #[path = "it/watches.rs"]
 mod watches;
+#[path = "it/websockets.rs"]
+mod websockets;
 #[path = "it/wire.rs"]
 mod wire;
 #[path = "it/world.rs"]

@@ -11,7 +11,9 @@ use std::time::Duration;
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
+use futures::{Stream, StreamExt};
 use serde_json::json;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::selection::{self, Selection, When};
 use super::{Call, read};
@@ -20,16 +22,20 @@ use crate::fairness::width::Counted;
 use crate::negotiation::{Encoding, Form};
 use crate::output;
 use crate::response::{self, Response};
+use crate::server::Server;
+use crate::websocket::{self, Handshake};
 
 /// The least time a watch lasts when the client names none; the most is twice that (upstream's
 /// min-request-timeout).
 const LEAST: u64 = 1_800;
 /// How often a watch with bookmarks is told how far it is, if there is anything to tell.
 const BOOKMARK: Duration = Duration::from_secs(60);
-/// Ready events are sent together up to about this many bytes.
+/// So much of what is ready is sent together.
 const CHUNK: usize = 32 * 1024;
 /// So many times in a row a watch that never runs dry is not asked whether its time is over.
 const BUSY: u32 = 64;
+/// A frame of protobuf begins with its length, in so many bytes.
+const PROTOBUF_LENGTH: usize = 4;
 
 /// How a watch begins.
 struct Start {
@@ -58,7 +64,7 @@ fn start(call: &Call) -> Result<Start, Status> {
     })
 }
 
-pub(super) async fn watch(call: Call) -> Result<Response, Status> {
+pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     let encoding = call.accepted.encoding;
     let start = start(&call)?;
     let selection = Selection::of(&call)?;
@@ -76,17 +82,17 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         hub.recall(&call.resource.view, &cache, from).await;
     }
     let opened = cache.watch(selection.interest.clone(), from, now, |object| selection.matches(object));
+    let socket = match websocket::is_requested(&call.headers) {
+        true => Some(websocket::watch(&call.headers, call.upgrade.take())?),
+        false => None,
+    };
     // Upstream answers 200 and puts the error into the stream: informers expect it there.
     let (snapshot, subscription) = match opened {
         Ok(opened) => opened,
         Err(too_old) => {
             let error = crate::encoding::to_json(&Status::expired(too_old.to_string()).to_json());
             let frame = output::watch_frame(encoding, "ERROR", &error, None);
-            return Ok(response::stream(
-                200,
-                encoding.watch_media_type(),
-                futures::stream::iter([Ok(frame)]),
-            ));
+            return Ok(respond(&call.server, socket, encoding, futures::stream::iter([frame])));
         }
     };
     let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
@@ -94,7 +100,9 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         _ => LEAST + call.server.randomness.below(LEAST),
     };
     let sent = subscription.after;
-    let readers = call.server.readers.clone();
+    let server = call.server.clone();
+    // A message is one event.
+    let chunk = if socket.is_some() { 1 } else { CHUNK };
     let watching = Watching {
         timeout: call.server.clock.sleep(Duration::from_secs(seconds)),
         bookmark: call.query.flag("allowWatchBookmarks").then(|| call.server.clock.sleep(BOOKMARK)),
@@ -104,6 +112,7 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
         selection,
         subscription,
         sent,
+        chunk,
         header: true,
         ended: false,
         busy: 0,
@@ -113,9 +122,35 @@ pub(super) async fn watch(call: Call) -> Result<Response, Status> {
     };
     let frames = futures::stream::unfold(watching, |mut watching| async move {
         let frame = watching.next().await?;
-        Some((Ok(frame), watching))
+        Some((frame, watching))
     });
-    Ok(response::stream(200, encoding.watch_media_type(), readers.guard(frames)))
+    let frames = server.readers.guard(frames);
+    Ok(respond(&server, socket, encoding, frames))
+}
+
+/// The frames in the body of the answer, or each as a message of a WebSocket: text where the encoding is.
+fn respond(
+    server: &Arc<Server>,
+    socket: Option<Handshake>,
+    encoding: Encoding,
+    frames: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response {
+    let Some(socket) = socket else {
+        return response::stream(200, encoding.watch_media_type(), frames.map(Ok));
+    };
+    let messages = frames.map(move |frame| match encoding {
+        // A message says itself how long it is.
+        Encoding::Protobuf => Message::Binary(frame.slice(PROTOBUF_LENGTH.min(frame.len())..)),
+        Encoding::Cbor => Message::Binary(frame),
+        Encoding::Json | Encoding::Yaml => match Utf8Bytes::try_from(frame.clone()) {
+            Ok(text) => Message::Text(text),
+            Err(_) => Message::Binary(frame),
+        },
+    });
+    let mut response = websocket::serve(server, socket, messages);
+    let media_type = http::HeaderValue::from_static(encoding.watch_media_type());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+    response
 }
 
 struct Watching {
@@ -132,6 +167,8 @@ struct Watching {
     shutdown: foundation::CancellationToken,
     /// The last revision that the client knows of.
     sent: u64,
+    /// Ready events are sent together up to about this many bytes.
+    chunk: usize,
     header: bool,
     ended: bool,
     /// How often in a row there was something to send without waiting.
@@ -229,7 +266,7 @@ impl Watching {
 
     fn initial_frames(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        while out.len() < CHUNK {
+        while out.len() < self.chunk {
             let Some(object) = self.initial.next() else { break };
             out.extend_from_slice(&self.event("ADDED", &object.value));
         }
@@ -238,11 +275,11 @@ impl Watching {
 
     /// Adds what else is ready, so that a burst is written with few system calls.
     fn with_more(&mut self, first: Bytes) -> Bytes {
-        if self.subscription.receiver.is_empty() || first.len() >= CHUNK {
+        if self.subscription.receiver.is_empty() || first.len() >= self.chunk {
             return first;
         }
         let mut out = BytesMut::from(first);
-        while out.len() < CHUNK {
+        while out.len() < self.chunk {
             let Some(change) = self.subscription.receiver.take() else { break };
             if let Some(frame) = self.frame(&change) {
                 out.extend_from_slice(&frame);

@@ -162,8 +162,8 @@ async fn a_watch_ends_and_open_connections_close_when_the_server_stops() {
     assert!(TcpStream::connect(served.address).await.is_err());
 }
 
-/// A kubelet that answers logs, and turns exec into an echo.
-async fn kubelet(identity: &Identity) -> u16 {
+/// A kubelet that answers logs (none of a container before), and turns exec into an echo.
+pub async fn kubelet(identity: &Identity) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut config = server_config(identity);
@@ -181,6 +181,10 @@ async fn kubelet(identity: &Identity) -> u16 {
                             request.headers().get(header::AUTHORIZATION).is_none(),
                             "the client's token stays here"
                         );
+                        if asked.contains("previous=true") {
+                            let answer = http::Response::builder().status(400);
+                            return Ok(answer.body(Full::new(Bytes::from("there is none"))).unwrap());
+                        }
                         if !asked.starts_with("/exec/") {
                             return Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(
                                 Bytes::from(asked),
@@ -209,13 +213,8 @@ async fn kubelet(identity: &Identity) -> u16 {
     port
 }
 
-#[tokio::test]
-async fn logs_and_exec_pass_through_to_the_kubelet() {
-    let kubelet_identity = identity();
-    let port = kubelet(&kubelet_identity).await;
-    let tls = client_config(&kubelet_identity, &[]);
-    let served = served(|options| options.kubelet = Some(tls)).await;
-    let admin = &served.world.admin;
+/// Pod `p` on a node `n1` whose kubelet is at this port.
+pub async fn pod_on(admin: &crate::world::User_, port: u16) {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
     admin.post("/api/v1/nodes", &node).await.is(201);
     let status = json!({"status": {
@@ -226,9 +225,27 @@ async fn logs_and_exec_pass_through_to_the_kubelet() {
     let mut body = pod("p");
     body["spec"]["nodeName"] = "n1".into();
     admin.post("/api/v1/namespaces/default/pods", &body).await.is(201);
+}
+
+#[tokio::test]
+async fn logs_and_exec_pass_through_to_the_kubelet() {
+    let kubelet_identity = identity();
+    let port = kubelet(&kubelet_identity).await;
+    let tls = client_config(&kubelet_identity, &[]);
+    let served = served(|options| options.kubelet = Some(tls)).await;
+    let admin = &served.world.admin;
+    pod_on(admin, port).await;
 
     let log = admin.get("/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true").await.is(200);
     assert_eq!(log.bytes, "/containerLogs/default/p/c?tailLines=3&follow=true");
+    assert_eq!(log.headers[header::CONTENT_TYPE], "text/plain");
+    let none = admin.get("/api/v1/namespaces/default/pods/p/log?previous=true").await.is(400);
+    assert_eq!((none.text("/reason"), none.message()), ("BadRequest", "there is none"));
+    let wrong = admin.get("/api/v1/namespaces/default/pods/p/log?tailLines=-1").await.is(422);
+    assert_eq!(
+        wrong.message(),
+        "PodLogOptions \"p\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"
+    );
     let proxied = admin.get("/api/v1/nodes/n1/proxy/stats/summary?x=y").await.is(200);
     assert_eq!(proxied.bytes, "/stats/summary?x=y");
     let same = admin.get(&format!("/api/v1/nodes/n1:{port}/proxy/pods")).await.is(200);

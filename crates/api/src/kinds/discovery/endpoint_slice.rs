@@ -95,7 +95,7 @@ fn endpoint(errors: &mut ErrorList, endpoint: &Endpoint, kind: &str, path: &Path
                 errors.push(field::invalid(&path, &**address, "must be an IPv6 address"));
             }
             "IPv4" | "IPv6" => special_address(errors, address, &path),
-            "FQDN" => dns_subdomain(errors, &path, address.strip_suffix('.').unwrap_or(address)),
+            "FQDN" => domain(errors, address, &path),
             _ => {}
         }
     }
@@ -173,6 +173,28 @@ fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> ErrorList {
     errors
 }
 
+/// A name of at least two labels; a dot may follow it.
+fn domain(errors: &mut ErrorList, address: &str, path: &Path) {
+    if address.is_empty() {
+        errors.push(field::required(path, ""));
+        return;
+    }
+    let name = address.strip_suffix('.').unwrap_or(address);
+    let before = errors.len();
+    dns_subdomain(errors, path, name);
+    if errors.len() > before {
+        return;
+    }
+    if !name.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        errors.push(field::invalid(path, name, detail));
+        return;
+    }
+    for label in name.split('.') {
+        dns_label(errors, path, label);
+    }
+}
+
 /// The controllers' own are in order, and written often: their addresses are not looked at.
 fn warnings(slice: &EndpointSlice, _: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -228,6 +250,7 @@ mod tests {
             (json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]}), 1),
             (json!({"addressType": "IPv4", "endpoints": [{"addresses": []}]}), 1),
             (json!({"addressType": "x", "endpoints": []}), 1),
+            (json!({"addressType": "FQDN", "endpoints": [{"addresses": ["localhost", "a.b"]}]}), 1),
             (json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.b."]}], "ports": [{}, {}]}), 1),
         ] {
             let mut object: EndpointSlice = serde_json::from_value(slice.clone()).unwrap();

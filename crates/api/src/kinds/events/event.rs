@@ -70,6 +70,18 @@ fn stored(object: &Value) -> Option<Event> {
     crate::json::typed(&stored).ok()
 }
 
+/// What happened once is no series.
+fn series(errors: &mut ErrorList, event: &Event) {
+    let Some(series) = &event.series else { return };
+    let path = Path::new("series");
+    if series.count.unwrap_or(0) < 2 {
+        errors.push(field::invalid(&path.child("count"), "", "should be at least 2"));
+    }
+    if series.last_observed_time.is_none() {
+        errors.push(field::required(&path.child("lastObservedTime"), ""));
+    }
+}
+
 impl Hooks for EventHooks {
     fn to_storage(&self, object: &mut Value) {
         rename(object, "v1", NAMES.into_iter());
@@ -89,8 +101,9 @@ impl Hooks for EventHooks {
         }
         if !matches!(event.type_.as_deref(), Some("Normal" | "Warning")) {
             let kind = event.type_.as_deref().unwrap_or_default();
-            errors.push(field::invalid(&Path::new("type"), kind, "has invalid value: "));
+            errors.push(field::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
         }
+        series(&mut errors, &event);
         // The fields of the old form are for reading events that were written in it.
         for (name, set) in [
             ("firstTimestamp", event.first_timestamp.is_some()),
@@ -107,6 +120,9 @@ impl Hooks for EventHooks {
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        if let Some(event) = stored(new) {
+            series(&mut errors, &event);
+        }
         for (name, shown) in [
             ("regarding", "involvedObject"),
             ("reason", "reason"),
@@ -161,5 +177,20 @@ mod tests {
         wrong["type"] = json!("x");
         assert_eq!(EventHooks.validate(&wrong).len(), 2);
         assert_eq!(EventHooks.validate_update(&wrong, &right).len(), 1);
+        let text = |errors: ErrorList| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(
+            text(EventHooks.validate(&wrong))
+                .contains(&"type: Invalid value: \"\": has invalid value: x".to_owned())
+        );
+        let mut once = right.clone();
+        once["series"] = json!({"count": 1});
+        let expected = [
+            "series.count: Invalid value: \"\": should be at least 2",
+            "series.lastObservedTime: Required value",
+        ];
+        assert_eq!(text(EventHooks.validate(&once)), expected);
+        assert_eq!(text(EventHooks.validate_update(&once, &right)), expected);
+        once["series"] = json!({"count": 2, "lastObservedTime": "2024-01-01T00:00:00.000000Z"});
+        assert_eq!(EventHooks.validate(&once), []);
     }
 }

@@ -5,6 +5,7 @@
 
 pub(super) mod binding;
 mod eviction;
+mod log;
 pub(super) mod streams;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ impl Rest for Pods {
             "ephemeralcontainers" => Arc::new(Part("ephemeralcontainers")),
             "eviction" => Arc::new(eviction::Eviction),
             "exec" => Arc::new(streams::Exec),
-            "log" => Arc::new(streams::Log),
+            "log" => Arc::new(log::Log),
             "portforward" => Arc::new(streams::PortForward),
             "proxy" => Arc::new(streams::Proxy),
             "resize" => Arc::new(Part("resize")),

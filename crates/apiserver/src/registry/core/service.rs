@@ -92,13 +92,13 @@ impl Rest for Services {
     }
 
     async fn before_create(&self, call: &Call, object: &mut Object) -> Result<Undo, Status> {
-        fields::default_families(object, call.server.options.service_cidr);
+        fields::default_families(object, call.server.options.service_cidr)?;
         self.reserve(call, object, None).await
     }
 
     async fn before_update(&self, call: &Call, new: &mut Object, old: &Object) -> Result<Undo, Status> {
         fields::carry_over(new, old);
-        fields::default_families(new, call.server.options.service_cidr);
+        fields::default_families(new, call.server.options.service_cidr)?;
         self.reserve(call, new, Some(old)).await
     }
 

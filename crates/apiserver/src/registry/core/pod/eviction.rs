@@ -9,7 +9,7 @@ use api::selector::labels::Selector;
 use api::status::Cause;
 use api::{GroupResource, GroupVersionKind, Object, Reason, Status};
 use async_trait::async_trait;
-use schema::Schema;
+use schema::{FieldValidation, Schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,7 +33,8 @@ impl Subresource for Eviction {
         let kind = GroupVersionKind::new("policy", "v1", "Eviction");
         let schema = Schema::built_in("io.k8s.api.policy.v1.Eviction")
             .ok_or_else(|| Status::internal("no definition of Eviction"))?;
-        let mut eviction = decode_as(&call, &kind, &schema, options.field_validation)?;
+        let mut eviction = decode_as(&call, &kind, &schema, options.field_validation)
+            .or_else(|wrong| of_v1beta1(&call, &schema, options.field_validation).unwrap_or(Err(wrong)))?;
         if !eviction.name().is_empty() && eviction.name() != call.info.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
@@ -55,6 +56,21 @@ impl Subresource for Eviction {
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(call.respond_value(201, &status))
     }
+}
+
+/// The same object in the version that is served nowhere any more, but in which older clients still send it. `None`: the
+/// body does not say that it is one.
+fn of_v1beta1(call: &Call, schema: &Schema, mode: FieldValidation) -> Option<Result<Object, Status>> {
+    let kind = GroupVersionKind::new("policy", "v1beta1", "Eviction");
+    let decoded = decode_as(call, &kind, schema, mode);
+    if decoded.as_ref().is_err_and(|wrong| wrong.message.contains("does not match the expected API version"))
+    {
+        return None;
+    }
+    Some(decoded.map(|mut eviction| {
+        eviction.0["apiVersion"] = "policy/v1".into();
+        eviction
+    }))
 }
 
 async fn evict(call: &Call, delete: &Value, dry_run: bool) -> Result<(), Status> {
@@ -237,7 +253,7 @@ fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
         return Err(in_process(&name));
     }
     let forbidden = |why: &str| {
-        let message = format!("poddisruptionbudgets.policy \"{name}\" is forbidden: {why}");
+        let message = format!("poddisruptionbudget.policy \"{name}\" is forbidden: {why}");
         Status::new(403, Reason::Forbidden, message)
     };
     let allowed = count(budget, "disruptionsAllowed");

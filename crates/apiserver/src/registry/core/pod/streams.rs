@@ -1,6 +1,7 @@
-//! `pods/log`, `exec`, `attach`, `portforward` (to the pod's kubelet) and `proxy` (to the pod itself).
+//! `pods/exec`, `attach`, `portforward` (to the pod's kubelet) and `proxy` (to the pod itself).
 //!
 //! The kubelet's paths and parameters are upstream's; what is streamed is not looked at.
+//! Not here: `pods/log` (`log`), which shares what is known of the way to a kubelet.
 //! Upstream: pkg/registry/core/pod/rest, pkg/registry/core/pod/strategy.go (LogLocation, streamLocation).
 
 use api::{GroupVersionKind, Object, Status};
@@ -13,10 +14,8 @@ use crate::engine::{Call, WriteOptions};
 use crate::proxy::{self, Destination, Reach};
 use crate::registry::Subresource;
 use crate::request::Query;
-use crate::response::{self, Response};
+use crate::response::Response;
 
-/// `pods/log`.
-pub(super) struct Log;
 /// `pods/exec`.
 pub(super) struct Exec;
 /// `pods/attach`.
@@ -25,34 +24,6 @@ pub(super) struct Attach;
 pub(super) struct PortForward;
 /// `pods/proxy`.
 pub(super) struct Proxy;
-
-#[async_trait]
-impl Subresource for Log {
-    async fn serve(&self, call: Call) -> Result<Response, Status> {
-        if call.info.verb != "get" {
-            return Err(call.method_not_allowed());
-        }
-        let pod = call.stored().await?.object;
-        let container = container(&pod, call.query.get("container").unwrap_or_default())?;
-        if node_name(&pod).is_empty() {
-            // A pod that is nowhere has said nothing yet.
-            return Ok(response::text(200, ""));
-        }
-        let kept = [
-            "follow",
-            "previous",
-            "sinceSeconds",
-            "sinceTime",
-            "timestamps",
-            "tailLines",
-            "limitBytes",
-            "stream",
-        ];
-        let query = parameters(&call.query, |name| kept.contains(&name).then(|| name.to_owned()));
-        let path = path("containerLogs", &pod, Some(&container), &query);
-        to_kubelet(call, &pod, &path).await
-    }
-}
 
 #[async_trait]
 impl Subresource for Exec {
@@ -172,7 +143,7 @@ pub(in crate::registry::core) async fn connect(call: &Call, kind: &str) -> Resul
     call.server.admission.validate(&mut request).await
 }
 
-fn node_name(pod: &Object) -> &str {
+pub(super) fn node_name(pod: &Object) -> &str {
     pod.0.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -183,13 +154,13 @@ fn scheduled(pod: &Object) -> Result<(), Status> {
     Ok(())
 }
 
-async fn to_kubelet(call: Call, pod: &Object, path: &str) -> Result<Response, Status> {
+pub(super) async fn to_kubelet(call: Call, pod: &Object, path: &str) -> Result<Response, Status> {
     let to = node::kubelet(&call, node_name(pod)).await?;
     proxy::forward(call, to, path).await
 }
 
 /// The container asked for, or the only one there is.
-fn container(pod: &Object, asked: &str) -> Result<String, Status> {
+pub(super) fn container(pod: &Object, asked: &str) -> Result<String, Status> {
     let names = |field: &str| -> Vec<&str> {
         let list = pod.0.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
@@ -212,7 +183,7 @@ fn container(pod: &Object, asked: &str) -> Result<String, Status> {
     Err(Status::bad_request(format!("container {asked} is not valid for pod {}", pod.name())))
 }
 
-fn path(what: &str, pod: &Object, container: Option<&str>, query: &str) -> String {
+pub(super) fn path(what: &str, pod: &Object, container: Option<&str>, query: &str) -> String {
     let mut path = format!("/{what}/{}/{}", pod.namespace().unwrap_or_default(), pod.name());
     if let Some(container) = container {
         path.push('/');
@@ -226,7 +197,7 @@ fn path(what: &str, pod: &Object, container: Option<&str>, query: &str) -> Strin
 }
 
 /// The parameters that `rename` keeps, encoded again.
-fn parameters(query: &Query, rename: impl Fn(&str) -> Option<String>) -> String {
+pub(super) fn parameters(query: &Query, rename: impl Fn(&str) -> Option<String>) -> String {
     let kept = query.pairs().filter_map(|(name, value)| Some(format!("{}={}", rename(name)?, encode(value))));
     kept.collect::<Vec<_>>().join("&")
 }

@@ -1,7 +1,10 @@
 //! The fields of a Service that hang together with its allocations.
 //! Pure. Upstream: pkg/registry/core/service/storage/alloc.go, strategy.go.
 
-use api::Object;
+use std::net::IpAddr;
+
+use api::field::{self, ErrorList, Path};
+use api::{GroupKind, Object, Status};
 use serde_json::{Value, json};
 
 use crate::options::Cidr;
@@ -43,9 +46,12 @@ pub(super) fn cluster_ip(service: &Object) -> &str {
 }
 
 /// Fills in families and their policy as a cluster of one family has them.
-pub(super) fn default_families(service: &mut Object, range: Cidr) {
+///
+/// # Errors
+/// 422 where the Service asks for the family that the cluster does not have.
+pub(super) fn default_families(service: &mut Object, range: Cidr) -> Result<(), Status> {
     if service_type(service) == "ExternalName" {
-        return;
+        return Ok(());
     }
     let headless = is_headless(service);
     if headless {
@@ -54,6 +60,7 @@ pub(super) fn default_families(service: &mut Object, range: Cidr) {
     }
     let selects = service.0["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty());
     let (ours, other) = if range.address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let name = service.name().to_owned();
     let spec = &mut service.0["spec"];
     let absent =
         |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value == "";
@@ -66,14 +73,44 @@ pub(super) fn default_families(service: &mut Object, range: Cidr) {
             let single = spec["ipFamilyPolicy"] == "SingleStack";
             spec["ipFamilies"] = if single { json!([ours]) } else { json!([ours, other]) };
         }
-        return;
+        return Ok(());
     }
     if absent(&spec["ipFamilyPolicy"]) {
         spec["ipFamilyPolicy"] = "SingleStack".into();
     }
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    if absent(&spec["ipFamilies"]) {
+        // An address asked for says its family.
+        let asked = spec["clusterIPs"].as_array().cloned().unwrap_or_default();
+        let asked = if asked.is_empty() { vec![spec["clusterIP"].clone()] } else { asked };
+        let of_other = |ip: &Value| {
+            let address = ip.as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
+            address.is_some_and(|address| address.is_ipv4() != range.address.is_ipv4())
+        };
+        for index in (0..asked.len()).filter(|index| of_other(&asked[*index])) {
+            let detail = format!("{other} is not configured on this cluster");
+            errors.push(field::invalid(&path.child("clusterIPs").index(index), asked.clone(), detail));
+        }
+    }
+    if errors.is_empty() && spec["ipFamilyPolicy"] == "RequireDualStack" {
+        let detail = "this cluster is not configured for dual-stack services";
+        errors.push(field::invalid(&path.child("ipFamilyPolicy"), "RequireDualStack", detail));
+    }
+    for (index, family) in spec["ipFamilies"].as_array().into_iter().flatten().enumerate() {
+        // What is no family at all is for validation to say.
+        if *family == *other {
+            let path = path.child("ipFamilies").index(index);
+            errors.push(field::invalid(&path, other, "not configured on this cluster"));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&GroupKind::new("", "Service"), &name, errors));
+    }
     if absent(&spec["ipFamilies"]) {
         spec["ipFamilies"] = json!([ours]);
     }
+    Ok(())
 }
 
 /// Keeps what was allocated where an update leaves it out, and drops what the new type does not have.
@@ -148,4 +185,47 @@ pub(super) fn port_name(service: &Object, asked: &str) -> Option<String> {
     }
     let number = asked.parse::<u64>().ok();
     ports.iter().find(|p| p["name"] == asked || (number.is_some() && p["port"].as_u64() == number)).map(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_of_one_family_has_no_other() {
+        let range = Cidr::parse("10.43.0.0/16").unwrap();
+        let selects = json!({"app": "a"});
+        // What is asked for, then the families, or what is wrong with it.
+        for (spec, expected) in [
+            (json!({}), Ok(json!(["IPv4"]))),
+            (json!({"ipFamilyPolicy": "PreferDualStack"}), Ok(json!(["IPv4"]))),
+            (json!({"clusterIP": "10.43.0.9"}), Ok(json!(["IPv4"]))),
+            (json!({"type": "ExternalName", "ipFamilies": ["IPv6"]}), Ok(json!(["IPv6"]))),
+            (json!({"clusterIP": "None"}), Ok(json!(["IPv4", "IPv6"]))),
+            (json!({"clusterIP": "None", "selector": selects}), Ok(json!(["IPv4"]))),
+            (
+                json!({"ipFamilyPolicy": "RequireDualStack"}),
+                Err(
+                    "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+                ),
+            ),
+            (
+                json!({"clusterIP": "None", "selector": selects, "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack"}),
+                Err("spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured on this cluster"),
+            ),
+            (
+                json!({"clusterIP": "fd00::9"}),
+                Err(
+                    "spec.clusterIPs[0]: Invalid value: [\"fd00::9\"]: IPv6 is not configured on this cluster",
+                ),
+            ),
+        ] {
+            let mut service = Object(json!({"metadata": {"name": "s"}, "spec": spec}));
+            let outcome = default_families(&mut service, range);
+            let found =
+                outcome.map(|()| service.0["spec"]["ipFamilies"].clone()).map_err(|status| status.message);
+            let expected = expected.map_err(|why| format!("Service \"s\" is invalid: {why}"));
+            assert_eq!(found, expected, "{spec}");
+        }
+    }
 }

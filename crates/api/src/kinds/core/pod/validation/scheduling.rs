@@ -168,6 +168,7 @@ fn pod_term(errors: &mut ErrorList, term: &PodAffinityTerm, path: &Path) {
     for (name, keys) in [("matchLabelKeys", matching), ("mismatchLabelKeys", mismatching)] {
         label_keys(errors, keys, term.label_selector.as_ref(), &path.child(name));
     }
+    selected_twice(errors, matching, term.label_selector.as_ref(), path);
     for (index, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
         let message = "exists in both matchLabelKeys and mismatchLabelKeys";
         errors.push(field::invalid(&path.child("matchLabelKeys").index(index), &**key, message));
@@ -189,6 +190,19 @@ fn label_keys(errors: &mut ErrorList, keys: &[String], selector: Option<&LabelSe
     }
     for (index, key) in keys.iter().enumerate() {
         qualified_name(errors, &path.index(index), key);
+    }
+}
+
+/// A key of `matchLabelKeys` is a requirement of the selector by now: one more of the same key was there before.
+fn selected_twice(errors: &mut ErrorList, keys: &[String], selector: Option<&LabelSelector>, path: &Path) {
+    let Some(selector) = selector else { return };
+    let mut seen: BTreeSet<&str> = selector.match_labels.iter().flatten().map(|(key, _)| &**key).collect();
+    for expression in items(&selector.match_expressions) {
+        let key = &*expression.key;
+        if let (false, Some(index)) = (seen.insert(key), keys.iter().rposition(|wanted| wanted == key)) {
+            let message = "exists in both matchLabelKeys and labelSelector";
+            errors.push(field::invalid(&path.index(index), key, message));
+        }
     }
 }
 
@@ -297,6 +311,12 @@ pub(super) fn topology_spread(errors: &mut ErrorList, constraints: &[TopologySpr
         one_of_if_set(errors, &path.child("nodeAffinityPolicy"), &constraint.node_affinity_policy, &policies);
         one_of_if_set(errors, &path.child("nodeTaintsPolicy"), &constraint.node_taints_policy, &policies);
         label_keys(
+            errors,
+            items(&constraint.match_label_keys),
+            constraint.label_selector.as_ref(),
+            &path.child("matchLabelKeys"),
+        );
+        selected_twice(
             errors,
             items(&constraint.match_label_keys),
             constraint.label_selector.as_ref(),
