@@ -188,6 +188,7 @@ impl Metrics {
             ("", "", "", "", "")
         };
         let verb = match info.verb.as_str() {
+            _ if matches!(&*info.subresource, "attach" | "exec" | "portforward" | "proxy") => "CONNECT",
             "create" => "POST",
             "update" => "PUT",
             "patch" if answered.apply => "APPLY",

@@ -27,6 +27,8 @@ pub struct Options {
     pub body_limit: usize,
     /// How long a request that is neither a watch nor a stream may take.
     pub request_timeout: Duration,
+    /// The least that a watch lasts whose client names no time, in whole seconds; the most is twice that.
+    pub min_request_timeout: Duration,
     /// How long a watch's client may leave what is sent to it unread before the watch is ended.
     pub reader_patience: Duration,
     /// How long Events are kept after their last write; zero: for ever (upstream: one hour).
@@ -75,6 +77,7 @@ impl Default for Options {
             kubelet: None,
             body_limit: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1_800),
             reader_patience: Duration::from_secs(30),
             event_ttl: Duration::from_secs(60 * 60),
             drain: Duration::from_secs(10),

@@ -2,8 +2,11 @@
 //!
 //! The body and the answer are streamed, piece by piece, at the pace of who takes them. A protocol upgrade (WebSocket, SPDY) becomes a tunnel of raw
 //! bytes once the other side has agreed to it; what is said in it is none of this server's business.
+//! What a server says of its own paths is turned by `front`.
 //! Not here: where to connect to (the subresources of pods, nodes and services).
 //! Upstream: apimachinery/pkg/util/proxy (UpgradeAwareHandler).
+
+mod front;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use crate::engine::Call;
 use crate::filters;
 use crate::response::{PassedOn, Response};
 use crate::server::Server;
+use front::Front;
 
 /// How long a connection may take to stand.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -65,6 +69,29 @@ pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response
     pass_on(&server, &to, request, upgrade).await
 }
 
+/// Passes the call on to a server whose root is shown at `prefix` (`…/proxy`): it is told so, and where its answers lead
+/// is turned into what leads there from outside. What runs over another protocol is not looked at.
+pub async fn show(mut call: Call, to: Destination, prefix: String, path: &str) -> Result<Response, Status> {
+    if call.upgrade.is_some() {
+        return forward(call, to, path).await;
+    }
+    let bodiless = call.method == http::Method::HEAD;
+    let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let front = Front { prefix, host: host.to_owned(), backend: authority(&to) };
+    let seen = HeaderValue::from_str(&call.info.path).map_err(|e| Status::bad_request(e.to_string()))?;
+    call.headers.insert("x-forwarded-uri", seen);
+    Ok(front.answer(forward(call, to, path).await?, bodiless))
+}
+
+/// The host and port as they are named in a URL.
+fn authority(to: &Destination) -> String {
+    if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
+    }
+}
+
 /// Passes a request on as it is, but for the name of the host.
 pub(crate) async fn pass_on(
     server: &Arc<Server>,
@@ -72,12 +99,7 @@ pub(crate) async fn pass_on(
     mut request: Request<client::Body>,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Status> {
-    let host = if to.host.contains(':') {
-        format!("[{}]:{}", to.host, to.port)
-    } else {
-        format!("{}:{}", to.host, to.port)
-    };
-    let host = HeaderValue::from_str(&host).map_err(|e| Status::bad_request(e.to_string()))?;
+    let host = HeaderValue::from_str(&authority(to)).map_err(|e| Status::bad_request(e.to_string()))?;
     request.headers_mut().insert(header::HOST, host);
     let answer = send(server, to, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -175,12 +175,13 @@ where
 }
 
 /// The bytes of a log as messages, in the protocol agreed on; an empty one first, which says that it has begun.
-pub(crate) fn bytes_messages<E>(
+pub(crate) fn bytes_messages<E, S>(
     handshake: &Handshake,
-    chunks: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
-) -> impl Stream<Item = Message> + Send + 'static
+    chunks: S,
+) -> impl Stream<Item = Message> + Send + use<E, S>
 where
     E: std::fmt::Display + Send + 'static,
+    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
 {
     let base64 = handshake.is_base64();
     let encode = move |bytes: Bytes| match base64 {

@@ -25,9 +25,6 @@ use crate::response::{self, Response};
 use crate::server::Server;
 use crate::websocket::{self, Handshake};
 
-/// The least time a watch lasts when the client names none; the most is twice that (upstream's
-/// min-request-timeout).
-const LEAST: u64 = 1_800;
 /// How often a watch with bookmarks is told how far it is, if there is anything to tell.
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// So much of what is ready is sent together.
@@ -97,7 +94,10 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     };
     let seconds = match call.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
         Some(seconds) if seconds > 0 => seconds,
-        _ => LEAST + call.server.randomness.below(LEAST),
+        _ => {
+            let least = call.server.options.min_request_timeout.as_secs();
+            least + call.server.randomness.below(least.max(1))
+        }
     };
     let sent = subscription.after;
     let server = call.server.clone();

@@ -115,7 +115,7 @@ async fn a_log_is_read_over_a_websocket() {
     let said = "/containerLogs/default/p/c?tailLines=3";
     for protocol in ["", "binary.k8s.io", "base64.binary.k8s.io"] {
         let offer = [("sec-websocket-protocol", protocol)];
-        let mut socket = open(&world.admin, path, if protocol.is_empty() { &[] } else { &offer }).await;
+        let mut socket = open(&world.admin, path, &offer[..usize::from(!protocol.is_empty())]).await;
         let mut log = Vec::new();
         let mut messages = 0;
         while let Some(message) = next(&mut socket).await {

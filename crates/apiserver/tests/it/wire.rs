@@ -248,6 +248,8 @@ async fn logs_and_exec_pass_through_to_the_kubelet() {
     );
     let proxied = admin.get("/api/v1/nodes/n1/proxy/stats/summary?x=y").await.is(200);
     assert_eq!(proxied.bytes, "/stats/summary?x=y");
+    let slash = admin.get("/api/v1/nodes/n1/proxy?x=y").await.is(301);
+    assert_eq!(slash.headers[header::LOCATION], "/api/v1/nodes/n1/proxy/?x=y");
     let same = admin.get(&format!("/api/v1/nodes/n1:{port}/proxy/pods")).await.is(200);
     assert_eq!(same.bytes, "/pods");
     // Another port is another server: no credentials, and no way to this machine's own.

@@ -42,6 +42,18 @@ pub struct ApiServer {
     /// Requests served at once that write
     #[arg(long, env = "IRONCLAD_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200, value_name = "N")]
     pub max_mutating_requests_inflight: u32,
+    /// How long a request may take that is neither a watch nor a stream, for example 1m0s
+    #[arg(
+        long,
+        env = "IRONCLAD_REQUEST_TIMEOUT",
+        default_value = "1m0s",
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
+    pub request_timeout: Duration,
+    /// The least seconds that a watch lasts whose client names no time; the most is twice that
+    #[arg(long, env = "IRONCLAD_MIN_REQUEST_TIMEOUT", default_value_t = 1_800, value_name = "SECONDS")]
+    pub min_request_timeout: u64,
     /// Who keeps the endpoints of the kubernetes Service: the servers themselves by leases, or nobody
     #[arg(
         long,

@@ -188,6 +188,8 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         traces: flags.traces()?,
         cors: flags.cors()?,
         goaway_chance: flags.goaway_chance,
+        request_timeout: flags.request_timeout,
+        min_request_timeout: Duration::from_secs(flags.min_request_timeout),
         event_ttl: flags.event_ttl,
         aggregation: aggregation(context),
         flags: context.config.flags.clone(),

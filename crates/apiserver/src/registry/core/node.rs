@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use super::pod::streams;
@@ -41,8 +42,7 @@ impl Subresource for NodeProxy {
                 to = Destination { port, tls, reach: Reach::Routable, ..to };
             }
         }
-        let path = proxied_path(&call);
-        proxy::forward(call, to, &path).await
+        show(call, to).await
     }
 }
 
@@ -92,10 +92,22 @@ pub(super) fn proxyable(call: &Call) -> Result<(), Status> {
     }
 }
 
-/// What comes after `…/proxy` in the call's path, with its query.
-pub(super) fn proxied_path(call: &Call) -> String {
+/// Passes the call on to what serves below `…/proxy`.
+pub(super) async fn show(call: Call, to: Destination) -> Result<Response, Status> {
+    let query = if call.raw_query.is_empty() { String::new() } else { format!("?{}", call.raw_query) };
     let after = after_subresource(&call.info);
-    if call.raw_query.is_empty() { after.to_owned() } else { format!("{after}?{}", call.raw_query) }
+    if after.is_empty() && call.upgrade.is_none() && matches!(call.method.as_str(), "GET" | "HEAD") {
+        // Relative links lead below the last slash.
+        let slash = format!("{}/{query}", call.info.path);
+        let slash = HeaderValue::try_from(slash).map_err(|e| Status::bad_request(e.to_string()))?;
+        let mut response = Response::new(client::empty_body());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        response.headers_mut().insert(header::LOCATION, slash);
+        return Ok(response);
+    }
+    let path = if after.is_empty() { format!("/{query}") } else { format!("{after}{query}") };
+    let prefix = call.info.path.strip_suffix(after).unwrap_or_default().to_owned();
+    proxy::show(call, to, prefix, &path).await
 }
 
 /// What follows the subresource in the path, from the slash on. The path is still encoded, so it is cut after as
@@ -110,7 +122,7 @@ fn after_subresource(info: &RequestInfo) -> &str {
         rest = &rest[rest.find('/').unwrap_or(rest.len())..];
         left -= 1;
     }
-    if rest.is_empty() { "/" } else { rest }
+    rest
 }
 
 /// TLS to whoever answers: what pods and services show is their own affair (as upstream's proxy).
@@ -147,7 +159,7 @@ mod tests {
     #[test]
     fn the_proxied_path_is_what_follows_the_subresource() {
         for (path, want) in [
-            ("/api/v1/nodes/n/proxy", "/"),
+            ("/api/v1/nodes/n/proxy", ""),
             ("/api/v1/nodes/n/proxy/", "/"),
             ("/api/v1/nodes/n/proxy/logs/a%2Fb/", "/logs/a%2Fb/"),
             ("/api/v1/namespaces/proxy/pods/proxy/proxy/x", "/x"),

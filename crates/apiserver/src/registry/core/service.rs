@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use super::node;
 use super::pod::streams;
 use crate::engine::Call;
-use crate::proxy::{self, Destination, Reach};
+use crate::proxy::{Destination, Reach};
 use crate::registry::{Rest, Subresource, Undo};
 use crate::response::Response;
 use crate::storage::Claims;
@@ -162,13 +162,7 @@ impl Subresource for ServiceProxy {
         let Ready { address: host, port, .. } =
             chosen.ok_or_else(|| unavailable("no endpoints available"))?;
         let tls = (scheme == "https").then(node::anyone);
-        let path = node::proxied_path(&call);
-        proxy::forward(
-            call,
-            Destination { host, port, tls, server_name: None, reach: Reach::Routable },
-            &path,
-        )
-        .await
+        node::show(call, Destination { host, port, tls, server_name: None, reach: Reach::Routable }).await
     }
 }
 

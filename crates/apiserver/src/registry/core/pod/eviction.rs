@@ -279,7 +279,32 @@ fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
         status["disruptedPods"] = json!({});
     }
     status["disruptedPods"][pod] = now.into();
+    if allowed == 1 {
+        // Before the controller has looked at it: who asks next is told why not.
+        exhausted(status, now);
+    }
     Ok(())
+}
+
+/// Says in a budget's status that it allows no more.
+fn exhausted(status: &mut Value, now: &str) {
+    let mut wanted = json!({
+        "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+        "lastTransitionTime": now, "observedGeneration": status["observedGeneration"],
+    });
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    match conditions.iter_mut().find(|condition| condition["type"] == wanted["type"]) {
+        Some(known) => {
+            if known["status"] == wanted["status"] {
+                wanted["lastTransitionTime"] = known["lastTransitionTime"].take();
+            }
+            *known = wanted;
+        }
+        None => conditions.push(wanted),
+    }
 }
 
 #[cfg(test)]
@@ -317,6 +342,11 @@ mod tests {
         }));
         decrement(&mut budget, "p", "now").unwrap();
         assert_eq!(budget.0["status"]["disruptedPods"]["p"], "now");
+        let conditions = json!([{
+            "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+            "lastTransitionTime": "now", "observedGeneration": 1,
+        }]);
+        assert_eq!(budget.0["status"]["conditions"], conditions);
         let refused = decrement(&mut budget, "q", "now").unwrap_err();
         assert_eq!(refused.code, 429);
         assert_eq!(

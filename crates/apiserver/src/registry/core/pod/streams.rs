@@ -93,8 +93,7 @@ impl Subresource for Proxy {
         };
         let tls = (scheme == "https").then(node::anyone);
         let to = Destination { host: ip.to_owned(), port, tls, server_name: None, reach: Reach::Routable };
-        let path = node::proxied_path(&call);
-        proxy::forward(call, to, &path).await
+        node::show(call, to).await
     }
 }
 
@@ -134,11 +133,12 @@ pub(in crate::registry::core) async fn connect(call: &Call, kind: &str) -> Resul
             _ => {}
         }
     }
-    let mut object = Object(options.clone());
+    let mut object = Object(options);
     let plain = WriteOptions::default();
     let mut request = call.admission(Operation::Connect, &plain, Some(&mut object), None);
     request.kind = GroupVersionKind::new("", "v1", kind);
-    request.options = options;
+    // What is asked for is the object; nothing is written that could have options.
+    request.options = Value::Null;
     call.server.admission.admit(&mut request).await?;
     call.server.admission.validate(&mut request).await
 }
