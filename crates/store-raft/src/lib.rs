@@ -21,8 +21,8 @@
 //! # use std::{path::Path, sync::Arc};
 //! # use store_raft::{Identity, Member, Options, RaftStore};
 //! # use store_raft::transport::tls::{Security, TlsTransport, ask_to_join};
-//! # fn security(id: u64) -> Security { unimplemented!() }
-//! # async fn example(id: u64, clock: foundation::SharedClock) -> Result<(), Box<dyn std::error::Error>> {
+//! # type Secured = fn(u64) -> Security;
+//! # async fn example(id: u64, security: Secured, clock: foundation::SharedClock) -> Result<(), Box<dyn std::error::Error>> {
 //! let directory = Path::new("/var/lib/ironclad/raft");
 //! let options = Options::new("node-1", "10.0.0.1:2380");
 //! match Identity::load(directory)? {
