@@ -289,12 +289,13 @@ async fn admitted(
         Identity::Peer { remote, .. } => Some(remote.ip()),
     };
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
-    // A client that goes away meanwhile leaves nothing to do.
+    // Nobody is asked on behalf of a client that has gone away. Who needs no asking about is known at once, and the write
+    // is carried through as any other's.
     let authenticating = async {
         tokio::select! {
             biased;
-            () = trail.client.cancelled() => Err(gone()),
             found = authenticate(server, &head.headers, &info.path, identity, trail) => found,
+            () = trail.client.cancelled() => Err(gone()),
         }
     };
     let (authenticated, told) = match server.audit.is_on() {
