@@ -29,6 +29,9 @@ const CROSS_ORIGIN: [&str; 4] = [
     "access-control-allow-origin",
 ];
 
+/// How much of what came is worked on in one go, in bytes.
+const BITE: usize = 2 * 1024;
+
 /// Where a server is shown.
 #[derive(Clone, Debug)]
 pub(super) struct Front {
@@ -59,16 +62,20 @@ impl Front {
             _ => return Response::from_parts(head, body),
         };
         head.headers.remove(header::CONTENT_LENGTH);
-        let page = Some((body.into_data_stream(), Page::new(self, coding)));
+        let page = Some((body.into_data_stream(), Bytes::new(), Page::new(self, coding)));
         let chunks = futures::stream::try_unfold(page, |page| async move {
-            let Some((mut chunks, mut page)) = page else { return Ok(None) };
-            match chunks.next().await {
-                Some(chunk) => {
-                    let out = page.push(&chunk?)?;
-                    Ok::<_, BoxError>(Some((Frame::data(out), Some((chunks, page)))))
+            let Some((mut chunks, mut rest, mut page)) = page else { return Ok(None) };
+            if rest.is_empty() {
+                match chunks.next().await {
+                    Some(chunk) => rest = chunk?,
+                    None => return Ok(Some((Frame::data(page.finish()?), None))),
                 }
-                None => Ok(Some((Frame::data(page.finish()?), None))),
+            } else {
+                // What a little becomes when it is unpacked may be a thousand times as much: others have their turn.
+                tokio::task::yield_now().await;
             }
+            let out = page.push(&rest.split_to(rest.len().min(BITE)))?;
+            Ok::<_, BoxError>(Some((Frame::data(out), Some((chunks, rest, page)))))
         });
         Response::from_parts(head, BodyExt::boxed_unsync(StreamBody::new(chunks)))
     }

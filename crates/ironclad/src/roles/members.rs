@@ -89,14 +89,10 @@ impl Peers {
         let Some(known) = known else {
             return Err(Status::new(404, Reason::NotFound, format!("there is no member {id}")));
         };
-        if self.list().members.len() == 1 {
-            return Err(Status::new(
-                409,
-                Reason::Conflict,
-                "it is the only member: without it there is no store",
-            ));
-        }
         let number = u64::from_str_radix(id, 16).map_err(|_| Status::bad_request("an id is hexadecimal"))?;
+        if let Some(objection) = self.objection(number) {
+            return Err(Status::new(409, Reason::Conflict, objection));
+        }
         self.0.remove_member(number).await.map_err(::apiserver::storage::status)?;
         tracing::info!(member = id, name = known.name, "removed a member");
         Ok(response::json(200, &serde_json::json!(self.list())))

@@ -108,6 +108,15 @@ pub fn plan(config: &config::Server) -> anyhow::Result<Plan> {
             "this server had begun to join a cluster: start it with --server and --token, or with an empty data directory"
         );
     }
+    let peers = data_dir.join("pki/peer-ca.key");
+    if !has_store && peers.exists() {
+        bail!(
+            "{} says that this server was one of several, but its part of the store is gone: join the others with --server \
+             and --token, restore a backup to {}, or start with an empty data directory",
+            peers.display(),
+            own.display()
+        );
+    }
     Ok(if cluster.cluster_init { Plan::Found } else { Plan::Embedded })
 }
 
@@ -282,6 +291,11 @@ mod tests {
             (&[reset], &[], Err("there is no member")),
             (&[], &["raft/joining"], Err("had begun to join")),
             (&[init], &["raft/joining"], Err("had begun to join")),
+            // An empty cluster under the old one's authority would be believed, and what runs would be stopped.
+            (&[], &["pki/peer-ca.key"], Err("its part of the store is gone")),
+            (&[init], &["pki/peer-ca.key"], Err("its part of the store is gone")),
+            (&[init], &["pki/peer-ca.key", store], Ok(Plan::Found)),
+            (&[server], &["pki/peer-ca.key"], Ok(Plan::Join("https://a:6443".into()))),
         ] {
             match (planned(flags, files), expected) {
                 (Err(said), Err(part)) => assert!(said.contains(part), "{flags:?} {files:?}: {said}"),

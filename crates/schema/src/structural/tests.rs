@@ -258,6 +258,9 @@ fn what_was_wrong_before_stands_in_nobodys_way() {
         "plain": {"type": "array", "items": {"type": "integer", "maximum": 3}},
         "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
         "by.name/x": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 3}},
+        "union": {"type": "object", "properties": {"type": {"type": "string"}, "n": {"type": "integer"}},
+            "oneOf": [{"properties": {"type": {"enum": ["A"]}}}, {"properties": {"type": {"enum": ["B"]}}}],
+            "not": {"properties": {"type": {"enum": ["C"]}}}},
         "atomic": {"type": "object", "x-kubernetes-map-type": "atomic",
             "properties": {"size": {"type": "integer", "maximum": 3}, "other": {"type": "string"}}},
     }});
@@ -272,6 +275,8 @@ fn what_was_wrong_before_stands_in_nobodys_way() {
         (json!({"map": [entry("b", 1), entry("a", 9)]}), json!({"map": [entry("a", 9)]}), vec![]),
         (json!({"map": [entry("a", 8)]}), json!({"map": [entry("a", 9)]}), vec!["map[0].size"]),
         (json!({"map": [entry("b", 9)]}), json!({"map": [entry("a", 9)]}), vec!["map[0].size"]),
+        // Which of several schemas fits is judged by the whole value.
+        (json!({"union": {"type": "A", "n": 2}}), json!({"union": {"type": "A", "n": 1}}), vec![]),
         // Nothing tells the elements of other lists apart.
         (json!({"plain": [9, 1]}), json!({"plain": [9]}), vec!["plain[0]"]),
         (json!({"plain": [9], "set": ["a"]}), json!({"plain": [9]}), vec![]),

@@ -49,7 +49,7 @@ fn check(schema: &Node, value: &Value, old: Option<&Value>, path: &str, errors: 
         Value::Object(object) => check_object(schema, object, old, path, errors),
         Value::Null | Value::Bool(_) => {}
     }
-    check_combinations(schema, value, old, path, errors);
+    check_combinations(schema, value, path, errors);
 }
 
 fn invalid(path: &str, value: &Value, rule: std::fmt::Arguments<'_>) -> field::Error {
@@ -253,13 +253,14 @@ fn check_object(
     }
 }
 
-fn check_combinations(schema: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mut ErrorList) {
+/// Whether a value fits one of several schemas depends on all of it, so nothing is left out as unchanged here.
+fn check_combinations(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
     let outcomes = |schemas: &[Node]| -> Vec<ErrorList> {
         schemas
             .iter()
             .map(|schema| {
                 let mut errors = ErrorList::new();
-                check(schema, value, old, path, &mut errors);
+                check(schema, value, None, path, &mut errors);
                 errors
             })
             .collect()

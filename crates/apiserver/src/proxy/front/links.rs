@@ -34,7 +34,10 @@ const URLS: &[(&str, &[&str])] = &[
 /// Elements whose content is text up to their own end tag.
 const RAW: &[&str] = &["iframe", "noembed", "noframes", "script", "style", "textarea", "title", "xmp"];
 /// A longer tag is passed on as it is.
-const LONGEST: usize = 64 * 1024;
+const LONGEST: usize = 16 * 1024;
+/// How much is looked at in one go: what is held and a piece are never more than this and a tag, and so the work is in
+/// proportion to the page, whatever is in it.
+const PIECE: usize = 16 * 1024;
 
 /// The place in a page.
 #[derive(Default)]
@@ -55,6 +58,12 @@ enum Place {
 impl Links {
     /// Takes a piece, and adds to `out` what is sure by now. `rewrite` gives another URL in place of one.
     pub(super) fn push(&mut self, piece: &[u8], rewrite: impl Fn(&str) -> Option<String>, out: &mut Vec<u8>) {
+        for piece in piece.chunks(PIECE) {
+            self.push_part(piece, &rewrite, out);
+        }
+    }
+
+    fn push_part(&mut self, piece: &[u8], rewrite: impl Fn(&str) -> Option<String>, out: &mut Vec<u8>) {
         let mut held = std::mem::take(&mut self.held);
         held.extend_from_slice(piece);
         let mut at = 0;
@@ -119,7 +128,7 @@ impl Links {
                     (tag.length, true)
                 }
                 None if rest.len() < LONGEST => (0, false),
-                None => copy(rest, 1, out),
+                None => copy(rest, LONGEST, out),
             },
             _ => copy(rest, 1, out),
         }
@@ -241,5 +250,12 @@ mod tests {
         let long = format!("<a {}", "x".repeat(LONGEST));
         links.push(long.as_bytes(), rewrite, &mut out);
         assert_eq!(out, long.as_bytes());
+        let mut sent = out.len();
+        for _ in 0..20 {
+            let piece = "<a".repeat(PIECE);
+            links.push(piece.as_bytes(), rewrite, &mut out);
+            sent += piece.len();
+            assert!(sent - out.len() < LONGEST, "no more is held, or looked at again, than a tag");
+        }
     }
 }

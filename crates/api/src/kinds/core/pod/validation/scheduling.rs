@@ -169,6 +169,7 @@ fn pod_term(errors: &mut ErrorList, term: &PodAffinityTerm, path: &Path) {
         label_keys(errors, keys, term.label_selector.as_ref(), &path.child(name));
     }
     selected_twice(errors, matching, term.label_selector.as_ref(), path);
+    let mismatching: BTreeSet<&String> = mismatching.iter().collect();
     for (index, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
         let message = "exists in both matchLabelKeys and mismatchLabelKeys";
         errors.push(field::invalid(&path.child("matchLabelKeys").index(index), &**key, message));
@@ -197,9 +198,11 @@ fn label_keys(errors: &mut ErrorList, keys: &[String], selector: Option<&LabelSe
 fn selected_twice(errors: &mut ErrorList, keys: &[String], selector: Option<&LabelSelector>, path: &Path) {
     let Some(selector) = selector else { return };
     let mut seen: BTreeSet<&str> = selector.match_labels.iter().flatten().map(|(key, _)| &**key).collect();
+    // The last place of each.
+    let places: BTreeMap<&str, usize> = keys.iter().enumerate().map(|(index, key)| (&**key, index)).collect();
     for expression in items(&selector.match_expressions) {
         let key = &*expression.key;
-        if let (false, Some(index)) = (seen.insert(key), keys.iter().rposition(|wanted| wanted == key)) {
+        if let (false, Some(index)) = (seen.insert(key), places.get(key).copied()) {
             let message = "exists in both matchLabelKeys and labelSelector";
             errors.push(field::invalid(&path.index(index), key, message));
         }
