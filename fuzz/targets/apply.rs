@@ -1,4 +1,4 @@
-//! Server-side apply: see [`ironclad_fuzz::patches::apply`].
+//! Server-side apply: see [`fuzz::patches::apply`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("apply"), |data: &[u8]| ironclad_fuzz::patches::apply(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("apply"), |data: &[u8]| fuzz::patches::apply(data));

@@ -1,4 +1,4 @@
-//! A CBOR body: see [`ironclad_fuzz::bodies::cbor`].
+//! A CBOR body: see [`fuzz::bodies::cbor`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("cbor"), |data: &[u8]| ironclad_fuzz::bodies::cbor(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("cbor"), |data: &[u8]| fuzz::bodies::cbor(data));

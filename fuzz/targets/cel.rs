@@ -1,4 +1,4 @@
-//! A CEL expression: see [`ironclad_fuzz::expressions::cel`].
+//! A CEL expression: see [`fuzz::expressions::cel`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("cel"), |data: &[u8]| ironclad_fuzz::expressions::cel(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("cel"), |data: &[u8]| fuzz::expressions::cel(data));

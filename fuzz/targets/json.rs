@@ -1,4 +1,4 @@
-//! A JSON body: see [`ironclad_fuzz::bodies::json`].
+//! A JSON body: see [`fuzz::bodies::json`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("json"), |data: &[u8]| ironclad_fuzz::bodies::json(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("json"), |data: &[u8]| fuzz::bodies::json(data));

@@ -1,4 +1,4 @@
-//! A JSON patch: see [`ironclad_fuzz::patches::json`].
+//! A JSON patch: see [`fuzz::patches::json`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("json_patch"), |data: &[u8]| ironclad_fuzz::patches::json(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("json_patch"), |data: &[u8]| fuzz::patches::json(data));

@@ -1,4 +1,4 @@
-//! A JSON merge patch: see [`ironclad_fuzz::patches::merge`].
+//! A JSON merge patch: see [`fuzz::patches::merge`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("merge_patch"), |data: &[u8]| ironclad_fuzz::patches::merge(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("merge_patch"), |data: &[u8]| fuzz::patches::merge(data));

@@ -1,4 +1,4 @@
-//! A protobuf body: see [`ironclad_fuzz::bodies::protobuf`].
+//! A protobuf body: see [`fuzz::bodies::protobuf`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("protobuf"), |data: &[u8]| ironclad_fuzz::bodies::protobuf(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("protobuf"), |data: &[u8]| fuzz::bodies::protobuf(data));

@@ -1,4 +1,4 @@
-//! Two quantities: see [`ironclad_fuzz::selectors::quantity`].
+//! Two quantities: see [`fuzz::selectors::quantity`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("quantity"), |data: &[u8]| ironclad_fuzz::selectors::quantity(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("quantity"), |data: &[u8]| fuzz::selectors::quantity(data));

@@ -1,4 +1,4 @@
-//! A label or field selector: see [`ironclad_fuzz::selectors::selector`].
+//! A label or field selector: see [`fuzz::selectors::selector`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("selector"), |data: &[u8]| ironclad_fuzz::selectors::selector(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("selector"), |data: &[u8]| fuzz::selectors::selector(data));

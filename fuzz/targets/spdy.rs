@@ -1,4 +1,4 @@
-//! A SPDY connection: see [`ironclad_fuzz::framing::spdy`].
+//! A SPDY connection: see [`fuzz::framing::spdy`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("spdy"), |data: &[u8]| ironclad_fuzz::framing::spdy(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("spdy"), |data: &[u8]| fuzz::framing::spdy(data));

@@ -1,4 +1,4 @@
-//! A strategic merge patch: see [`ironclad_fuzz::patches::strategic`].
+//! A strategic merge patch: see [`fuzz::patches::strategic`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("strategic_patch"), |data: &[u8]| ironclad_fuzz::patches::strategic(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("strategic_patch"), |data: &[u8]| fuzz::patches::strategic(data));

@@ -1,4 +1,4 @@
-//! A WebSocket connection: see [`ironclad_fuzz::framing::websocket`].
+//! A WebSocket connection: see [`fuzz::framing::websocket`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("websocket"), |data: &[u8]| ironclad_fuzz::framing::websocket(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("websocket"), |data: &[u8]| fuzz::framing::websocket(data));

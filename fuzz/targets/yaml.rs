@@ -1,4 +1,4 @@
-//! A YAML body: see [`ironclad_fuzz::bodies::yaml`].
+//! A YAML body: see [`fuzz::bodies::yaml`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: ironclad_fuzz::seeds::write("yaml"), |data: &[u8]| ironclad_fuzz::bodies::yaml(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::seeds::write("yaml"), |data: &[u8]| fuzz::bodies::yaml(data));

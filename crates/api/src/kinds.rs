@@ -32,6 +32,7 @@ mod row;
 pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
+pub mod switched_off;
 mod warn;
 mod workload;
 

@@ -16,6 +16,7 @@
 //! Everything here is pure and synchronous: no I/O, no clock, no tasks. What needs the state of the cluster
 //! (address allocation, admission, quota) belongs to the API server.
 
+pub mod addresses;
 pub mod cron;
 pub mod duration;
 pub mod field;

@@ -52,6 +52,8 @@ pub struct Auditor {
     sinks: Vec<Door>,
     clock: SharedClock,
     events: Counter,
+    /// By level.
+    levels: [Counter; 4],
 }
 
 /// Keeps the sinks from ending.
@@ -88,7 +90,13 @@ impl Auditor {
             "Counter of audit events generated and sent to the audit backend.",
             &[],
         );
-        Ok(Self { policy, sinks, clock, events: events.only() })
+        let levels = registry().counter(
+            "apiserver_audit_level_total",
+            "Requests by how much of them the audit policy has recorded.",
+            &["level"],
+        );
+        let levels = Level::ALL.map(|level| levels.with(&[level.name()]));
+        Ok(Self { policy, sinks, clock, events: events.only(), levels })
     }
 
     /// Whether anything is ever recorded.
@@ -109,6 +117,7 @@ impl Auditor {
         told: Vec<(String, String)>,
     ) -> Option<Arc<Record>> {
         let rule = self.policy.as_ref()?.find(attributes);
+        self.levels[rule.level as usize].inc();
         if rule.level == Level::None {
             return None;
         }

@@ -10,6 +10,7 @@
 
 pub mod abac;
 pub mod bootstrap;
+mod counted;
 pub mod escalation;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -29,6 +30,7 @@ use foundation::SharedClock;
 use crate::cluster::ClusterState;
 use crate::request::{Attributes, User};
 use crate::response::{self, Response};
+use counted::Decisions;
 
 /// What an authorizer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,16 +109,32 @@ pub enum Mode {
     Webhook(webhook::Options),
 }
 
+impl Mode {
+    /// Upstream's word for it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+            Self::Abac(_) => "ABAC",
+            Self::Webhook(_) => "Webhook",
+        }
+    }
+}
+
 /// What decides.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The sources, in the order they are asked.
     pub modes: Vec<Mode>,
+    /// What a configuration calls them, in the same order; empty where flags have named them.
+    pub names: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { modes: vec![Mode::Node, Mode::Rbac] }
+        Self { modes: vec![Mode::Node, Mode::Rbac], names: Vec::new() }
     }
 }
 
@@ -148,9 +166,9 @@ struct Current {
 
 impl Current {
     fn configure(&self, options: &Options) {
-        let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
-        chain.extend(options.modes.iter().map(|mode| -> Arc<dyn Authorizer> {
-            match mode {
+        let mut chain = vec![Link { authorizer: Arc::new(Masters), decisions: None }];
+        chain.extend(options.modes.iter().enumerate().map(|(at, mode)| {
+            let authorizer: Arc<dyn Authorizer> = match mode {
                 Mode::Node => self.node.clone(),
                 Mode::Rbac => self.rbac.clone(),
                 Mode::AlwaysAllow => Arc::new(AlwaysAllow),
@@ -159,7 +177,13 @@ impl Current {
                 Mode::Webhook(options) => {
                     Arc::new(webhook::Webhook::new(options.clone(), self.clock.clone()))
                 }
-            }
+            };
+            let kind = mode.kind();
+            let name = options.names.get(at).cloned().unwrap_or_else(|| match mode {
+                Mode::Webhook(options) => options.name.clone(),
+                _ => kind.to_lowercase(),
+            });
+            Link { authorizer, decisions: Some(Decisions::of(kind, &name)) }
         }));
         self.chain.store(Arc::new(Chain(chain)));
     }
@@ -198,7 +222,14 @@ pub fn build(
 }
 
 /// Asks one authorizer after the other until one decides.
-pub struct Chain(pub Vec<Arc<dyn Authorizer>>);
+struct Chain(Vec<Link>);
+
+/// One of a chain.
+struct Link {
+    authorizer: Arc<dyn Authorizer>,
+    /// `None`: nobody has configured it, and it is not counted.
+    decisions: Option<Decisions>,
+}
 
 #[async_trait]
 impl Authorizer for Chain {
@@ -209,8 +240,11 @@ impl Authorizer for Chain {
 
     async fn evaluate(&self, attributes: &Attributes) -> Evaluation {
         let (mut reasons, mut errors) = (Vec::new(), Vec::new());
-        for authorizer in &self.0 {
+        for Link { authorizer, decisions } in &self.0 {
             let said = authorizer.evaluate(attributes).await;
+            if let Some(decisions) = decisions {
+                decisions.count(said.decision);
+            }
             if said.decision != Decision::NoOpinion {
                 return said;
             }
@@ -222,7 +256,7 @@ impl Authorizer for Chain {
     }
 
     fn unresolved(&self, user: &User) -> Vec<String> {
-        self.0.iter().flat_map(|authorizer| authorizer.unresolved(user)).collect()
+        self.0.iter().flat_map(|link| link.authorizer.unresolved(user)).collect()
     }
 }
 
@@ -324,7 +358,8 @@ mod tests {
             (vec![Told(Deny, "", Some("down")), Told(Allow, "yes", None)], (Deny, "", Some("down"))),
         ];
         for (index, (chain, (decision, reason, error))) in table.into_iter().enumerate() {
-            let chain = Chain(chain.into_iter().map(|told| Arc::new(told) as Arc<dyn Authorizer>).collect());
+            let link = |told| Link { authorizer: Arc::new(told), decisions: None };
+            let chain = Chain(chain.into_iter().map(link).collect());
             let want = Evaluation { decision, reason: reason.to_owned(), error: error.map(str::to_owned) };
             assert_eq!(chain.evaluate(&ask("bob", "GET", "/api")).await, want, "row {index}");
         }
@@ -368,7 +403,8 @@ mod tests {
             failure: webhook::FailurePolicy::NoOpinion,
             conditions: Vec::new(),
         };
-        let options = Options { modes: vec![Mode::Node, Mode::Webhook(webhook), Mode::Rbac] };
+        let modes = vec![Mode::Node, Mode::Webhook(webhook), Mode::Rbac];
+        let options = Options { modes, names: Vec::new() };
         let cluster: Arc<dyn ClusterState> = fake::FakeCluster::new();
         let clock: SharedClock = Arc::new(foundation::ManualClock::default());
         let authorizer = build(&options, &cluster, &clock).unwrap().authorizer;

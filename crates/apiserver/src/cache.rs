@@ -14,11 +14,11 @@ mod change;
 mod conversion;
 mod history;
 mod hub;
+mod objects;
 mod queue;
 mod watchers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
@@ -29,12 +29,15 @@ use tokio::sync::watch;
 pub use change::{Change, EventType, frame as change_frame};
 pub use conversion::{Ask, Conversion};
 pub use hub::{Hub, View};
+pub use objects::Wanted;
 pub use queue::Receiver;
 pub use watchers::{Interest, Subscription};
 
 use crate::encoding::{Extractor, Facts};
 use crate::fairness::width::Stock;
+use crate::metrics::caches::Counters;
 use conversion::Progress;
+use objects::Objects;
 use watchers::Watchers;
 
 /// Changes kept for watches that resume. Beyond it a client lists anew, as with upstream (whose ring
@@ -83,6 +86,8 @@ pub struct Snapshot {
     /// How many more objects were left out because of the limit: all of them when they were to be counted,
     /// otherwise 1 if there is any.
     pub rest: usize,
+    /// How many were looked at.
+    pub seen: usize,
 }
 
 /// How much of a list is wanted.
@@ -108,11 +113,12 @@ pub struct TooOld {
 #[derive(Debug)]
 pub struct Cache {
     extractor: Arc<Extractor>,
+    pub(crate) counters: Counters,
     state: RwLock<State>,
     /// Held by the one who reads the store's history for all who want it.
     recalling: tokio::sync::Mutex<()>,
-    /// How often that has failed, and for changes from when on at last: those who waited meanwhile do not try again.
-    recalls_failed: Mutex<(u64, u64)>,
+    /// How often that has failed: those who waited meanwhile do not try again.
+    recalls_failed: Mutex<u64>,
     /// Gone once the cache is closed, so that whoever derives something from it notices.
     changed: Mutex<Option<watch::Sender<u64>>>,
     /// How far the conversion of its changes is, where somebody has to be asked for it.
@@ -122,7 +128,7 @@ pub struct Cache {
 #[derive(Debug, Default)]
 struct State {
     revision: u64,
-    objects: BTreeMap<Bytes, Arc<Cached>>,
+    objects: Objects,
     /// The sum of their values' lengths.
     bytes: usize,
     /// Per selectable field, made at first use: value to keys.
@@ -145,21 +151,23 @@ struct State {
 }
 
 impl Cache {
-    fn new(extractor: Arc<Extractor>) -> Self {
+    fn new(extractor: Arc<Extractor>, prefix: &[u8]) -> Self {
+        let counters = Counters::of(prefix);
         let changed = Mutex::new(Some(watch::Sender::new(0)));
         let (recalling, recalls_failed, progress) = Default::default();
-        Self { extractor, state: RwLock::default(), recalling, recalls_failed, changed, progress }
+        Self { extractor, counters, state: RwLock::default(), recalling, recalls_failed, changed, progress }
     }
 
     /// Objects as the cache holds them, from keys, values and revisions.
-    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> BTreeMap<Bytes, Arc<Cached>> {
-        objects.map(|(key, value, at)| (key.clone(), self.object(key, value, at))).collect()
+    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> Objects {
+        objects.map(|(key, value, at)| self.object(key, value, at)).collect()
     }
 
     /// Fills an empty cache with what was read at `revision`.
-    fn fill(&self, revision: u64, objects: BTreeMap<Bytes, Arc<Cached>>) {
+    fn fill(&self, revision: u64, objects: Objects) {
+        self.counters.initializations.inc();
         let mut state = self.state.write();
-        state.bytes = objects.values().map(|object| object.value.len()).sum();
+        state.bytes = objects.all().map(|object| object.value.len()).sum();
         state.objects = objects;
         state.revision = revision;
         state.ring_after = revision;
@@ -189,8 +197,9 @@ impl Cache {
             return;
         }
         state.revision = revision;
+        self.counters.received.add(parsed.len() as u64);
         for (key, current) in parsed {
-            state.apply(revision, key, current);
+            state.apply(revision, key, current, &self.counters);
         }
         drop(state);
         self.tell(revision);
@@ -269,10 +278,11 @@ impl Cache {
     }
 
     /// The objects that `interest` may concern and `matches` accepts, after key `after`, at most `limit`
-    /// of them. `now` is the revision up to which the hub has dispatched.
+    /// of them. `wanted` is what `matches` asks of labels. `now` is the revision up to which the hub has dispatched.
     pub fn snapshot(
         &self,
         interest: &Interest,
+        wanted: &Wanted,
         now: u64,
         after: Option<&[u8]>,
         limit: Limit,
@@ -282,8 +292,9 @@ impl Cache {
             self.ensure_index(*field);
         }
         let state = self.state.read();
-        let mut out = Snapshot { revision: state.revision.max(now), objects: Vec::new(), rest: 0 };
-        let mut take = |object: &Arc<Cached>| {
+        let mut out = Snapshot { revision: state.revision.max(now), ..Snapshot::default() };
+        let take = |object: &Arc<Cached>| {
+            out.seen += 1;
             if after.is_some_and(|after| object.key.as_ref() <= after) || !matches(object) {
                 return true;
             }
@@ -294,37 +305,27 @@ impl Cache {
             out.objects.push(object.clone());
             true
         };
+        let by_labels = match interest {
+            Interest::All => state.objects.wanted(wanted),
+            Interest::Namespace(namespace) if !state.objects.has_few(namespace) => {
+                state.objects.wanted(wanted)
+            }
+            Interest::Namespace(_) | Interest::Key(_) | Interest::Field { .. } => None,
+        };
+        if let Some(found) = by_labels {
+            found.into_iter().filter(|object| interest.means(object)).all(take);
+            return out;
+        }
+        // Each ends at the first that is not to be taken.
         match interest {
-            Interest::All => {
-                for object in state.after(after) {
-                    if !take(object) {
-                        break;
-                    }
-                }
-            }
-            Interest::Namespace(namespace) => {
-                let prefix = format!("{namespace}/");
-                let from = Bound::Included(Bytes::from(prefix.clone().into_bytes()));
-                for (key, object) in state.objects.range::<Bytes, _>((from, Bound::Unbounded)) {
-                    if !key.starts_with(prefix.as_bytes()) || !take(object) {
-                        break;
-                    }
-                }
-            }
-            Interest::Key(key) => {
-                if let Some(object) = state.objects.get(key.as_bytes()) {
-                    take(object);
-                }
-            }
+            Interest::All => state.objects.after(after).all(take),
+            Interest::Namespace(namespace) => state.objects.of_namespace(namespace).all(take),
+            Interest::Key(key) => state.objects.get(key.as_bytes()).into_iter().all(take),
             Interest::Field { field, value } => {
                 let keys = state.indexes.get(field).and_then(|index| index.get(value.as_str()));
-                for object in keys.into_iter().flatten().filter_map(|key| state.objects.get(key)) {
-                    if !take(object) {
-                        break;
-                    }
-                }
+                keys.into_iter().flatten().filter_map(|key| state.objects.get(key)).all(take)
             }
-        }
+        };
         out
     }
 
@@ -333,13 +334,14 @@ impl Cache {
     pub fn watch(
         &self,
         interest: Interest,
+        wanted: &Wanted,
         from: Option<u64>,
         now: u64,
         matches: impl Fn(&Cached) -> bool,
     ) -> Result<(Snapshot, Subscription), TooOld> {
         let initial = match from {
             Some(_) => None,
-            None => Some(self.snapshot(&interest, now, None, Limit::default(), &matches)),
+            None => Some(self.snapshot(&interest, wanted, now, None, Limit::default(), &matches)),
         };
         let mut state = self.state.write();
         if state.closed {
@@ -370,7 +372,7 @@ impl Cache {
         }
         let mut state = self.state.write();
         let mut index: HashMap<Box<str>, BTreeSet<Bytes>> = HashMap::new();
-        for object in state.objects.values() {
+        for object in state.objects.all() {
             if let Some(value) = object.facts.fields.get(field) {
                 index.entry(value.clone()).or_default().insert(object.key.clone());
             }
@@ -380,9 +382,9 @@ impl Cache {
 }
 
 impl State {
-    fn apply(&mut self, revision: u64, key: Bytes, current: Option<Arc<Cached>>) {
+    fn apply(&mut self, revision: u64, key: Bytes, current: Option<Arc<Cached>>, counters: &Counters) {
         let previous = match &current {
-            Some(object) => self.objects.insert(key.clone(), object.clone()),
+            Some(object) => self.objects.insert(object.clone()),
             None => self.objects.remove(&key),
         };
         if current.is_none() && previous.is_none() {
@@ -401,12 +403,8 @@ impl State {
             self.ring_after = oldest.revision;
             self.forgot = true;
         }
-        self.watchers.notify(&change);
-    }
-
-    fn after(&self, after: Option<&[u8]>) -> impl Iterator<Item = &Arc<Cached>> {
-        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(Bytes::copy_from_slice(key)));
-        self.objects.range::<Bytes, _>((from, Bound::Unbounded)).map(|(_, object)| object)
+        counters.dispatched.inc();
+        self.watchers.notify(&change, &counters.terminated);
     }
 
     fn reindex(&mut self, key: &Bytes, previous: Option<&Cached>, current: Option<&Cached>) {

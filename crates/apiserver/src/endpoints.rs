@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use store::{LeaseId, Op, Range, Txn, WatchRequest};
 
 use crate::authz::bootstrap::Reconciled;
-use crate::cache::Interest;
+use crate::cache::{Interest, Wanted};
 use crate::server::Server;
 use crate::{bootstrap, storage};
 
@@ -185,7 +185,8 @@ impl Member {
             let found = found.ok_or_else(|| Status::internal(format!("{name} are not served")))?;
             let now = server.hub.revision();
             let cache = server.hub.cache(&found.view).await?;
-            let watched = cache.watch(Interest::Key(NAME.to_owned()), None, now, |_| false);
+            let watched =
+                cache.watch(Interest::Key(NAME.to_owned()), &Wanted::default(), None, now, |_| false);
             let (_, subscription) = watched.map_err(|error| Status::expired(error.to_string()))?;
             let changes = stream::unfold(subscription, |mut subscription| async move {
                 let change = match subscription.missed.next() {
@@ -366,7 +367,7 @@ mod tests {
             let mut seconds = 0;
             // Until it was put right.
             while found().await.mod_revision <= before {
-                if tokio::time::timeout(Duration::from_millis(20), changes.next()).await.is_err() {
+                if tokio::time::timeout(Duration::from_millis(100), changes.next()).await.is_err() {
                     clock.advance(Duration::from_secs(1));
                     seconds += 1;
                 }

@@ -156,7 +156,11 @@ impl Call {
 pub async fn serve(call: Call) -> Result<Response, Status> {
     let descriptor = call.resource.descriptor.clone();
     let subresource = call.info.subresource.clone();
-    call.warn(descriptor.deprecated.as_ref().map(|warning| warning.to_string()));
+    if let Some(warning) = &descriptor.deprecated {
+        call.warn([warning.to_string()]);
+        call.server.metrics.deprecated(&call.info);
+        crate::audit::annotate("k8s.io/deprecated", "true");
+    }
     if subresource.is_empty() {
         return main(call).await;
     }

@@ -17,6 +17,7 @@ pub mod levels;
 pub mod matching;
 mod metrics;
 pub mod seats;
+mod utilization;
 pub mod width;
 
 use std::collections::BTreeMap;
@@ -179,6 +180,10 @@ struct Occupied {
 impl Occupied {
     fn run(&mut self) {
         let now = self.clock.monotonic();
+        let seats = self.seats.lock();
+        let (used, limit) = (seats.usage(self.level).0, seats.limit(self.level));
+        drop(seats);
+        self.schema.metrics.used(now, used, limit);
         self.schema.metrics.waited(true, now.saturating_sub(self.since));
         self.schema.metrics.started(self.width.seats());
         (self.since, self.running) = (now, true);
@@ -190,6 +195,7 @@ impl Drop for Occupied {
         let took = self.clock.monotonic().saturating_sub(self.since);
         let held = Held {
             seats: self.seats.clone(),
+            clock: self.clock.clone(),
             schema: self.running.then(|| self.schema.clone()),
             level: self.level,
             ticket: self.ticket,
@@ -216,6 +222,7 @@ impl Drop for Occupied {
 /// Seats that are given back when this is dropped.
 struct Held {
     seats: Arc<Mutex<Seats<oneshot::Sender<()>>>>,
+    clock: SharedClock,
     /// `None`: it never ran.
     schema: Option<Arc<Schema>>,
     level: LevelId,
@@ -227,8 +234,12 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let ended = self.seats.lock().end(self.level, self.ticket, self.width, self.seconds);
+        let mut seats = self.seats.lock();
+        let ended = seats.end(self.level, self.ticket, self.width, self.seconds);
+        let (used, limit) = (seats.usage(self.level).0, seats.limit(self.level));
+        drop(seats);
         if let Some(schema) = &self.schema {
+            schema.metrics.used(self.clock.monotonic(), used, limit);
             schema.metrics.released(self.width);
         }
         wake(ended);
@@ -292,12 +303,12 @@ impl Fairness {
             running: false,
         };
         let (mut occupied, queued) = match arrival {
-            Arrival::Run(ticket) => (occupied(ticket), false),
-            Arrival::Wait(ticket) => (occupied(ticket), true),
+            Arrival::Run(ticket) => (occupied(ticket), None),
+            Arrival::Wait(ticket, queue) => (occupied(ticket), Some(queue)),
             Arrival::Refuse(reason) => return self.refuse(schema.clone(), reason),
         };
-        if queued {
-            let _waiting = schema.metrics.waiting();
+        if let Some(queue) = queued {
+            let _waiting = schema.metrics.waiting(info.is_read_only(), queue);
             let _shown = self.show(&schema, &occupied, user, info);
             tokio::select! {
                 // The sender lives in the queue until it is this request's turn.
@@ -335,6 +346,17 @@ impl Fairness {
     fn refuse(&self, schema: Arc<Schema>, reason: Reason) -> Admission {
         schema.metrics.rejected(reason);
         Admission::Refuse(Some(Classified(schema)))
+    }
+
+    /// Brings what is counted over time up to now, for whoever is about to read it.
+    pub(crate) fn measure(&self) {
+        let now = self.clock.monotonic();
+        for (id, level) in self.metrics.levels() {
+            let seats = self.seats.lock();
+            let (used, limit) = (seats.usage(id).0, seats.limit(id));
+            drop(seats);
+            level.moved(now, used, limit);
+        }
     }
 
     /// Takes a new configuration into use. Requests that wait keep their places where their level remains.

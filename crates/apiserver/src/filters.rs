@@ -5,6 +5,7 @@
 //! Not here: connections (`listen`), the handlers themselves.
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
 
+mod body;
 mod compression;
 pub(crate) mod cors;
 pub(crate) mod impersonation;
@@ -12,7 +13,7 @@ mod warnings;
 
 pub(crate) use impersonation::extra_key;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use foundation::CancellationToken;
 use futures::FutureExt;
 use http::{HeaderValue, Method, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -36,9 +37,11 @@ use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
 use crate::fairness;
 use crate::handlers;
-use crate::metrics::{self, Answered, Elsewhere};
+use crate::metrics::gates::{self, Gate};
+use crate::metrics::{self, Answered, Elsewhere, aborts};
 use crate::negotiation;
 use crate::output;
+use crate::proxy;
 use crate::request::{Attributes, Query, RequestInfo, User};
 use crate::response::{self, Response};
 use crate::server::Server;
@@ -122,6 +125,7 @@ async fn answer(
     let apply = content_type.is_some_and(|kind| kind.starts_with(b"application/apply-patch"));
     let elsewhere = Elsewhere::default();
     let accepted = negotiation::of_errors(&request.head.headers);
+    let bodiless = request.head.method == Method::HEAD;
     let origin = server.options.cors.allowed(&request.head.headers);
     let preflight = cors::preflight(&request.head.method, origin.as_ref());
     let compress = compression::wanted(&request.head.headers, &info);
@@ -190,7 +194,7 @@ async fn answer(
     let terminated = trail.terminated.load(Ordering::Relaxed);
     let answered = Answered { code, dry_run, apply, elsewhere, terminated, size, took };
     server.metrics.answered(&info, known, answered);
-    response
+    if bodiless { response } else { aborts::watched(response, &info, known) }
 }
 
 /// What goes with a request from its first filter to its last, for the audit log.
@@ -291,6 +295,7 @@ async fn admitted(
     let certified = matches!(&identity, Identity::Peer { certificates, .. } if !certificates.is_empty());
     // Nobody is asked on behalf of a client that has gone away. Who needs no asking about is known at once, and the write
     // is carried through as any other's.
+    let began = server.clock.monotonic();
     let authenticating = async {
         tokio::select! {
             biased;
@@ -302,6 +307,7 @@ async fn admitted(
         true => audit::before(authenticating).await,
         false => (authenticating.await, Vec::new()),
     };
+    let began = lap(server, Gate::Authentication, began);
     let mut span = match (&server.tracer, &authenticated) {
         (Some(tracer), Ok(user)) => {
             let ago = server.clock.monotonic().saturating_sub(trail.started);
@@ -316,12 +322,13 @@ async fn admitted(
         let user = authenticated.as_ref().ok().cloned().unwrap_or_default();
         let seen = audit::Seen { id: &trail.id, head: &head, remote, at: trail.at };
         record = server.audit.begin(&Attributes::new(user, info.clone()), seen, told).await;
+        lap(server, Gate::Audit, began);
     }
     if let (Some(record), Err(_)) = (&record, &authenticated) {
         record.unauthenticated(&head, certified);
     }
     trail.record.lock().clone_from(&record);
-    let call = Admitted { head, body, user: authenticated?, info, raw_query, query };
+    let call = Admitted { head, body, user: authenticated?, info, raw_query, query, remote };
     let work = audit::scope(record, Box::pin(controlled(server, call, trail)));
     if !span.is_open() {
         return work.await;
@@ -335,6 +342,7 @@ async fn admitted(
 /// From the impersonation on: under the request's record.
 async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> Result<Response, Status> {
     let step = traces::span("impersonation");
+    let began = server.clock.monotonic();
     if let Some(target) = impersonation::target(&mut call.head.headers)? {
         let asked = attributes(call.user.clone(), call.info.clone(), &call.query);
         let authorizer = &*server.authorization.authorizer;
@@ -343,17 +351,17 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> 
         call.user = user;
     }
     drop(step);
+    let began = lap(server, Gate::Impersonation, began);
     let Admitted { user, info, query, .. } = &call;
     let wait = timeout(server, query).unwrap_or(server.options.request_timeout);
     let step = traces::span("priorityandfairness");
-    let began = server.clock.monotonic();
     let admission = tokio::select! {
         biased;
         admission = server.fairness.admit(user, info, |widest| fairness::width::of(server, info, query, widest), wait) => admission,
         () = trail.client.cancelled() => return Err(gone()),
     };
     drop(step);
-    metrics::elsewhere(server.clock.monotonic().saturating_sub(began));
+    metrics::elsewhere(lap(server, Gate::Fairness, began).saturating_sub(began));
     let permit = match admission {
         fairness::Admission::Run(permit) => permit,
         fairness::Admission::Refuse(classified) => {
@@ -388,6 +396,13 @@ async fn controlled(server: &Arc<Server>, mut call: Admitted, trail: &Trail) -> 
     Ok(response)
 }
 
+/// A filter that was begun at `began` is behind the request; gives the time now.
+fn lap(server: &Server, gate: Gate, began: Duration) -> Duration {
+    let now = server.clock.monotonic();
+    gates::passed(gate, now.saturating_sub(began));
+    now
+}
+
 /// An authenticated request that may run now.
 struct Admitted {
     head: http::request::Parts,
@@ -396,6 +411,8 @@ struct Admitted {
     info: RequestInfo,
     raw_query: Option<String>,
     query: Query,
+    /// Where it came from; `None`: from within the process.
+    remote: Option<IpAddr>,
 }
 
 /// What is decided on. Only what means many objects has selectors.
@@ -407,13 +424,13 @@ fn attributes(user: User, info: RequestInfo, query: &Query) -> Attributes {
 }
 
 async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, Status> {
-    let Admitted { mut head, body, user, info, raw_query, query } = call;
+    let Admitted { mut head, body, user, info, raw_query, query, remote } = call;
     let attributes = attributes(user, info, &query);
     let step = traces::span("authorization");
     let began = server.clock.monotonic();
     let said = server.authorization.authorizer.evaluate(&attributes).await;
     drop(step);
-    metrics::access::authorized(said.decision, server.clock.monotonic().saturating_sub(began));
+    metrics::access::authorized(said.decision, lap(server, Gate::Authorization, began).saturating_sub(began));
     let allowed = said.decision == Decision::Allow;
     if let Some(error) = said.error.filter(|_| !allowed) {
         audit::annotate("authorization.k8s.io/reason", "internal error");
@@ -426,10 +443,16 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         return Err(authz::forbidden(&attributes, &said.reason));
     }
     let Attributes { user, info, .. } = attributes;
-    if let Some(remote) = server.aggregator.find(&info) {
+    let elsewhere = server.aggregator.find(&info);
+    if let Some(client) = remote
+        && (elsewhere.is_some() || (info.is_long_running() && info.verb != "watch"))
+    {
+        proxy::forwarded_for(&mut head.headers, client);
+    }
+    if let Some(remote) = elsewhere {
         aggregation::proxy::check(&head.method, &info)?;
         // How much is too much is the other server's to say.
-        let body = if is_meaningless(&info) { client::empty_body() } else { body.passed_on() };
+        let body = if body::is_meaningless(&info) { client::empty_body() } else { body.passed_on() };
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         return Ok(aggregation::proxy::serve(server, &remote, &user, head, body, &path).await);
     }
@@ -445,9 +468,9 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();
     // Streams and proxies never look at it, and seats are not held for it: it goes on as it comes.
-    let (body, stream) = match info.is_long_running() && !is_meaningless(&info) {
+    let (body, stream) = match info.is_long_running() && !body::is_meaningless(&info) {
         true => (Bytes::new(), Some(body)),
-        false => (body_of(server, &info, body).await?, None),
+        false => (body::body_of(server, &info, body).await?, None),
     };
     audit::request_body(&body);
     let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
@@ -546,36 +569,5 @@ async fn authenticate(
                 }
             }
         }
-    }
-}
-
-/// Whether a body means nothing to the request: then it is neither waited for nor passed on.
-fn is_meaningless(info: &RequestInfo) -> bool {
-    info.verb == "watch" || (!info.is_long_running() && matches!(info.verb.as_str(), "get" | "list"))
-}
-
-/// The body of a request that has its seats: one that is announced and does not come must not hold them. Where it
-/// means nothing it is not waited for, and elsewhere no longer than a request may take (all have that deadline but
-/// those whose bodies are passed on).
-async fn body_of(server: &Server, info: &RequestInfo, body: Body) -> Result<Bytes, Status> {
-    if is_meaningless(info) {
-        return Ok(Bytes::new());
-    }
-    read(body, server.options.body_limit).await
-}
-
-async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
-    let too_large = || {
-        let message = format!("Request entity too large: limit is {limit}");
-        Status::new(413, Reason::RequestEntityTooLarge, message)
-    };
-    match body {
-        Body::Ready(bytes) if bytes.len() > limit => Err(too_large()),
-        Body::Ready(bytes) => Ok(bytes),
-        Body::Wire(body) => match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(Status::bad_request(format!("reading the request's body: {error}"))),
-        },
     }
 }

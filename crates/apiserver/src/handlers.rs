@@ -6,6 +6,7 @@ mod discovery;
 pub(crate) mod health;
 pub mod openapi;
 mod pages;
+mod slis;
 
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ pub const VERSION: &str = "v1.37.0";
 
 /// What it is built for.
 pub const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+
+/// The media type of metrics as text.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves an authorized request for a path that is no resource.
 pub async fn serve(
@@ -63,10 +67,12 @@ pub async fn serve(
         ["version"] => object(head, query, &version()),
         ["metrics"] => {
             server.metrics.count_objects(server).await;
+            server.fairness.measure();
             // The kubelet has a page of its own.
             let text = foundation::metrics::registry().render_where(|name| !name.starts_with("kubelet_"));
-            Ok(response::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
+            Ok(response::bytes(200, METRICS, text))
         }
+        ["metrics", "slis"] => Ok(response::bytes(200, METRICS, slis::page())),
         ["api"] | ["apis"] => discovery::root(server, head, query, path[0]),
         ["apis", group] => discovery::group(server, head, query, group),
         ["api", version] => discovery::version(server, head, query, "", version),
@@ -77,12 +83,12 @@ pub async fn serve(
         ["openid", "v1", "jwks"] => keys(server, |keys| {
             response::bytes(200, "application/jwk-set+json", crate::encoding::to_json(&keys.jwks()))
         }),
-        ["openapi", "v2"] => openapi::v2(server, head),
-        ["openapi", "v3"] => openapi::v3_index(server, head),
+        ["openapi", "v2"] => openapi::v2(server, head).await,
+        ["openapi", "v3"] => openapi::v3_index(server, head).await,
         ["openapi", "v3", "apis", group, version] if server.aggregator.get(group, version).is_some() => {
             openapi::remote(server, head, user, group, version).await
         }
-        ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at),
+        ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at).await,
         _ => Err(Status::page_not_found()),
     }
 }
@@ -135,6 +141,7 @@ fn paths(server: &Server) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",

@@ -50,6 +50,7 @@ pub mod unread;
 mod websocket;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use api::Status;
 use client::Transport;
@@ -105,6 +106,12 @@ impl ApiServer {
         endpoints::start(&self.0);
         identity::start(&self.0);
         listen::serve(self.0.clone(), listener, tls).await;
+    }
+
+    /// Says from now on that the server is not ready, and goes on serving: whoever sends requests to several is to choose
+    /// another before this one stops.
+    pub fn announce_stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Accepts other providers and anonymous paths from now on.

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use foundation::CancellationToken;
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,6 +39,16 @@ const PING: (std::time::Duration, std::time::Duration) =
     (std::time::Duration::from_secs(60), std::time::Duration::from_secs(20));
 /// Upstream's http2-max-streams-per-connection.
 const STREAMS: u32 = 100;
+
+tokio::task_local! {
+    /// Ends the connection of the request that is being served, where no other shares it.
+    static CONNECTION: CancellationToken;
+}
+
+/// What ends the connection of the present request; `None` where others share it, or there is none.
+pub(crate) fn own_connection() -> Option<CancellationToken> {
+    CONNECTION.try_with(Clone::clone).ok()
+}
 
 /// Accepts connections until the server is shut down.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Tls) {
@@ -111,10 +122,12 @@ async fn connection(
         .map(CertificateDer::into_owned)
         .collect();
     let requests = Requests::new(server.clock.clone());
+    let stuck = CancellationToken::new();
     // Told when the client is to connect anew.
     let leave = Arc::new(tokio::sync::Notify::new());
     let service = {
         let (server, requests, leave) = (server.clone(), requests.clone(), leave.clone());
+        let stuck = stuck.clone();
         hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let chance = server.options.goaway_chance;
             if request.version() == http::Version::HTTP_2 && chance > 0.0 && server.randomness.unit() < chance
@@ -122,9 +135,13 @@ async fn connection(
                 leave.notify_one();
             }
             let identity = Identity::Peer { certificates: certificates.clone(), remote };
-            let (server, open) = (server.clone(), requests.begin());
+            let (server, open, stuck) = (server.clone(), requests.begin(), stuck.clone());
             async move {
-                let response = answer(server, request, identity).await;
+                let answer = answer(server, request, identity);
+                let response = match shared {
+                    true => answer.await,
+                    false => CONNECTION.scope(stuck, answer).await,
+                };
                 Ok::<_, std::convert::Infallible>(response.map(|body| quiet::Answer::new(body, open, shared)))
             }
         })
@@ -142,6 +159,8 @@ async fn connection(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = gather::last(connection.as_mut()) => ended,
+        // Whoever does not read an answer will not read another one.
+        () = stuck.cancelled() => return,
         () = async {
             tokio::select! {
                 () = requests.quiet() => {}
@@ -151,7 +170,10 @@ async fn connection(
             }
         } => {
             connection.as_mut().graceful_shutdown();
-            gather::last(connection).await
+            tokio::select! {
+                ended = gather::last(connection) => ended,
+                () = stuck.cancelled() => return,
+            }
         }
     };
     if let Err(error) = ended {
@@ -175,6 +197,12 @@ pub(crate) async fn answer(
     let (mut head, body) = request.into_parts();
     if let Some(upgrade) = upgrade {
         head.extensions.insert(upgrade);
+    }
+    // Over HTTP/2 the host stands in the URI.
+    if !head.headers.contains_key(http::header::HOST)
+        && let Some(Ok(host)) = head.uri.authority().map(|host| http::HeaderValue::from_str(host.as_str()))
+    {
+        head.headers.insert(http::header::HOST, host);
     }
     let only_head = head.method == http::Method::HEAD;
     let response = filters::serve(server, Incoming { head, body: filters::Body::Wire(body), identity }).await;

@@ -1,12 +1,17 @@
 //! What the server counts, under upstream's names, labels and bounds.
 //!
-//! Those of the store are in [`storage`], of authentication and authorization in [`access`],
+//! Those of the store are in [`storage`], of the watch caches in [`caches`], of authentication and authorization in
+//! [`access`], of the filters in [`gates`], of what goes on for long in [`streams`], of answers that broke off in [`aborts`];
 //! those of priority and fairness are in `fairness::metrics`, those of admission in `admission::metrics`, those of the
 //! process in [`process`]. Upstream: apiserver/pkg/endpoints/metrics, apiserver/pkg/storage/etcd3/metrics.
 
+pub mod aborts;
 pub mod access;
+pub(crate) mod caches;
+pub mod gates;
 mod process;
 pub mod storage;
+pub mod streams;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,19 +44,10 @@ pub struct Metrics {
     terminated: Family<Counter>,
     sizes: Family<Histogram>,
     inflight: Family<Gauge>,
-    watches: Family<Gauge>,
+    deprecated: Family<Gauge>,
     stored: Family<Gauge>,
     objects: Family<Gauge>,
     store_size: Family<Gauge>,
-}
-
-/// Counts one watch for as long as it lives.
-pub struct Watching(Gauge);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 /// Counts one request for as long as it is served.
@@ -139,10 +135,10 @@ impl Metrics {
                 "Number of requests being served, by kind of request.",
                 &["request_kind"],
             ),
-            watches: registry.gauge(
-                "apiserver_longrunning_requests",
-                "Number of watches being served.",
-                &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+            deprecated: registry.gauge(
+                "apiserver_requested_deprecated_apis",
+                "Deprecated APIs that were asked for; always 1.",
+                &["group", "version", "resource", "subresource", "removed_release"],
             ),
             stored: registry.gauge(
                 "apiserver_storage_objects",
@@ -162,13 +158,10 @@ impl Metrics {
         }
     }
 
-    /// Counts a watch from now on.
-    pub fn watching(&self, info: &RequestInfo) -> Watching {
-        let (group, version, resource) = (&*info.group, &*info.version, &*info.resource);
-        let labels = ["WATCH", group, version, resource, &*info.subresource, scope(info), COMPONENT];
-        let gauge = self.watches.with(&labels);
-        gauge.inc();
-        Watching(gauge)
+    /// Notes that something deprecated was asked for, of which nobody knows when it goes.
+    pub fn deprecated(&self, info: &RequestInfo) {
+        let labels = [&*info.group, &*info.version, &*info.resource, &*info.subresource, ""];
+        self.deprecated.with(&labels).set(1.0);
     }
 
     /// Counts a request from now on.
@@ -187,20 +180,7 @@ impl Metrics {
         } else {
             ("", "", "", "", "")
         };
-        let verb = match info.verb.as_str() {
-            _ if matches!(&*info.subresource, "attach" | "exec" | "portforward" | "proxy") => "CONNECT",
-            "create" => "POST",
-            "update" => "PUT",
-            "patch" if answered.apply => "APPLY",
-            "patch" => "PATCH",
-            "delete" => "DELETE",
-            "deletecollection" => "DELETECOLLECTION",
-            "get" => "GET",
-            "list" => "LIST",
-            "watch" => "WATCH",
-            "proxy" => "CONNECT",
-            _ => "other",
-        };
+        let verb = verb(info, answered.apply);
         let dry_run = if answered.dry_run { "All" } else { "" };
         let code = answered.code.to_string();
         let labels = [verb, dry_run, group, version, resource, subresource, scope, COMPONENT, &code];
@@ -291,6 +271,24 @@ pub fn is_dry_run(query: Option<&str>) -> bool {
     query.is_some_and(|query| {
         query.contains("dryRun") && Query::parse(Some(query)).all("dryRun").any(|v| v == "All")
     })
+}
+
+/// What a request does, as upstream's series name it.
+fn verb(info: &RequestInfo, apply: bool) -> &'static str {
+    match info.verb.as_str() {
+        _ if matches!(&*info.subresource, "attach" | "exec" | "portforward" | "proxy") => "CONNECT",
+        "create" => "POST",
+        "update" => "PUT",
+        "patch" if apply => "APPLY",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "proxy" => "CONNECT",
+        _ => "other",
+    }
 }
 
 /// What a request is about: one object, a namespace, or everything.

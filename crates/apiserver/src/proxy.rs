@@ -8,11 +8,12 @@
 
 mod front;
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
+use api::{Reason, Status};
 use client::BoxError;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -25,7 +26,8 @@ use tokio_rustls::TlsConnector;
 use crate::authn;
 use crate::engine::Call;
 use crate::filters;
-use crate::response::{PassedOn, Response};
+use crate::metrics::streams::{self, Running};
+use crate::response::{self, PassedOn, Response};
 use crate::server::Server;
 use front::Front;
 
@@ -56,31 +58,93 @@ pub struct Destination {
     pub reach: Reach,
 }
 
+/// Why a server was not reached.
+pub(crate) enum Unreached {
+    /// It may not be called, or the request is none that can be sent.
+    Refused(Status),
+    /// It does not answer, for this reason.
+    Failed(String),
+}
+
+impl Unreached {
+    /// As upstream tells it of a connection that was to be made for a stream.
+    pub(crate) fn dialing(self) -> Status {
+        match self {
+            Self::Refused(status) => status,
+            Self::Failed(why) => Status::new(500, Reason::Unknown, format!("error dialing backend: {why}")),
+        }
+    }
+
+    /// As upstream tells it of a server that is shown.
+    pub(crate) fn reaching(self) -> Status {
+        match self {
+            Self::Refused(status) => status,
+            Self::Failed(why) => Status::service_unavailable(format!("error trying to reach service: {why}")),
+        }
+    }
+}
+
 /// Passes the call on with `path` (and query) in place of its own.
 pub async fn forward(call: Call, to: Destination, path: &str) -> Result<Response, Status> {
-    let Call { server, method, headers, stream, upgrade, .. } = call;
+    sent_on(call, to, path).await.map_err(Unreached::dialing)
+}
+
+async fn sent_on(call: Call, to: Destination, path: &str) -> Result<Response, Unreached> {
+    let Call { server, method, headers, stream, upgrade, info, .. } = call;
+    let running = streams::running(&info);
     let mut request = Request::builder().method(method).uri(path);
     if let Some(into) = request.headers_mut() {
         *into = outgoing(&headers, upgrade.is_some());
     }
     let request = request
         .body(stream.map_or_else(client::empty_body, filters::Body::passed_on))
-        .map_err(|error| Status::bad_request(format!("the request cannot be passed on: {error}")))?;
-    pass_on(&server, &to, request, upgrade).await
+        .map_err(|error| refused(format!("the request cannot be passed on: {error}")))?;
+    pass_on(&server, &to, request, upgrade, Some(running)).await
 }
 
 /// Passes the call on to a server whose root is shown at `prefix` (`…/proxy`): it is told so, and where its answers lead
 /// is turned into what leads there from outside. What runs over another protocol is not looked at.
 pub async fn show(mut call: Call, to: Destination, prefix: String, path: &str) -> Result<Response, Status> {
-    if call.upgrade.is_some() {
-        return forward(call, to, path).await;
+    if !is_upgrade(&call) {
+        call.upgrade = None;
     }
     let bodiless = call.method == http::Method::HEAD;
     let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let front = Front { prefix, host: host.to_owned(), backend: authority(&to) };
     let seen = HeaderValue::from_str(&call.info.path).map_err(|e| Status::bad_request(e.to_string()))?;
     call.headers.insert("x-forwarded-uri", seen);
-    Ok(front.answer(forward(call, to, path).await?, bodiless))
+    let told = if is_upgrade(&call) { Unreached::dialing } else { Unreached::reaching };
+    let answer = sent_on(call, to, path).await.map_err(told)?;
+    match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS => Ok(answer),
+        _ => Ok(front.answer(answer, bodiless)),
+    }
+}
+
+/// Whether the client wants to change protocols: its connection says so, and can.
+pub fn is_upgrade(call: &Call) -> bool {
+    let mut said = call.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    call.upgrade.is_some() && said.any(|said| said.to_ascii_lowercase().contains("upgrade"))
+}
+
+fn refused(why: impl Into<String>) -> Unreached {
+    Unreached::Refused(Status::bad_request(why))
+}
+
+/// Says through whom a request comes: the address of the client is added to those that it names itself.
+/// Upstream: httputil.ReverseProxy, apimachinery/pkg/util/net (AppendForwardedForHeader).
+pub(crate) fn forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
+    const FORWARDED_FOR: &str = "x-forwarded-for";
+    let said = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let mut value = said.collect::<Vec<_>>().join(&b", "[..]);
+    if !value.is_empty() {
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(client.to_canonical().to_string().as_bytes());
+    // What is made of headers' values and an address is one.
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(FORWARDED_FOR, value);
+    }
 }
 
 /// The host and port as they are named in a URL.
@@ -92,54 +156,66 @@ fn authority(to: &Destination) -> String {
     }
 }
 
-/// Passes a request on as it is, but for the name of the host.
+/// Passes a request on as it is, but for the name of the host. `running` counts it until all that comes of it has ended.
 pub(crate) async fn pass_on(
     server: &Arc<Server>,
     to: &Destination,
     mut request: Request<client::Body>,
     upgrade: Option<OnUpgrade>,
-) -> Result<Response, Status> {
-    let host = HeaderValue::from_str(&authority(to)).map_err(|e| Status::bad_request(e.to_string()))?;
+    running: Option<Running>,
+) -> Result<Response, Unreached> {
+    let host = HeaderValue::from_str(&authority(to)).map_err(|error| refused(error.to_string()))?;
     request.headers_mut().insert(header::HOST, host);
     let answer = send(server, to, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnel(server, upgrade, answer);
+        return tunnel(server, upgrade, answer, running).map_err(Unreached::Refused);
     }
     let (mut head, body) = answer.into_parts();
     for name in HOP_BY_HOP {
         head.headers.remove(*name);
     }
     head.extensions.insert(PassedOn);
-    Ok(Response::from_parts(head, body.map_err(BoxError::from).boxed_unsync()))
+    let body = body.map_err(BoxError::from).boxed_unsync();
+    Ok(Response::from_parts(head, response::holding(body, running)))
 }
 
 async fn send(
     server: &Arc<Server>,
     to: &Destination,
     request: Request<client::Body>,
-) -> Result<http::Response<hyper::body::Incoming>, Status> {
-    let dialing = |error: BoxError| Status::internal(format!("error dialing backend: {error}"));
-    let failed =
-        |error: &dyn std::fmt::Display| dialing(format!("dial tcp {}:{}: {error}", to.host, to.port).into());
+) -> Result<http::Response<hyper::body::Incoming>, Unreached> {
+    let failed = |why: String| Unreached::Failed(format!("dial tcp {}: {why}", authority(to)));
     let connect = async {
         // What is checked is what is dialled: a name must not resolve anew in between.
-        let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await.map_err(|e| failed(&e))?;
+        let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+        let found = found.map_err(|error| failed(told(&error)))?;
         let addresses: Vec<SocketAddr> = found.collect();
         if to.reach == Reach::Routable && !addresses.iter().all(|address| is_routable(address.ip())) {
-            return Err(Status::bad_request("address not allowed"));
+            return Err(refused("address not allowed"));
         }
-        TcpStream::connect(addresses.as_slice()).await.map_err(|e| failed(&e))
+        TcpStream::connect(addresses.as_slice()).await.map_err(|error| failed(told(&error)))
     };
     let opened = async {
         let stream = connect.await?;
-        open(server, to, stream).await.map_err(dialing)
+        open(server, to, stream).await.map_err(|error| Unreached::Failed(error.to_string()))
     };
     let mut sender = tokio::select! {
         sender = opened => sender?,
-        () = server.clock.sleep(CONNECT) => return Err(failed(&"i/o timeout")),
+        () = server.clock.sleep(CONNECT) => return Err(failed("i/o timeout".to_owned())),
     };
     // What takes its time to answer (a command, a log that is followed) may: only its client knows how long.
-    sender.send_request(request).await.map_err(|error| dialing(error.into()))
+    sender.send_request(request).await.map_err(|error| Unreached::Failed(error.to_string()))
+}
+
+/// An error of a connection in the words of Go's, which people look for in logs.
+fn told(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Whether an address is a global unicast one, as Go's net package has it: private ranges are.
@@ -191,12 +267,14 @@ fn tunnel(
     server: &Arc<Server>,
     client: Option<OnUpgrade>,
     mut answer: http::Response<hyper::body::Incoming>,
+    running: Option<Running>,
 ) -> Result<Response, Status> {
     let Some(client) = client else {
         return Err(Status::internal("the backend changed protocols without being asked to"));
     };
     let backend = hyper::upgrade::on(&mut answer);
     server.tasks.spawn_until_cancelled("stream", async move {
+        let _running = running;
         match tokio::try_join!(client, backend) {
             Ok((client, backend)) => {
                 let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
@@ -250,6 +328,42 @@ mod tests {
         let mut kept = names(outgoing(&headers, true));
         kept.sort();
         assert_eq!(kept, ["accept", "connection", "upgrade"]);
+    }
+
+    #[test]
+    fn the_client_is_told_of_behind_those_it_names() {
+        for (said, client, want) in [
+            (&[][..], "10.0.0.1", "10.0.0.1"),
+            (&["1.2.3.4"], "10.0.0.1", "1.2.3.4, 10.0.0.1"),
+            (&["1.2.3.4, 5.6.7.8", "9.9.9.9"], "::ffff:10.0.0.1", "1.2.3.4, 5.6.7.8, 9.9.9.9, 10.0.0.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in said {
+                headers.append("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            forwarded_for(&mut headers, client.parse().unwrap());
+            assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), [want]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_unavailable_to_readers_and_a_failure_to_streams() {
+        let failed = || Unreached::Failed("dial tcp 10.0.0.1:80: connect: connection refused".to_owned());
+        for (status, code, message) in [
+            (
+                failed().reaching(),
+                503,
+                "error trying to reach service: dial tcp 10.0.0.1:80: connect: connection refused",
+            ),
+            (
+                failed().dialing(),
+                500,
+                "error dialing backend: dial tcp 10.0.0.1:80: connect: connection refused",
+            ),
+            (refused("address not allowed").reaching(), 400, "address not allowed"),
+        ] {
+            assert_eq!((status.code, status.message.as_str()), (code, message));
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Responses: a head, and a body that shares its bytes with whoever holds them.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use client::Body;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited, StreamBody};
 
 /// What every handler returns.
@@ -25,6 +28,13 @@ pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Bytes>) -> Res
     let mut response = http::Response::new(client::full_body(body));
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// A response that says nothing.
+pub fn no_content() -> Response {
+    let mut response = http::Response::new(client::empty_body());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
@@ -67,6 +77,36 @@ pub fn stream(
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+/// A body that keeps something until it has ended, or is let go.
+pub(crate) fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    Holding { body, _held: held }.boxed_unsync()
+}
+
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = client::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, client::BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A body of buffers that are copied together a chunk at a time, as the reader takes them: a list of a

@@ -1,6 +1,7 @@
 //! What every request shares: registry, storage, caches, the three gates, clock and randomness.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use api::Status;
 use foundation::health::Checks;
@@ -72,6 +73,9 @@ pub struct Server {
     pub checks: Checks,
     /// Cancelled when the server stops taking requests: watches end.
     pub draining: CancellationToken,
+    /// Whether the server is about to stop: it serves as before, and says that it is not ready, so that balancers send
+    /// new requests elsewhere.
+    pub stopping: AtomicBool,
     /// Counters.
     pub metrics: Metrics,
     /// OpenAPI documents, made at first use.
@@ -154,6 +158,7 @@ impl Server {
             readers,
             options,
             draining: tasks.token().child_token(),
+            stopping: AtomicBool::new(false),
             tasks,
             checks,
             metrics: Metrics::new(),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use bytes::Bytes;
-use store::{Compare, KeyValue, Op, OpResult, PutValue, Range, Store, Txn};
+use store::{Compare, KeyValue, LeaseId, Op, OpResult, PutValue, Range, Store, Txn, TxnResponse};
+use tokio::sync::OwnedMutexGuard;
 
 use self::expiry::Expiry;
 use crate::registry::Resource;
@@ -67,6 +68,38 @@ pub struct Claims {
     pub takes: Vec<Claim>,
     /// What is given up, with the revision that it was found at: what has become somebody else's since is left alone.
     pub frees: Vec<(Bytes, u64)>,
+    /// What is held by many together, and replaced as a whole.
+    pub shares: Vec<Share>,
+    /// Something is already known to be another's: nothing is to be written.
+    pub is_lost: bool,
+    /// Others of this server wait for this write before they change shares.
+    pub turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// A key that says of several things whose they are.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// The key.
+    pub key: Bytes,
+    /// The revision at which it was found; 0 if it was not there.
+    pub revision: u64,
+    /// What it is to be: nothing, if nobody holds anything.
+    pub value: Option<Bytes>,
+}
+
+impl Share {
+    /// That nobody has changed it since it was found.
+    pub fn condition(&self) -> Compare {
+        Compare::mod_revision(self.key.clone(), self.revision)
+    }
+
+    /// The change.
+    pub fn op(&self) -> Op {
+        match &self.value {
+            Some(value) => Op::Put { key: self.key.clone(), value: PutValue::Plain(value.clone()), lease: 0 },
+            None => Op::delete(self.key.clone()),
+        }
+    }
 }
 
 impl Claims {
@@ -164,9 +197,12 @@ impl Storage {
         condition: Compare,
         claims: Claims,
     ) -> Result<Written, Status> {
+        if claims.is_lost {
+            return Ok(Written::Claimed);
+        }
         let value = resource.to_storage(&object).await?.into_put();
         let mut txn = Txn { compare: vec![condition.clone()], ..Txn::default() };
-        if !claims.takes.is_empty() {
+        if !claims.takes.is_empty() || !claims.shares.is_empty() {
             // Of a refusal, whose condition it was that did not hold.
             txn.failure.push(Op::Range(Range::key(key.clone())));
         }
@@ -179,11 +215,14 @@ impl Storage {
             txn.compare.push(Compare::absent(key.clone()));
             txn.success.push(Op::Put { key, value, lease: 0 });
         }
+        txn.compare.extend(claims.shares.iter().map(Share::condition));
+        txn.success.extend(claims.shares.iter().map(Share::op));
         txn.success.extend(Claims::freeing(claims.frees));
-        let answer = self.store.txn(txn).await;
-        if matches!(answer, Err(store::Error::LeaseNotFound { .. })) {
-            self.expiry.forget(lease).await;
-        }
+        let answer = match lease {
+            0 => self.store.txn(txn).await,
+            lease => self.put_with_lease(txn, lease).await,
+        };
+        drop(claims.turn);
         let answer = answer.map_err(status)?;
         if !answer.succeeded {
             return Ok(match answer.results.first() {
@@ -201,6 +240,22 @@ impl Storage {
         object.metadata_mut().insert("resourceVersion".into(), kv.mod_revision.to_string().into());
         let bytes = resource.view.served(&kv.value).await?;
         Ok(Written::Stored(Stored { object, revision: kv.mod_revision, bytes, value: kv.value }))
+    }
+
+    /// A transaction whose first operation puts under a lease. If the store has lost that lease (a restored one, most
+    /// likely), it is tried once more with a new one: whoever writes could do nothing else, and recorders of Events do not.
+    async fn put_with_lease(&self, txn: Txn, lease: LeaseId) -> Result<TxnResponse, store::Error> {
+        let mut again = txn.clone();
+        let answer = self.store.txn(txn).await;
+        if !matches!(answer, Err(store::Error::LeaseNotFound { .. })) {
+            return answer;
+        }
+        self.expiry.forget(lease);
+        let new = self.expiry.lease(&*self.store).await?;
+        if let Some(Op::Put { lease, .. }) = again.success.first_mut() {
+            *lease = new;
+        }
+        self.store.txn(again).await
     }
 
     /// Whether an object is stored as it would be if it were written now: in today's version of its kind, with today's key.
@@ -230,7 +285,8 @@ impl Storage {
         self.delete_with(resource, namespace, name, revision, Claims::default()).await
     }
 
-    /// Deletes an object last written at `revision`, and gives up what it held alone.
+    /// Deletes an object last written at `revision`, and gives up what it held alone; `None` also if what it shares with
+    /// others was written meanwhile.
     pub async fn delete_with(
         &self,
         resource: &Resource,
@@ -241,9 +297,14 @@ impl Storage {
     ) -> Result<Option<u64>, Status> {
         let _span = traced("Delete etcd3", resource);
         let key = resource.key(namespace, name);
-        let compare = Compare::mod_revision(key.clone(), revision);
-        let success = std::iter::once(Op::delete(key)).chain(Claims::freeing(claims.frees)).collect();
-        let txn = Txn { compare: vec![compare], success, failure: Vec::new() };
+        let mut txn = Txn {
+            compare: vec![Compare::mod_revision(key.clone(), revision)],
+            success: vec![Op::delete(key)],
+            failure: Vec::new(),
+        };
+        txn.compare.extend(claims.shares.iter().map(Share::condition));
+        txn.success.extend(claims.shares.iter().map(Share::op));
+        txn.success.extend(Claims::freeing(claims.frees));
         let answer = self.store.txn(txn).await.map_err(status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }

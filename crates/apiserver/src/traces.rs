@@ -106,6 +106,21 @@ pub(crate) struct Ended {
     failed: bool,
 }
 
+impl Ended {
+    /// About how many bytes it takes on the wire.
+    fn weight(&self) -> usize {
+        const SPAN: usize = 128;
+        const ENTRY: usize = 24;
+        let texts = self.attributes.iter().map(|(name, value)| match value {
+            Value::Text(text) => ENTRY + name.len() + text.len(),
+            Value::Integer(_) => ENTRY + name.len(),
+        });
+        let events = self.events.iter().map(|(_, name)| ENTRY + name.len());
+        let link = self.link.as_ref().map_or(0, |link| ENTRY + link.state.len());
+        SPAN + self.name.len() + self.context.state.len() + link + texts.chain(events).sum::<usize>()
+    }
+}
+
 /// Decides which requests are sampled, and takes the spans of those.
 pub struct Tracer {
     /// Traces whose id, as a number of 63 bits, is below this are sampled.

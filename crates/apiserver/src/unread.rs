@@ -3,7 +3,8 @@
 //! The body of a watch is asked for its next piece only when the connection can take it: by itself it notices neither
 //! its timeout nor anything else once its client stops reading, and it would keep alive what it has still to send for
 //! as long as the connection lasts. So every piece handed over has to be followed by the question for the next one:
-//! where that does not come for [`Readers::new`]'s patience, what the stream holds is dropped.
+//! where that does not come for [`Readers::new`]'s patience, what the stream holds is dropped, and the connection with it
+//! unless other requests share it.
 //! One task looks at the streams that have sent something lately; while nothing is sent it sleeps.
 //! Not here: how much may wait for a reader (`cache/queue.rs`).
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use foundation::{SharedClock, Tasks};
+use foundation::{CancellationToken, SharedClock, Tasks};
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -37,6 +38,8 @@ trait Reader: Send + Sync {
 }
 
 struct Slot<S> {
+    /// Ends the connection, if it is the reader's alone.
+    connection: Option<CancellationToken>,
     stream: Mutex<Option<Pin<Box<S>>>>,
     asked: AtomicU64,
     owes: AtomicBool,
@@ -58,12 +61,13 @@ impl Readers {
         Self { active }
     }
 
-    /// `stream`, which ends when its reader stops.
-    pub fn guard<S>(&self, stream: S) -> Guarded<S>
+    /// `stream`, which ends when its reader stops, and the connection with it.
+    pub fn guard<S>(&self, stream: S, connection: Option<CancellationToken>) -> Guarded<S>
     where
         S: Stream + Send + 'static,
     {
         let slot = Slot {
+            connection,
             stream: Mutex::new(Some(Box::pin(stream))),
             asked: AtomicU64::new(0),
             owes: AtomicBool::new(false),
@@ -129,6 +133,9 @@ impl<S: Stream + Send + 'static> Reader for Slot<S> {
     fn end(&self) {
         let stream = self.stream.lock().take();
         drop(stream);
+        if let Some(connection) = &self.connection {
+            connection.cancel();
+        }
     }
 }
 
@@ -185,10 +192,12 @@ mod tests {
         let readers = Readers::new(&tasks, Arc::new(clock.clone()), PATIENCE);
         let (stuck, held_by_stuck) = numbers();
         let (good, held_by_good) = numbers();
-        let (mut stuck, mut good) = (readers.guard(stuck), readers.guard(good));
+        let (of_stuck, of_good) = (CancellationToken::new(), CancellationToken::new());
+        let mut stuck = readers.guard(stuck, Some(of_stuck.clone()));
+        let mut good = readers.guard(good, Some(of_good.clone()));
         // Nothing was asked of this one: it owes nothing.
         let (silent, held_by_silent) = numbers();
-        let silent = readers.guard(silent);
+        let silent = readers.guard(silent, None);
         assert_eq!(stuck.next().await, Some(0));
         for round in 0..3 {
             clock.wait_for_sleepers(1).await;
@@ -197,13 +206,14 @@ mod tests {
         }
         clock.wait_for_sleepers(1).await;
         assert!(held_by_stuck.upgrade().is_none(), "what was to be sent is gone");
+        assert!(of_stuck.is_cancelled() && !of_good.is_cancelled());
         assert_eq!(stuck.next().await, None);
         assert_eq!(good.next().await, Some(3));
         assert!(held_by_good.upgrade().is_some() && held_by_silent.upgrade().is_some());
         drop(silent);
         // A reader that waits for the next piece owes nothing, and nobody looks at it any more.
         drop(good);
-        let mut idle = readers.guard(futures::stream::iter([1]).chain(futures::stream::pending()));
+        let mut idle = readers.guard(futures::stream::iter([1]).chain(futures::stream::pending()), None);
         assert_eq!(idle.next().await, Some(1));
         assert!(futures::poll!(idle.next()).is_pending());
         for _ in 0..4 {

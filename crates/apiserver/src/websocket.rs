@@ -6,11 +6,13 @@
 //! Upstream: apimachinery/pkg/util/httpstream/wsstream, golang.org/x/net/websocket (the checks of the handshake).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Reason, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use foundation::SharedClock;
 use futures::{SinkExt, Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -124,9 +126,10 @@ pub(crate) fn serve(
     messages: impl Stream<Item = Message> + Send + 'static,
 ) -> Response {
     let Handshake { upgrade, accept, protocol } = handshake;
+    let patience = Patience { clock: server.clock.clone(), time: server.options.reader_patience };
     server.tasks.spawn_until_cancelled("stream", async move {
         match upgrade.await {
-            Ok(connection) => send(TokioIo::new(connection), messages).await,
+            Ok(connection) => send(TokioIo::new(connection), messages, &patience).await,
             Err(error) => tracing::debug!(%error, "a connection did not become a WebSocket"),
         }
     });
@@ -142,7 +145,30 @@ pub(crate) fn serve(
     response
 }
 
-async fn send<IO>(connection: IO, messages: impl Stream<Item = Message>)
+/// How long a client may take nothing of what is ready for it.
+struct Patience {
+    clock: SharedClock,
+    time: Duration,
+}
+
+impl Patience {
+    /// Whether the client has taken what was to be sent.
+    async fn until<E>(&self, sent: impl Future<Output = Result<(), E>>) -> bool {
+        // The clock is asked only where the client does not take it at once.
+        let over = async { self.clock.sleep(self.time).await };
+        tokio::select! {
+            biased;
+            sent = sent => sent.is_ok(),
+            () = over => {
+                tracing::info!("a stream was ended: its client does not read");
+                false
+            }
+        }
+    }
+}
+
+/// Sends until one side ends, or the client stops reading: then the connection goes, with what the stream holds.
+async fn send<IO>(connection: IO, messages: impl Stream<Item = Message>, patience: &Patience)
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -153,14 +179,14 @@ where
         tokio::select! {
             message = messages.next() => {
                 let Some(message) = message else { break };
-                if socket.send(message).await.is_err() {
+                if !patience.until(socket.send(message)).await {
                     return;
                 }
             }
             said = socket.next() => match said {
                 // The answer to a ping waits to be sent.
                 Some(Ok(Message::Ping(_))) => {
-                    if socket.flush().await.is_err() {
+                    if !patience.until(socket.flush()).await {
                         return;
                     }
                 }
@@ -169,8 +195,8 @@ where
             },
         }
     }
-    if let Err(error) = socket.close(None).await {
-        tracing::debug!(%error, "a WebSocket was not closed in order");
+    if !patience.until(socket.close(None)).await {
+        tracing::debug!("a WebSocket was not closed in order");
     }
 }
 
@@ -208,7 +234,44 @@ where
 
 #[cfg(test)]
 mod tests {
+    use foundation::ManualClock;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_left_and_the_others_are_served_on() {
+        let clock = ManualClock::default();
+        let patience = || Patience { clock: Arc::new(clock.clone()), time: Duration::from_secs(30) };
+        // What the stream holds goes with it.
+        let held = Arc::new(());
+        let messages = |held: &Arc<()>| {
+            let held = held.clone();
+            futures::stream::iter(0..).map(move |n| {
+                let _ = &held;
+                Message::text(format!("{n} {}", "x".repeat(100)))
+            })
+        };
+        let (stuck, kept_open) = tokio::io::duplex(256);
+        let (to_stuck, stuck_holds) = (patience(), messages(&held));
+        let stuck = tokio::spawn(async move { send(stuck, stuck_holds, &to_stuck).await });
+        clock.wait_for_sleepers(1).await;
+        let (good, client) = tokio::io::duplex(256);
+        let (to_good, endless) = (patience(), messages(&Arc::default()));
+        let good = tokio::spawn(async move { send(good, endless, &to_good).await });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        for n in 0..50 {
+            let message = client.next().await.unwrap().unwrap().into_text().unwrap();
+            assert!(message.starts_with(&format!("{n} ")), "{message}");
+        }
+        assert_eq!(Arc::strong_count(&held), 2, "its time is not over");
+        clock.advance(Duration::from_secs(30));
+        stuck.await.unwrap();
+        assert_eq!(Arc::strong_count(&held), 1, "the stream was dropped");
+        drop(kept_open);
+        client.close(None).await.ok();
+        drop(client);
+        good.await.unwrap();
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pairs = pairs

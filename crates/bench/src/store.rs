@@ -3,8 +3,9 @@
 //! Starts `ironclad etcd` and the `etcd` that is named, each on a fresh directory, in turn and several times for each
 //! measurement, so that what else the machine does meets both; prints the median of each and their ratio. Beside the rates
 //! stands the processor time that the store itself took, which a busy machine changes least. Not here: the started programs
-//! (`program`), what they are made to do (`load`). To add a figure: a [`Row`] and its value in [`Topic::measure`].
+//! (`program`), what they are made to do (`load`), the calls (`calls`). To add a figure: a [`Row`] and its value in [`Topic::measure`].
 
+mod calls;
 mod load;
 mod program;
 
@@ -57,10 +58,12 @@ impl Topic {
             row("durable puts, one client: p50", "us", "250 us", Less),
             row("durable puts, one client: p99", "us", "", Less),
             row("durable puts, one client", "puts/s", "", More),
+            row("durable puts, one client: processor time of each", "us", "", Less),
             row("durable puts, 64 clients", "puts/s", "2 x etcd", More),
             row("durable puts, 64 clients: p50", "us", "", Less),
             row("durable puts, 64 clients: p99", "us", "", Less),
             row("durable puts, 64 clients: processor time of each", "us", "", Less),
+            row("durable puts, 64 clients: the client's own", "us", "", Less),
         ];
         const WATCHES: &[Row] = &[
             row("watch events delivered", "events/s", "500000/s", More),
@@ -99,15 +102,19 @@ impl Topic {
         let mut started = Program::start(kind).await?;
         let figures = match self {
             Self::Puts => {
-                let from = Instant::now();
+                let (from, spent) = (Instant::now(), started.processor_time()?);
                 let alone = load::write_alone(&started, options.puts, KEYS).await?;
                 let rate_alone = options.puts as f64 / from.elapsed().as_secs_f64();
-                let (puts, spent) = (options.puts * 10, started.processor_time()?);
+                let between = started.processor_time()?;
+                let spent_alone = micros(between.saturating_sub(spent)) / options.puts.max(1) as f64;
+                let (puts, own) = (options.puts * 10, crate::idle::processor_time(std::process::id())?);
                 let (rate, many) = load::write(&started, puts, 256, KEYS).await?;
-                let spent = started.processor_time()?.saturating_sub(spent);
+                let each = |spent: Duration| micros(spent) / puts.max(1) as f64;
+                let spent = each(started.processor_time()?.saturating_sub(between));
+                let own = each(crate::idle::processor_time(std::process::id())?.saturating_sub(own));
                 let [alone_p50, alone_p99] = [0.5, 0.99].map(|share| micros(report::quantile(&alone, share)));
                 let [p50, p99] = [0.5, 0.99].map(|share| micros(report::quantile(&many, share)));
-                vec![alone_p50, alone_p99, rate_alone, rate, p50, p99, micros(spent) / puts as f64]
+                vec![alone_p50, alone_p99, rate_alone, spent_alone, rate, p50, p99, spent, own]
             }
             Self::Watches => {
                 let spent = started.processor_time()?;
@@ -122,7 +129,7 @@ impl Topic {
                 vec![mib(written), mib(started.bytes_on_disk()?)]
             }
             Self::Memory => {
-                load::write(&started, options.keys, 1000, options.keys).await?;
+                load::fill(&started, options.keys, 1000).await?;
                 let resident = started.resident()?;
                 let recovery;
                 (started, recovery) = started.restart().await?;

@@ -1,12 +1,13 @@
 //! Who may have a certificate of the cluster's own signers, and issuing it.
 //!
-//! [`approving`] decides for nodes that ask for their client certificates, [`serving`] for those that ask for their servers';
-//! [`signing`] signs what was approved;
+//! [`approving`] decides for nodes that ask for their client certificates, [`serving`] for those that ask for their servers',
+//! but for what the API servers are called ([`api_servers`]); [`signing`] signs what was approved;
 //! [`publishing`] says by what authority the API server's own certificate is signed. The rules of each signer
 //! ([`rules`]) are pure.
 //! Not here: other signers (of others), deleting old requests (`csr_cleaner`).
 //! Upstream: `pkg/controller/certificates`.
 
+pub mod api_servers;
 pub mod approving;
 pub mod publishing;
 mod rules;

@@ -41,6 +41,7 @@ pub struct GarbageCollector {
     graph: Arc<Mutex<Graph>>,
     monitors: Mutex<BTreeMap<Endpoint, Monitor>>,
     outside: OnceLock<(Informers, Trigger)>,
+    definitions: OnceLock<Informer<PartialMetadata>>,
 }
 
 /// The cache of a kind.
@@ -55,15 +56,17 @@ impl Controller for GarbageCollector {
 
     fn watch(&self, watches: &mut Watches<'_>) {
         let trigger = watches.trigger();
-        for endpoint in [Endpoint::of::<CustomResourceDefinition>(), Endpoint::of::<APIService>()] {
+        let definitions = watches.informers().metadata(Endpoint::of::<CustomResourceDefinition>());
+        let services = watches.informers().metadata(Endpoint::of::<APIService>());
+        for informer in [&definitions, &services] {
             let trigger = trigger.clone();
-            let informer = watches.informers().metadata(endpoint);
             // Kinds come and go with these objects, and with nothing else.
             informer.listen(move |_| trigger.wake(Key::cluster(DISCOVERY)));
         }
         trigger.wake(Key::cluster(DISCOVERY));
         // `watch` is called once.
         let _ = self.outside.set((watches.informers().clone(), trigger));
+        let _ = self.definitions.set(definitions);
     }
 
     fn plan(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Plan {
@@ -111,6 +114,10 @@ impl GarbageCollector {
                 if !found.failed.is_empty() {
                     tracing::debug!(failed = ?found.failed, "not all kinds are known");
                     plan.requeue_at(object::after(now, DISCOVERY_SECONDS));
+                }
+                let definitions = self.definitions.get().map(Informer::list).unwrap_or_default();
+                if let Some(later) = catch_up(&definitions, &found, now) {
+                    plan.requeue_at(later);
                 }
                 self.monitor(&found, now);
             }
@@ -163,6 +170,29 @@ fn look_again(since: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let waited = now.duration_since(since).max(SignedDuration::ZERO);
     let later = now.checked_add(waited / 2 + SignedDuration::from_millis(10)).unwrap_or(until);
     (now < until).then_some(later.min(until))
+}
+
+/// When to ask again for kinds that are defined and that discovery does not tell of: the server learns of a definition by
+/// a watch of its own, which may be behind ours, and nothing tells us when it has. The older the definition, the later; one
+/// that is never served (its names are taken) is asked for at upstream's period.
+fn catch_up(definitions: &[Arc<PartialMetadata>], found: &Discovery, now: Timestamp) -> Option<Timestamp> {
+    let served = |plural: &str, group: &str| {
+        let is = |endpoint: &Endpoint| endpoint.plural == plural && endpoint.group == group;
+        found.kinds.iter().any(|kind| is(&kind.endpoint))
+    };
+    let behind = definitions.iter().filter_map(|definition| {
+        let (plural, group) = object::name(&**definition).split_once('.')?;
+        let going = definition.metadata.deletion_timestamp.is_some();
+        if going || served(plural, group) {
+            return None;
+        }
+        let created = definition.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+        let age = now.duration_since(created).max(SignedDuration::ZERO);
+        let wait =
+            (age / 2 + SignedDuration::from_millis(100)).min(SignedDuration::from_secs(DISCOVERY_SECONDS));
+        now.checked_add(wait).ok()
+    });
+    behind.min()
 }
 
 /// Kinds that can be listed, watched and deleted. Events are left out as upstream leaves them out: there are many, and they

@@ -82,6 +82,8 @@ pub struct Options {
     pub root_ca_pem: String,
     /// Signs what was approved, with the cluster's authority.
     pub sign: certificates::signing::Sign,
+    /// How long what it signs is good at most.
+    pub signing_duration: jiff::SignedDuration,
     /// Makes the tokens of Secrets, with the key of ServiceAccounts' tokens.
     pub sign_token: service_account_tokens::Sign,
     /// The ranges that pods' addresses come from, one per IP family.
@@ -90,6 +92,8 @@ pub struct Options {
     pub node_cidr_mask_v4: u8,
     /// How large each node's part of an IPv6 range is.
     pub node_cidr_mask_v6: u8,
+    /// Names and addresses of the API server in this process: no node gets a certificate for one of them.
+    pub api_server_names: Vec<String>,
     /// Controllers not to start, by name.
     pub disabled: BTreeSet<String>,
 }
@@ -184,11 +188,13 @@ pub fn all() -> Vec<Entry> {
             runner.start(certificates::approving::Approving, client)
         }),
         row("certificatesigningrequest-signing", "certificate-controller", |runner, options, client| {
-            runner.start(certificates::signing::Signing::new(options.sign.clone()), client)
+            let signing = certificates::signing::Signing::new(options.sign.clone(), options.signing_duration);
+            runner.start(signing, client)
         }),
         // Ours: upstream leaves these requests to others.
-        row("kubelet-serving-approver", "kubelet-serving-approver", |runner, _, client| {
-            runner.start(certificates::serving::ServingApproval, client)
+        row("kubelet-serving-approver", "kubelet-serving-approver", |runner, options, client| {
+            let names = &options.api_server_names;
+            runner.start(certificates::serving::ServingApproval::new(names), client)
         }),
         row(
             "kube-apiserver-serving-clustertrustbundle-publisher",

@@ -50,6 +50,9 @@ pub trait Members: Send + Sync + 'static {
 
     /// Removes a member for good.
     async fn remove(&self, id: u64) -> Result<(), store::Error>;
+
+    /// Returns once nobody has been known to lead for longer than it takes to elect somebody.
+    async fn leaderless(&self);
 }
 
 fn refused() -> Status {
@@ -111,9 +114,14 @@ impl Cluster for Server {
 
     async fn member_list(
         &self,
-        _: Request<MemberListRequest>,
+        request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        Ok(Response::new(MemberListResponse { header: self.header_now().await?, members: self.list() }))
+        // Clients of 3.4 do not ask for it, those of 3.5 do.
+        let header = match request.into_inner().linearizable {
+            true => self.header_now().await?,
+            false => self.header_known().await?,
+        };
+        Ok(Response::new(MemberListResponse { header, members: self.list() }))
     }
 
     async fn member_promote(

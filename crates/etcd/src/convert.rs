@@ -95,32 +95,37 @@ pub fn compare_from_wire(compare: &etcdserverpb::Compare) -> Result<Compare, Sta
         CompareResult::Less => Relation::Less,
     };
     let union = compare.target_union.clone();
-    // A target whose value is left out compares with zero, as in Go. Negative numbers are below all there are; the
-    // contract has none, and nothing is equal to them.
-    let number = |number: i64| {
-        u64::try_from(number).map_err(|_| refusal::invalid("etcdserver: negative compare target"))
-    };
-    let target = match compare.target() {
+    // A target whose value is left out compares with zero, as in Go.
+    let (target, negative) = match compare.target() {
         CompareTarget::Version => match union {
-            Some(TargetUnion::Version(version)) => Target::Version(number(version)?),
-            _ => Target::Version(0),
+            Some(TargetUnion::Version(version)) => (Target::Version(version as u64), version < 0),
+            _ => (Target::Version(0), false),
         },
         CompareTarget::Create => match union {
-            Some(TargetUnion::CreateRevision(revision)) => Target::CreateRevision(number(revision)?),
-            _ => Target::CreateRevision(0),
+            Some(TargetUnion::CreateRevision(revision)) => {
+                (Target::CreateRevision(revision as u64), revision < 0)
+            }
+            _ => (Target::CreateRevision(0), false),
         },
         CompareTarget::Mod => match union {
-            Some(TargetUnion::ModRevision(revision)) => Target::ModRevision(number(revision)?),
-            _ => Target::ModRevision(0),
+            Some(TargetUnion::ModRevision(revision)) => (Target::ModRevision(revision as u64), revision < 0),
+            _ => (Target::ModRevision(0), false),
         },
         CompareTarget::Value => match union {
-            Some(TargetUnion::Value(value)) => Target::Value(value),
-            _ => Target::Value(Bytes::new()),
+            Some(TargetUnion::Value(value)) => (Target::Value(value), false),
+            _ => (Target::Value(Bytes::new()), false),
         },
         CompareTarget::Lease => match union {
-            Some(TargetUnion::Lease(lease)) => Target::Lease(lease),
-            _ => Target::Lease(0),
+            Some(TargetUnion::Lease(lease)) => (Target::Lease(lease), false),
+            _ => (Target::Lease(0), false),
         },
+    };
+    // The contract has no negative numbers, and all there are, are greater: that holds always, as does that a version is less
+    // than what none reaches.
+    let (relation, target) = match (negative, relation) {
+        (false, relation) => (relation, target),
+        (true, Relation::Greater | Relation::NotEqual) => (Relation::Less, Target::Version(i64::MAX as u64)),
+        (true, Relation::Less | Relation::Equal) => (Relation::Greater, Target::Version(i64::MAX as u64)),
     };
     let end = (!compare.range_end.is_empty()).then(|| range_end(&compare.key, &compare.range_end));
     Ok(Compare { start: compare.key.clone(), end, relation, target })
@@ -159,6 +164,26 @@ pub fn compare_to_wire(compare: Compare) -> etcdserverpb::Compare {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_number_is_greater_than_a_negative_one() {
+        for (asked, relation) in [
+            (CompareResult::Greater, Relation::Less),
+            (CompareResult::NotEqual, Relation::Less),
+            (CompareResult::Less, Relation::Greater),
+            (CompareResult::Equal, Relation::Greater),
+        ] {
+            let compare = etcdserverpb::Compare {
+                key: "k".into(),
+                result: asked.into(),
+                target: CompareTarget::Mod.into(),
+                target_union: Some(TargetUnion::ModRevision(-1)),
+                ..Default::default()
+            };
+            let converted = compare_from_wire(&compare).unwrap();
+            assert_eq!((converted.relation, converted.target), (relation, Target::Version(i64::MAX as u64)));
+        }
+    }
 
     #[test]
     fn ranges_mean_the_same_on_both_sides() {

@@ -1,18 +1,18 @@
 //! The service KV: reads, writes, transactions, compaction.
 //!
-//! Reads and writes the store; every write is one transaction of it. Reads are linearizable, whatever is asked: memory
-//! is no slower for it. Upstream: etcd's `server/etcdserver/{v3_server,txn}` and `api/v3rpc/key.go`.
+//! Reads and writes the store; every write is one transaction of it. Upstream: etcd's
+//! `server/etcdserver/{v3_server,txn}` and `api/v3rpc/key.go`.
 
 use bytes::Bytes;
-use store::{Op, OpResult, Range, RangeResponse as Found, Txn};
+use store::{Op, OpResult, PutValue, Range, RangeResponse as Found, Txn};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::txn::Planned;
+use crate::txn::{NOTHING_TO_KEEP, Planned};
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::wire::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse, kv_server::Kv, request_op,
-    response_op,
+    RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    kv_server::Kv, request_op, response_op,
 };
 use crate::{Server, convert, refusal};
 
@@ -28,22 +28,14 @@ impl Kv for Server {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let op = request_op::Request::RequestPut(request.into_inner());
-        match self.single(op).await? {
-            response_op::Response::ResponsePut(response) => Ok(Response::new(response)),
-            _ => Err(unlike()),
-        }
+        self.write_put(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let op = request_op::Request::RequestDeleteRange(request.into_inner());
-        match self.single(op).await? {
-            response_op::Response::ResponseDeleteRange(response) => Ok(Response::new(response)),
-            _ => Err(unlike()),
-        }
+        self.write_delete(request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
@@ -65,6 +57,38 @@ fn unlike() -> Status {
 }
 
 impl Server {
+    /// Writes one key.
+    pub(crate) async fn write_put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        if request.key.is_empty() || request.ignore_value || request.ignore_lease {
+            return match self.single(request_op::Request::RequestPut(request)).await? {
+                response_op::Response::ResponsePut(response) => Ok(response),
+                _ => Err(unlike()),
+            };
+        }
+        // Nothing to check and nothing to keep: the store's transaction as it is.
+        let value = PutValue::Plain(request.value);
+        let op = Op::Put { key: request.key, value, lease: request.lease };
+        let done = self.store.txn(Txn::of(vec![op])).await.map_err(refusal::status)?;
+        match done.results.into_iter().next() {
+            Some(OpResult::Put { prev, .. }) => {
+                let prev_kv = prev.filter(|_| request.prev_kv).map(convert::to_wire);
+                Ok(PutResponse { header: self.header(done.revision), prev_kv })
+            }
+            _ => Err(unlike()),
+        }
+    }
+
+    /// Deletes a range of keys.
+    pub(crate) async fn write_delete(
+        &self,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Status> {
+        match self.single(request_op::Request::RequestDeleteRange(request)).await? {
+            response_op::Response::ResponseDeleteRange(response) => Ok(response),
+            _ => Err(unlike()),
+        }
+    }
+
     /// A transaction of one operation.
     async fn single(&self, request: request_op::Request) -> Result<response_op::Response, Status> {
         let success = vec![RequestOp { request: Some(request) }];
@@ -80,7 +104,7 @@ impl Server {
     }
 
     /// A transaction. One that keeps values or leases is tried until nobody else writes between the look and the act.
-    async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    pub(crate) async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         loop {
             let mut planned = Planned::new(&request, self.options.max_txn_ops)?;
             for kept in planned.kept() {
@@ -90,7 +114,9 @@ impl Server {
             let (txn, guarded) = planned.finish();
             let response = self.store.txn(txn).await.map_err(|error| match error {
                 // Only what `Planned` puts in the place of a put that has nothing to keep asks for it.
-                store::Error::FutureRevision { .. } if guarded => refusal::invalid(refusal::KEY_NOT_FOUND),
+                store::Error::LeaseNotFound { id: NOTHING_TO_KEEP } => {
+                    refusal::invalid(refusal::KEY_NOT_FOUND)
+                }
                 error => refusal::status(error),
             })?;
             let (succeeded, results) = match guarded {
@@ -102,14 +128,15 @@ impl Server {
                 },
             };
             let ops = if succeeded { &request.success } else { &request.failure };
-            let responses = responses(ops, results);
+            let responses = responses(ops, results, response.revision);
             return Ok(TxnResponse { header: self.header(response.revision), succeeded, responses });
         }
     }
 }
 
-/// What a branch's operations are answered with.
-fn responses(ops: &[RequestOp], results: Vec<OpResult>) -> Vec<ResponseOp> {
+/// What a branch's operations are answered with. Each carries the transaction's revision, which clients look for: upstream's
+/// kube-apiserver in that of a deletion.
+fn responses(ops: &[RequestOp], results: Vec<OpResult>, at: store::Revision) -> Vec<ResponseOp> {
     let respond = |(op, result): (&RequestOp, OpResult)| {
         use request_op::Request as Asked;
         use response_op::Response as Answer;
@@ -125,12 +152,18 @@ fn responses(ops: &[RequestOp], results: Vec<OpResult>) -> Vec<ResponseOp> {
                 let deleted = prev.len() as i64;
                 let prev_kvs = if request.prev_kv { prev } else { Vec::new() };
                 let prev_kvs = prev_kvs.into_iter().map(convert::to_wire).collect();
-                Some(Answer::ResponseDeleteRange(DeleteRangeResponse { header: None, deleted, prev_kvs }))
+                Some(Answer::ResponseDeleteRange(DeleteRangeResponse {
+                    header: revision(at),
+                    deleted,
+                    prev_kvs,
+                }))
             }
             (Some(Asked::RequestTxn(request)), OpResult::Txn { succeeded, results }) => {
                 let ops = if succeeded { &request.success } else { &request.failure };
-                let responses = responses(ops, results);
-                Some(Answer::ResponseTxn(TxnResponse { header: None, succeeded, responses }))
+                let responses = responses(ops, results, at);
+                // etcd's is there and says nothing.
+                let header = Some(ResponseHeader::default());
+                Some(Answer::ResponseTxn(TxnResponse { header, succeeded, responses }))
             }
             _ => None,
         };
@@ -140,8 +173,8 @@ fn responses(ops: &[RequestOp], results: Vec<OpResult>) -> Vec<ResponseOp> {
 }
 
 /// The header inside a transaction's answer: it says the revision only.
-fn revision(revision: store::Revision) -> Option<crate::wire::etcdserverpb::ResponseHeader> {
-    Some(crate::wire::etcdserverpb::ResponseHeader { revision: revision as i64, ..Default::default() })
+fn revision(revision: store::Revision) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision: revision as i64, ..Default::default() })
 }
 
 /// Refuses a range that makes no sense.
@@ -165,7 +198,12 @@ fn is_sifted(request: &RangeRequest) -> bool {
 
 /// The read that the store is asked for.
 pub(crate) fn to_range(request: &RangeRequest) -> Range {
-    let limit = if is_sifted(request) { 0 } else { usize::try_from(request.limit).unwrap_or(0) };
+    let limit = match usize::try_from(request.limit).unwrap_or(0) {
+        // etcd reads one more than the limit, to know whether there is more, and sorts those where no order is asked for.
+        limit if limit > 0 && request.sort_target() != SortTarget::Key => limit.saturating_add(1),
+        limit => limit,
+    };
+    let limit = if is_sifted(request) { 0 } else { limit };
     Range {
         start: request.key.clone(),
         end: convert::range_end(&request.key, &request.range_end),
@@ -175,6 +213,7 @@ pub(crate) fn to_range(request: &RangeRequest) -> Range {
         // Values may decide the order.
         keys_only: request.keys_only && request.sort_target() != SortTarget::Value,
         uncounted: false,
+        serializable: request.serializable,
     }
 }
 

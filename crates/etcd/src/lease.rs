@@ -3,7 +3,7 @@
 //! Reads and writes the store's leases. Upstream: etcd's `server/etcdserver/api/v3rpc/lease.go`.
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use store::Error;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
@@ -12,7 +12,7 @@ use crate::wire::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse, lease_server::Lease,
 };
-use crate::{Server, refusal};
+use crate::{Server, leader, refusal};
 
 /// The longest lease, in seconds: what Go's durations allow.
 const LONGEST: i64 = 9_000_000_000;
@@ -51,14 +51,21 @@ impl Lease for Server {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let leader_lost =
+            leader::lost(leader::is_required(request.metadata().as_ref()), self.options.members.clone());
         let server = self.clone();
-        let answers = stream::unfold(Some((request.into_inner(), server)), |state| async move {
-            let (mut requests, server) = state?;
-            match requests.message().await {
+        let state = (request.into_inner(), server, leader_lost.boxed());
+        let answers = stream::unfold(Some(state), |state| async move {
+            let (mut requests, server, mut leader_lost) = state?;
+            let request = tokio::select! {
+                request = requests.message() => request,
+                () = &mut leader_lost => Err(leader::missing()),
+            };
+            match request {
                 Ok(None) => None,
                 Err(status) => Some((Err(status), None)),
                 Ok(Some(request)) => match server.keep_alive(request.id).await {
-                    Ok(answer) => Some((Ok(answer), Some((requests, server)))),
+                    Ok(answer) => Some((Ok(answer), Some((requests, server, leader_lost)))),
                     Err(status) => Some((Err(status), None)),
                 },
             }
@@ -93,9 +100,10 @@ impl Lease for Server {
         &self,
         _: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
-        let leases = self.store.leases().await.map_err(refusal::status)?;
-        let leases = leases.into_iter().map(|id| LeaseStatus { id }).collect();
-        Ok(Response::new(LeaseLeasesResponse { header: self.header_now().await?, leases }))
+        // As etcd: what this member knows.
+        let leases = self.store.leases_known().await.map_err(refusal::status)?;
+        let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
+        Ok(Response::new(LeaseLeasesResponse { header: self.header_known().await?, leases }))
     }
 }
 

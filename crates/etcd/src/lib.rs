@@ -6,13 +6,15 @@
 //! What each call means upstream is etcd's `server/etcdserver/api/v3rpc`; the texts and codes of the refusals, which
 //! clients compare, are in `refusal`.
 //!
-//! To add a call: its messages to `proto/rpc.proto`, `cargo run -p etcd --example generate`, and a method in the file of
+//! To add a call: its messages to `proto/rpc.proto`, `cargo run -p etcd --example generate_etcd`, and a method in the file of
 //! its service. Not here: the client side as a backend (`store-etcd`), which keys there are (`apiserver`).
 
 mod auth;
 mod cluster;
+mod connection;
 pub mod convert;
 mod kv;
+mod leader;
 mod lease;
 mod maintenance;
 pub mod refusal;
@@ -28,7 +30,7 @@ use foundation::SharedClock;
 use store::{Revision, Store};
 
 pub use cluster::{Known, Members, Standing};
-pub use serve::{Incoming, serve};
+pub use serve::serve;
 
 /// Messages, clients and server traits, by upstream's package names.
 pub mod wire {
@@ -73,6 +75,8 @@ pub struct Options {
     pub progress_interval: std::time::Duration,
     /// Who keeps the store together with this process; `None` if nobody does.
     pub members: Option<Arc<dyn Members>>,
+    /// Where a save is built that somebody asks for; `None`: where the system keeps temporary files, which may be memory.
+    pub scratch: Option<std::path::PathBuf>,
 }
 
 impl Default for Options {
@@ -84,6 +88,7 @@ impl Default for Options {
             max_txn_ops: 128,
             progress_interval: std::time::Duration::from_secs(600),
             members: None,
+            scratch: None,
         }
     }
 }
@@ -125,6 +130,12 @@ impl Server {
     /// The header of an answer as of now.
     async fn header_now(&self) -> Result<Option<wire::etcdserverpb::ResponseHeader>, tonic::Status> {
         let revision = self.store.revision().await.map_err(refusal::status)?;
+        Ok(self.header(revision))
+    }
+
+    /// The header of an answer as far as this member knows: there is one without a majority, too.
+    async fn header_known(&self) -> Result<Option<wire::etcdserverpb::ResponseHeader>, tonic::Status> {
+        let revision = snapshot::known_revision(&*self.store).await.map_err(refusal::status)?;
         Ok(self.header(revision))
     }
 }

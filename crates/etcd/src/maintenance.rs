@@ -34,18 +34,17 @@ impl Maintenance for Server {
             return Err(Status::unimplemented("etcdserver: alarms are raised by the store alone"));
         }
         let status = self.store.status().await.map_err(refusal::status)?;
-        // What else a store may have to say is no alarm of etcd's: it has one for a disk that refuses, and no other here.
-        let leaderless = self.options.members.as_ref().is_some_and(|members| members.standing().leader == 0);
-        let raised = status
-            .alarm
-            .filter(|_| !leaderless)
-            .map(|_| AlarmMember { member_id: self.options.id, alarm: AlarmType::Nospace.into() });
-        let header = self.header(status.revision);
-        Ok(Response::new(AlarmResponse { header, alarms: raised.into_iter().collect() }))
+        // What else a store may have to say is no alarm of etcd's, which has one for a full disk and no other here:
+        // whoever sees that one deletes data.
+        let alarm = AlarmMember { member_id: self.options.id, alarm: AlarmType::Nospace.into() };
+        let alarms = if status.is_full() { vec![alarm] } else { Vec::new() };
+        Ok(Response::new(AlarmResponse { header: self.header(status.revision), alarms }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.store.status().await.map_err(refusal::status)?;
+        // Among them why writes are refused, if they are.
+        let errors = self.store.warnings().await.map_err(refusal::status)?;
         let standing = self.options.members.as_ref().map(|members| members.standing());
         let (leader, raft_term, indexes, is_learner) = match standing {
             None => (self.options.id, 1, (status.revision, status.revision), false),
@@ -62,7 +61,7 @@ impl Maintenance for Server {
             raft_index: indexes.0,
             raft_term,
             raft_applied_index: indexes.1,
-            errors: status.alarm.into_iter().collect(),
+            errors,
             db_size_in_use: (status.live_bytes + status.history_bytes) as i64,
             is_learner,
         }))
@@ -73,7 +72,7 @@ impl Maintenance for Server {
         _: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         self.store.defragment().await.map_err(refusal::status)?;
-        Ok(Response::new(DefragmentResponse { header: self.header_now().await? }))
+        Ok(Response::new(DefragmentResponse { header: self.header_known().await? }))
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
@@ -107,10 +106,12 @@ impl Maintenance for Server {
         let contents = snapshot::collect(&*self.store).await.map_err(failed)?;
         let header = self.header(contents.revision());
         let (sender, receiver) = mpsc::channel(4);
+        let scratch = self.options.scratch.clone();
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let send = |item| sender.blocking_send(item).is_ok();
-            let written = tempfile::tempfile().map_err(snapshot::Error::from).and_then(|mut file| {
+            let file = scratch.map_or_else(tempfile::tempfile, tempfile::tempfile_in);
+            let written = file.map_err(snapshot::Error::from).and_then(|mut file| {
                 let size = snapshot::write(&contents, &mut file)?;
                 file.rewind()?;
                 Ok((file, size))
@@ -160,7 +161,7 @@ impl Server {
         let mut start = Bytes::new();
         loop {
             let range = Range { start, revision, limit: PAGE, uncounted: true, ..Range::default() };
-            let found = self.store.range(range).await.map_err(refusal::status)?;
+            let found = self.store.range(range.serializable()).await.map_err(refusal::status)?;
             if revision == 0 {
                 revision = found.revision;
                 // The rest is read as of the same revision; so must be what was read already.

@@ -3,7 +3,7 @@
 //! Pure; both directions: what a store's error is on the wire, and which error a text on the wire means. Upstream:
 //! etcd's `api/v3rpc/rpctypes/error.go`.
 
-use store::Error;
+use store::{Error, unavailable};
 use tonic::{Code, Status};
 
 /// A key is missing in a request.
@@ -34,7 +34,13 @@ pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 /// A request is larger than the store takes.
 pub const REQUEST_TOO_LARGE: &str = "etcdserver: request is too large";
-/// The member has no leader.
+/// The members did not agree in time; what became of the request is not known.
+pub const TIMEOUT: &str = "etcdserver: request timed out";
+/// Who led was lost meanwhile; what became of the request is not known.
+pub const LEADER_FAILED: &str = "etcdserver: request timed out, possibly due to previous leader failure";
+/// Another member leads.
+pub const NOT_LEADER: &str = "etcdserver: not leader";
+/// The member has no leader: told only where nothing was done.
 pub const NO_LEADER: &str = "etcdserver: no leader";
 /// The leader changed while the request was on its way.
 pub const LEADER_CHANGED: &str = "etcdserver: leader changed";
@@ -60,7 +66,14 @@ pub fn status(error: Error) -> Status {
         Error::TooLarge { .. } => Status::new(Code::InvalidArgument, REQUEST_TOO_LARGE),
         Error::NoSpace => Status::new(Code::ResourceExhausted, NO_SPACE),
         Error::Corrupt { .. } => Status::new(Code::DataLoss, CORRUPT),
-        Error::Unavailable(_) => Status::new(Code::Unavailable, STOPPED),
+        Error::Unavailable(unavailable::UNDECIDED) => Status::new(Code::Unavailable, TIMEOUT),
+        Error::Unavailable(unavailable::LEADER_LOST | unavailable::LEADER_SILENT) => {
+            Status::new(Code::Unavailable, LEADER_FAILED)
+        }
+        Error::Unavailable(unavailable::LEADERLESS) => Status::new(Code::Unavailable, NO_LEADER),
+        Error::Unavailable(unavailable::STOPPED) => Status::new(Code::Unavailable, STOPPED),
+        // What etcd has no words for. Of this code, clients ask again.
+        Error::Unavailable(reason) => Status::new(Code::Unavailable, format!("etcdserver: {reason}")),
         Error::Cancelled => Status::new(Code::Cancelled, error.to_string()),
         other => Status::new(Code::Unknown, other.to_string()),
     }
@@ -86,6 +99,18 @@ mod tests {
             (Error::NoSpace, Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
             (Error::LeaseNotFound { id: 1 }, Code::NotFound, "etcdserver: requested lease not found"),
             (Error::Invalid("key is empty"), Code::InvalidArgument, "etcdserver: key is not provided"),
+            (Error::Unavailable(unavailable::STOPPED), Code::Unavailable, "etcdserver: server stopped"),
+            (Error::Unavailable(unavailable::UNDECIDED), Code::Unavailable, "etcdserver: request timed out"),
+            (
+                Error::Unavailable(unavailable::LEADER_LOST),
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+            ),
+            (
+                Error::Unavailable("this member has been removed from the cluster"),
+                Code::Unavailable,
+                "etcdserver: this member has been removed from the cluster",
+            ),
         ] {
             let status = status(error);
             assert_eq!((status.code(), status.message()), (code, text));

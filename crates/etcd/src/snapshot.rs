@@ -76,7 +76,8 @@ impl Contents {
     }
 }
 
-/// Reads a whole store as of the latest revision. Values are shared with it, not copied.
+/// Reads a whole store as of the latest revision that is known where it is read: the survivor of a majority that is lost
+/// can be saved, too. Values are shared with it, not copied.
 pub async fn collect(store: &dyn Store) -> Result<Contents, Error> {
     let mut attempt = 0;
     let mut contents = loop {
@@ -87,27 +88,26 @@ pub async fn collect(store: &dyn Store) -> Result<Contents, Error> {
         }
     };
     contents.keys.sort_by_key(|kv| kv.mod_revision);
-    for id in store.leases().await? {
-        match store.lease_time_to_live(id).await {
-            Ok(lease) => contents.leases.push(lease),
-            // It has ended meanwhile.
-            Err(store::Error::LeaseNotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    contents.leases = store.leases_known().await?;
     // A lease that ended after the keys were read has taken its keys with it: without it they would stay for ever.
     let leases: std::collections::BTreeSet<_> = contents.leases.iter().map(|lease| lease.id).collect();
     contents.keys.retain(|kv| kv.lease == 0 || leases.contains(&kv.lease));
     Ok(contents)
 }
 
+/// The latest revision that is known where the store is read.
+pub(crate) async fn known_revision(store: &dyn Store) -> Result<Revision, store::Error> {
+    let range = Range { keys_only: true, limit: 1, uncounted: true, ..Range::key(&b"\0"[..]) };
+    Ok(store.range(range.serializable()).await?.revision)
+}
+
 async fn collect_keys(store: &dyn Store) -> Result<Contents, store::Error> {
-    let mut contents = Contents { revision: store.revision().await?, ..Contents::default() };
+    let mut contents = Contents { revision: known_revision(store).await?, ..Contents::default() };
     let mut start = Bytes::new();
     loop {
         let (revision, limit) = (contents.revision, PAGE);
         let range = Range { start, revision, limit, uncounted: true, ..Range::default() };
-        let found = store.range(range).await?;
+        let found = store.range(range.serializable()).await?;
         contents.keys.extend(found.kvs);
         match contents.keys.last().filter(|_| found.more) {
             Some(last) => start = convert::range_end(&last.key, &Bytes::new()),
@@ -294,5 +294,66 @@ mod tests {
         for cut in [0, 1, 100, 4096, 9000] {
             assert!(damaged(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_save_under_full_write_load_is_restored_as_of_one_revision() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+        use foundation::SystemClock;
+        use store::embedded::{Engine, restore};
+        use store::{Op, Txn};
+
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            Engine::open(directory.path().join(name), Default::default(), SystemClock::shared()).unwrap()
+        };
+        let store = open("saved");
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged: Arc<Vec<AtomicU64>> = Arc::new((0..64).map(|_| AtomicU64::new(0)).collect());
+        let writers: Vec<_> = (0..64)
+            .map(|writer| {
+                let (store, stop, acknowledged) = (store.clone(), stop.clone(), acknowledged.clone());
+                tokio::spawn(async move {
+                    for count in 1.. {
+                        // Two keys, far from each other, that are always the same.
+                        let put = |side: &str| Op::put(format!("{side}/{writer:02}"), count.to_string());
+                        store.txn(Txn::of(vec![put("a"), put("z")])).await.unwrap();
+                        acknowledged[writer].store(count, Ordering::SeqCst);
+                        if stop.load(Ordering::SeqCst) {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        while acknowledged.iter().any(|count| count.load(Ordering::SeqCst) < 3) {
+            tokio::task::yield_now().await;
+        }
+        let before: Vec<u64> = acknowledged.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        write(&collect(&*store).await.unwrap(), &mut file).unwrap();
+        stop.store(true, Ordering::SeqCst);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+
+        let saved = read(&mut file).unwrap();
+        let revision = store.revision().await.unwrap() + 1000;
+        let (leases, target) = (saved.leases().collect::<Vec<_>>(), directory.path().join("restored"));
+        restore(&target, &Default::default(), revision, saved.into_keys(), leases.into_iter()).unwrap();
+        let restored = open("restored");
+        let side = async |prefix: &str| -> Vec<u64> {
+            let found = restored.range(Range::prefix(prefix.to_owned())).await.unwrap();
+            found.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.value).parse().unwrap()).collect()
+        };
+        let (a, z) = (side("a/").await, side("z/").await);
+        assert_eq!(a, z, "no transaction is there in half");
+        assert!(
+            a.len() == 64 && a.iter().zip(&before).all(|(found, before)| found >= before),
+            "{a:?} {before:?}"
+        );
+        assert_eq!(restored.revision().await.unwrap(), revision, "later than all that anybody saw");
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use store::{Compare, KeyValue, Op, PutValue, Range, Txn};
+use store::{Compare, KeyValue, LeaseId, Op, PutValue, Txn};
 use tonic::Status;
 
 use crate::wire::etcdserverpb::{PutRequest, RequestOp, TxnRequest, request_op};
@@ -14,6 +14,9 @@ use crate::{convert, kv, refusal};
 
 /// How deep transactions may stand in one another: what the messages themselves may, is less.
 const DEPTH: usize = 24;
+
+/// The lease of a put that is to keep what is not there: none has this name, since those of a store are positive.
+pub(crate) const NOTHING_TO_KEEP: LeaseId = LeaseId::MIN;
 
 /// A transaction on its way to the store.
 pub(crate) struct Planned<'a> {
@@ -78,7 +81,7 @@ fn check(
             Some(request_op::Request::RequestPut(put)) => check_put(put, seen)?,
             Some(request_op::Request::RequestDeleteRange(delete)) => drop(kv::to_delete(delete)?),
             Some(request_op::Request::RequestTxn(txn)) => check(txn, max_ops, left, depth - 1, seen)?,
-            None => return Err(refusal::invalid(refusal::EMPTY_KEY)),
+            None => return Err(refusal::invalid(refusal::KEY_NOT_FOUND)),
         }
     }
     Ok(())
@@ -127,9 +130,10 @@ fn to_put(put: &PutRequest, seen: &BTreeMap<Bytes, Option<KeyValue>>) -> Op {
     let (mut value, mut lease) = (put.value.clone(), put.lease);
     if put.ignore_value || put.ignore_lease {
         let Some(Some(kv)) = seen.get(&put.key) else {
-            // There is nothing to keep. It only matters if this branch is taken: then the transaction is refused, as
-            // one that reads what never will be.
-            return Op::Range(Range::key(put.key.clone()).at(u64::MAX));
+            // There is nothing to keep. It only matters if this branch is taken: then the transaction is refused, for a
+            // lease that there never is.
+            let value = PutValue::Plain(Bytes::new());
+            return Op::Put { key: put.key.clone(), value, lease: NOTHING_TO_KEEP };
         };
         if put.ignore_value {
             value = kv.value.clone();
@@ -168,6 +172,7 @@ mod tests {
             (vec![put(PutRequest { value: key(), ..kept.clone() })], refusal::VALUE_PROVIDED),
             (vec![put(PutRequest { ignore_lease: true, lease: 7, ..kept.clone() })], refusal::LEASE_PROVIDED),
             (vec![put(kept.clone()); 3], refusal::TOO_MANY_OPS),
+            (vec![RequestOp { request: None }], refusal::KEY_NOT_FOUND),
             (
                 vec![op(request_op::Request::RequestRange(RangeRequest {
                     key: key(),

@@ -25,7 +25,7 @@ use crate::wire::etcdserverpb::watch_request::RequestUnion;
 use crate::wire::etcdserverpb::watch_server::Watch;
 use crate::wire::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::wire::mvccpb;
-use crate::{Server, convert, refusal};
+use crate::{Server, convert, leader, refusal};
 
 /// Answers that may wait for a client.
 const WAITING: usize = 16;
@@ -44,6 +44,8 @@ impl Watch for Server {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let leader_lost =
+            leader::lost(leader::is_required(request.metadata().as_ref()), self.options.members.clone());
         let (answers, receiver) = mpsc::channel(WAITING);
         let (asked, questions) = latest::channel(Asked::default());
         tokio::spawn(answer_progress(self.clone(), answers.clone(), questions));
@@ -57,9 +59,13 @@ impl Watch for Server {
         // Ends with the client's stream, and its watches with it; also when the client no longer reads.
         tokio::spawn(async move {
             let gone = answers.clone();
-            let run = std::pin::pin!(stream.run(request.into_inner()));
-            if let Either::Left((Err(status), _)) = select(run, std::pin::pin!(gone.closed())).await {
+            let ended = tokio::select! {
+                ended = stream.run(request.into_inner()) => ended,
+                () = leader_lost => Err(leader::missing()),
                 // A client that has gone away does not want to know.
+                () = gone.closed() => Ok(()),
+            };
+            if let Err(status) = ended {
                 let _ = answers.send(Err(status)).await;
             }
         });

@@ -4,4 +4,5 @@
 
 mod it {
     pub mod etcdctl;
+    mod wire;
 }

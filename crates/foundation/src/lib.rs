@@ -7,7 +7,8 @@
 //! * [`Tasks`]: the supervisor that owns every spawned future; [`tasks::KINDS`] is the one table that
 //!   says what a panic in each kind of task means;
 //! * [`metrics::registry`]: counters, gauges and histograms, rendered as Prometheus text;
-//! * [`health::Checks`]: named checks that a server answers `/healthz` from.
+//! * [`health::Checks`]: named checks that a server answers `/healthz` from;
+//! * [`tls`]: which versions of TLS are spoken, and with whom.
 //!
 //! **Invariants.** No business of any component. No global state but the metrics registry and the
 //! tracing subscriber. Nothing here owns a timer or a thread until somebody asks for one.
@@ -21,6 +22,7 @@ pub mod logging;
 pub mod metrics;
 pub mod randomness;
 pub mod tasks;
+pub mod tls;
 
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use randomness::{Randomness, SeededRandomness, SharedRandomness, SystemRandomness};

@@ -43,8 +43,18 @@ enum Metric {
     /// Asked at each rendering.
     Callback {
         kind: &'static str,
-        value: Arc<dyn Fn() -> f64 + Send + Sync>,
+        value: Value,
     },
+    /// The same, by the values of labels.
+    Callbacks(Callbacks),
+}
+
+type Value = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+#[derive(Clone)]
+struct Callbacks {
+    labels: &'static [&'static str],
+    children: Arc<RwLock<BTreeMap<Vec<String>, Value>>>,
 }
 
 impl Registry {
@@ -112,6 +122,30 @@ impl Registry {
         F: Fn() -> f64 + Send + Sync + 'static,
     {
         self.callback(name, help, "gauge", value);
+    }
+
+    /// As [`Registry::gauge_callback`], for one combination of the values of labels.
+    ///
+    /// # Panics
+    /// As [`Registry::counter`].
+    pub fn gauge_callback_with<F>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        values: &[&str],
+        value: F,
+    ) where
+        F: Fn() -> f64 + Send + Sync + 'static,
+    {
+        let make = || Metric::Callbacks(Callbacks { labels, children: Arc::default() });
+        match self.entry(name, help, make) {
+            Metric::Callbacks(known) if known.labels == labels && values.len() == labels.len() => {
+                let values = values.iter().map(|value| (*value).to_owned()).collect();
+                known.children.write().insert(values, Arc::new(value));
+            }
+            _ => panic!("metric {name} is registered twice in different ways"),
+        }
     }
 
     /// As [`Registry::gauge_callback`], for a number that only grows.
@@ -231,9 +265,14 @@ impl Histogram {
 
     /// Counts one value.
     pub fn observe(&self, value: f64) {
+        self.observe_times(value, 1);
+    }
+
+    /// Counts a value that was seen so many times.
+    pub fn observe_times(&self, value: f64, times: u64) {
         let bucket = self.0.bounds.partition_point(|bound| *bound < value);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        add(&self.0.sum, value);
+        self.0.counts[bucket].fetch_add(times, Ordering::Relaxed);
+        add(&self.0.sum, value * times as f64);
     }
 
     /// Counts a duration in seconds.

@@ -18,12 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use api::types::core::v1::ConfigMap;
 use client::{Client, Informers, ManyServers};
 use foundation::{SharedClock, SharedRandomness, SystemClock, SystemRandomness, Tasks};
+use jiff::Timestamp;
 use pki::Credential;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::{
     config::agent::Agent,
@@ -131,12 +135,22 @@ async fn run_parts(
     progress.done("cluster", &cluster.to_string(), started.elapsed());
     let on_node = on_node(config, &context, cluster, &joined, client.clone(), tasks)?;
     known.follow(transport.clone(), &on_node.informers, tasks);
-    renew(&context, joined.credential, transport, client, tasks);
-    parts.start(&on_node, nodes, progress).await?;
-    parts.ready(&on_node, nodes, progress).await?;
-    progress.say(&format!("\n{} in {}.\n", progress.bold("Ready"), progress::duration(progress.elapsed())));
-    tasks.token().cancelled().await;
-    Ok(())
+    let ended = renew(&context, joined.credential, transport, client, tasks);
+    let run = async {
+        parts.start(&on_node, nodes, progress).await?;
+        parts.ready(&on_node, nodes, progress).await?;
+        let ready = progress.bold("Ready");
+        progress.say(&format!("\n{ready} in {}.\n", progress::duration(progress.elapsed())));
+        tasks.token().cancelled().await;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        outcome = run => outcome,
+        Ok(until) = ended => bail!(
+            "the certificate by which this node is a client of the cluster ended at {until}, and was not renewed: start the \
+             agent with --token or --token-file to have it join again"
+        ),
+    }
 }
 
 /// What the cluster's nodes have to agree on. Waits for a server: nothing goes on without.
@@ -180,28 +194,40 @@ fn on_node(
     })
 }
 
-/// Has the node's certificate as a client renewed before it ends, and shown from then on.
+/// Has the node's certificate as a client renewed before it ends, and shown from then on. What is returned says when it
+/// ended, if nobody renewed it (the machine slept, or was cut off): with it nothing can be asked for any more. As upstream's
+/// kubelet this agent ends then; whoever starts it again may have given it a token.
 fn renew(
     context: &Context,
     credential: Credential,
     transport: Arc<ManyServers>,
     client: Client,
     tasks: &Tasks,
-) {
+) -> oneshot::Receiver<Timestamp> {
     let (context, path) = (context.clone(), context.client_certificate());
+    let (say, ended) = oneshot::channel();
     tasks.spawn_until_cancelled("certificates", async move {
         let mut held = certificates::Held::new(credential, &*context.randomness);
         loop {
             held.due(&*context.clock).await;
             let subject = context.subject();
-            let fresh = certificates::renewed(&context, &client, certificates::Kind::Client, &subject).await;
+            let renewed = certificates::renewed(&context, &client, certificates::Kind::Client, &subject);
+            let fresh = tokio::select! {
+                fresh = renewed => fresh,
+                () = held.ended(&*context.clock) => {
+                    // Nobody waits for it when this process is about to end anyway.
+                    let _ = say.send(held.credential.not_after());
+                    return;
+                }
+            };
             keep(&fresh, &path);
             if let Err(error) = transport.set_identity(certificates::identity(&fresh)) {
                 tracing::error!(%error, "the renewed certificate cannot be used");
             }
-            held = certificates::Held::new(fresh, &*context.randomness);
+            held = certificates::Held::fresh(fresh, &*context.randomness, context.clock.now());
         }
     });
+    ended
 }
 
 /// Keeps a certificate for the next start; without it this node would have to join again.

@@ -32,7 +32,7 @@ enum Command {
         #[command(subcommand)]
         command: store_commands::Command,
     },
-    /// Print the tokens by which other machines join this cluster
+    /// Print or change the tokens by which other machines join this cluster
     Token {
         #[command(subcommand)]
         command: tokens::Command,
@@ -86,7 +86,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         }
         Command::Store { command } => event_loop()?.block_on(store_commands::run(command)),
         Command::Member { command } => event_loop()?.block_on(members::run(command)),
-        Command::Token { command } => tokens::run(&command),
+        Command::Token { command } => event_loop()?.block_on(tokens::run(command)),
         Command::Demo(options) => event_loop()?.block_on(demo::run(options)),
         Command::Images { command } => images::run(command),
         Command::Bench { command } => event_loop()?.block_on(bench::run(command, &own_path()?)),

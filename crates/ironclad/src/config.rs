@@ -14,6 +14,7 @@ pub mod logs;
 pub mod node;
 pub mod oidc;
 pub mod service_accounts;
+pub mod serving;
 
 use std::{
     ffi::OsString,
@@ -21,6 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::SignedDuration;
 use serde_yaml_ng::Value;
 
 /// Where the settings file is looked for when `--config` is not given.
@@ -137,6 +139,15 @@ pub struct Server {
     /// Simulate this many nodes, which run pods in name only, instead of running a kubelet; needs no root
     #[arg(long, env = "IRONCLAD_HOLLOW_NODES", default_value_t = 0, value_name = "N")]
     pub hollow_nodes: usize,
+    /// How long the certificates that the cluster signs for others are good at most, those of its agents among them
+    #[arg(
+        long,
+        env = "IRONCLAD_CLUSTER_SIGNING_DURATION",
+        default_value = "8760h",
+        value_parser = life,
+        value_name = "DURATION"
+    )]
+    pub cluster_signing_duration: SignedDuration,
     #[command(flatten)]
     pub logs: logs::Logs,
     #[command(flatten)]
@@ -163,6 +174,14 @@ impl Server {
     /// The kubeconfig to write.
     pub fn kubeconfig(&self) -> PathBuf {
         self.write_kubeconfig.clone().unwrap_or_else(|| self.dirs.kubeconfig())
+    }
+}
+
+/// A span of time in which something can be done.
+fn life(text: &str) -> Result<SignedDuration, String> {
+    match apiserver::duration(text).map(SignedDuration::try_from)? {
+        Ok(span) if span >= SignedDuration::from_secs(1) => Ok(span),
+        _ => Err("must be a second at least".to_owned()),
     }
 }
 

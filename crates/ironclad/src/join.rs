@@ -1,12 +1,14 @@
 //! How a machine joins a cluster: it reads the cluster's authority and proves it by the token, before it says anything.
 //!
 //! Read first: [`fetch_authority`], the first step of servers and agents alike; [`ask_for_keys`], the second one of a
-//! server. What a server answers to machines that join is `door`'s, what servers must agree on `agreed`'s. Not here: the
-//! form of tokens (`pki::token`), what an agent asks for with its own, how the store takes on a member (`roles::store`).
+//! server. What a server answers to machines that join is `door`'s, what servers must agree on `agreed`'s, which versions can
+//! be mixed `versions`'. Not here: the form of tokens (`pki::token`), what an agent asks for with its own, how the store takes
+//! on a member (`roles::store`).
 
 pub mod agreed;
 pub mod attempts;
 pub mod door;
+pub mod versions;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +23,7 @@ use pki::{Token, handover};
 use serde::{Deserialize, Serialize};
 
 use agreed::Agreed;
+use versions::Version;
 
 use crate::config;
 use crate::roles::store::member::begin_to_join;
@@ -69,6 +72,8 @@ pub async fn fetch_authority(server: &str, token: &Token, file: Option<&Path>) -
 struct Asked {
     nonce: ByteString,
     proof: ByteString,
+    #[serde(default)]
+    version: Version,
 }
 
 /// What is sealed in the answer.
@@ -82,6 +87,9 @@ pub struct HandedOver {
     pub agent_token: String,
     /// The settings of the cluster that all its servers have.
     pub agreed: Agreed,
+    /// The version of the server that says this.
+    #[serde(default)]
+    pub version: Version,
 }
 
 /// Asks a server (`https://host:port`) for the keys of its cluster, by a server token whose authority has been proven.
@@ -92,7 +100,11 @@ pub async fn ask_for_keys(server: &str, token: &Token, authority: &str) -> anyho
     let secret =
         token.server_secret().context("servers join by the token that `ironclad token server` prints")?;
     let request = handover::Request::new(secret)?;
-    let asked = Asked { nonce: ByteString(request.nonce().to_vec()), proof: ByteString(request.proof()) };
+    let asked = Asked {
+        nonce: ByteString(request.nonce().to_vec()),
+        proof: ByteString(request.proof()),
+        version: Version::own(),
+    };
     let ca_pem = Some(authority.as_bytes().to_vec());
     let config = Config { server: server.to_owned(), ca_pem, ..Config::default() };
     let body = serde_json::to_vec(&asked)?;
@@ -117,6 +129,10 @@ pub async fn enter(config: &config::Server, server: &str, random: u64) -> anyhow
         token.context("--server needs the token of that server's cluster: --token or --token-file")?;
     let authority = fetch_authority(server, &token, None).await?;
     let handed = ask_for_keys(server, &token, &authority).await?;
+    // A server that knows of versions has looked at ours; an older one has not.
+    if let Some(objection) = Version::own().objection(&handed.version) {
+        bail!("{objection}");
+    }
     let differences = Agreed::of(config)?.differences(&handed.agreed);
     if !differences.is_empty() {
         bail!("the settings of this server are not those of its cluster: {}", differences.join("; "));

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use client::{Client, HttpsTransport};
+use controllers::certificates::api_servers;
 use http::Method;
 
 use crate::config::DataDir;
-use crate::roles::members::{List, PATH, State};
+use crate::roles::members::{List, One, PATH, State};
 
 /// What to do.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -44,15 +45,24 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
         Command::List(target) => print(&list(&connect(&target)?).await?),
         Command::Remove { member, target } => {
             let client = connect(&target)?;
-            let id = find(&list(&client).await?, &member)?;
-            let answer = client.request(Method::DELETE, &format!("{PATH}/{id}"), None).await;
-            let answer = answer.with_context(|| format!("{member} cannot be removed"))?;
-            print(&serde_json::from_value(answer)?)
+            let removed = find(&list(&client).await?, &member)?;
+            let answer = client.request(Method::DELETE, &format!("{PATH}/{}", removed.id), None).await;
+            let left: List =
+                serde_json::from_value(answer.with_context(|| format!("{member} cannot be removed"))?)?;
+            print(&left)?;
+            match left.members.iter().any(|member| member.name == removed.name) {
+                true => Ok(()),
+                false => set_names_free(&client, &removed.name).await,
+            }
         }
     }
 }
 
-fn connect(target: &Target) -> anyhow::Result<Client> {
+/// A client of the server that is asked, as the administrator of the kubeconfig.
+///
+/// # Errors
+/// A kubeconfig that cannot be used.
+pub fn connect(target: &Target) -> anyhow::Result<Client> {
     let path = target.kubeconfig.clone().unwrap_or_else(|| target.dirs.kubeconfig());
     let config = client::kubeconfig::load(&path).with_context(|| format!("cannot use {}", path.display()))?;
     Ok(Client::new(Arc::new(HttpsTransport::new(&config)?), "ironclad"))
@@ -67,11 +77,26 @@ async fn list(client: &Client) -> anyhow::Result<List> {
     }
 }
 
-/// The id of the member that a person means.
-fn find(list: &List, named: &str) -> anyhow::Result<String> {
+/// Forgets what the server on a node was called, which it is no more: that machine may become a node.
+async fn set_names_free(client: &Client, node: &str) -> anyhow::Result<()> {
+    let (namespace, name) = (api_servers::NAMESPACE, api_servers::object_name(node));
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
+    match client.request(Method::DELETE, &path, None).await {
+        Err(error) if !error.is_not_found() => Err(error).with_context(|| {
+            format!(
+                "the member is removed, but the names of its server are still an API server's: delete the ConfigMap {name} \
+                 in {namespace} if {node} is to become an agent"
+            )
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The member that a person means.
+fn find(list: &List, named: &str) -> anyhow::Result<One> {
     let mut found = list.members.iter().filter(|member| member.id == named || member.name == named);
     match (found.next(), found.next()) {
-        (Some(member), None) => Ok(member.id.clone()),
+        (Some(member), None) => Ok(member.clone()),
         (None, _) => bail!("no member has the id or name {named:?}"),
         _ => bail!("several members are called {named:?}: name one by its id"),
     }
@@ -96,7 +121,6 @@ fn print(list: &List) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::roles::members::One;
 
     #[test]
     fn a_member_is_meant_by_its_id_or_by_a_name_of_its_own() {
@@ -108,8 +132,8 @@ mod tests {
             silent: false,
         };
         let list = List { members: vec![one("a", "first"), one("b", "twin"), one("c", "twin")] };
-        assert_eq!(find(&list, "first").unwrap(), "a");
-        assert_eq!(find(&list, "c").unwrap(), "c");
+        assert_eq!(find(&list, "first").unwrap().id, "a");
+        assert_eq!(find(&list, "c").unwrap().id, "c");
         assert!(find(&list, "twin").unwrap_err().to_string().contains("several"));
         assert!(find(&list, "d").unwrap_err().to_string().contains("no member"));
     }

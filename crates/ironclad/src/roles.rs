@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod runtime;
 pub mod scheduler;
 pub mod store;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -34,8 +35,6 @@ pub struct Context {
     pub node: node::Identity,
     /// The cluster's keys and certificates.
     pub pki: Arc<pki::Pki>,
-    /// By which other machines join.
-    pub tokens: Arc<pki::Tokens>,
     /// The time.
     pub clock: SharedClock,
     /// Randomness.

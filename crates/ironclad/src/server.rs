@@ -4,24 +4,30 @@
 //! everything else at once. Not here: how a part starts (`roles`).
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use ::apiserver::ApiServer;
 use anyhow::Context as _;
 use foundation::{SystemClock, SystemRandomness, Tasks};
+use pki::Tokens;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Part, Server},
-    join::{self, HandedOver},
+    join::{self, HandedOver, agreed::Agreed},
     node, preflight,
     progress::{self, Progress},
     roles::{
         self, Api, Context,
-        store::{Opened, Plan, Reset},
+        store::{Opened, Plan, Reset, agreement},
     },
-    tokens, uninstall,
+    tokens::{
+        self,
+        shared::{Settled, Shared},
+    },
+    uninstall,
 };
 
 /// How long all parts together have to stop.
@@ -42,13 +48,28 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
 
     let scopes = Scopes::new();
     let mut node = node::Parts::default();
+    let delay = config.apiserver.serving.shutdown_delay_duration;
     let mut opened = None;
-    let run = run_parts(config, &mut opened, listener, &scopes, &mut node, &mut progress);
-    let outcome = tokio::select! {
-        outcome = run => outcome,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     };
+    let run = run_parts(config, &mut opened, listener, &scopes, &mut node, &mut progress);
+    let ended = tokio::select! {
+        outcome = run => Some(outcome),
+        () = told() => None,
+    };
+    if let (None, Some(server), false) = (&ended, scopes.server.get(), delay.is_zero()) {
+        server.announce_stop();
+        tokio::select! {
+            () = SystemClock::shared().sleep(delay) => {}
+            // Told again: at once.
+            () = told() => {}
+        }
+    }
+    let outcome = ended.unwrap_or(Ok(()));
     // From here on every step is taken whatever the one before came to; the first failure is what is told.
     let stopped = if stop_pods { node.stop_pods(STOP / 4).await } else { Ok(()) };
     scopes.shutdown().await;
@@ -61,6 +82,8 @@ pub async fn run(config: Server) -> anyhow::Result<()> {
 
 /// The tasks of all parts, by when they end.
 struct Scopes {
+    /// The API server, once it serves: it is told of the end before its tasks are.
+    server: OnceLock<ApiServer>,
     all: Tasks,
     nodes: Tasks,
     loops: Tasks,
@@ -72,7 +95,7 @@ impl Scopes {
         let all = Tasks::new("ironclad");
         let (nodes, loops, control_plane) =
             (all.child("node"), all.child("loops"), all.child("control-plane"));
-        Self { all, nodes, loops, control_plane }
+        Self { server: OnceLock::new(), all, nodes, loops, control_plane }
     }
 
     /// Ends the node first, which still has something to report; then the loops; then the API they use.
@@ -91,7 +114,7 @@ async fn open_store(
     config: Server,
     slot: &mut Option<Opened>,
     progress: &mut Progress,
-) -> anyhow::Result<Context> {
+) -> anyhow::Result<(Context, Settled)> {
     let started = Instant::now();
     let plan = roles::store::plan(&config)?;
     let randomness = SystemRandomness::shared();
@@ -103,7 +126,8 @@ async fn open_store(
         }
         _ => None,
     };
-    let context = context(config, &plan, handed.as_ref(), SystemClock::shared(), randomness)?;
+    let (context, tokens, given) =
+        context(config, &plan, handed.as_ref(), SystemClock::shared(), randomness)?;
     let (data_dir, settings) = (&context.config.dirs.data_dir, &context.config.datastore);
     let opened = slot.insert(roles::store::open(&context, &plan, handed).await?);
     if let Some(member) = opened.member() {
@@ -120,8 +144,19 @@ async fn open_store(
         }
         .context("this server cannot take part in its cluster's store")?;
     }
+    if opened.is_shared() {
+        let (store, mine) = (opened.store(), Agreed::of(&context.config)?);
+        let alone = opened.is_alone(context.node.ip).await?;
+        for difference in agreement::check(&*store, &context.node.name, mine, alone).await? {
+            tracing::warn!("the settings of this server are not those of all others: {difference}");
+        }
+    }
+    let shared = Arc::new(Shared::new(opened.store(), context.pki.clone(), data_dir.clone()));
+    // What a person has given to a server that is alone is meant for the cluster.
+    let insist = given && matches!(plan, Plan::Embedded | Plan::Found);
+    let known = shared.settle(&tokens, insist).await.context("the tokens of this cluster cannot be used")?;
     progress.done("store", &opened.place(data_dir, settings), started.elapsed());
-    Ok(context)
+    Ok((context, Settled { shared, known }))
 }
 
 /// Starts everything and waits for the end.
@@ -133,43 +168,60 @@ async fn run_parts(
     node: &mut node::Parts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
-    let context = open_store(config, slot, progress).await?;
+    let (context, tokens) = open_store(config, slot, progress).await?;
     let opened = slot.as_ref().context("the store is open")?;
+    // From here on: a member may fail, or be removed, while the parts wait for each other.
+    tokio::select! {
+        outcome = serve(&context, opened, &tokens, listener, scopes, node, progress) => outcome,
+        why = opened.ended() => Err(anyhow::Error::new(why).context("the store does not serve any more")),
+    }
+}
+
+/// Starts everything over the store and waits to be told to stop.
+async fn serve(
+    context: &Context,
+    opened: &Opened,
+    tokens: &Settled,
+    listener: tokio::net::TcpListener,
+    scopes: &Scopes,
+    node: &mut node::Parts,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    let api = roles::apiserver::start(&context, opened, listener, &scopes.control_plane).await?;
-    let (server, port) = (api.server, api.port);
+    let running = roles::apiserver::start(context, opened, tokens, listener, &scopes.control_plane).await?;
+    let (server, port) = (running.server, running.port);
+    let _ = scopes.server.set(server.clone());
     progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
     let api = Api::new(server, &scopes.loops, context.clock.clone());
+    roles::tokens::start(context, &api, &running.changes, &tokens.known, &scopes.control_plane);
     if let Some(address) = context.config.datastore.etcd_listen {
-        let address = roles::etcd::start(&context, opened, address, &scopes.control_plane).await?;
+        let address = roles::etcd::start(context, opened, address, &scopes.control_plane).await?;
         progress.done("etcd", &format!("https://{address}"), started.elapsed());
     }
     if opened.is_external() {
-        roles::store::keep_compacted(&context, opened.store(), &scopes.control_plane);
+        roles::store::keep_compacted(context, opened.store(), &scopes.control_plane);
     }
-    roles::backup::start(&context, opened.store(), &scopes.control_plane)?;
-    start_loops(&context, &api, opened.is_shared(), &scopes.loops, progress);
-    start_parts(&context, &api, scopes, node, progress).await?;
+    roles::backup::start(context, opened.store(), &scopes.control_plane)?;
+    start_loops(context, &api, opened.is_shared(), &scopes.loops, progress);
+    start_parts(context, &api, scopes, node, progress).await?;
     progress.say(&format!(
         "\n{} in {}.\n\n  export KUBECONFIG={}\n  kubectl get nodes\n",
         progress.bold("Ready"),
         progress::duration(progress.elapsed()),
         context.config.kubeconfig().display()
     ));
-    let stop = scopes.all.token();
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        why = opened.ended() => Err(anyhow::Error::new(why).context("the store does not serve any more")),
-    }
+    scopes.all.token().cancelled().await;
+    Ok(())
 }
 
+/// What all parts are given; the tokens of the data directory, and whether the settings give one.
 fn context(
     config: Server,
     plan: &Plan,
     handed: Option<&HandedOver>,
     clock: foundation::SharedClock,
     randomness: foundation::SharedRandomness,
-) -> anyhow::Result<Context> {
+) -> anyhow::Result<(Context, Tokens, bool)> {
     let node = node::identity::of(&config.node)?;
     let settings = pki::Settings {
         dir: config.dirs.data_dir.join("pki"),
@@ -186,14 +238,8 @@ fn context(
         _ => config.cluster.given_token()?,
     };
     let tokens = tokens::open(&config.dirs.data_dir, &pki, given.as_ref(), handed)?;
-    Ok(Context {
-        config: Arc::new(config),
-        node,
-        pki: Arc::new(pki),
-        tokens: Arc::new(tokens),
-        clock,
-        randomness,
-    })
+    let (config, pki) = (Arc::new(config), Arc::new(pki));
+    Ok((Context { config, node, pki, clock, randomness }, tokens, given.is_some()))
 }
 
 /// Starts the controllers and the scheduler: at once, or where others share the store, when this server leads them.

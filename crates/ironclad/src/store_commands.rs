@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use etcd::snapshot;
 use foundation::SystemClock;
+use store::embedded::check::{Owner, check};
 use store::{Range, Store};
 
 use crate::roles;
@@ -24,7 +25,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Snapshot,
     },
-    /// Read everything and check that it makes sense
+    /// Read everything and check that it makes sense: the files, also under a running server, and the keys
     Verify(Target),
     /// Forget the past, and give its room back
     Compact(Target),
@@ -103,7 +104,7 @@ const PAGE: usize = 4096;
 pub async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Snapshot { command } => snapshots(command).await,
-        Command::Verify(target) => verify(&*open(&target)?).await,
+        Command::Verify(target) => verify(&target).await,
         Command::Compact(target) => compact(&*open(&target)?).await,
         Command::Dump(options) => dump(&*open(&options.target)?, &options).await,
         Command::Stats(target) => stats(&*open(&target)?).await,
@@ -268,7 +269,45 @@ async fn pages(
     }
 }
 
-async fn verify(store: &dyn Store) -> anyhow::Result<()> {
+async fn verify(target: &Target) -> anyhow::Result<()> {
+    if !target.endpoints.is_empty() {
+        verify_keys(&*open(target)?).await?;
+        let where_to = "`ironclad store verify --data-dir` on the server's machine reads them";
+        return say(format_args!("this is what it has in memory; its files were not read: {where_to}"));
+    }
+    let member = roles::store::member_directory(&target.data_dir);
+    let (directory, owner) = match member.join("member").exists() {
+        true => (member, Owner::Replica),
+        false => (roles::store::directory(&target.data_dir), Owner::Engine),
+    };
+    if !directory.is_dir() {
+        bail!("there is no store in {}; name it with --data-dir or --endpoints", directory.display());
+    }
+    let checked = tokio::task::spawn_blocking(move || check(&directory, owner)).await;
+    let checked = checked.context("the check was lost")?.context("the store's files are not sound")?;
+    let torn = match &checked.torn {
+        None => String::new(),
+        Some((path, offset)) => {
+            format!(" but for a write that was not done, at {offset} of {}", path.display())
+        }
+    };
+    say(format_args!(
+        "a checkpoint of {} bytes and {} segments of {} bytes: sound{torn}",
+        checked.checkpoint_bytes, checked.segments, checked.log_bytes
+    ))?;
+    if owner == Owner::Replica {
+        return say(format_args!("a member's keys are looked at through a running server, by --endpoints"));
+    }
+    match open(target) {
+        Ok(store) => verify_keys(&*store).await,
+        Err(error) if matches!(error.downcast_ref(), Some(store::Error::Locked { .. })) => {
+            say(format_args!("a running server has it open: its keys are looked at by --endpoints"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn verify_keys(store: &dyn Store) -> anyhow::Result<()> {
     let (mut keys, mut bytes, mut problems) = (0, 0, Vec::new());
     let mut last = Bytes::new();
     let revision = pages(store, "", false, |page| {

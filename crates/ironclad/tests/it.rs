@@ -1,6 +1,6 @@
 //! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
 //!
-//! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `settings`,
+//! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `serving`, `settings`,
 //! `helm`, `hollow`, `datastore` and `several` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
 
 mod it {
@@ -20,8 +20,10 @@ mod it {
     pub mod requests;
     pub mod restart;
     pub mod rolling;
+    pub mod serving;
     pub mod settings;
     pub mod several;
+    pub mod store;
     pub mod uninstall;
     pub mod workload;
 }

@@ -269,6 +269,11 @@ impl Authority {
         out
     }
 
+    /// The private key's bytes, from which keys of other uses are derived.
+    pub(crate) fn secret(&self) -> &[u8] {
+        self.key.pkcs8()
+    }
+
     pub(crate) fn subject(&self) -> &[u8] {
         &self.subject
     }

@@ -4,9 +4,13 @@
 //! Upstream: `pkg/controller/certificates/authority` (permissive signing with the request's subject and names).
 //! Not here: whether a request is to be approved, and which usages a signer allows.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use jiff::Timestamp;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 
 use crate::authority::{Authority, Certificate, Request};
@@ -65,7 +69,7 @@ pub struct Subject {
     /// DNS names asked for.
     pub dns_names: Vec<String>,
     /// Addresses asked for.
-    pub ip_addresses: Vec<std::net::IpAddr>,
+    pub ip_addresses: Vec<IpAddr>,
     /// Mail addresses asked for.
     pub emails: Vec<String>,
     /// URIs asked for.
@@ -88,35 +92,49 @@ pub fn inspect(request_pem: &str) -> Result<Subject, Error> {
     let mut subject = Subject { common_name: common_name.to_owned(), organizations, ..Subject::default() };
     for extension in request.requested_extensions().into_iter().flatten() {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
-            for name in &names.general_names {
-                match name {
-                    x509_parser::extensions::GeneralName::DNSName(dns) => {
-                        subject.dns_names.push((*dns).to_owned());
-                    }
-                    x509_parser::extensions::GeneralName::IPAddress(bytes) => {
-                        if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
-                            subject.ip_addresses.push(v4.into());
-                        } else if let Ok(v6) = <[u8; 16]>::try_from(*bytes) {
-                            subject.ip_addresses.push(v6.into());
-                        }
-                    }
-                    x509_parser::extensions::GeneralName::RFC822Name(mail) => {
-                        subject.emails.push((*mail).to_owned());
-                    }
-                    x509_parser::extensions::GeneralName::URI(uri) => subject.uris.push((*uri).to_owned()),
-                    _ => {}
-                }
-            }
+            names.general_names.iter().for_each(|name| subject.add(name));
         }
     }
     Ok(subject)
+}
+
+impl Subject {
+    fn add(&mut self, name: &GeneralName<'_>) {
+        match name {
+            GeneralName::DNSName(dns) => self.dns_names.push((*dns).to_owned()),
+            GeneralName::IPAddress(bytes) => {
+                if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
+                    self.ip_addresses.push(v4.into());
+                } else if let Ok(v6) = <[u8; 16]>::try_from(*bytes) {
+                    self.ip_addresses.push(v6.into());
+                }
+            }
+            GeneralName::RFC822Name(mail) => self.emails.push((*mail).to_owned()),
+            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Whether a certificate has the same names and addresses beside its subject, in whatever order and however often.
+    pub(crate) fn has_names_of(&self, certificate: &X509Certificate<'_>) -> bool {
+        let mut found = Subject::default();
+        if let Ok(Some(names)) = certificate.subject_alternative_name() {
+            names.value.general_names.iter().for_each(|name| found.add(name));
+        }
+        let texts = |names: &[String]| -> BTreeSet<String> { names.iter().cloned().collect() };
+        let addresses =
+            |subject: &Subject| -> BTreeSet<IpAddr> { subject.ip_addresses.iter().copied().collect() };
+        texts(&found.dns_names) == texts(&self.dns_names)
+            && texts(&found.emails) == texts(&self.emails)
+            && texts(&found.uris) == texts(&self.uris)
+            && addresses(&found) == addresses(self)
+    }
 }
 
 /// Refuses a request with parts that a judgement of its [`Subject`] would not see, but the certificate would have:
 /// attributes of the subject that cannot be read or mean something else, other alternative names, and repetitions.
 fn refuse_hidden(request: &X509CertificationRequest<'_>) -> Result<(), Error> {
     use x509_parser::cri_attributes::ParsedCriAttribute;
-    use x509_parser::extensions::GeneralName;
     use x509_parser::oid_registry as oid;
     let known = [
         oid::OID_X509_COMMON_NAME,

@@ -1,17 +1,18 @@
 //! Keys that the node makes for its pods, and the bare request by which it shows that it holds one.
 //!
 //! The request (PKCS#10) names nobody: who asks is said beside it, by the object that carries it. ring makes and uses the
-//! keys, but for P-521, which it does not know. What nobody here can make (RSA) is refused by [`KeyType::parse`]'s caller
-//! with the name of the type.
+//! keys, but for P-521, which it does not know, and for RSA, whose keys it uses but does not make.
 //! Upstream: `generateKeyAndProof` in pkg/kubelet/podcertificate.
 //! Not here: the cluster's own keys (`authority`), which certificate the key gets.
 
 use p521::ecdsa::signature::Signer as _;
+use p521::elliptic_curve::rand_core::OsRng;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-    Ed25519KeyPair, KeyPair as _,
+    Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents,
 };
+use rsa::pkcs8::EncodePrivateKey as _;
 
 use crate::public_key::{Curve, EC_PUBLIC_KEY, PublicKey};
 use crate::{Error, der, pem};
@@ -19,6 +20,7 @@ use crate::{Error, der, pem};
 const ECDSA_WITH_SHA256: &[u64] = &[1, 2, 840, 10045, 4, 3, 2];
 const ECDSA_WITH_SHA384: &[u64] = &[1, 2, 840, 10045, 4, 3, 3];
 const ECDSA_WITH_SHA512: &[u64] = &[1, 2, 840, 10045, 4, 3, 4];
+const SHA256_WITH_RSA: &[u64] = &[1, 2, 840, 113549, 1, 1, 11];
 const ED25519: &[u64] = &[1, 3, 101, 112];
 
 /// A type of key that can be made here, under the names that pods use.
@@ -32,6 +34,10 @@ pub enum KeyType {
     EcdsaP384,
     /// `ECDSAP521`.
     EcdsaP521,
+    /// `RSA3072`.
+    Rsa3072,
+    /// `RSA4096`.
+    Rsa4096,
 }
 
 impl KeyType {
@@ -42,6 +48,8 @@ impl KeyType {
             "ECDSAP256" => Some(KeyType::EcdsaP256),
             "ECDSAP384" => Some(KeyType::EcdsaP384),
             "ECDSAP521" => Some(KeyType::EcdsaP521),
+            "RSA3072" => Some(KeyType::Rsa3072),
+            "RSA4096" => Some(KeyType::Rsa4096),
             _ => None,
         }
     }
@@ -57,6 +65,7 @@ enum Pair {
     Ed25519(Ed25519KeyPair),
     Ecdsa(Curve, EcdsaKeyPair),
     P521(Box<p521::ecdsa::SigningKey>),
+    Rsa(Box<RsaKeyPair>),
 }
 
 impl std::fmt::Debug for PrivateKey {
@@ -66,7 +75,7 @@ impl std::fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// A new key from the system's entropy.
+    /// A new key from the system's entropy. One of RSA takes seconds of a core: not on a thread that others wait for.
     ///
     /// # Errors
     /// [`Error::Crypto`] when the system gives no entropy.
@@ -76,6 +85,8 @@ impl PrivateKey {
             KeyType::EcdsaP256 => ecdsa(Curve::P256, &ECDSA_P256_SHA256_ASN1_SIGNING),
             KeyType::EcdsaP384 => ecdsa(Curve::P384, &ECDSA_P384_SHA384_ASN1_SIGNING),
             KeyType::EcdsaP521 => p521(),
+            KeyType::Rsa3072 => rsa(3072),
+            KeyType::Rsa4096 => rsa(4096),
         }
     }
 
@@ -96,19 +107,25 @@ impl PrivateKey {
             &der::explicit(0, &[]),
         ]);
         let (algorithm, signature) = match &self.pair {
-            Pair::Ed25519(pair) => (ED25519, pair.sign(&info).as_ref().to_vec()),
+            Pair::Ed25519(pair) => (der::sequence(&[&der::oid(ED25519)]), pair.sign(&info).as_ref().to_vec()),
             Pair::Ecdsa(curve, pair) => {
                 let signature = pair.sign(&SystemRandom::new(), &info).map_err(|_| Error::Crypto("sign"))?;
                 let algorithm = if *curve == Curve::P384 { ECDSA_WITH_SHA384 } else { ECDSA_WITH_SHA256 };
-                (algorithm, signature.as_ref().to_vec())
+                (der::sequence(&[&der::oid(algorithm)]), signature.as_ref().to_vec())
             }
             Pair::P521(pair) => {
                 let signature: p521::ecdsa::Signature =
                     pair.try_sign(&info).map_err(|_| Error::Crypto("sign"))?;
-                (ECDSA_WITH_SHA512, signature.to_der().as_bytes().to_vec())
+                (der::sequence(&[&der::oid(ECDSA_WITH_SHA512)]), signature.to_der().as_bytes().to_vec())
+            }
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &info, &mut signature)
+                    .map_err(|_| Error::Crypto("sign"))?;
+                // Of these algorithms it is the one that has parameters: none.
+                (der::sequence(&[&der::oid(SHA256_WITH_RSA), der::NULL]), signature)
             }
         };
-        let algorithm = der::sequence(&[&der::oid(algorithm)]);
         Ok(der::sequence(&[&info, &algorithm, &der::bit_string(&signature)]))
     }
 
@@ -120,6 +137,10 @@ impl PrivateKey {
                 PublicKey::Ec { curve: *curve, point: pair.public_key().as_ref().to_vec() }
             }
             Pair::P521(pair) => PublicKey::Ec { curve: Curve::P521, point: point(pair) },
+            Pair::Rsa(pair) => {
+                let public = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public());
+                PublicKey::rsa(&public.n, &public.e)
+            }
         };
         key.info()
     }
@@ -146,12 +167,20 @@ fn ecdsa(curve: Curve, algorithm: &'static EcdsaSigningAlgorithm) -> Result<Priv
 }
 
 fn p521() -> Result<PrivateKey, Error> {
-    let pair = p521::ecdsa::SigningKey::random(&mut p521::elliptic_curve::rand_core::OsRng);
+    let pair = p521::ecdsa::SigningKey::random(&mut OsRng);
     let algorithm = der::sequence(&[&der::oid(EC_PUBLIC_KEY), &der::oid(Curve::P521.oid())]);
     let public = der::explicit(1, &der::bit_string(&point(&pair)));
     let key = der::sequence(&[&der::unsigned(&[1]), &der::octets(&pair.to_bytes()), &public]);
     let pkcs8 = der::sequence(&[&der::unsigned(&[0]), &algorithm, &der::octets(&key)]);
     Ok(PrivateKey { pkcs8, pair: Pair::P521(Box::new(pair)) })
+}
+
+fn rsa(bits: usize) -> Result<PrivateKey, Error> {
+    let key = rsa::RsaPrivateKey::new(&mut OsRng, bits).map_err(|_| Error::Crypto("generate a key"))?;
+    let unreadable = || Error::Crypto("read a key of its own making");
+    let pkcs8 = key.to_pkcs8_der().map_err(|_| unreadable())?;
+    let pair = RsaKeyPair::from_pkcs8(pkcs8.as_bytes()).map_err(|_| unreadable())?;
+    Ok(PrivateKey { pkcs8: pkcs8.as_bytes().to_vec(), pair: Pair::Rsa(Box::new(pair)) })
 }
 
 /// The public half, as 4 and two coordinates.
@@ -165,7 +194,8 @@ mod tests {
 
     #[test]
     fn a_bare_request_shows_who_holds_the_key() {
-        for name in ["ED25519", "ECDSAP256", "ECDSAP384", "ECDSAP521"] {
+        // The larger one of RSA takes too long without optimization.
+        for name in ["ED25519", "ECDSAP256", "ECDSAP384", "ECDSAP521", "RSA3072"] {
             let key = PrivateKey::generate(KeyType::parse(name).unwrap()).unwrap();
             let mut request = key.bare_request().unwrap();
             crate::csr::verify(&request).unwrap();
@@ -177,6 +207,7 @@ mod tests {
             request[last] ^= 1;
             assert!(crate::csr::verify(&request).is_err(), "{name}: a signature of nobody was believed");
         }
-        assert_eq!(KeyType::parse("RSA3072"), None);
+        assert_eq!(KeyType::parse("RSA4096"), Some(KeyType::Rsa4096));
+        assert_eq!(KeyType::parse("RSA2048"), None);
     }
 }

@@ -10,9 +10,9 @@
 //! Layout, under the names kubeadm gives them: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, and
 //! a `.crt`/`.key` pair for each leaf that somebody asked for. Servers that keep the store together also have
 //! `peer-ca.{crt,key}`: whoever the cluster's authority signs for must not become a member. [`handover`] is how a server
-//! that joins gets these keys. All keys that are made here are ECDSA P-256 in PKCS#8; `sa.key` may also be another that was
-//! brought along. Directories are 0700, keys 0600. Nothing is generated before it is asked for, so that a start costs a
-//! handful of keys.
+//! that joins gets these keys; `sealed` keeps what they share in their store from others. All keys that are made here are
+//! ECDSA P-256 in PKCS#8; `sa.key` may also be another that was brought along. Directories are 0700, keys 0600. Nothing is
+//! generated before it is asked for, so that a start costs a handful of keys.
 //!
 //! To add a certificate: a variant in [`Leaf`] and its row in `Leaf::profile`.
 //!
@@ -31,6 +31,7 @@ mod leaf;
 pub mod pem;
 mod public_key;
 mod requested;
+mod sealed;
 mod signing_key;
 mod store;
 pub mod token;
@@ -39,7 +40,7 @@ pub use authority::{Authority, Certificate, Usage};
 pub use key::{KeyType, PrivateKey};
 pub use leaf::{Credential, KUBELET_CLIENT_NAME, Leaf, PEER_NAME};
 pub use public_key::{Curve, Hash, PublicKey, Scheme};
-pub use requested::{Requested, private_dir};
+pub use requested::{Requested, private_dir, write_private, write_public};
 pub use signing_key::SigningKey;
 pub use store::{Pki, ServiceAccountKey, Settings};
 pub use token::{Token, Tokens};

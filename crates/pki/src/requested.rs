@@ -107,20 +107,33 @@ impl Credential {
         self.validity().0
     }
 
-    /// Whether it says of whom it is what `subject` says, names and addresses included.
+    /// Whether it says of whom it is what `subject` says: the same names and addresses, in whatever order and however often.
     pub fn is_of(&self, subject: &Subject) -> bool {
         let chain = self.chain();
         let Some(Ok((_, parsed))) = chain.first().map(|der| x509_parser::parse_x509_certificate(der)) else {
             return false;
         };
-        let found = parsed
-            .iter_extensions()
-            .find(|extension| extension.oid == x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME)
-            .map(|extension| extension.value)
-            .unwrap_or_default();
         parsed.subject().as_raw() == authority::name(&subject.common_name, &subject.organizations)
-            && found == names(subject)
+            && subject.has_names_of(&parsed)
     }
+}
+
+/// Replaces a file that anybody may read (an authority), whole or not at all, and on disk before it returns.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_public(path: &Path, text: &str) -> Result<(), Error> {
+    files::replace_durably(path, text, files::PUBLIC)?;
+    path.parent().map_or(Ok(()), files::sync_dir)
+}
+
+/// Replaces a file that only its owner may read, whole or not at all, and on disk before it returns.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    files::replace_durably(path, text, files::SECRET)?;
+    path.parent().map_or(Ok(()), files::sync_dir)
 }
 
 /// Makes a directory that only its owner may look into, or narrows one to that.
@@ -167,6 +180,12 @@ mod tests {
             assert!(strange.to_string().contains("does not belong to the key"), "{strange}");
             let credential = requested.complete(&certificate.pem()).unwrap();
             assert!(credential.is_of(subject) && !credential.is_of(other));
+            let mut shuffled = subject.clone();
+            shuffled.ip_addresses.reverse();
+            shuffled.ip_addresses.extend(subject.ip_addresses.first().copied());
+            assert!(credential.is_of(&shuffled), "the same names in another order, one of them twice");
+            shuffled.dns_names.push("more".to_owned());
+            assert!(!credential.is_of(&shuffled));
             credential.write(&path).unwrap();
             let read = Credential::read(&path).unwrap().unwrap();
             assert_eq!(

@@ -91,6 +91,12 @@ impl Pki {
         Ok(Self { settings, cluster, front_proxy, service_account, peer: OnceLock::new(), leaves })
     }
 
+    /// All names and addresses for which the API server's certificate is good.
+    pub fn apiserver_names(&self) -> Vec<String> {
+        let names = Leaf::ApiserverServing.profile(&self.settings).names;
+        names.dns.into_iter().chain(names.ip.iter().map(IpAddr::to_string)).collect()
+    }
+
     /// The authority of the cluster: signs servers, nodes and users.
     pub fn cluster_authority(&self) -> &Authority {
         &self.cluster

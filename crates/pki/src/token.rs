@@ -1,9 +1,11 @@
 //! The tokens by which machines join a cluster: what they say, how they are written, and how one proves an authority.
 //!
 //! `K10<hash>::server:<secret>` lets a server join, `K10<hash>::<id>.<secret>` an agent; the latter's part behind the colons
-//! is a bootstrap token as kubeadm's. The hash is the SHA-256 of the cluster authority's certificate (DER), in
-//! hexadecimal: whoever was given the token can tell the cluster's authority from an impostor's before it says anything.
-//! A token without a hash proves nothing by itself.
+//! is a bootstrap token as kubeadm's. The hash is the SHA-256 of the cluster authority's public key (DER,
+//! SubjectPublicKeyInfo), in hexadecimal: whoever was given the token can tell the cluster's authority from an impostor's
+//! before it says anything. It stays the same when the authority's certificate is renewed, as kubeadm's hashes do. The hash
+//! of the certificate, which tokens of earlier versions have, is understood too. A token without a hash proves nothing by
+//! itself.
 //!
 //! Not here: where the tokens of a server are kept (`files`), how its keys are handed over to a server that joins.
 //! Upstream: the form is k3s' (its documentation of `k3s token`), the agent's part kubeadm's (bootstrap tokens).
@@ -71,7 +73,7 @@ pub enum Secret {
 /// A token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// SHA-256 of the cluster authority's certificate, if the token names it.
+    /// SHA-256 of the cluster authority's public key, or of its certificate, if the token names it.
     authority: Option<[u8; 32]>,
     secret: Secret,
 }
@@ -79,7 +81,7 @@ pub struct Token {
 impl Token {
     /// The token of a cluster with this authority.
     pub fn new(authority: &Certificate, secret: Secret) -> Self {
-        Self { authority: Some(hash(authority.der())), secret }
+        Self { authority: Some(hash(&public_key(authority.der()).unwrap_or_default())), secret }
     }
 
     /// Reads a token; blanks around it do not count. A text that is neither a bootstrap token nor has a hash is a
@@ -140,8 +142,35 @@ impl Token {
         let named = self.authority.ok_or(Error::NoHash)?;
         let found = pem::decode("CERTIFICATE", authority_pem).map_err(|_| Error::NoCertificate)?;
         let first = found.first().ok_or(Error::NoCertificate)?;
+        let is_named = hash(first) == named || public_key(first).is_some_and(|key| hash(&key) == named);
         // Whoever puts more into it wants somebody else to be believed too.
-        if found.len() == 1 && hash(first) == named { Ok(()) } else { Err(Error::OtherAuthority) }
+        if found.len() == 1 && is_named { Ok(()) } else { Err(Error::OtherAuthority) }
+    }
+}
+
+impl Secret {
+    /// A new secret of servers.
+    ///
+    /// # Errors
+    /// [`crate::Error::Crypto`] when the system gives no entropy.
+    pub fn new_server() -> Result<Self, crate::Error> {
+        files::new_server()
+    }
+
+    /// A new bootstrap token of agents.
+    ///
+    /// # Errors
+    /// [`crate::Error::Crypto`] when the system gives no entropy.
+    pub fn new_agent() -> Result<Self, crate::Error> {
+        files::new_agent()
+    }
+
+    /// The text that says it, without the cluster's authority; [`Token::parse`] reads it.
+    pub fn bare(&self) -> String {
+        match self {
+            Secret::Server(secret) => format!("{SERVER}{secret}"),
+            Secret::Agent { id, secret } => format!("{id}.{secret}"),
+        }
     }
 }
 
@@ -151,10 +180,7 @@ impl fmt::Display for Token {
         if let Some(hash) = &self.authority {
             write!(f, "{PREFIX}{}::", hex(hash))?;
         }
-        match &self.secret {
-            Secret::Server(secret) => write!(f, "{SERVER}{secret}"),
-            Secret::Agent { id, secret } => write!(f, "{id}.{secret}"),
-        }
+        f.write_str(&self.secret.bare())
     }
 }
 
@@ -193,6 +219,12 @@ fn hash(der: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
     out
+}
+
+/// The public key in a certificate (both DER).
+fn public_key(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -278,5 +310,33 @@ mod tests {
             assert_eq!(token.verify(&sent), expected, "{sent}");
         }
         assert_eq!(Token::parse(SECRET).unwrap().verify(&ours.pem()), Err(Error::NoHash));
+    }
+
+    #[test]
+    fn a_token_outlives_a_renewal_of_the_authoritys_certificate() {
+        use crate::authority::{Authority, Key};
+        let at = |text: &str| text.parse().unwrap();
+        let first =
+            Authority::self_signed("kubernetes", Key::generate().unwrap(), at("2026-11-22T10:00:00Z"))
+                .unwrap();
+        let before = first.certificate().pem();
+        let of_certificate = format!("K10{}::server:{SECRET}", hex(&hash(first.certificate().der())));
+        let token = Token::new(first.certificate(), Secret::Server(SECRET.into()));
+        let renewed = first.renewed(at("2035-11-22T10:00:00Z")).unwrap();
+        assert_ne!(renewed.certificate().pem(), before);
+        assert_eq!((token.verify(&before), token.verify(&renewed.certificate().pem())), (Ok(()), Ok(())));
+        assert_eq!(Token::new(renewed.certificate(), Secret::Server(SECRET.into())), token);
+        // As earlier versions made them.
+        let older = Token::parse(&of_certificate).unwrap();
+        assert_eq!(older.verify(&before), Ok(()));
+        assert_eq!(older.verify(&renewed.certificate().pem()), Err(Error::OtherAuthority));
+    }
+
+    #[test]
+    fn new_secrets_are_tokens() {
+        for secret in [Secret::new_server().unwrap(), Secret::new_agent().unwrap()] {
+            assert_eq!(Token::parse(&secret.bare()).unwrap().secret(), &secret);
+        }
+        assert_ne!(Secret::new_agent().unwrap(), Secret::new_agent().unwrap());
     }
 }

@@ -1,16 +1,16 @@
 //! The one runner: takes keys off the queue, plans them, carries the plans out, and decides when to look again.
 //!
 //! One task per controller; keys run concurrently inside it, each alone. Not here: what to do (the controller), how a
-//! write goes (`runner/execute.rs`). Upstream: what each controller's `processNextWorkItem` does for itself.
+//! write goes (`runner/execute.rs`), what is counted (`runner/metrics.rs`). Upstream: what each controller's `processNextWorkItem` does for itself.
 
 mod execute;
+mod metrics;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, EventRecorder, Informers};
-use foundation::metrics::{Counter, Gauge, Histogram, registry};
 use foundation::{SharedClock, Tasks};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
 use self::execute::Executor;
+use self::metrics::Metrics;
 use crate::expectations::Expectations;
 use crate::queue::{Outcome, Queue};
 use crate::{Answers, Caches, Controller, Failure, Key, View, Watches};
@@ -25,8 +26,6 @@ use crate::{Answers, Caches, Controller, Failure, Key, View, Watches};
 /// A key that waits for the caches is looked at again after this, in case the change came by a relist, of which nobody is
 /// told when nothing in it is new.
 const RECHECK: Duration = Duration::from_secs(5);
-/// Upstream's bounds of how long keys wait and are worked on, in seconds.
-const QUEUE_BUCKETS: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
 /// How often a plan may ask before it must decide.
 const QUESTIONS: usize = 8;
 
@@ -63,7 +62,7 @@ impl Runner {
         let caches = watches.finish();
         let loop_ = Loop {
             executor: Executor { client, recorder: self.options.recorder.for_component(C::NAME) },
-            metrics: Metrics::of(C::NAME),
+            metrics: Metrics::of(C::NAME, &self.options.clock),
             controller,
             caches,
             queue,
@@ -85,43 +84,6 @@ struct Loop<C> {
     executor: Executor,
     clock: SharedClock,
     metrics: Metrics,
-}
-
-/// Upstream's names.
-struct Metrics {
-    adds: Counter,
-    depth: Gauge,
-    waited: Histogram,
-    work: Histogram,
-    retries: Counter,
-}
-
-impl Metrics {
-    fn of(name: &str) -> Metrics {
-        let registry = registry();
-        let counter = |metric, help| registry.counter(metric, help, &["name"]).with(&[name]);
-        Metrics {
-            adds: counter("workqueue_adds_total", "Keys added to the queue."),
-            depth: registry.gauge("workqueue_depth", "Keys that wait.", &["name"]).with(&[name]),
-            waited: registry
-                .histogram(
-                    "workqueue_queue_duration_seconds",
-                    "How long a key stays in the queue before it is worked on.",
-                    &["name"],
-                    QUEUE_BUCKETS,
-                )
-                .with(&[name]),
-            work: registry
-                .histogram(
-                    "workqueue_work_duration_seconds",
-                    "How long planning and carrying out one key takes.",
-                    &["name"],
-                    QUEUE_BUCKETS,
-                )
-                .with(&[name]),
-            retries: counter("workqueue_retries_total", "Runs that failed."),
-        }
-    }
 }
 
 impl<C: Controller> Loop<C> {
@@ -168,6 +130,7 @@ impl<C: Controller> Loop<C> {
     /// One run of one key.
     async fn work(&self, key: Key) {
         let started = self.clock.monotonic();
+        let _processing = self.metrics.processing(started);
         let outcome = if self.expectations.is_met(&key, &self.caches, started) {
             match AssertUnwindSafe(self.reconcile(&key)).catch_unwind().await {
                 Ok(outcome) => outcome,

@@ -11,6 +11,7 @@ mod descriptions;
 mod merge;
 mod paths;
 mod protobuf;
+mod roots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,13 +50,18 @@ pub fn v3_index(descriptors: &[Arc<Descriptor>], custom: &Published) -> Value {
     for descriptor in descriptors {
         groups.entry(paths::root(descriptor)).or_default().push(descriptor);
     }
-    let paths: Map<String, Value> = groups
+    let mut paths: Map<String, Value> = groups
         .into_iter()
         .map(|(root, descriptors)| {
             let address = format!("/openapi/v3/{root}?hash={:016X}", fingerprint(&descriptors, custom));
             (root, json!({"serverRelativeURL": address}))
         })
         .collect();
+    for name in roots::names(descriptors) {
+        // Only the name, and what is said of all such documents, are in them.
+        let address = format!("/openapi/v3/{name}?hash={:016X}", fingerprint(&[], custom));
+        paths.insert(name, json!({"serverRelativeURL": address}));
+    }
     json!({"paths": paths})
 }
 
@@ -73,6 +79,12 @@ pub fn v3(group_version: &GroupVersion, descriptors: &[Arc<Descriptor>], custom:
         "paths": paths,
         "components": {"schemas": definition::closure(&roots, descriptors, custom, Dialect::V3)},
     })
+}
+
+/// The OpenAPI v3 document of something beside the group versions, by its name in the index: `apis`, `apis/apps`,
+/// `version`. `None`: there is no such.
+pub fn v3_root(name: &str, descriptors: &[Arc<Descriptor>], custom: &Published) -> Option<Value> {
+    roots::document(name, descriptors, custom)
 }
 
 /// A hash (64-bit FNV-1a) over all that a document is made from, which is cheaper than making it: the table's version

@@ -133,8 +133,7 @@ impl Structural {
     pub fn parse(kind: GroupVersionKind, schema: &Value) -> Result<Self, Error> {
         let mut root = Node::parse(schema, "openAPIV3Schema")?;
         root.embedded_resource = true;
-        root.note_rules();
-        root.note_embedded();
+        root.note_below();
         Ok(Self { kind, root, document: schema.clone() })
     }
 

@@ -40,6 +40,7 @@ fn range_request(range: &Range) -> RangeRequest {
         revision: i64::try_from(range.revision).unwrap_or(i64::MAX),
         keys_only: range.keys_only,
         count_only: range.count_only,
+        serializable: range.serializable,
         ..RangeRequest::default()
     }
 }
@@ -150,6 +151,24 @@ impl EtcdStore {
         }
     }
 
+    /// A lease; with the names of its keys, of which there may be many, only if they are asked for.
+    async fn look_at_lease(&self, id: LeaseId, keys: bool) -> Result<LeaseInfo, Error> {
+        let request = LeaseTimeToLiveRequest { id, keys };
+        let call = |channel| async move {
+            let mut client = LeaseClient::new(channel).max_decoding_message_size(usize::MAX);
+            client.lease_time_to_live(request).await
+        };
+        match self.endpoints.call(Kind::Read, call).await {
+            Ok(answer) if answer.ttl >= 0 => {
+                let mut keys = answer.keys;
+                keys.sort_unstable();
+                Ok(LeaseInfo { id, granted_ttl: answer.granted_ttl, ttl: answer.ttl, keys })
+            }
+            Ok(_) => Err(Error::LeaseNotFound { id }),
+            Err(failure) => Err(self.error(failure, id).await),
+        }
+    }
+
     /// What a failure means in the contract's words; some of it must be asked for.
     async fn error(&self, failure: Failure, lease: LeaseId) -> Error {
         let status = match failure {
@@ -210,7 +229,8 @@ impl Store for EtcdStore {
         leases.dedup();
         for lease in leases {
             // An etcd before 3.5.10 does not refuse a transaction with an unknown lease: it panics.
-            self.lease_time_to_live(lease).await?;
+            // Not remembered: one that has ended since would end that etcd.
+            self.look_at_lease(lease, false).await?;
         }
         let request = txn_request(txn.clone());
         let call = |channel| {
@@ -294,17 +314,7 @@ impl Store for EtcdStore {
     }
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
-        let request = LeaseTimeToLiveRequest { id, keys: true };
-        let call = |channel| async move { LeaseClient::new(channel).lease_time_to_live(request).await };
-        match self.endpoints.call(Kind::Read, call).await {
-            Ok(answer) if answer.ttl >= 0 => {
-                let mut keys = answer.keys;
-                keys.sort_unstable();
-                Ok(LeaseInfo { id, granted_ttl: answer.granted_ttl, ttl: answer.ttl, keys })
-            }
-            Ok(_) => Err(Error::LeaseNotFound { id }),
-            Err(failure) => Err(self.error(failure, id).await),
-        }
+        self.look_at_lease(id, true).await
     }
 
     async fn leases(&self) -> Result<Vec<LeaseId>, Error> {

@@ -69,11 +69,14 @@ impl Pages {
     }
 
     /// Whether to read all of it anew after an error: the latest was asked for, and became so old meanwhile that it is
-    /// gone.
+    /// gone, or what one member knew another one does not know yet.
     pub fn begin_again(&mut self, error: &Error) -> bool {
-        let outdated = matches!(error, Error::Compacted { .. })
-            && self.wanted.revision == 0
-            && !self.found.kvs.is_empty();
+        let gone = match error {
+            Error::Compacted { .. } => true,
+            Error::FutureRevision { .. } => self.wanted.serializable,
+            _ => false,
+        };
+        let outdated = gone && self.wanted.revision == 0 && !self.found.kvs.is_empty();
         if outdated {
             *self = Self::new(std::mem::take(&mut self.wanted));
         }
@@ -146,6 +149,15 @@ mod tests {
         let mut reading = Pages::new(wanted.clone());
         assert_eq!(reading.next(), wanted);
         assert_eq!(reading.take(answer(9000, &wanted)).unwrap().count, 9000);
+    }
+
+    #[test]
+    fn what_the_next_member_does_not_know_is_read_anew_if_it_is_not_to_be_agreed_on() {
+        for serializable in [true, false] {
+            let mut reading = Pages::new(Range { serializable, ..Range::prefix("k/") });
+            assert_eq!(reading.take(answer(1000, &reading.next())), None);
+            assert_eq!(reading.begin_again(&Error::FutureRevision { current: 5 }), serializable);
+        }
     }
 
     #[test]

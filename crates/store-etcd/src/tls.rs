@@ -33,11 +33,7 @@ pub fn client(
     if roots.is_empty() || (authority.is_some() && refused > 0) {
         return Err(problem(path, &"holds no usable certificate of an authority"));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Tls { detail: error.to_string() })?
-        .with_root_certificates(roots);
+    let builder = foundation::tls::client_of_others().with_root_certificates(roots);
     let mut config = match (certificate, key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(certificate), Some(key)) => {

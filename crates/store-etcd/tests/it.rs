@@ -6,6 +6,7 @@
 mod it {
     pub mod certified;
     pub mod faults;
+    pub mod linearizable;
 
     use foundation::SystemClock;
     use store_etcd::{EtcdStore, Options};

@@ -8,12 +8,14 @@
 //! A write is proposed as an [`Envelope`], by whichever member was asked; the leader appends it, every member applies it
 //! in the order of the log, and the one that was asked answers with what came out of it *there*: all come to the same.
 //! Reads ask the leader how far the log is committed and wait until that is applied here. Parts: `applying` (what
-//! is committed), `requests` (who waits for what), `duties` (what only the leader does).
+//! is committed), `requests` (who waits for what), `duties` (what only the leader does), `interface` (what goes in and
+//! comes out).
 //!
 //! Upstream: etcd's `server/etcdserver` over the same algorithm.
 
 mod applying;
 mod duties;
+mod interface;
 mod requests;
 mod time;
 
@@ -24,16 +26,15 @@ use std::time::Duration;
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata};
 use raft::{Config, RawNode, SnapshotStatus, StateRole};
 use store::Error;
-use store::embedded::replica::{Command, Outcome, Position, Replica};
+use store::embedded::replica::{Command, Position, Replica};
 
 use crate::entry::stamp;
+use crate::level::Level;
 use crate::membership::{Member, Membership};
 use crate::tail::Tail;
+pub use interface::{Change, Output, Persist, Reply, Request, Settings, Standing};
 use requests::{Asked, Reads, Requests};
 use time::SharedTime;
-
-/// What a number that the executor has chosen for a caller stands for.
-pub type Request = u64;
 
 /// Ticks without a word from a leader after which a member wants to become one, at the least; at most half as many
 /// more, so that rarely two want to at once. With ticks of 100 ms a new leader stands in well under two seconds.
@@ -48,107 +49,6 @@ const UNCOMMITTED_BYTES: u64 = 64 << 20;
 const APPLY_BYTES: u64 = 8 << 20;
 /// How long the leader may hear nothing of a member, which answers its word every tick, before that is worth saying.
 const SILENT: Duration = Duration::from_secs(5);
-
-/// What a core is to be.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// This member.
-    pub id: u64,
-    /// A number chosen at random at this start.
-    pub incarnation: u64,
-    /// How long a request may wait before it is answered that its outcome is unknown.
-    pub patience: Duration,
-    /// Bytes of the log after which a checkpoint is worth it, at the least.
-    pub checkpoint_bytes: u64,
-    /// Bytes of the log to keep for followers though they are in a checkpoint.
-    pub keep_bytes: u64,
-}
-
-/// What is to be made durable, after everything before it.
-#[derive(Debug, Clone, Default)]
-pub struct Persist {
-    /// For [`Core::persisted`].
-    pub number: u64,
-    /// Term, vote and commitment.
-    pub hard: HardState,
-    /// Entries, which replace those from the first one's index on.
-    pub entries: Vec<Entry>,
-    /// First of all, the checkpoint that was received takes the place of everything.
-    pub snapshot: Option<SnapshotMetadata>,
-}
-
-/// What the executor is to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Send to the member it names; may be lost. One that carries a snapshot takes the checkpoint along, and
-    /// [`Core::snapshot_sent`] is told.
-    Send(Message),
-    /// Make durable.
-    Persist(Persist),
-    /// Tell whoever asked.
-    Answer(Request, Result<Reply, Error>),
-    /// Who the members are, or where, has changed.
-    Members {
-        /// They.
-        members: Vec<Member>,
-        /// Those that have been removed.
-        gone: Vec<u64>,
-    },
-    /// Write a checkpoint ([`Core::checkpointed`] is told) or only drop what was compacted, in the background.
-    Upkeep {
-        /// Write a checkpoint too.
-        checkpoint: bool,
-    },
-    /// The log up to this index is in a checkpoint.
-    Release(u64),
-    /// This member cannot go on, and must be stopped. Nothing comes after it.
-    Failed(String),
-}
-
-/// The answer to a request that did not fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// What a command did.
-    Outcome(Outcome),
-    /// The state here has in it all that was acknowledged anywhere before the request.
-    Readable,
-    /// The members are as asked for.
-    Changed,
-}
-
-/// A change of the members.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A new one, which learns first and votes once it has caught up.
-    Add(Member),
-    /// One leaves.
-    Remove(u64),
-    /// One has another name or address.
-    Update(Member),
-}
-
-/// What others may know of where a member stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// This member.
-    pub id: u64,
-    /// Who leads; 0 if nobody is known to.
-    pub leader: u64,
-    /// The term.
-    pub term: u64,
-    /// The last entry that is known to be committed.
-    pub committed: u64,
-    /// The last entry that was applied here.
-    pub applied: u64,
-    /// The members.
-    pub members: Vec<Member>,
-    /// Which of them vote; the others learn.
-    pub voters: Vec<u64>,
-    /// Whether this member has been removed.
-    pub removed: bool,
-    /// The members that the leader has not heard of for a while; known to the leader only.
-    pub silent: Vec<u64>,
-}
 
 /// Messages that may be sent once what came before them is durable.
 struct Held {
@@ -175,6 +75,8 @@ pub struct Core {
     led_since: Duration,
     /// When each member was last heard of.
     heard: HashMap<u64, Duration>,
+    /// What each member has said that it understands.
+    levels: HashMap<u64, Level>,
     removed: bool,
     /// It has come to something that it does not understand.
     failed: bool,
@@ -199,6 +101,9 @@ impl Core {
         let membership = Membership::decode(position.attachment.clone()).ok_or(Error::Unavailable(
             "the checkpoint says nothing of the members that this version understands",
         ))?;
+        if membership.level > settings.level {
+            return Err(Error::Unavailable(LATER));
+        }
         let tail = Tail::new(hard, metadata(&position, &membership), entries);
         let config = Config {
             id: settings.id,
@@ -234,6 +139,7 @@ impl Core {
             led: 0,
             led_since: now,
             heard: HashMap::new(),
+            levels: HashMap::new(),
             removed: false,
             failed: false,
             upkeep: false,
@@ -265,6 +171,7 @@ impl Core {
             members: self.membership.members.values().cloned().collect(),
             voters: self.membership.conf.voters.clone(),
             removed: self.removed,
+            level: self.membership.level,
             silent: match self.leads() {
                 true => self.membership.members.keys().copied().filter(silent).collect(),
                 false => Vec::new(),
@@ -287,8 +194,13 @@ impl Core {
     pub fn tick(&mut self, now: Duration) {
         self.node.tick();
         self.stepped(now);
-        for request in self.requests.late(now).into_iter().chain(self.reads.late(now)) {
-            self.answer(request, Err(Error::Unavailable("the members did not agree in time")));
+        const LATE: Error = Error::Unavailable(store::unavailable::UNDECIDED);
+        for request in self.requests.late(now) {
+            let why = self.duties.unfit.clone().unwrap_or(LATE);
+            self.answer(request, Err(why));
+        }
+        for request in self.reads.late(now) {
+            self.answer(request, Err(LATE));
         }
         if self.reads.is_stale(now) {
             self.ask_for_reads(now);
@@ -342,6 +254,19 @@ impl Core {
         }
     }
 
+    /// Another member says what it understands.
+    pub fn told_level(&mut self, member: u64, level: Level) {
+        self.levels.insert(member, level);
+    }
+
+    /// As [`Core::change`], for somebody who asks to become a member and understands what is of this level.
+    pub fn join(&mut self, request: Request, member: Member, level: Level, now: Duration) {
+        if level < self.membership.level {
+            return self.answer(request, Err(Error::Invalid(LATER)));
+        }
+        self.change(request, Change::Add(member), now);
+    }
+
     /// Proposes a change of the members.
     pub fn change(&mut self, request: Request, change: Change, now: Duration) {
         let members = &self.membership;
@@ -364,6 +289,14 @@ impl Core {
         {
             let why =
                 "a member with this id was removed: it joins anew with an empty directory, as another one";
+            return self.answer(request, Err(Error::Invalid(why)));
+        }
+        // The same machine with another disk: what it was before would go on counting for the majority, and never come.
+        if let Change::Add(member) = &change
+            && members.members.values().any(|it| it.name == member.name || it.address == member.address)
+        {
+            let why = "the cluster has a member with this name or address already: if that is gone for good, it has to be \
+                       removed before this one joins (ironclad member remove)";
             return self.answer(request, Err(Error::Invalid(why)));
         }
         if let Change::Remove(id) = change
@@ -406,7 +339,7 @@ impl Core {
     pub fn unreachable(&mut self, member: u64) {
         self.node.report_unreachable(member);
         if member == self.node.raft.leader_id {
-            self.fail_before(u64::MAX, "the leader cannot be reached");
+            self.fail_before(u64::MAX, store::unavailable::LEADER_SILENT);
         }
     }
 
@@ -441,9 +374,10 @@ impl Core {
         self.duties.retires = Some(now + self.settings.patience);
     }
 
-    /// Whether this member's disk refuses. It leads only as long as nobody else can.
-    pub fn disk_refuses(&mut self, refuses: bool) {
-        self.duties.unfit = refuses;
+    /// Why this member's disk refuses, if it does. It leads only as long as nobody else can, and tells those who write why
+    /// they cannot.
+    pub fn disk_refuses(&mut self, why: Option<Error>) {
+        self.duties.unfit = why;
     }
 
     /// What is to be done now.
@@ -564,6 +498,7 @@ impl Core {
 const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
 /// The pause after a checkpoint that failed, doubled each time up to the last.
 const UPKEEP_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const LATER: &str = "the members have all been of a later version already: this one has to be upgraded";
 const REMOVED: Error = Error::Unavailable("this member has been removed from the cluster");
 
 /// Where a checkpoint stands, in Raft's words.

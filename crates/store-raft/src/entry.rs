@@ -10,6 +10,7 @@ use bytes::Bytes;
 use store::embedded::replica::Command;
 use store::{Compare, Op, PutValue, Range, Relation, Target, Txn};
 
+use crate::level::Level;
 use crate::membership::Member;
 use crate::wire::{Reader, Writer};
 
@@ -41,6 +42,8 @@ pub(crate) enum Body {
     Command(Command),
     /// A member: its name and address. In a change of who votes, the member that comes or goes.
     Member(Member),
+    /// What all members understand from now on.
+    Level(Level),
 }
 
 /// Writes the leader's time into an envelope's bytes.
@@ -58,12 +61,14 @@ impl Envelope {
         let kind = match self.body {
             Body::Command(_) => 1,
             Body::Member(_) => 2,
+            Body::Level(_) => 3,
         };
         out.u8(VERSION).u8(kind).u64(self.proposer).u64(self.incarnation).u64(self.sequence);
         out.u64(self.time.as_millis() as u64);
         match &self.body {
             Body::Command(command) => write_command(&mut out, command),
             Body::Member(member) => member.encode(&mut out),
+            Body::Level(level) => drop(out.u32(*level)),
         }
         out.0
     }
@@ -80,6 +85,7 @@ impl Envelope {
         let body = match kind {
             1 => Body::Command(read_command(&mut input)?),
             2 => Body::Member(Member::decode(&mut input)?),
+            3 => Body::Level(input.u32()?),
             _ => return None,
         };
         input.is_empty().then_some(Self { proposer, incarnation, sequence, time, body })
@@ -226,6 +232,8 @@ fn read_op(input: &mut Reader, depth: usize) -> Option<Op> {
                 count_only: flag(0),
                 keys_only: flag(1),
                 uncounted: flag(2),
+                // What stands in the log has been agreed on.
+                serializable: false,
             })
         }
         5 => Op::Txn(read_txn(input, depth)?),
@@ -275,6 +283,7 @@ mod tests {
             Body::Command(Command::Expire),
             Body::Command(Command::Compact { revision: 8 }),
             Body::Member(member),
+            Body::Level(7),
         ] {
             let envelope = envelope(body);
             let bytes = Bytes::from(envelope.encode());

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use raft::eraftpb::HardState;
 use store::Error;
@@ -40,10 +41,11 @@ pub struct Recovered {
 impl Keeper {
     /// Opens what is in a directory.
     pub fn open(directory: &Path, options: &Options) -> Result<Recovered, Error> {
+        let began = Instant::now();
         let replica = Arc::new(Replica::open(directory, options)?);
         let mut found = Found::default();
         let mut batches: VecDeque<(Batch, u64)> = VecDeque::new();
-        let log = Log::open(directory, options, |batch, record| {
+        let mut log = Log::open(directory, options, |batch, record| {
             let sound = found.take(record);
             let last = found.entries.last().map_or(0, |entry| entry.index);
             match batches.back_mut() {
@@ -63,11 +65,26 @@ impl Keeper {
                 ),
             });
         }
-        let Found { hard, entries, .. } = found;
+        let Found { hard, entries, replaced, .. } = found;
+        if replaced {
+            // What is written next does not go on where the log ends: without this, it would be taken for damage, or
+            // for what another leader has written.
+            let records = [Record::Restored(position.index, position.term), Record::Hard(&hard)];
+            let batch = log.append(records.len(), |index, out| records[index].encode(out))?;
+            batches.push_back((batch, 0));
+        }
+        let status = replica.status()?;
+        // (A torn tail has been told of by whoever dropped it.)
         tracing::info!(
             checkpoint = position.index,
+            revision = status.revision,
+            keys = status.keys,
+            checkpoint_bytes = status.db_size,
             entries = entries.len(),
+            log_bytes = log.upkeep().bytes(),
             term = hard.term,
+            checkpoint_came = replaced,
+            took = ?began.elapsed(),
             "opened the member's log"
         );
         let keeper = Self { log, replica: replica.clone(), hard: hard.clone(), batches };
@@ -86,7 +103,8 @@ impl Keeper {
             let Some(snapshot) = &persist.snapshot else { continue };
             let at = self.replica.position();
             if at.index >= snapshot.index {
-                // Done before something else failed.
+                // Done before something else failed, which may have been the last step of it.
+                self.replica.settle()?;
                 installed = Some(at);
                 continue;
             }

@@ -10,7 +10,8 @@
 //! is.
 //!
 //! The consensus is TiKV's `raft`, a port of etcd's: pre-vote and check-quorum are on, reads ask the leader's majority,
-//! members are known by a random id, new ones learn before they vote.
+//! members are known by a random id, new ones learn before they vote. While they are upgraded one after the other, none
+//! writes what another does not understand ([`level`]).
 //!
 //! # How a server uses it
 //!
@@ -62,10 +63,15 @@
 //! cannot go on or was removed: whoever runs it should stop then. `status().alarm` says that nobody leads,
 //! `warnings()` what else people should know, and the metrics `store_raft_*` the same in numbers.
 
+// The tests of the transport share a file with those outside of the crate.
+#[cfg(test)]
+extern crate self as store_raft;
+
 pub mod core;
 mod entry;
 mod identity;
 pub mod keeper;
+pub mod level;
 mod logging;
 mod member;
 mod membership;

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use store::Error;
 use store::embedded::Options as EngineOptions;
 use store::embedded::replica::{Command, Outcome, Replica};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::Member;
 use crate::core::{Change, Core, Reply, Request, Settings, Standing};
@@ -36,8 +36,10 @@ use worker::Worker;
 
 /// How long a caller waits before it is told that the outcome is unknown.
 const PATIENCE: Duration = Duration::from_secs(7);
-/// Writes that may wait at a time; more wait for their turn to be proposed.
+/// Shares of writes that may be on their way at a time; what is more waits for its turn, with its caller.
 const QUEUED: usize = 4096;
+/// Bytes that make a write take another share: 64 MiB on their way at the most.
+const SHARE: usize = 16 << 10;
 /// How long a stop waits for another member to take over the lead.
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// How long a change of the members is tried again when its outcome is unknown: its doing twice is its doing once.
@@ -78,9 +80,9 @@ struct Shared {
     identity: Identity,
     inbox: Arc<Inbox>,
     replica: Arc<Replica>,
-    answers: Mutex<HashMap<Request, oneshot::Sender<Result<Reply, Error>>>>,
+    answers: Mutex<HashMap<Request, Waiter>>,
     next: AtomicU64,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     standing: watch::Sender<Standing>,
     /// The time of the replicated state, and when that was.
     time: Mutex<(Duration, Duration)>,
@@ -90,6 +92,13 @@ struct Shared {
     randomness: SharedRandomness,
     max_txn_bytes: usize,
     log_bytes: store::embedded::log::Upkeep,
+}
+
+/// Who is to be told what came of a request.
+struct Waiter {
+    answer: oneshot::Sender<Result<Reply, Error>>,
+    /// A write's: until it is answered, not only as long as its caller stays.
+    _slots: Option<OwnedSemaphorePermit>,
 }
 
 impl Shared {
@@ -118,6 +127,8 @@ pub enum Ended {
 }
 
 const STOPPED: Error = Error::Unavailable("the store is shut down");
+/// What watches end with.
+const NO_LEADER: Error = Error::Unavailable(store::unavailable::LEADERLESS);
 
 impl RaftStore {
     /// Makes the first member of a new cluster in a directory that has none, with what the embedded store in `from`
@@ -150,6 +161,13 @@ impl RaftStore {
         }
     }
 
+    /// Whether a member can be made in a directory: to be asked before a cluster is, which would go on counting on one
+    /// that cannot come.
+    pub fn can_join(directory: &Path) -> Result<(), Error> {
+        make_directory(directory)?;
+        refuse_another_store(directory)
+    }
+
     /// Opens the member in a directory and starts it. Blocks while it reads its files. Needs a runtime for its
     /// transport.
     pub fn open(
@@ -168,6 +186,7 @@ impl RaftStore {
             patience: PATIENCE,
             checkpoint_bytes: options.engine.checkpoint_bytes,
             keep_bytes: options.keep_bytes,
+            level: crate::level::LATEST,
         };
         let replica = recovered.replica.clone();
         let core =
@@ -182,7 +201,7 @@ impl RaftStore {
             answers: Mutex::default(),
             // 0 is nobody.
             next: AtomicU64::new(1),
-            slots: Semaphore::new(QUEUED),
+            slots: Arc::new(Semaphore::new(QUEUED)),
             standing: watch::Sender::new(core.standing(clock.monotonic())),
             time: Mutex::new((replica.time(), clock.monotonic())),
             health: health.clone(),
@@ -208,6 +227,9 @@ impl RaftStore {
             said: None,
             moved: HashMap::new(),
             removed: None,
+            watched: true,
+            arrived: Vec::new(),
+            wanted: 0,
         };
         let run = move || worker.run();
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(run).map_err(started)?;
@@ -283,7 +305,7 @@ impl RaftStore {
     async fn change(&self, change: Change) -> Result<(), Error> {
         let end = self.shared.clock.monotonic() + CHANGING;
         loop {
-            match self.ask(|request| Input::Change(request, change.clone())).await {
+            match self.ask(None, |request| Input::Change(request, change.clone())).await {
                 // It may have happened or not. Then it is done at once when it is asked for again.
                 Err(Error::Unavailable(_)) if self.goes_on() && self.shared.clock.monotonic() < end => {}
                 other => return other.map(|_| ()),
@@ -296,10 +318,14 @@ impl RaftStore {
         self.shared.ended.borrow().is_none() && !self.shared.standing.borrow().removed
     }
 
-    async fn ask(&self, input: impl FnOnce(Request) -> Input) -> Result<Reply, Error> {
+    async fn ask(
+        &self,
+        slots: Option<OwnedSemaphorePermit>,
+        input: impl FnOnce(Request) -> Input,
+    ) -> Result<Reply, Error> {
         let request = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.shared.answers.lock().insert(request, sender);
+        self.shared.answers.lock().insert(request, Waiter { answer: sender, _slots: slots });
         if !self.shared.inbox.push(input(request)) {
             self.shared.answers.lock().remove(&request);
             return Err(STOPPED);
@@ -307,9 +333,11 @@ impl RaftStore {
         answer.await.unwrap_or(Err(STOPPED))
     }
 
-    async fn command(&self, command: Command) -> Result<Outcome, Error> {
-        let _slot = self.shared.slots.acquire().await.map_err(|_| STOPPED)?;
-        match self.ask(|request| Input::Propose(request, command)).await? {
+    /// Writes something of about so many bytes.
+    async fn command(&self, command: Command, bytes: usize) -> Result<Outcome, Error> {
+        let shares = (1 + bytes / SHARE).min(QUEUED) as u32;
+        let slots = self.shared.slots.clone().acquire_many_owned(shares).await.map_err(|_| STOPPED)?;
+        match self.ask(Some(slots), |request| Input::Propose(request, command)).await? {
             Reply::Outcome(outcome) => Ok(outcome),
             Reply::Readable | Reply::Changed => Err(Error::Unavailable("the member gave another's answer")),
         }
@@ -317,7 +345,7 @@ impl RaftStore {
 
     /// Waits until everything that was acknowledged anywhere before can be read here.
     async fn caught_up(&self) -> Result<(), Error> {
-        self.ask(Input::Read).await.map(|_| ())
+        self.ask(None, Input::Read).await.map(|_| ())
     }
 }
 
@@ -379,3 +407,6 @@ fn remove_received(directory: &Path) {
 pub(crate) fn received_path(directory: &Path, index: u64, unique: u64) -> PathBuf {
     directory.join(format!("received-{index}-{unique}"))
 }
+
+#[cfg(test)]
+mod tests;

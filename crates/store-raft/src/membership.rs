@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 
+use crate::level::{FIRST, Level};
 use crate::wire::{Reader, Writer};
 
-const VERSION: u8 = 1;
+/// Of the bytes: without a level, which is the first then, and with one. Members that know of no levels read the former.
+const VERSIONS: [u8; 2] = [1, 2];
 /// How many of those that have left are remembered.
 const GONE: usize = 1000;
 
@@ -36,7 +38,7 @@ impl Member {
 }
 
 /// All members as of some entry.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Membership {
     /// Who votes and who only learns.
     pub conf: ConfState,
@@ -44,13 +46,22 @@ pub(crate) struct Membership {
     pub members: BTreeMap<u64, Member>,
     /// Those that were removed, the latest last: they are told so when they call, and not taken on again.
     pub gone: VecDeque<u64>,
+    /// What all of them understand.
+    pub level: Level,
+}
+
+impl Default for Membership {
+    fn default() -> Self {
+        let (conf, members, gone) = Default::default();
+        Self { conf, members, gone, level: FIRST }
+    }
 }
 
 impl Membership {
     /// A cluster of one.
     pub fn alone(member: Member) -> Self {
         let conf = ConfState { voters: vec![member.id], ..ConfState::default() };
-        Self { conf, members: BTreeMap::from([(member.id, member)]), gone: VecDeque::new() }
+        Self { conf, members: BTreeMap::from([(member.id, member)]), ..Self::default() }
     }
 
     /// Follows a change of who votes, whose result is `conf`.
@@ -82,7 +93,10 @@ impl Membership {
 
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::default();
-        out.u8(VERSION);
+        match self.level {
+            FIRST => out.u8(VERSIONS[0]),
+            level => out.u8(VERSIONS[1]).u32(level),
+        };
         for ids in [&self.conf.voters, &self.conf.learners] {
             out.count(ids.len());
             for id in ids {
@@ -106,15 +120,17 @@ impl Membership {
             return Some(Self::default());
         }
         let mut input = Reader::new(bytes);
-        if input.u8()? != VERSION {
-            return None;
-        }
+        let level = match input.u8()? {
+            version if version == VERSIONS[0] => FIRST,
+            version if version == VERSIONS[1] => input.u32()?,
+            _ => return None,
+        };
         let voters = input.list(Reader::u64)?;
         let learners = input.list(Reader::u64)?;
         let conf = ConfState { voters, learners, ..ConfState::default() };
         let members = input.list(Member::decode)?.into_iter().map(|member| (member.id, member)).collect();
         let gone = input.list(Reader::u64)?.into();
-        input.is_empty().then_some(Self { conf, members, gone })
+        input.is_empty().then_some(Self { conf, members, gone, level })
     }
 }
 
@@ -132,10 +148,14 @@ mod tests {
         membership.conf.learners.push(9);
         membership.members.insert(9, member(9, "b:1"));
         membership.gone.push_back(3);
-        let bytes = membership.encode();
-        assert_eq!(Membership::decode(bytes.clone()), Some(membership));
-        for cut in 1..bytes.len() {
-            assert_eq!(Membership::decode(bytes.slice(..cut)), None, "cut at {cut}");
+        for (level, version) in [(1, 1), (2, 2), (7, 2)] {
+            membership.level = level;
+            let bytes = membership.encode();
+            assert_eq!(bytes[0], version, "members without levels read the first ones");
+            assert_eq!(Membership::decode(bytes.clone()), Some(membership.clone()));
+            for cut in 1..bytes.len() {
+                assert_eq!(Membership::decode(bytes.slice(..cut)), None, "cut at {cut}");
+            }
         }
         assert_eq!(Membership::decode(Bytes::new()), Some(Membership::default()));
     }

@@ -68,6 +68,8 @@ pub(crate) struct Found {
     pub entries: Vec<Entry>,
     /// The last checkpoint that replaced the log.
     restored: (u64, u64),
+    /// A checkpoint has replaced what is in the log, which does not say so: a crash came between the two.
+    pub replaced: bool,
 }
 
 impl Found {
@@ -123,6 +125,7 @@ impl Found {
         let last = self.entries.last().map_or(checkpoint.index, |entry| entry.index);
         if last < checkpoint.index || !self.entries.iter().all(same) {
             // Another leader's entries, which the checkpoint has replaced, or older ones.
+            self.replaced = !self.entries.is_empty();
             self.entries.clear();
         } else if first > checkpoint.index + 1 {
             return false;
@@ -191,6 +194,7 @@ mod tests {
             let mut found = log();
             assert_eq!(found.settle(&checkpoint), sound, "{checkpoint:?}");
             if sound {
+                assert_eq!(found.replaced, found.entries.is_empty(), "{checkpoint:?}");
                 assert_eq!((terms(&found), found.hard.commit), (left, commit), "{checkpoint:?}");
                 assert_eq!(found.hard.vote, if checkpoint.term > 3 { 0 } else { 9 }, "{checkpoint:?}");
             }

@@ -14,6 +14,7 @@ use store::Error;
 use tokio::sync::oneshot;
 
 use crate::Member;
+use crate::level::Level;
 use crate::member::inbox::{Inbox, Input};
 
 /// Takes messages to other members. No call may block.
@@ -71,11 +72,16 @@ impl Inward {
         self.inbox.push(Input::SnapshotSent(member, arrived));
     }
 
-    /// Somebody asks to become a member. Returns once the cluster has taken it on.
-    pub async fn join(&self, member: Member) -> Result<(), Error> {
+    /// A member says, as it connects, what it understands.
+    pub fn level(&self, member: u64, level: Level) {
+        self.inbox.push(Input::Level(member, level));
+    }
+
+    /// Somebody asks to become a member, who understands what is of this level. Returns once the cluster has taken it on.
+    pub async fn join(&self, member: Member, level: Level) -> Result<(), Error> {
         const STOPPED: Error = Error::Unavailable("the store is shut down");
         let (sender, answer) = oneshot::channel();
-        if !self.inbox.push(Input::Join(member, sender)) {
+        if !self.inbox.push(Input::Join(member, level, sender)) {
             return Err(STOPPED);
         }
         answer.await.unwrap_or(Err(STOPPED)).map(|_| ())

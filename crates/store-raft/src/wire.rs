@@ -14,6 +14,11 @@ impl Writer {
         self
     }
 
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
@@ -25,8 +30,7 @@ impl Writer {
 
     /// A count of what follows.
     pub fn count(&mut self, count: usize) -> &mut Self {
-        self.0.extend_from_slice(&(count as u32).to_le_bytes());
-        self
+        self.u32(count as u32)
     }
 
     /// Bytes with their length.
@@ -53,6 +57,10 @@ impl Reader {
         Some(self.take(1)?[0])
     }
 
+    pub fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes((*self.take(4)?).try_into().ok()?))
+    }
+
     pub fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes((*self.take(8)?).try_into().ok()?))
     }
@@ -62,7 +70,7 @@ impl Reader {
     }
 
     pub fn count(&mut self) -> Option<usize> {
-        Some(u32::from_le_bytes((*self.take(4)?).try_into().ok()?) as usize)
+        Some(self.u32()? as usize)
     }
 
     pub fn bytes(&mut self) -> Option<Bytes> {

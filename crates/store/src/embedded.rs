@@ -11,10 +11,12 @@
 //! Files of the directory: `LOCK`, `checkpoint`, `<number>.wal`, `spare-<n>`.
 
 mod ahead;
+pub mod check;
 mod checkpoint;
 pub mod disk;
 mod entry;
 mod expiry;
+mod gathering;
 mod lease;
 pub mod log;
 mod maintenance;

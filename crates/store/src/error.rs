@@ -84,7 +84,7 @@ pub enum Error {
         #[source]
         source: Arc<std::io::Error>,
     },
-    /// The store is shut down, or cannot be reached.
+    /// The store is shut down, or cannot be reached; the reasons that somebody tells apart are in [`unavailable`].
     #[error("store is unavailable: {0}")]
     Unavailable(&'static str),
     /// The call was abandoned before it was carried out.
@@ -100,4 +100,18 @@ impl Error {
             _ => Self::Io { context: context.into(), source: Arc::new(source) },
         }
     }
+}
+
+/// Reasons of [`Error::Unavailable`] that callers are told apart by.
+pub mod unavailable {
+    /// The store does not serve any more.
+    pub const STOPPED: &str = "the store is shut down";
+    /// Those who keep the store together did not agree in time: a majority does not hear of one another, or is slow.
+    pub const UNDECIDED: &str = "the members did not agree in time";
+    /// Who led is gone, and nobody here will learn what became of the request.
+    pub const LEADER_LOST: &str = "another member leads now, and what became of the request is not known";
+    /// Nobody leads, and nothing was done.
+    pub const LEADERLESS: &str = "no member of the store leads";
+    /// Who leads does not answer.
+    pub const LEADER_SILENT: &str = "the leader cannot be reached";
 }

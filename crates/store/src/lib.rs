@@ -23,7 +23,7 @@ mod types;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use error::Error;
+pub use error::{Error, unavailable};
 pub use types::{
     Compare, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse,
     Relation, Revision, Status, Target, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
@@ -37,7 +37,8 @@ pub type WatchStream = BoxStream<'static, Result<WatchBatch, Error>>;
 /// A store that keeps the contract. Every method may be called concurrently.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Reads a range of keys at one revision. Sees every write that was acknowledged before the call.
+    /// Reads a range of keys at one revision. Sees every write that was acknowledged before the call, unless it was asked
+    /// for what is known here.
     async fn range(&self, range: Range) -> Result<RangeResponse, Error>;
 
     /// Compares and writes atomically. Once it returns `Ok`, its writes survive a crash.
@@ -80,6 +81,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every lease there is, in order of its id.
     async fn leases(&self) -> Result<Vec<LeaseId>, Error>;
+
+    /// Every lease with its length and what is left of it, as far as it is known here: what [`Range::serializable`] is to
+    /// [`Store::range`].
+    async fn leases_known(&self) -> Result<Vec<LeaseInfo>, Error> {
+        let mut known = Vec::new();
+        for id in self.leases().await? {
+            match self.lease_time_to_live(id).await {
+                Ok(lease) => known.push(lease),
+                // It has ended meanwhile.
+                Err(Error::LeaseNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(known)
+    }
 
     /// Gives back now the disk that what was forgotten still takes, without holding up readers or writers for it.
     async fn defragment(&self) -> Result<(), Error>;

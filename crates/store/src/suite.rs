@@ -67,6 +67,7 @@ macro_rules! guarantees {
             ranges_are_ordered_limited_and_counted
             the_past_can_be_read
             the_future_cannot_be_read
+            a_serializable_read_is_whole_and_never_goes_back
             a_watch_delivers_every_change_once_in_order
             a_watch_from_now_starts_after_the_present
             a_revision_is_never_split

@@ -56,6 +56,9 @@ pub struct Range {
     /// Stop at the limit. `count` is then only that of the keys returned, and a read costs its limit and not what
     /// the range holds.
     pub uncounted: bool,
+    /// What the process that is asked knows will do: no agreement is waited for, and what was acknowledged lately may be
+    /// missing.
+    pub serializable: bool,
 }
 
 impl Range {
@@ -76,6 +79,11 @@ impl Range {
     /// The same range as of `revision`.
     pub fn at(self, revision: Revision) -> Self {
         Self { revision, ..self }
+    }
+
+    /// The same range as far as the process that is asked knows it.
+    pub fn serializable(self) -> Self {
+        Self { serializable: true, ..self }
     }
 
     /// The same range with at most `limit` keys.
@@ -384,8 +392,15 @@ pub struct Status {
     pub history_bytes: u64,
     /// Bytes on disk, all files together.
     pub db_size: u64,
-    /// Why writes are refused at the moment, if they are.
+    /// Why writes are refused at the moment, if they are; of a disk that refuses, the text of its [`crate::Error`].
     pub alarm: Option<String>,
+}
+
+impl Status {
+    /// Whether writes are refused because the disk is full.
+    pub fn is_full(&self) -> bool {
+        self.alarm.as_ref().is_some_and(|alarm| *alarm == crate::Error::NoSpace.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub struct Options {
     program: PathBuf,
     flags: Vec<String>,
     kind: Kind,
+    /// Bytes of the store's own file system, if it has one.
+    store_room: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ impl Options {
             program: program.into(),
             flags: vec!["--node-name=node-1".to_owned()],
             kind: Kind::Embedded,
+            store_room: None,
         }
     }
 
@@ -50,13 +53,23 @@ impl Options {
     /// Simulated nodes, which run pods in name only. Needs no root and no namespaces.
     pub fn hollow(program: &str, nodes: usize) -> Options {
         let flags = vec![format!("--hollow-nodes={nodes}"), "--bind-address=127.0.0.1".to_owned()];
-        Options { program: program.into(), flags, kind: Kind::Hollow }
+        Options { program: program.into(), flags, kind: Kind::Hollow, store_room: None }
     }
 
     /// A server without a node: needs no root and no namespaces either, but a node somewhere to be ready.
     pub fn control_plane(program: &str) -> Options {
         let flags = ["--disable=kubelet,runtime,network,proxy,dns", "--bind-address=127.0.0.1"];
-        Options { program: program.into(), flags: flags.map(str::to_owned).into(), kind: Kind::Hollow }
+        Options {
+            program: program.into(),
+            flags: flags.map(str::to_owned).into(),
+            kind: Kind::Hollow,
+            store_room: None,
+        }
+    }
+
+    /// A file system of its own for the store, with room for so many bytes; of clusters with namespaces.
+    pub fn store_room(self, bytes: u64) -> Options {
+        Options { store_room: Some(bytes), ..self }
     }
 
     /// One more flag of `ironclad server`.
@@ -102,6 +115,13 @@ impl Cluster {
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = if hollow { free().expect("there is a free port").port() } else { 6443 };
         let mut cluster = Cluster { options, server: None, containerd: None, port, space, folder };
+        if let Some(bytes) = cluster.options.store_room {
+            let store = cluster.data_dir().join("store");
+            fs::create_dir_all(&store).expect("the test's folder can be written");
+            let (options, place) = (format!("size={bytes}"), store.display().to_string());
+            // Inside, so that it goes with the namespaces.
+            cluster.space().output("mount", &["-t", "tmpfs", "-o", &options, "store", &place]);
+        }
         prepare(&cluster.data_dir());
         let archive = cluster.folder.path().join("images.tar");
         match cluster.options.kind {
@@ -168,14 +188,20 @@ impl Cluster {
         self.end_server(15);
     }
 
+    /// Sends a signal to the server, which goes on for the test.
+    pub fn signal_server(&self, signal: i32) {
+        let server = self.server.as_ref().expect("the server runs");
+        sys::process::kill(self.host_pid(server).cast_signed(), signal).expect("we may signal our child");
+    }
+
     /// Waits for a server that somebody else has ended.
     pub fn forget_server(&mut self) {
         self.server.take().expect("the server was started").wait().expect("the server can be waited for");
     }
 
     fn end_server(&mut self, signal: i32) {
+        self.signal_server(signal);
         let mut server = self.server.take().expect("the server runs");
-        sys::process::kill(self.host_pid(&server).cast_signed(), signal).expect("we may signal our child");
         server.wait().expect("the server can be waited for");
     }
 

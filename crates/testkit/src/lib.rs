@@ -12,6 +12,7 @@
 //!
 //! To add another runtime to run clusters on: a module like [`containerd`] and a constructor of [`Options`].
 
+pub mod authority;
 mod cluster;
 pub mod containerd;
 pub mod etcd;

@@ -1,5 +1,5 @@
 //! Counts which of upstream's conformance tests have a test of ours of the same name.
-//! A test says so in its documentation: `/// Conformance: <name>`. Reads the sources and a list of names, one a line;
+//! A test says so in its documentation: `/// Conformance: <name>`; one that is not run does not count. Reads the sources and a list of names, one a line;
 //! after a tab the list may tell more.
 //! Not here: what the tests check.
 
@@ -41,10 +41,24 @@ fn collect(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text =
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            found.extend(text.lines().filter_map(|line| line.trim().strip_prefix(MARK)).map(str::to_owned));
+            found.extend(marked(&text));
         }
     }
     Ok(())
+}
+
+/// The names that stand over tests which are run.
+fn marked(source: &str) -> Vec<String> {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let tested = |after: usize| {
+        let own = lines[after..].iter().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+        let attributes: Vec<_> = own.filter(|line| line.starts_with("#[")).collect();
+        let is_test = |line: &&&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        attributes.iter().any(|line| is_test(&line))
+            && !attributes.iter().any(|line| line.starts_with("#[ignore"))
+    };
+    let names = lines.iter().enumerate().filter_map(|(at, line)| Some((at, line.strip_prefix(MARK)?)));
+    names.filter(|(at, _)| tested(*at)).map(|(_, name)| name.to_owned()).collect()
 }
 
 fn compare(ours: &BTreeSet<String>, names: &str) -> Report {
@@ -88,6 +102,19 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_counts_where_it_stands_over_a_test_that_is_run() {
+        let mark = |name: &str, rest: &str| format!("{MARK}{name}\n{rest}\n");
+        let source = [
+            mark("one", "/// More of it.\n#[test]\nfn one() {}"),
+            mark("two", "#[tokio::test(flavor = \"multi_thread\")]\nasync fn two() {}"),
+            mark("ignored", "#[test]\n#[ignore = \"slow\"]\nfn ignored() {}"),
+            mark("no test", "fn helper() {}"),
+            mark("alone", "\n#[test]\nfn another() {}"),
+        ];
+        assert_eq!(marked(&source.concat()), ["one", "two"]);
+    }
 
     #[test]
     fn names_are_counted_by_group() {

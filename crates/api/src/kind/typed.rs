@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Hooks;
 use super::plain::{Plain, take_managed_fields};
+use crate::addresses;
 use crate::field::{self, ErrorList, Path};
 use crate::json;
 
@@ -200,10 +201,12 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     }
 
     fn check_update(new: &Value, old: &Value, check: impl FnOnce(&T, &T) -> ErrorList) -> ErrorList {
-        Self::check(new, |new| match Self::read(old) {
+        let mut errors = Self::check(new, |new| match Self::read(old) {
             Ok(old) => check(new, &old),
             Err(error) => vec![field::internal(&Path::root(), format!("stored object: {error}"))],
-        })
+        });
+        addresses::keep(&mut errors, old);
+        errors
     }
 }
 
@@ -303,7 +306,11 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         match (self.validate_update, self.validate) {
             (Some(validate), _) => Self::check_update(new, old, validate),
-            (None, Some(validate)) => Self::check(new, validate),
+            (None, Some(validate)) => {
+                let mut errors = Self::check(new, validate);
+                addresses::keep(&mut errors, old);
+                errors
+            }
             (None, None) => ErrorList::new(),
         }
     }

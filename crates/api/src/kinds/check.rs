@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::addresses;
 use crate::field::{self, ErrorList, Path};
 use crate::meta::{Condition, IntOrString, Quantity};
 use crate::meta_validation::{NOT_NEGATIVE, push_invalid};
@@ -64,14 +65,14 @@ pub(crate) fn qualified_name(errors: &mut ErrorList, path: &Path, value: &str) {
     push_invalid(errors, path, value, names::is_qualified_name(value));
 }
 
-/// Refuses what is no IP address.
+/// Refuses what is no IP address. What the object before an update had is let pass later ([`addresses::keep`]).
 pub(crate) fn ip(errors: &mut ErrorList, path: &Path, value: &str) {
-    push_invalid(errors, path, value, names::is_ip(value));
+    push_invalid(errors, path, value, addresses::is_ip(value));
 }
 
-/// Refuses what is no CIDR.
+/// Refuses what is no CIDR, as [`ip`].
 pub(crate) fn cidr(errors: &mut ErrorList, path: &Path, value: &str) {
-    push_invalid(errors, path, value, names::is_cidr(value));
+    push_invalid(errors, path, value, addresses::is_cidr(value));
 }
 
 /// Refuses conditions that are ill-formed or of a type that another has.

@@ -128,7 +128,7 @@ const UPSTREAM: &[(&str, &str)] = &[
     ("resourceclaimtemplates.resource.k8s.io", AGE),
     ("resourceslices.resource.k8s.io", "Name=, Node, Driver, Pool, Age"),
     ("storageversionmigrations.storagemigration.k8s.io", "Name, Resource"),
-    ("customresourcedefinitions.apiextensions.k8s.io", GENERIC),
+    ("customresourcedefinitions.apiextensions.k8s.io", "Name=, Group, Scope, Versions, Created At:date"),
     ("apiservices.apiregistration.k8s.io", "Name=, Service, Available, Age"),
 ];
 

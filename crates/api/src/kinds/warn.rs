@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::addresses;
 use crate::field::{Path, quote};
 use crate::meta::{LabelSelector, ObjectMeta, Quantity};
 use crate::names;
@@ -110,28 +111,13 @@ pub(crate) fn ip(warnings: &mut Vec<String>, path: &Path, value: &str) {
     }
 }
 
-/// The address with the bits after the prefix cleared.
-fn network(address: IpAddr, length: u8) -> IpAddr {
-    let length = u32::from(length);
-    match address {
-        IpAddr::V4(four) => {
-            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-            IpAddr::V4((u32::from(four) & mask).into())
-        }
-        IpAddr::V6(six) => {
-            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-            IpAddr::V6((u128::from(six) & mask).into())
-        }
-    }
-}
-
 /// Warns of a CIDR that may not mean what it says, or is in an unusual form.
 pub(crate) fn cidr(warnings: &mut Vec<String>, path: &Path, value: &str) {
     let Some((address, length)) = names::parse_cidr(value) else { return };
     let before = warnings.len();
     let (standard, mapped) = unmapped(address);
     let length_of_standard = if mapped { length.saturating_sub(96) } else { length };
-    let network = network(standard, length_of_standard);
+    let network = addresses::network(standard, length_of_standard);
     if network != standard {
         let whole = if standard.is_ipv4() { 32 } else { 128 };
         warnings.push(format!(

@@ -100,6 +100,16 @@ pub(crate) fn count_if_set(errors: &mut ErrorList, path: &Path, value: Option<&I
     }
 }
 
+/// Refuses a count of collisions that is negative or goes down.
+pub(crate) fn collision_count(errors: &mut ErrorList, new: Option<i32>, old: Option<i32>) {
+    let path = Path::new("status").child("collisionCount");
+    not_negative_if_set(errors, &path, new);
+    let count = new.unwrap_or(0);
+    if old.is_some_and(|old| count < old) {
+        errors.push(field::invalid(&path, count, "cannot be decremented"));
+    }
+}
+
 /// The counts in the status of a ReplicaSet or ReplicationController.
 pub(crate) struct ReplicaCounts {
     /// All pods.

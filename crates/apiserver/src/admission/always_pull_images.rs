@@ -76,6 +76,13 @@ impl Plugin for AlwaysPullImages {
                 }
             }
         }
+        for (index, volume) in pod.0["spec"]["volumes"].as_array().into_iter().flatten().enumerate() {
+            let policy = text(volume, "/image/pullPolicy");
+            if volume["image"].is_object() && policy != ALWAYS {
+                let path = spec.child("volumes").index(index).child("image").child("pullPolicy");
+                wrong.push(field::not_supported(&path, policy, &[ALWAYS]));
+            }
+        }
         match wrong.first() {
             Some(error) => Err(request.forbidden(error)),
             None => Ok(()),

@@ -2,6 +2,7 @@
 //! traffic with them.
 //! Upstream: plugin/pkg/admission/network/denyserviceexternalips.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::{Object, Status};
@@ -31,8 +32,8 @@ impl Plugin for DenyServiceExternalIps {
         let Some(service) = request.object.as_deref().filter(|_| request.is("", "services", "")) else {
             return Ok(());
         };
-        let held = |address: &str| request.old.is_some_and(|old| addresses(old).any(|held| held == address));
-        if addresses(service).all(held) {
+        let held: HashSet<&str> = request.old.into_iter().flat_map(addresses).collect();
+        if addresses(service).all(|address| held.contains(address)) {
             return Ok(());
         }
         Err(request.forbidden("Use of external IPs is denied by admission control."))

@@ -124,6 +124,16 @@ fn key(by: By, request: &Request<'_>, event: &Value) -> String {
     }
 }
 
+/// The key, or what stands for one that is too long to be kept: what it is made of is the client's to choose.
+fn short(key: String) -> String {
+    const LONGEST: usize = 1024;
+    if key.len() <= LONGEST {
+        return key;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[async_trait]
 impl Plugin for EventRateLimit {
     fn name(&self) -> &'static str {
@@ -144,7 +154,7 @@ impl Plugin for EventRateLimit {
         for buckets in &self.bounds {
             let mut buckets = buckets.lock();
             let by = buckets.limit.by;
-            let key = key(by, request, &event.0);
+            let key = short(key(by, request, &event.0));
             if !buckets.take(&key, now) {
                 reached.push(format!("limit reached on type {by:?} for key {key}"));
             }
@@ -192,5 +202,12 @@ mod tests {
         assert!(write("a").await.is_none(), "of two kept, the oldest is forgotten");
         assert_eq!(By::parse("SourceAndObject"), Some(By::SourceAndObject));
         assert_eq!(By::parse("Nobody"), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_key_is_bounded() {
+        let long = |last: char| short(format!("{}{last}", "x".repeat(1 << 20)));
+        assert_eq!((long('a').len(), long('a') == long('b')), (64, false));
+        assert_eq!(short("host".into()), "host");
     }
 }

@@ -35,6 +35,15 @@ fn is_extended(name: &str) -> bool {
     !native && !name.starts_with("requests.") && nameable
 }
 
+/// The key of which a toleration bears every taint.
+fn tolerates_all_of(toleration: &Toleration) -> Option<&str> {
+    let none = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    let all = toleration.operator.as_deref() == Some("Exists")
+        && none(&toleration.effect)
+        && none(&toleration.value);
+    toleration.key.as_deref().filter(|_| all)
+}
+
 #[async_trait]
 impl Plugin for ExtendedResourceToleration {
     fn name(&self) -> &'static str {
@@ -51,16 +60,10 @@ impl Plugin for ExtendedResourceToleration {
         }
         let Some(object) = request.object.as_deref_mut() else { return Ok(()) };
         let pod: Pod = typed(object)?;
-        let held: Vec<&Toleration> =
-            pod.spec.iter().filter_map(|s| s.tolerations.as_ref()).flatten().collect();
+        let held = pod.spec.iter().filter_map(|spec| spec.tolerations.as_ref()).flatten();
+        let tolerated: BTreeSet<&str> = held.filter_map(tolerates_all_of).collect();
         for name in extended(&pod) {
-            let tolerated = held.iter().any(|toleration| {
-                toleration.key.as_deref() == Some(name)
-                    && toleration.operator.as_deref() == Some("Exists")
-                    && toleration.effect.as_deref().unwrap_or_default().is_empty()
-                    && toleration.value.as_deref().unwrap_or_default().is_empty()
-            });
-            if !tolerated {
+            if !tolerated.contains(name) {
                 let tolerations = array_mut(&mut object.0["spec"], "tolerations");
                 tolerations.push(json!({ "key": name, "operator": "Exists" }));
             }

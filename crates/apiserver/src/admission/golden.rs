@@ -98,9 +98,11 @@ fn additions(pod: &Value) -> Value {
 }
 
 #[tokio::test]
-#[ignore = "needs recorded answers of a real server: the folder in IRONCLAD_TESTDATA"]
 async fn pods_get_what_a_real_server_gives_them() {
-    let root = std::env::var("IRONCLAD_TESTDATA").expect("the folder with the recorded answers");
+    let Ok(root) = std::env::var("IRONCLAD_TESTDATA") else {
+        eprintln!("skipped: set IRONCLAD_TESTDATA to the folder of recordings");
+        return;
+    };
     let chain = chain();
     let user = User::new("kubernetes-admin", &["system:masters", "system:authenticated"]);
     let mut compared = 0;

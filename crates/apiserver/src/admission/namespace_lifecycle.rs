@@ -98,11 +98,11 @@ impl Plugin for NamespaceLifecycle {
         }
         // Whether a namespace exists is not told to those who only ask whether they may.
         let review = request.is("authorization.k8s.io", "localsubjectaccessreviews", "");
-        if request.namespace.is_empty() || request.operation == Operation::Delete || review {
+        // What is there may be changed even where its namespace is gone: its finalizers could not be taken off else.
+        if request.namespace.is_empty() || request.operation != Operation::Create || review {
             return Ok(());
         }
-        let terminating = self.is_terminating(&**cluster, request.namespace).await?;
-        if request.operation != Operation::Create || !terminating {
+        if !self.is_terminating(&**cluster, request.namespace).await? {
             return Ok(());
         }
         let name = request.namespace;
@@ -144,6 +144,8 @@ mod tests {
         let write = || Write::create("pods", "Pod", pod(json!({})));
         let error = run(&plugin(), &cluster, write()).await.unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (404, "namespaces \"a\" not found"));
+        let update = Write::update("pods", "Pod", pod(json!({})), pod(json!({})));
+        run(&plugin(), &cluster, update).await.unwrap();
 
         cluster.put("namespaces", namespace("a", "Active"));
         run(&plugin(), &cluster, write()).await.unwrap();

@@ -1,6 +1,7 @@
 //! Lets a node write only what is its own: its Node and Lease, the status of its pods, mirror pods of its static
 //! pods, tokens and requests for certificates for its pods.
-//! Reads Pods and Nodes, and what leads from a pod's volumes to CSIDrivers. Asks the authorizer about audiences.
+//! Reads Pods and Nodes, and what leads from a pod's volumes to CSIDrivers. Asks the authorizer about
+//! audiences and signers.
 //! Not here: what a node may read (`authz::node`).
 //! Upstream: plugin/pkg/admission/noderestriction.
 
@@ -220,6 +221,10 @@ fn own_node(node: &str, request: &Request<'_>) -> Check {
     let Some(new) = request.object.as_deref() else { return Ok(()) };
     let changed = changed_labels(new, request.old);
     let forbidden: Vec<&str> = changed.iter().map(String::as_str).filter(|label| !may_set(label)).collect();
+    // Its status carries no spec: a kubelet may send an old one along.
+    if request.subresource.is_empty() && pod_networks(Some(new)) != pod_networks(request.old) {
+        return refuse(format!("node {node:?} is not allowed to modify podCIDR or podCIDRs"));
+    }
     match request.old {
         None if !new.0["spec"]["configSource"].is_null() => {
             refuse(format!("node {node:?} is not allowed to create pods with a non-nil configSource"))
@@ -253,6 +258,14 @@ fn own_node(node: &str, request: &Request<'_>) -> Check {
             Ok(())
         }
     }
+}
+
+/// The networks of a node's pods. Other nodes send what is for these pods to it, so it must not choose them: upstream leaves
+/// that open, as validation lets them be set while there are none.
+fn pod_networks(node: Option<&Object>) -> BTreeSet<&str> {
+    let Some(node) = node else { return BTreeSet::new() };
+    let listed = items(&node.0, "/spec/podCIDRs").filter_map(Value::as_str);
+    listed.chain([text(&node.0, "/spec/podCIDR")]).filter(|network| !network.is_empty()).collect()
 }
 
 fn changed_labels(new: &Object, old: Option<&Object>) -> BTreeSet<String> {
@@ -387,7 +400,7 @@ async fn check(
         ("coordination.k8s.io", "leases", _) => same_name(node, request, "node lease"),
         ("storage.k8s.io", "csinodes", _) => same_name(node, request, "CSINode"),
         ("certificates.k8s.io", "podcertificaterequests", _) => {
-            pod_certificate::check(node, request, cluster).await
+            pod_certificate::check(node, request, cluster, authorizer).await
         }
         ("resource.k8s.io", "resourceslices", "") => {
             let object = request.object.as_deref().or(request.old);

@@ -3,6 +3,7 @@
 //! Not here: what owner references mean (the garbage collector).
 //! Upstream: plugin/pkg/admission/gc.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::{GroupVersion, Status};
@@ -26,8 +27,9 @@ fn owners(object: Option<&api::Object>) -> Vec<Value> {
 /// The references that make their owner wait and did not before.
 fn newly_blocking<'a>(new: &'a [Value], old: &[Value]) -> Vec<&'a Value> {
     let blocks = |owner: &Value| owner["blockOwnerDeletion"] == true;
-    let before = |owner: &Value| old.iter().any(|other| other["uid"] == owner["uid"] && blocks(other));
-    new.iter().filter(|owner| blocks(owner) && !before(owner)).collect()
+    let uid = |owner: &Value| owner["uid"].as_str().unwrap_or_default().to_owned();
+    let before: HashSet<String> = old.iter().filter(|owner| blocks(owner)).map(uid).collect();
+    new.iter().filter(|owner| blocks(owner) && !before.contains(&uid(owner))).collect()
 }
 
 impl OwnerReferencesPermissionEnforcement {

@@ -81,8 +81,14 @@ fn covers(wide: &Toleration, narrow: &Toleration) -> bool {
     }
 }
 
-/// All of them, without those that others cover.
+/// With more than so many nobody looks for those that others cover: each is held against each.
+const MERGED: usize = 500;
+
+/// All of them, without those that others cover: what is covered may also stay, it changes nothing.
 fn merged(all: Vec<Toleration>) -> Vec<Toleration> {
+    if all.len() > MERGED {
+        return all;
+    }
     let mut kept: Vec<Toleration> = Vec::new();
     for (index, one) in all.iter().enumerate() {
         let before = kept.iter().any(|other| covers(other, one));

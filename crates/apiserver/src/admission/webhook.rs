@@ -8,6 +8,8 @@ mod call;
 mod identities;
 mod mutating;
 mod review;
+#[cfg(test)]
+pub(super) mod testing;
 mod validating;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use super::{Request, Surroundings};
 use crate::cluster::ClusterState;
 use crate::traces::{self, Span};
 use annotator::Annotator;
+pub(super) use call::Failure;
 pub(crate) use call::{Caller, Client};
 pub use identities::Identities;
 pub(super) use mutating::MutatingAdmissionWebhook;
@@ -155,16 +158,16 @@ async fn data(request: &Request<'_>, matched: &Matched, surroundings: &Surroundi
 }
 
 /// What remains of a webhook's failure: nothing if it is to be ignored, but a note in the audit log.
-fn failed(webhook: &Webhook, error: call::Failure, annotator: Annotator<'_>) -> Result<(), Status> {
+fn failed(webhook: &Webhook, error: Failure, annotator: Annotator<'_>) -> Result<(), Status> {
     match error {
-        call::Failure::Calling(error) if webhook.ignores_failure => {
+        Failure::Calling(error, _) if webhook.ignores_failure => {
             tracing::warn!(webhook = webhook.name, %error, "a webhook failed and is ignored");
             annotator.failed_open();
             Ok(())
         }
-        call::Failure::Calling(error) => {
+        Failure::Calling(error, _) => {
             Err(Status::internal(format!("failed calling webhook {:?}: {error}", webhook.name)))
         }
-        call::Failure::Denied(status) => Err(*status),
+        Failure::Denied(status) | Failure::Internal(status) => Err(*status),
     }
 }

@@ -284,8 +284,7 @@ async fn ask(server: &Arc<Server>, remote: &mut Remote) -> Result<(), Problem> {
 
 async fn get(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Bytes, Problem> {
     // As upstream: a check that nobody relies on does not depend on the certificate.
-    let tls = connect::unverified(&server.aggregator.options)
-        .map_err(|problem| Problem::Other(problem.to_string()))?;
+    let tls = connect::unverified(&server.aggregator.options);
     let checker = User::new("system:kube-aggregator", &[User::MASTERS]);
     let asked = Asked { path, user: &checker, tag: None, limit: DOCUMENT, patience: PATIENCE };
     let answer = exchange(server, remote, tls, asked).await.map_err(Problem::Other)?;
@@ -331,8 +330,8 @@ pub(super) async fn exchange(
     request.headers_mut().extend(asked.tag.map(|tag| (header::IF_NONE_MATCH, tag)));
     proxy::introduce(request.headers_mut(), asked.user).map_err(|problem| problem.to_string())?;
     let exchange = async {
-        let response =
-            transport::pass_on(server, &to, request, None).await.map_err(|status| status.message)?;
+        let response = transport::pass_on(server, &to, request, None, None).await;
+        let response = response.map_err(|why| why.dialing().message)?;
         let (head, body) = response.into_parts();
         let body = match head.status.is_success() {
             true => crate::response::read(body, asked.limit).await.map_err(|problem| problem.to_string())?,

@@ -129,28 +129,26 @@ pub(super) fn unreadable(namespace: &str, name: &str, error: &Status) -> Unreach
 pub(super) fn tls(spec: &Value, options: &Options) -> Result<Arc<ClientConfig>, String> {
     let bundle = spec["caBundle"].as_str().filter(|bundle| !bundle.is_empty());
     match (spec["insecureSkipTLSVerify"] == true, bundle) {
-        (true, _) => unverified(options),
-        (false, None) => {
-            Ok(finish(builder()?.with_root_certificates(client::trust::system_authorities()), options))
-        }
+        (true, _) => Ok(unverified(options)),
+        (false, None) => Ok(finish(
+            foundation::tls::client_of_others().with_root_certificates(client::trust::system_authorities()),
+            options,
+        )),
         (false, Some(bundle)) => {
             let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?;
             let roots = client::trust::authorities(&pem).map_err(|error| format!("caBundle: {error}"))?;
-            let config = builder()?.with_root_certificates(roots);
+            let config = foundation::tls::client_of_others().with_root_certificates(roots);
             Ok(finish(config, options))
         }
     }
 }
 
 /// TLS that accepts any certificate: for checks whose answer nobody relies on, and where a spec asks for it.
-pub(super) fn unverified(options: &Options) -> Result<Arc<ClientConfig>, String> {
-    let config = builder()?.dangerous().with_custom_certificate_verifier(client::trust::any_certificate());
-    Ok(finish(config, options))
-}
-
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())
+pub(super) fn unverified(options: &Options) -> Arc<ClientConfig> {
+    let config = foundation::tls::client_of_others()
+        .dangerous()
+        .with_custom_certificate_verifier(client::trust::any_certificate());
+    finish(config, options)
 }
 
 fn finish(

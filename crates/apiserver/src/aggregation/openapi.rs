@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The largest document that is read. That of a whole Kubernetes is 4 MiB.
 const DOCUMENT: usize = 16 << 20;
 
+/// The largest part of one that is told: every reader of the whole document gets it.
+const PART: usize = 4 << 20;
+
 /// What is known of the documents of other servers.
 #[derive(Default)]
 pub(super) struct Parts(Mutex<State>);
@@ -143,7 +146,13 @@ pub(super) fn refresh(server: &Arc<Server>) {
         let server = server.clone();
         server.tasks.clone().spawn_until_cancelled("openapi", async move {
             let answer = fetch(&server, &remote, tag).await;
-            server.aggregator.parts.answered(&remote, answer, server.clock.monotonic());
+            // Large documents take their time to be read: not that of requests.
+            let reading = tokio::task::spawn_blocking(move || {
+                server.aggregator.parts.answered(&remote, answer, server.clock.monotonic());
+            });
+            if let Err(error) = reading.await {
+                tracing::error!(%error, "the OpenAPI document of an APIService could not be taken over");
+            }
         });
     }
 }
@@ -183,6 +192,14 @@ fn take(remote: &Remote, answer: Answer, known: Option<&Known>) -> Option<Known>
         Ok(document) => {
             let prefix = format!("/apis/{}/{}/", remote.group, remote.version);
             let part = crate::encoding::to_json(&schema::openapi::select(document, &prefix));
+            if part.len() > PART {
+                tracing::warn!(
+                    name = remote.name,
+                    bytes = part.len(),
+                    "an APIService says too much of itself"
+                );
+                return known.cloned();
+            }
             Some(Known { tag, digest, part })
         }
         Err(error) => {

@@ -49,8 +49,11 @@ pub(crate) async fn serve(
     if let Some(into) = request.headers_mut() {
         *into = headers;
     }
+    let upgrades = upgrade.is_some();
     let passed = match request.body(body) {
-        Ok(request) => proxy::pass_on(server, &to, request, upgrade).await,
+        Ok(request) => proxy::pass_on(server, &to, request, upgrade, None)
+            .await
+            .map_err(|why| if upgrades { why.dialing() } else { why.reaching() }),
         Err(error) => Err(Status::bad_request(error.to_string())),
     };
     let response = passed.unwrap_or_else(|status| response::text(503, format!("{}\n", status.message)));

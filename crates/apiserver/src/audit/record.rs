@@ -113,11 +113,7 @@ impl Record {
         count: Counter,
     ) -> Self {
         let Attributes { user, info, .. } = attributes;
-        let level = match rule.level {
-            Level::RequestResponse => "RequestResponse",
-            Level::Request => "Request",
-            _ => "Metadata",
-        };
+        let level = rule.level.name();
         let mut event = json!({
             "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": level, "auditID": seen.id, "stage": "",
             "requestURI": seen.head.uri.path_and_query().map_or("", |path| path.as_str()),

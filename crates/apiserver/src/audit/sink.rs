@@ -17,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Bytes of events that wait for a sink.
 const ROOM: u32 = 32 << 20;
+/// As much again for events whose requests were given up while they waited for room: they are recorded all the same.
+const LATE: u32 = ROOM;
 /// What an event weighs beside its text.
 const OVERHEAD: u32 = 128;
 /// How often it is told that events are lost.
@@ -56,6 +58,8 @@ struct Shared {
     name: &'static str,
     mode: Mode,
     room: Arc<Semaphore>,
+    /// Of those that nobody waits for any more.
+    late: Arc<Semaphore>,
     /// All of it.
     most: u32,
     lost: Counter,
@@ -88,8 +92,9 @@ impl Sink {
         // Bounded by the room that each event in it holds.
         let (queue, events) = mpsc::unbounded_channel();
         let (room, most) = (Arc::new(Semaphore::new(room as usize)), room);
+        let late = Arc::new(Semaphore::new(LATE as usize));
         let lost = lost.with(&[name]);
-        let shared = Shared { name, mode, room, most, lost, clock, told: Mutex::default() };
+        let shared = Shared { name, mode, room, late, most, lost, clock, told: Mutex::default() };
         (Self { shared: Arc::new(shared), queue }, events)
     }
 
@@ -107,7 +112,11 @@ impl Sink {
         if self.shared.mode == Mode::Batch {
             return self.offer(event);
         }
-        match self.shared.room.clone().acquire_many_owned(self.shared.weight(&event)).await {
+        let weight = self.shared.weight(&event);
+        let mut waiting = Waiting { sink: self, event: Some(event) };
+        let room = self.shared.room.clone().acquire_many_owned(weight).await;
+        let Some(event) = waiting.event.take() else { return };
+        match room {
             Ok(room) => self.push(event, room),
             Err(_) => self.shared.lose(),
         }
@@ -124,6 +133,23 @@ impl Sink {
     fn push(&self, event: Bytes, room: OwnedSemaphorePermit) {
         if self.queue.send(Queued { event, _room: room }).is_err() {
             self.shared.lose();
+        }
+    }
+}
+
+/// An event that waits for room. Where its request is given up meanwhile it is handed over at once.
+struct Waiting<'a> {
+    sink: &'a Sink,
+    event: Option<Bytes>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(event) = self.event.take() else { return };
+        let shared = &self.sink.shared;
+        match shared.late.clone().try_acquire_many_owned(shared.weight(&event)) {
+            Ok(room) => self.sink.push(event, room),
+            Err(_) => shared.lose(),
         }
     }
 }

@@ -32,6 +32,7 @@ fn auditor_with(rule: &str, mode: Mode, room: u32) -> (Auditor, Events) {
         sinks: vec![sink.door()],
         clock: Arc::new(ManualClock::default()),
         events: Counter::default(),
+        levels: Default::default(),
     };
     (auditor, events)
 }
@@ -94,6 +95,19 @@ async fn a_request_is_told_from_its_coming_to_its_answer() {
     assert_eq!((&complete["requestObject"], &complete["responseObject"]), (&shown, &shown));
     assert_eq!(complete["responseStatus"]["code"], 201);
     assert_eq!(complete["annotations"], json!({"authorization.k8s.io/decision": "allow"}));
+}
+
+#[tokio::test]
+async fn whoever_gives_up_while_the_event_waits_for_room_is_recorded_all_the_same() {
+    let (sink, mut events) = Sink::with_room("test", Mode::Blocking, Arc::new(ManualClock::default()), 200);
+    sink.send(Bytes::from_static(b"first")).await;
+    {
+        let mut waiting = Box::pin(sink.send(Bytes::from_static(b"second")));
+        assert!(futures::poll!(&mut waiting).is_pending(), "there is no room");
+    }
+    let told: Vec<Bytes> =
+        std::iter::from_fn(|| events.try_recv().ok()).map(|queued| queued.event.clone()).collect();
+    assert_eq!(told, ["first", "second"]);
 }
 
 #[tokio::test]

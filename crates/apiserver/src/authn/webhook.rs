@@ -1,6 +1,7 @@
 //! Asks another server whose token it is, by a TokenReview.
 //!
-//! Answers are remembered: good ones for a while, bad ones for ten seconds at most.
+//! Answers are remembered: good ones for a while, bad ones for ten seconds at most. Who shows a token while it is asked
+//! about waits for the same answer.
 //! Upstream: apiserver/plugin/pkg/authenticator/token/webhook, apiserver/pkg/authentication/token/cache.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,8 @@ use api::Status;
 use async_trait::async_trait;
 use client::Transport;
 use foundation::SharedClock;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use ring::digest;
 use serde::Deserialize;
@@ -71,13 +74,19 @@ struct ReviewUser {
 }
 
 type Answer = Result<Option<Authenticated>, String>;
+/// What identifies a question: a digest of the token and the audiences.
+type Digest = [u8; 32];
+/// A question under way: its answer, or why there is none.
+type Asked = Shared<BoxFuture<'static, Result<Answer, String>>>;
 
 /// The authenticator.
 pub(super) struct TokenWebhook {
     options: Options,
     reviewer: Reviewer,
     clock: SharedClock,
-    known: Mutex<HashMap<[u8; 32], (Duration, Answer)>>,
+    known: Mutex<HashMap<Digest, (Duration, Answer)>>,
+    /// Questions that somebody waits for. Each goes on for as long as anybody does.
+    asked: Mutex<HashMap<Digest, WeakShared<BoxFuture<'static, Result<Answer, String>>>>>,
 }
 
 impl TokenWebhook {
@@ -88,35 +97,54 @@ impl TokenWebhook {
             timeout: PATIENCE,
             clock: clock.clone(),
         };
-        Self { options, reviewer, clock, known: Mutex::default() }
+        Self { options, reviewer, clock, known: Mutex::default(), asked: Mutex::default() }
     }
 
-    async fn ask(&self, token: &str, audiences: &[String]) -> Result<Answer, String> {
-        let review = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-            "spec": {"token": token, "audiences": audiences},
-        });
-        let review: Review =
-            self.reviewer.ask(&review).await.map_err(|why| format!("the token webhook: {why}"))?;
-        let status = review.status;
-        if !status.authenticated {
-            return Ok(if status.error.is_empty() { Ok(None) } else { Err(status.error) });
+    /// The question, whether somebody asks it already or not.
+    fn question(&self, digest: Digest, token: &str, audiences: &[String]) -> Asked {
+        let mut asked = self.asked.lock();
+        asked.retain(|_, question| question.upgrade().is_some());
+        if let Some(question) = asked.get(&digest).and_then(WeakShared::upgrade) {
+            return question;
         }
-        let ReviewUser { username: name, uid, groups, extra } = status.user;
-        let extra = extra.into_iter().map(|(key, values)| (key.to_ascii_lowercase(), values)).collect();
-        // A server that says nothing of audiences does not know them: the token is this server's.
-        let wanted = audiences;
-        let audiences = match status.audiences.is_empty() {
-            true => self.options.audiences.iter().filter(|a| wanted.contains(a)).cloned().collect(),
-            false => status.audiences.into_iter().filter(|a| wanted.contains(a)).collect::<Vec<_>>(),
-        };
-        // A token for somebody else proves nothing here.
-        if audiences.is_empty() && !wanted.is_empty() {
-            return Ok(Ok(None));
-        }
-        let user = User { name, uid, groups, extra };
-        Ok(Ok(Some(Authenticated { audiences, ..Authenticated::plain(user) })))
+        let (reviewer, own) = (self.reviewer.clone(), self.options.audiences.clone());
+        let (token, audiences) = (token.to_owned(), audiences.to_vec());
+        let question = async move { ask(&reviewer, &own, &token, &audiences).await }.boxed().shared();
+        asked.extend(question.downgrade().map(|weak| (digest, weak)));
+        question
     }
+}
+
+/// Asks whose token it is; `own` are the audiences of this server.
+async fn ask(
+    reviewer: &Reviewer,
+    own: &[String],
+    token: &str,
+    audiences: &[String],
+) -> Result<Answer, String> {
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": audiences},
+    });
+    let review: Review = reviewer.ask(&review).await.map_err(|why| format!("the token webhook: {why}"))?;
+    let status = review.status;
+    if !status.authenticated {
+        return Ok(if status.error.is_empty() { Ok(None) } else { Err(status.error) });
+    }
+    let ReviewUser { username: name, uid, groups, extra } = status.user;
+    let extra = extra.into_iter().map(|(key, values)| (key.to_ascii_lowercase(), values)).collect();
+    // A server that says nothing of audiences does not know them: the token is this server's.
+    let wanted = audiences;
+    let audiences = match status.audiences.is_empty() {
+        true => own.iter().filter(|a| wanted.contains(a)).cloned().collect(),
+        false => status.audiences.into_iter().filter(|a| wanted.contains(a)).collect::<Vec<_>>(),
+    };
+    // A token for somebody else proves nothing here.
+    if audiences.is_empty() && !wanted.is_empty() {
+        return Ok(Ok(None));
+    }
+    let user = User { name, uid, groups, extra };
+    Ok(Ok(Some(Authenticated { audiences, ..Authenticated::plain(user) })))
 }
 
 #[async_trait]
@@ -139,7 +167,7 @@ impl Authenticator for TokenWebhook {
         let answer = match known {
             Some(answer) => answer,
             None => {
-                let asked = self.ask(&token, audiences).await;
+                let asked = self.question(key, &token, audiences).await;
                 let answer = asked.map_err(|error| {
                     tracing::warn!(error, "the token webhook cannot be asked");
                     Status::unauthorized(error)
@@ -227,6 +255,35 @@ mod tests {
         assert_eq!(show(&webhook, &[]).await, Ok(None));
         clock.advance(REFUSAL + Duration::from_secs(1));
         assert!(show(&webhook, &[]).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_shows_the_same_token_waits_for_the_same_answer() {
+        // It fails once, so that there is a while to wait.
+        let failed = || (500, Value::Null);
+        let both = async |webhook: &TokenWebhook, clock: &ManualClock| {
+            let both = async { tokio::join!(show(webhook, &[]), show(webhook, &[])) };
+            while_time_passes(clock, both).await
+        };
+        let (webhook, server, clock) = world(vec![failed(), (200, bob())]);
+        let (first, second) = both(&webhook, &clock).await;
+        assert!(first.unwrap().is_some() && second.unwrap().is_some());
+        assert_eq!(server.asked.lock().len(), 2);
+        // A failure is that of all who waited, and whoever comes next asks anew.
+        let (webhook, server, clock) = world(vec![failed(), (400, Value::Null), (200, bob())]);
+        let (first, second) = both(&webhook, &clock).await;
+        assert!(first.is_err() && second.is_err());
+        assert!(show(&webhook, &[]).await.unwrap().is_some());
+        assert_eq!(server.asked.lock().len(), 3);
+        // One who leaves takes nobody's question along.
+        let (webhook, server, clock) = world(vec![failed(), (200, bob())]);
+        let mut leaving = Box::pin(show(&webhook, &[]));
+        let mut staying = Box::pin(show(&webhook, &[]));
+        assert!(futures::poll!(&mut leaving).is_pending() && futures::poll!(&mut staying).is_pending());
+        drop(leaving);
+        assert!(while_time_passes(&clock, staying).await.unwrap().is_some());
+        assert_eq!(server.asked.lock().len(), 2);
+        assert!(webhook.asked.lock().values().all(|question| question.upgrade().is_none()));
     }
 
     #[tokio::test]

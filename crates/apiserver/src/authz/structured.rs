@@ -138,7 +138,7 @@ pub fn read(text: &str, dial: Dial<'_>) -> Result<Options, Error> {
             }
         });
     }
-    Ok(Options { modes })
+    Ok(Options { modes, names })
 }
 
 fn read_webhook(
@@ -228,6 +228,7 @@ mod tests {
         };
         let options = read("authorizers: [{type: RBAC, name: rbac}, {type: Node, name: node}]").unwrap();
         assert!(matches!(options.modes.as_slice(), [Mode::Rbac, Mode::Node]));
+        assert_eq!(options.names, ["rbac", "node"]);
         let webhook = "timeout: 3s, subjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: KubeConfigFile, kubeConfigFile: /k}";
         #[rustfmt::skip]
         let table = [

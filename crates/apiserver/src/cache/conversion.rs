@@ -247,7 +247,7 @@ impl Progress {
 mod tests {
     use parking_lot::Mutex;
 
-    use super::super::{Interest, Limit};
+    use super::super::{Interest, Limit, Wanted};
     use super::*;
     use crate::encoding::Extractor;
 
@@ -271,12 +271,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_ends_the_watches_and_is_tried_again_when_somebody_wants_the_cache() {
-        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         cache.fill(1, Default::default());
         let asked = Arc::new(Picky(Mutex::default()));
         let (converter, inlet) = Converter::new(cache.clone(), asked.clone());
         tokio::spawn(converter.run());
-        let (_, mut watcher) = cache.watch(Interest::All, Some(1), 1, |_| true).unwrap();
+        let (_, mut watcher) = cache.watch(Interest::All, &Wanted::default(), Some(1), 1, |_| true).unwrap();
         assert!(inlet.offer(2, change("a", Some("{}"))));
         cache.settled().await.unwrap();
         assert_eq!(watcher.receiver.recv().await.unwrap().revision, 2);
@@ -291,8 +291,11 @@ mod tests {
         assert!(inlet.offer(4, change("b", Some("{}"))));
         cache.settled().await.unwrap();
         assert!(cache.get("b").is_some());
-        assert!(cache.watch(Interest::All, Some(2), 4, |_| true).is_err(), "revision 3 was never seen");
-        let found = cache.snapshot(&Interest::All, 4, None, Limit::default(), |_| true);
+        assert!(
+            cache.watch(Interest::All, &Wanted::default(), Some(2), 4, |_| true).is_err(),
+            "revision 3 was never seen"
+        );
+        let found = cache.snapshot(&Interest::All, &Wanted::default(), 4, None, Limit::default(), |_| true);
         assert_eq!((found.revision, found.objects.len()), (4, 2));
         let largest = asked.0.lock().iter().copied().max();
         assert_eq!(largest, Some(1), "what nobody can see any more is not asked for");
@@ -300,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_dropped_cache_is_let_go() {
-        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         let (converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
         assert!(inlet.offer(2, change("a", Some("{}"))));
         drop((converter, inlet));
@@ -310,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cache_that_falls_too_far_behind_lets_its_readers_go() {
-        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         // Nobody converts, and the task that would is still there.
         let (_converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
         let taken = (2..).take_while(|revision| inlet.offer(*revision, change("a", Some("{}")))).count();
@@ -321,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes_too() {
-        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([]))));
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         let (mut converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
         let large = Bytes::from(vec![b' '; QUEUE_BYTES / 2]);
         let offer = |revision| inlet.offer(revision, vec![(Bytes::new(), Some(large.clone()))]);

@@ -27,11 +27,11 @@ impl Hub {
             return;
         }
         // Whoever waited finds what the first has read, or that it is of no use to try.
-        let (failures, _) = *cache.recalls_failed.lock();
+        let failures = *cache.recalls_failed.lock();
         let _alone = cache.recalling.lock().await;
         let Some(until) = cache.missing(from) else { return };
-        let (failures_now, failed) = *cache.recalls_failed.lock();
-        if failures_now > failures && failed <= from {
+        // One wait is enough, whichever part of the history it was for: the next would wait for as long.
+        if *cache.recalls_failed.lock() > failures {
             return;
         }
         let history = tokio::select! {
@@ -43,7 +43,7 @@ impl Hub {
             Ok(None) | Err(Error::Compacted { .. }) => cache.out_of_reach(from),
             Err(error) => {
                 tracing::debug!(%error, "the history of a resource could not be read");
-                *cache.recalls_failed.lock() = (failures_now + 1, from);
+                *cache.recalls_failed.lock() += 1;
             }
         }
     }

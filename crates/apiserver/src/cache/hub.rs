@@ -4,7 +4,8 @@
 //! here in order, «this cache is as new as revision R» is one comparison, with no traffic per resource.
 //! When the store ends the watch (compacted, restarted) a new one is opened, as often as it takes, and then
 //! every cache is dropped with its watchers, and made anew at its next use: clients then list again, as they
-//! must after a 410. Opened first, so that no cache can be filled between the old watch and the new one.
+//! must after a 410. Opened first, so that no cache can be filled between the old watch and the new one. While it cannot
+//! be opened the caches are dropped already: their clients would hear nothing here, and go on with another server.
 //! Not here: caches whose objects a webhook converts, beyond handing them their changes (`conversion`).
 
 use std::collections::HashMap;
@@ -53,12 +54,16 @@ struct Slot {
 }
 
 /// Bytes of changes that may wait for a cache to be filled. More of them, and it is closed: what was read is old by then.
-const PENDING: usize = 64 << 20;
+const PENDING: usize = if cfg!(test) { 64 << 10 } else { 64 << 20 };
+/// First and longest wait before such a cache is filled again, where each object has to be asked for.
+const OVERTAKEN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 #[derive(Default)]
 struct Pending {
     changes: Vec<(u64, Bytes, Option<Bytes>)>,
     bytes: usize,
+    /// There were more than may wait.
+    overtaken: bool,
 }
 
 type Filled = Result<Arc<Cache>, Status>;
@@ -70,6 +75,32 @@ struct Fill {
     /// The task that has its objects converted, where somebody is to be asked: that takes its time, and whoever comes later
     /// goes on waiting for what the first has begun.
     converting: Mutex<Option<Shared<BoxFuture<'static, Filled>>>>,
+    /// Where changes have overtaken that: when it may begin again, and how long that was put off.
+    again: Mutex<Option<(Duration, Duration)>>,
+}
+
+impl Fill {
+    /// Puts the next attempt off: with the same changes it would end as this one has.
+    fn overtaken(&self, now: Duration) -> Status {
+        let mut again = self.again.lock();
+        let wait = again.map_or(OVERTAKEN.0, |(_, wait)| (wait * 2).min(OVERTAKEN.1));
+        *again = Some((now + wait, wait));
+        too_busy(wait)
+    }
+
+    /// The refusal while the next attempt is put off.
+    fn put_off(&self, now: Duration) -> Option<Status> {
+        let (at, _) = (*self.again.lock())?;
+        at.checked_sub(now).filter(|left| !left.is_zero()).map(too_busy)
+    }
+}
+
+fn too_busy(wait: Duration) -> Status {
+    let mut status =
+        Status::service_unavailable("the resource changes faster than its objects are converted");
+    let seconds = wait.as_secs_f64().ceil() as u32;
+    status.details.get_or_insert_default().retry_after_seconds = seconds;
+    status
 }
 
 type Filling = Arc<Fill>;
@@ -170,7 +201,12 @@ impl Hub {
             let fill = async {
                 match &view.convert {
                     Conversion::Asked(_) => self.fill_apart(view, &filling).await,
-                    Conversion::Same | Conversion::Here(_) => self.fill(view).await,
+                    Conversion::Same | Conversion::Here(_) => loop {
+                        // Overtaken while the store was read: that takes as long as it takes, not longer next time.
+                        if let Some(cache) = self.fill(view).await? {
+                            break Ok(cache);
+                        }
+                    },
                 }
             };
             let cache = filling.filled.get_or_try_init(|| fill).await?.clone();
@@ -203,7 +239,7 @@ impl Hub {
     }
 
     /// Fills a cache in a task of its own, which goes on without those who wait for it.
-    fn fill_apart(self: &Arc<Self>, view: &View, filling: &Fill) -> Shared<BoxFuture<'static, Filled>> {
+    fn fill_apart(self: &Arc<Self>, view: &View, filling: &Filling) -> Shared<BoxFuture<'static, Filled>> {
         let mut converting = filling.converting.lock();
         if let Some(begun) = &*converting
             // What has failed is tried again by whoever comes next.
@@ -211,11 +247,19 @@ impl Hub {
         {
             return begun.clone();
         }
-        let (hub, view) = (self.clone(), view.clone());
+        if let Some(refusal) = filling.put_off(self.clock.monotonic()) {
+            return std::future::ready(Err(refusal)).boxed().shared();
+        }
+        let (hub, view, fill) = (self.clone(), view.clone(), filling.clone());
         let (tell, told) = oneshot::channel();
         self.tasks.spawn_until_cancelled("conversion", async move {
+            let filled = match hub.fill(&view).await {
+                Ok(None) => Err(fill.overtaken(hub.clock.monotonic())),
+                Ok(Some(cache)) => Ok(cache),
+                Err(error) => Err(error),
+            };
             // Whoever comes next hears of it if nobody is there now.
-            let _ = tell.send(hub.fill(&view).await);
+            let _ = tell.send(filled);
         });
         let ended = |_| Err(Status::service_unavailable("the server is shutting down"));
         let begun = told.map(move |told| told.unwrap_or_else(ended)).boxed().shared();
@@ -223,9 +267,9 @@ impl Hub {
         begun
     }
 
-    /// A new cache with what the store holds. Closed if it was dropped meanwhile.
-    async fn fill(&self, view: &View) -> Result<Arc<Cache>, Status> {
-        let cache = Arc::new(Cache::new(view.extractor.clone()));
+    /// A new cache with what the store holds. Closed if it was dropped meanwhile; `None` if changes have overtaken it.
+    async fn fill(&self, view: &View) -> Result<Option<Arc<Cache>>, Status> {
+        let cache = Arc::new(Cache::new(view.extractor.clone(), &view.prefix));
         {
             let mut state = self.state.lock();
             let slots = state.slots.entry(view.prefix.clone()).or_default();
@@ -244,7 +288,13 @@ impl Hub {
         let served = match &view.convert {
             Conversion::Asked(_) => {
                 let stored = listed.kvs.iter().map(|kv| kv.value.clone()).collect();
-                Some(view.all_served(stored).await?)
+                let mut closed = cache.changes();
+                let closed = async { while closed.changed().await.is_ok() {} };
+                tokio::select! {
+                    served = view.all_served(stored) => Some(served?),
+                    // Nobody is asked for what is of no use any more.
+                    () = closed => return Ok(self.outcome(view, &cache)),
+                }
             }
             _ => None,
         };
@@ -258,7 +308,10 @@ impl Hub {
             (kv.key.slice(view.prefix.len()..), value, kv.mod_revision)
         }));
         let mut state = self.state.lock();
-        let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(cache.clone()) };
+        let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(Some(cache.clone())) };
+        if slot.pending.as_ref().is_some_and(|pending| pending.overtaken) {
+            return Ok(None);
+        }
         cache.fill(listed.revision, objects);
         if let Conversion::Asked(ask) = &view.convert {
             let (converter, inlet) = Converter::new(cache.clone(), ask.clone());
@@ -273,7 +326,14 @@ impl Hub {
                 slot.tell(revision[0].0, changes);
             }
         }
-        Ok(cache.clone())
+        Ok(Some(cache.clone()))
+    }
+
+    /// What has become of a cache that was closed while it was filled: somebody dropped it, or changes have overtaken it.
+    fn outcome(&self, view: &View, cache: &Arc<Cache>) -> Option<Arc<Cache>> {
+        let mut state = self.state.lock();
+        let pending = state.slot(&view.prefix, cache).and_then(|slot| slot.pending.as_ref());
+        (!pending.is_some_and(|pending| pending.overtaken)).then(|| cache.clone())
     }
 
     async fn open(&self) -> Result<(u64, store::WatchStream), store::Error> {
@@ -324,7 +384,8 @@ impl Hub {
                     return opened;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the store cannot be watched; the watch caches stand still");
+                    tracing::error!(%error, "the store cannot be watched; the watch caches are dropped");
+                    self.reset();
                     self.trouble.send_replace(Some(error.to_string()));
                     self.clock.sleep(wait).await;
                     wait = (wait * 2).min(BACKOFF.1);
@@ -431,12 +492,15 @@ impl State {
             });
             match &mut slot.pending {
                 Some(pending) => {
+                    if pending.overtaken {
+                        continue;
+                    }
                     for (key, value) in changes {
                         pending.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
                         pending.changes.push((revision, key, value));
                     }
                     if pending.bytes > PENDING {
-                        *pending = Pending::default();
+                        *pending = Pending { overtaken: true, ..Pending::default() };
                         slot.cache.close();
                     }
                 }

@@ -32,6 +32,17 @@ struct State {
     ended: bool,
 }
 
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It waits for the reader.
+    Queued,
+    /// The reader has gone.
+    Gone,
+    /// The reader is cut off by this: too much waits for it already.
+    Late,
+}
+
 /// Where changes are put in.
 #[derive(Debug)]
 pub(super) struct Sender(Arc<Shared>);
@@ -51,12 +62,12 @@ impl Sender {
         self.0.state.lock().ended
     }
 
-    /// Puts a change in; false: the reader has gone, or is cut off by this. What it did not read is dropped then.
-    pub(super) fn send(&self, change: &Arc<Change>) -> bool {
+    /// Puts a change in. What a reader that is cut off did not read is dropped.
+    pub(super) fn send(&self, change: &Arc<Change>) -> Sent {
         let weight = change.weight();
         let mut state = self.0.state.lock();
         if state.ended {
-            return false;
+            return Sent::Gone;
         }
         let waiting = state.changes.len();
         let late = waiting >= CHANGES || (waiting > 0 && state.bytes + weight > BYTES);
@@ -70,7 +81,7 @@ impl Sender {
         drop(state);
         self.0.reader.wake();
         drop(dropped);
-        !late
+        if late { Sent::Late } else { Sent::Queued }
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
+use foundation::metrics::Counter;
 
 use super::conversion::Progress;
-use super::queue::{Receiver, Sender, queue};
+use super::queue::{Receiver, Sender, Sent, queue};
 use super::{Cached, Change};
 
 /// What a list or watch may concern, as far as it can be found without looking at every object.
@@ -31,18 +32,29 @@ pub enum Interest {
 }
 
 impl Interest {
+    /// The selectable field by which it is found, by its place in the descriptor.
+    pub fn field(&self) -> Option<usize> {
+        match self {
+            Self::Field { field, .. } => Some(*field),
+            Self::All | Self::Namespace(_) | Self::Key(_) => None,
+        }
+    }
+
     /// Whether a change can matter.
     pub fn concerns(&self, change: &Change) -> bool {
-        let object = |test: &dyn Fn(&Cached) -> bool| {
-            change.current.as_deref().is_some_and(test) || change.previous.as_deref().is_some_and(test)
-        };
+        let means = |object: &Arc<Cached>| self.means(object);
+        matches!(self, Self::All)
+            || change.current.as_ref().is_some_and(means)
+            || change.previous.as_ref().is_some_and(means)
+    }
+
+    /// Whether an object is among those it names.
+    pub(super) fn means(&self, object: &Cached) -> bool {
         match self {
             Self::All => true,
-            Self::Namespace(namespace) => object(&|o| o.namespace() == namespace),
-            Self::Key(key) => object(&|o| o.key == key.as_bytes()),
-            Self::Field { field, value } => {
-                object(&|o| o.facts.fields.get(*field).is_some_and(|v| **v == **value))
-            }
+            Self::Namespace(namespace) => object.namespace() == namespace,
+            Self::Key(key) => object.key == key.as_bytes(),
+            Self::Field { field, value } => object.facts.fields.get(*field).is_some_and(|v| **v == **value),
         }
     }
 }
@@ -141,40 +153,46 @@ impl Watchers {
         self.sweep_at = left.max(64);
     }
 
-    /// Hands `change` to whoever it concerns; forgets the ones that are gone or do not read.
-    pub(super) fn notify(&mut self, change: &Arc<Change>) {
-        send(&mut self.all, change);
+    /// Hands `change` to whoever it concerns; forgets the ones that are gone or do not read, and counts the latter.
+    pub(super) fn notify(&mut self, change: &Arc<Change>, late: &Counter) {
+        send(&mut self.all, change, late);
         let object = change.current.as_deref().or(change.previous.as_deref());
         let Some(object) = object else { return };
-        send_at(&mut self.namespaces, object.namespace(), change);
+        send_at(&mut self.namespaces, object.namespace(), change, late);
         if !self.keys.is_empty() {
-            send_at(&mut self.keys, std::str::from_utf8(&object.key).unwrap_or_default(), change);
+            send_at(&mut self.keys, std::str::from_utf8(&object.key).unwrap_or_default(), change, late);
         }
         for (field, watchers) in &mut self.fields {
             let value =
                 |object: Option<&Arc<Cached>>| object.and_then(|o| o.facts.fields.get(*field)).cloned();
             let (old, new) = (value(change.previous.as_ref()), value(change.current.as_ref()));
             if let Some(new) = &new {
-                send_at(watchers, new, change);
+                send_at(watchers, new, change, late);
             }
             if let Some(old) = old
                 && new.as_ref() != Some(&old)
             {
-                send_at(watchers, &old, change);
+                send_at(watchers, &old, change, late);
             }
         }
     }
 }
 
-fn send_at(table: &mut HashMap<String, Vec<Watcher>>, at: &str, change: &Arc<Change>) {
+fn send_at(table: &mut HashMap<String, Vec<Watcher>>, at: &str, change: &Arc<Change>, late: &Counter) {
     if let Some(watchers) = table.get_mut(at) {
-        send(watchers, change);
+        send(watchers, change, late);
         if watchers.is_empty() {
             table.remove(at);
         }
     }
 }
 
-fn send(watchers: &mut Vec<Watcher>, change: &Arc<Change>) {
-    watchers.retain(|watcher| change.revision <= watcher.after || watcher.sender.send(change));
+fn send(watchers: &mut Vec<Watcher>, change: &Arc<Change>, late: &Counter) {
+    watchers.retain(|watcher| {
+        let sent = if change.revision <= watcher.after { Sent::Queued } else { watcher.sender.send(change) };
+        if sent == Sent::Late {
+            late.inc();
+        }
+        sent == Sent::Queued
+    });
 }

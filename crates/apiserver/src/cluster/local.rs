@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{ClusterState, Listing};
-use crate::cache::{Cache, Cached, Hub, Interest, Limit};
+use crate::cache::{Cache, Cached, Hub, Interest, Limit, Wanted};
 use crate::registry::{Registry, Resource};
 use crate::storage::Storage;
 
@@ -64,7 +64,7 @@ impl ClusterState for Local {
             "" => Interest::All,
             namespace => Interest::Namespace(namespace.to_owned()),
         };
-        let found = cache.snapshot(&interest, now, None, Limit::default(), |_| true);
+        let found = cache.snapshot(&interest, &Wanted::default(), now, None, Limit::default(), |_| true);
         let items = found.objects.iter().map(|object| object.value.clone()).collect();
         Ok(Listing { revision: found.revision, items })
     }
@@ -84,7 +84,7 @@ impl ClusterState for Local {
         let interest = Interest::Field { field, value: value.to_owned() };
         let selected =
             |object: &Cached| object.facts.fields.get(field).is_some_and(|found| **found == *value);
-        let found = cache.snapshot(&interest, now, None, Limit::default(), selected);
+        let found = cache.snapshot(&interest, &Wanted::default(), now, None, Limit::default(), selected);
         let items = found.objects.iter().map(|object| object.value.clone()).collect();
         Ok(Listing { revision: found.revision, items })
     }

@@ -3,6 +3,7 @@
 //! Order: decode, metadata the server owns, defaults, ownership of the fields, mutating admission, name, `prepare_for_create`, the
 //! resource's reservations, validation, validating admission, store.
 
+use api::kinds::switched_off;
 use api::{Object, Status, meta_validation};
 use serde_json::Value;
 
@@ -108,6 +109,7 @@ async fn write_once(
     versioned: bool,
 ) -> Result<Written, Status> {
     let descriptor = &call.resource.descriptor;
+    switched_off::drop_fields(&descriptor.group, &descriptor.kind, &mut object.0, None);
     // Reservations need a valid object, and validation needs what was reserved: metadata is checked first.
     let reserves = call.resource.rest.reserves();
     let (mut found, mut warnings) = (Vec::new(), None);

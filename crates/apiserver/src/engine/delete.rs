@@ -228,8 +228,14 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     read::settle(call, when).await?;
     let revision = call.server.hub.revision();
     let cache = read::cache(call).await?;
-    let found = cache
-        .snapshot(&selection.interest, revision, None, Limit::default(), |object| selection.matches(object));
+    let found = cache.snapshot(
+        &selection.interest,
+        &selection.wanted(),
+        revision,
+        None,
+        Limit::default(),
+        |object| selection.matches(object),
+    );
     let mut deleted = Vec::with_capacity(found.objects.len());
     for object in found.objects {
         match one(call, object.namespace(), object.name(), &options).await {

@@ -78,7 +78,11 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     // Upstream's cache answers «any» in one piece, whatever the limit.
     let objects = if when == When::Any { 0 } else { limit };
     let limit = Limit { objects, count_rest: selection.is_everything() };
-    let snapshot = cache.snapshot(&selection.interest, now, None, limit, |o| selection.matches(o));
+    let snapshot = cache.snapshot(&selection.interest, &selection.wanted(), now, None, limit, |object| {
+        selection.matches(object)
+    });
+    let field = selection.interest.field().and_then(|at| call.resource.descriptor.selectable_fields.get(at));
+    cache.counters.listed(field.map(|field| &*field.name), snapshot.seen, snapshot.objects.len());
     span.event("Listed items from cache");
     span.set("count", i64::try_from(snapshot.objects.len()).unwrap_or(i64::MAX));
     drop(span);

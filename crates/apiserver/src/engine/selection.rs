@@ -9,7 +9,7 @@ use bytes::Bytes;
 use store::Range;
 
 use super::Call;
-use crate::cache::{Cached, Interest};
+use crate::cache::{Cached, Interest, Wanted};
 use crate::request::Query;
 
 /// A selection of objects of one resource.
@@ -65,6 +65,11 @@ impl Selection {
         }
     }
 
+    /// What it asks of labels.
+    pub fn wanted(&self) -> Wanted {
+        Wanted::of(&self.labels)
+    }
+
     /// Whether every object of the place in the path is meant.
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_empty()
@@ -102,7 +107,8 @@ fn interest(call: &Call, selector: &fields::Selector, namespace: &str) -> Intere
     let by_field = selector
         .requirements()
         .iter()
-        .filter(|requirement| requirement.equal && !requirement.value.is_empty())
+        // Those that have no value may be most of them: a namespace is the better place to look then.
+        .filter(|requirement| requirement.equal && (namespace.is_empty() || !requirement.value.is_empty()))
         .find_map(|r| Some((call.resource.field(&r.field)?, r.value.clone())));
     match by_field {
         Some((field, value)) => Interest::Field { field, value },

@@ -5,6 +5,7 @@
 //! resource's reservations, validation, validating admission, compare-and-swap. When someone else wrote
 //! meanwhile the whole is done again on the newer object, unless the client insists on a resourceVersion.
 
+use api::kinds::switched_off;
 use api::{Object, Status, meta_validation};
 use serde_json::Value;
 
@@ -272,6 +273,7 @@ fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
             if descriptor.subresources.status {
                 reset(new, "status");
             }
+            switched_off::drop_fields(&descriptor.group, &descriptor.kind, &mut new.0, Some(&old.0));
             descriptor.hooks.prepare_for_update(&mut new.0, &old.0);
             if descriptor.generation && write::spec_differs(new, old, descriptor.subresources.status) {
                 write::next_generation(new);
@@ -290,6 +292,7 @@ fn prepare(call: &Call, target: Target, new: &mut Object, old: &Object) {
             descriptor.hooks.prepare_for_status_update(&mut new.0, &old.0);
         }
         Target::Other(name) => {
+            switched_off::drop_fields(&descriptor.group, &descriptor.kind, &mut new.0, Some(&old.0));
             descriptor.hooks.prepare_for_subresource_update(name, &mut new.0, &old.0);
             if descriptor.generation && write::spec_differs(new, old, descriptor.subresources.status) {
                 write::next_generation(new);

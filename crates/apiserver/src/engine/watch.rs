@@ -19,6 +19,7 @@ use super::selection::{self, Selection, When};
 use super::{Call, read};
 use crate::cache::{Cached, Change, EventType, Subscription};
 use crate::fairness::width::Counted;
+use crate::metrics::streams::{self, Events};
 use crate::negotiation::{Encoding, Form};
 use crate::output;
 use crate::response::{self, Response};
@@ -65,6 +66,10 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     let encoding = call.accepted.encoding;
     let start = start(&call)?;
     let selection = Selection::of(&call)?;
+    let socket = match websocket::is_requested(&call.headers) {
+        true => Some(websocket::watch(&call.headers, call.upgrade.take())?),
+        false => None,
+    };
     let hub = call.server.hub.clone();
     let from = match start.when {
         When::Exact(revision) => Some(revision),
@@ -78,11 +83,9 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     if let Some(from) = from {
         hub.recall(&call.resource.view, &cache, from).await;
     }
-    let opened = cache.watch(selection.interest.clone(), from, now, |object| selection.matches(object));
-    let socket = match websocket::is_requested(&call.headers) {
-        true => Some(websocket::watch(&call.headers, call.upgrade.take())?),
-        false => None,
-    };
+    let opened = cache.watch(selection.interest.clone(), &selection.wanted(), from, now, |object| {
+        selection.matches(object)
+    });
     // Upstream answers 200 and puts the error into the stream: informers expect it there.
     let (snapshot, subscription) = match opened {
         Ok(opened) => opened,
@@ -99,6 +102,7 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
             least + call.server.randomness.below(least.max(1))
         }
     };
+    cache.counters.initial.add(snapshot.objects.len() as u64);
     let sent = subscription.after;
     let server = call.server.clone();
     // A message is one event.
@@ -116,7 +120,8 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
         header: true,
         ended: false,
         busy: 0,
-        gauge: call.server.metrics.watching(&call.info),
+        events: Events::of(&call.info),
+        gauge: streams::running(&call.info),
         _counted: call.server.fairness.watches.count(&call.info, &call.query),
         call,
     };
@@ -124,7 +129,7 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
         let frame = watching.next().await?;
         Some((frame, watching))
     });
-    let frames = server.readers.guard(frames);
+    let frames = server.readers.guard(frames, crate::listen::own_connection());
     Ok(respond(&server, socket, encoding, frames))
 }
 
@@ -173,8 +178,9 @@ struct Watching {
     ended: bool,
     /// How often in a row there was something to send without waiting.
     busy: u32,
+    events: Events,
     #[expect(dead_code, reason = "counts this watch for as long as it lives")]
-    gauge: crate::metrics::Watching,
+    gauge: streams::Running,
 }
 
 impl Watching {
@@ -261,14 +267,15 @@ impl Watching {
     /// What ended the stream, where the client is to be told.
     fn failure_frame(&self) -> Option<Bytes> {
         let failure = crate::encoding::to_json(&self.subscription.failure()?.to_json());
-        Some(output::watch_frame(self.call.accepted.encoding, "ERROR", &failure, None))
+        Some(self.counted(output::watch_frame(self.call.accepted.encoding, "ERROR", &failure, None)))
     }
 
     fn initial_frames(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while out.len() < self.chunk {
             let Some(object) = self.initial.next() else { break };
-            out.extend_from_slice(&self.event("ADDED", &object.value));
+            let frame = self.event("ADDED", &object.value);
+            out.extend_from_slice(&self.counted(frame));
         }
         (!out.is_empty()).then(|| out.freeze())
     }
@@ -292,11 +299,18 @@ impl Watching {
         self.sent = self.sent.max(change.revision);
         let event: EventType = change.seen_by(|object| self.selection.matches(object))?;
         let encoding = self.call.accepted.encoding;
-        Some(match self.call.accepted.form {
+        let frame = match self.call.accepted.form {
             Form::Whole if encoding == Encoding::Json => change.frame(event),
             Form::Whole => change.frame_in(encoding, event, |object| self.whole(event.as_str(), object)),
             _ => self.event(event.as_str(), &change.object(event)),
-        })
+        };
+        Some(self.counted(frame))
+    }
+
+    /// A frame that is sent now.
+    fn counted(&self, frame: Bytes) -> Bytes {
+        self.events.sent(frame.len());
+        frame
     }
 
     /// An event with the object in the form the client wants.
@@ -329,9 +343,9 @@ impl Watching {
             object["apiVersion"] = format!("meta.k8s.io/{version}").into();
         }
         let object = crate::encoding::to_json(&object);
-        match self.call.accepted.form {
+        self.counted(match self.call.accepted.form {
             Form::Partial(_) => output::watch_frame(self.call.accepted.encoding, "BOOKMARK", &object, None),
             _ => self.whole("BOOKMARK", &object),
-        }
+        })
     }
 }

@@ -85,7 +85,7 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
         let name = level.metadata.name.clone().unwrap_or_default();
         let next = ids.len() as LevelId + 1;
         let id = *ids.entry(name.clone()).or_insert(next);
-        fairness.metrics.level(&name, &limits);
+        fairness.metrics.level(id, &name, &limits);
         configured.push((id, limits));
         by_name.insert(name, (id, limits, level.metadata.uid.clone().unwrap_or_default()));
     }
@@ -96,7 +96,7 @@ async fn apply(server: &Arc<Server>, ids: &mut HashMap<String, LevelId>) -> Resu
         describe(server, &schema, &wanted, level.is_some(), &now).await;
         if let Some((id, limits, uid)) = level {
             let metrics =
-                fairness.metrics.schema(&wanted, schema.metadata.name.as_deref().unwrap_or_default());
+                fairness.metrics.schema(*id, &wanted, schema.metadata.name.as_deref().unwrap_or_default());
             let level = (*id, super::header(uid));
             schemas.push(Schema::new(schema, level, levels::widest(limits), metrics));
         }

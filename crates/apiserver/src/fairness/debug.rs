@@ -230,7 +230,7 @@ mod tests {
         let limits = Limits { nominal: 1, lower: 1, upper: 1, exempt: false, queuing };
         seats.configure(vec![(1, limits), (2, Limits { exempt: true, ..Limits::default() })]);
         seats.arrive(1, 1, || 2, ());
-        let Arrival::Wait(ticket) = seats.arrive(1, 3, || 2, ()) else { panic!("there is no room") };
+        let Arrival::Wait(ticket, _) = seats.arrive(1, 3, || 2, ()) else { panic!("there is no room") };
         seats.arrive(1, 1, || 2, ());
         for _ in 0..2 {
             seats.arrive(1, 1, || 2, ());

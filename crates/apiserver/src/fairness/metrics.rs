@@ -1,13 +1,21 @@
 //! What priority and fairness counts, under upstream's names.
 //! Upstream: apiserver/pkg/util/flowcontrol/metrics.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foundation::metrics::{Counter, Family, Gauge, Histogram, LATENCY_BUCKETS, registry};
+use parking_lot::Mutex;
 
-use super::seats::{Limits, Reason};
+use super::seats::{LevelId, Limits, Reason};
+use super::utilization::Utilization;
 
 const LABELS: &[&str] = &["priority_level", "flow_schema"];
+/// Upstream's bounds of the shares of seats in use: those near 1 show that there are no more.
+const SHARES: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
+/// Upstream's bounds of the lengths of queues.
+const LENGTHS: &[f64] = &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
 /// The families.
 pub(super) struct Metrics {
@@ -22,6 +30,12 @@ pub(super) struct Metrics {
     nominal: Family<Gauge>,
     lower: Family<Gauge>,
     upper: Family<Gauge>,
+    limit: Family<Gauge>,
+    shares: Family<Histogram>,
+    lengths: Family<Histogram>,
+    /// Of reads and of writes, whatever their level.
+    queued: [Gauge; 2],
+    levels: Mutex<BTreeMap<LevelId, Arc<Utilization>>>,
 }
 
 impl Metrics {
@@ -86,19 +100,56 @@ impl Metrics {
                 "Configured upper bound on number of execution seats of each priority level.",
                 &["priority_level"],
             ),
+            limit: r.gauge(
+                "apiserver_flowcontrol_current_limit_seats",
+                "How many seats each priority level may have now, with what others do not use.",
+                &["priority_level"],
+            ),
+            shares: r.histogram(
+                "apiserver_flowcontrol_priority_level_seat_utilization",
+                "The share of its seats that each priority level used, observed at the end of every nanosecond.",
+                &["phase", "priority_level"],
+                SHARES,
+            ),
+            lengths: r.histogram(
+                "apiserver_flowcontrol_request_queue_length_after_enqueue",
+                "How many requests were in a queue with the one that joined it.",
+                LABELS,
+                LENGTHS,
+            ),
+            queued: ["readOnly", "mutating"].map(|kind| {
+                let queued = r.gauge(
+                    "apiserver_current_inqueue_requests",
+                    "Number of requests that wait for their turn, by kind of request.",
+                    &["request_kind"],
+                );
+                queued.with(&[kind])
+            }),
+            levels: Mutex::default(),
         }
     }
 
+    /// The seats in use of every level that is or was configured.
+    pub(super) fn levels(&self) -> Vec<(LevelId, Arc<Utilization>)> {
+        self.levels.lock().iter().map(|(id, level)| (*id, level.clone())).collect()
+    }
+
     /// Says what a level was given.
-    pub(super) fn level(&self, name: &str, limits: &Limits) {
+    pub(super) fn level(&self, id: LevelId, name: &str, limits: &Limits) {
+        let shares = || self.shares.with(&["executing", name]);
+        let level = || Arc::new(Utilization::new(shares(), self.limit.with(&[name])));
+        self.levels.lock().entry(id).or_insert_with(level);
         self.nominal.with(&[name]).set(limits.nominal.into());
         self.lower.with(&[name]).set(limits.lower.into());
         self.upper.with(&[name]).set(limits.upper.into());
     }
 
-    /// The handles of one schema, so that no request looks one up.
-    pub(super) fn schema(&self, level: &str, schema: &str) -> SchemaMetrics {
+    /// The handles of one schema of a level that is known, so that no request looks one up.
+    pub(super) fn schema(&self, id: LevelId, level: &str, schema: &str) -> SchemaMetrics {
         SchemaMetrics {
+            level: self.levels.lock().get(&id).cloned(),
+            lengths: self.lengths.with(&[level, schema]),
+            queued: self.queued.clone(),
             dispatched: self.dispatched.with(&[level, schema]),
             inqueue: self.inqueue.with(&[level, schema]),
             executing: self.executing.with(&[level, schema]),
@@ -115,6 +166,9 @@ impl Metrics {
 
 /// The handles of one schema.
 pub(super) struct SchemaMetrics {
+    level: Option<Arc<Utilization>>,
+    lengths: Histogram,
+    queued: [Gauge; 2],
     dispatched: Counter,
     inqueue: Gauge,
     executing: Gauge,
@@ -128,18 +182,28 @@ pub(super) struct SchemaMetrics {
 }
 
 /// Counts a request that waits, for as long as it does.
-pub(super) struct InQueue(Gauge);
+pub(super) struct InQueue([Gauge; 2]);
 
 impl Drop for InQueue {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.iter().for_each(Gauge::dec);
     }
 }
 
 impl SchemaMetrics {
-    pub(super) fn waiting(&self) -> InQueue {
-        self.inqueue.inc();
-        InQueue(self.inqueue.clone())
+    /// A request waits from now on, in a queue of so many.
+    pub(super) fn waiting(&self, reads: bool, queue: usize) -> InQueue {
+        self.lengths.observe(queue as f64);
+        let gauges = [self.inqueue.clone(), self.queued[usize::from(!reads)].clone()];
+        gauges.iter().for_each(Gauge::inc);
+        InQueue(gauges)
+    }
+
+    /// From `now` on so many seats of so many of the level are used.
+    pub(super) fn used(&self, now: Duration, used: u32, limit: u32) {
+        if let Some(level) = &self.level {
+            level.moved(now, used, limit);
+        }
     }
 
     pub(super) fn waited(&self, runs: bool, time: Duration) {

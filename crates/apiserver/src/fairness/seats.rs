@@ -125,8 +125,8 @@ pub enum Reason {
 pub enum Arrival {
     /// It has its seats.
     Run(Ticket),
-    /// It waits.
-    Wait(Ticket),
+    /// It waits, in a queue of so many.
+    Wait(Ticket, usize),
     /// It is turned away.
     Refuse(Reason),
 }
@@ -236,7 +236,7 @@ impl<T> Seats<T> {
         }
         queue.waiting.push_back(Waiting { number, width, who });
         level.waiting += 1;
-        Arrival::Wait(Ticket { number, queue: Some(chosen) })
+        Arrival::Wait(Ticket { number, queue: Some(chosen) }, queue.waiting.len())
     }
 
     /// A request gives up its place or its seats, after having had them for `seconds`.
@@ -317,26 +317,24 @@ impl<T> Seats<T> {
         self.levels.get(&id).map_or((0, 0), |level| (level.in_use, level.waiting))
     }
 
-    fn room(&self, id: LevelId, width: u32) -> bool {
-        let Some(level) = self.levels.get(&id) else { return true };
-        let after = level.in_use + width;
-        if level.limits.exempt || after <= level.limits.lower {
-            return true;
-        }
-        if after > level.limits.upper {
-            return false;
-        }
+    /// How many seats the level may have now: its own, and what it may borrow of what others do not use.
+    pub fn limit(&self, id: LevelId) -> u32 {
+        let Some(Level { limits, .. }) = self.levels.get(&id) else { return 0 };
         let others = self.levels.iter().filter(|(other, level)| **other != id && !level.limits.exempt);
-        let (mut total, mut taken) = (level.limits.nominal, after);
+        let (mut total, mut taken, mut most) = (limits.nominal, 0, limits.upper);
         for (_, other) in others {
-            let starved = other.waiting > 0 && other.in_use < other.limits.nominal;
-            if after > level.limits.nominal && starved {
-                return false;
+            if other.waiting > 0 && other.in_use < other.limits.nominal {
+                most = most.min(limits.nominal);
             }
             total += other.limits.nominal;
             taken += other.in_use.max(other.limits.lower);
         }
-        taken <= total
+        most.min(total.saturating_sub(taken)).max(limits.lower)
+    }
+
+    fn room(&self, id: LevelId, width: u32) -> bool {
+        let Some(level) = self.levels.get(&id) else { return true };
+        level.limits.exempt || level.in_use + width <= self.limit(id)
     }
 
     /// Lets those go for whom there is room: first the levels that are owed seats.
@@ -430,7 +428,7 @@ mod tests {
 
     fn ticket(arrival: Arrival) -> Ticket {
         match arrival {
-            Arrival::Run(ticket) | Arrival::Wait(ticket) => ticket,
+            Arrival::Run(ticket) | Arrival::Wait(ticket, _) => ticket,
             Arrival::Refuse(reason) => panic!("refused: {reason:?}"),
         }
     }
@@ -456,7 +454,7 @@ mod tests {
         let a = ticket(seats.arrive(1, 1, || 0, "a"));
         ticket(seats.arrive(1, 1, || 0, "b"));
         let c = seats.arrive(1, 1, || 0, "c");
-        assert!(matches!(c, Arrival::Wait(_)));
+        assert!(matches!(c, Arrival::Wait(..)));
         let d = ticket(seats.arrive(1, 1, || 0, "d"));
         assert_eq!(seats.usage(1), (2, 2));
         assert_eq!(seats.end(1, ticket(c), 1, 0.0).dispatched, Vec::<&str>::new(), "c has gone away");
@@ -488,7 +486,7 @@ mod tests {
         }
         // Its hand is cards 3 and 0 + …: none of the busy flow's.
         let quiet = seats.arrive(1, 1, || 3 + 8 * 2, "quiet");
-        let Arrival::Wait(quiet) = quiet else { panic!("there is no room") };
+        let Arrival::Wait(quiet, _) = quiet else { panic!("there is no room") };
         let mut order = Vec::new();
         for _ in 0..3 {
             let next = seats.end(1, running, 1, 1.0).dispatched;
@@ -513,14 +511,14 @@ mod tests {
             assert!(matches!(arrival, Arrival::Run(_)));
             borrowed.push(ticket(arrival));
         }
-        assert!(matches!(seats.arrive(2, 1, || 0, "borrower"), Arrival::Wait(_)), "two are never lent");
+        assert!(matches!(seats.arrive(2, 1, || 0, "borrower"), Arrival::Wait(..)), "two are never lent");
         for _ in 0..2 {
             assert!(
                 matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Run(_)),
                 "not lent, so always there"
             );
         }
-        assert!(matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Wait(_)), "lent out");
+        assert!(matches!(seats.arrive(1, 1, || 9, "owner"), Arrival::Wait(..)), "lent out");
         let ended = seats.end(2, borrowed.remove(0), 1, 0.1);
         assert_eq!(ended.dispatched, ["owner"], "before the borrower that has waited for longer");
     }

@@ -12,7 +12,7 @@ fn plan(metrics: &Metrics) -> Plan {
         let level = object.0["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap().to_owned();
         let name = object.name().to_owned();
         let typed = serde_json::from_value(object.0).unwrap();
-        Schema::new(typed, (1, header(&level)), Some(10), metrics.schema(&level, &name))
+        Schema::new(typed, (1, header(&level)), Some(10), metrics.schema(1, &level, &name))
     });
     Plan::new(schemas.collect())
 }
@@ -60,7 +60,7 @@ fn fairness(clock: &ManualClock) -> Arc<Fairness> {
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}],
         }]},
     });
-    let metrics = fairness.metrics.schema("l", "s");
+    let metrics = fairness.metrics.schema(1, "l", "s");
     let schema = Schema::new(serde_json::from_value(object).unwrap(), (7, header("u2")), Some(2), metrics);
     let queuing = Some(Queuing { queues: 4, hand: 1, length: 1 });
     let limits = Limits { nominal: 1, lower: 1, upper: 1, exempt: false, queuing };

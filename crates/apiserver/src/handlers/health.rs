@@ -1,13 +1,16 @@
 //! `/healthz`, `/livez`, `/readyz`: each check by name, all of them, in detail with `verbose`.
 //!
 //! What is not as it should be though everything passes (the store's disk is slow, or full) is told in detail.
+//! How each came out is kept for `/metrics/slis` (`slis`).
 //! A step of the start that is done is a check of its own, under upstream's name for it ([`hooks`]): tools wait for some.
 //! Upstream: apiserver/pkg/server/{healthz,hooks.go}.
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use api::field::quote;
 
+use super::slis;
 use crate::request::Query;
 use crate::response::{self, Response};
 use crate::server::Server;
@@ -68,8 +71,8 @@ fn entries(server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)>
     if endpoint == "livez" {
         entries.retain(|(name, _)| name != KMS);
     } else {
-        let draining = server.draining.is_cancelled();
-        let shutdown = if draining { Err("process is shutting down".to_owned()) } else { Ok(()) };
+        let stopping = server.stopping.load(Ordering::Relaxed) || server.draining.is_cancelled();
+        let shutdown = if stopping { Err("process is shutting down".to_owned()) } else { Ok(()) };
         entries.push(("shutdown".to_owned(), shutdown));
     }
     entries
@@ -88,6 +91,9 @@ pub(super) async fn serve(server: &Server, endpoint: &str, check: Option<&str>, 
     let mut out = String::new();
     let mut failed = Vec::new();
     for (name, result) in &entries {
+        if !excluded.contains(&name.as_str()) {
+            slis::observed(name, endpoint, result.is_ok());
+        }
         // Writing to a String cannot fail.
         let _ = match result {
             _ if excluded.contains(&name.as_str()) => writeln!(out, "[+]{name} excluded: ok"),
@@ -104,6 +110,7 @@ pub(super) async fn serve(server: &Server, endpoint: &str, check: Option<&str>, 
         .filter(|excluded| !entries.iter().any(|(name, _)| name == *excluded))
         .map(|excluded| quote(excluded))
         .collect();
+    unknown.sort();
     unknown.dedup();
     if !unknown.is_empty() {
         let unknown = unknown.join(", ");

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use schema::Schema;
 use schema::openapi::Published;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::discovery::cacheable;
 use crate::aggregation;
@@ -34,31 +35,39 @@ pub struct Documents(Mutex<Cached>);
 #[derive(Default)]
 struct Cached {
     table: Option<Arc<Table>>,
-    /// Each with the generation of what it was made from beside the table.
-    documents: HashMap<String, (u64, Bytes)>,
+    /// Each with the generation of what it is made from beside the table.
+    documents: HashMap<String, (u64, Made)>,
 }
+
+/// A document that is made once, while whoever else wants it waits.
+type Made = Arc<OnceCell<Bytes>>;
 
 impl Documents {
     /// The document `name`, made by `make` unless it is there for this table and this generation of what else it says.
-    fn get(&self, table: &Arc<Table>, generation: u64, name: &str, make: impl FnOnce() -> Bytes) -> Bytes {
-        {
+    async fn get(
+        &self,
+        table: &Arc<Table>,
+        generation: u64,
+        name: &str,
+        make: impl FnOnce() -> Bytes + Send + 'static,
+    ) -> Result<Bytes, Status> {
+        let made = {
             let mut cached = self.0.lock();
             if !cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
                 *cached = Cached { table: Some(table.clone()), documents: HashMap::new() };
             }
-            if let Some((of, document)) = cached.documents.get(name)
-                && *of == generation
-            {
-                return document.clone();
+            let (of, made) = cached.documents.entry(name.to_owned()).or_default();
+            if *of != generation {
+                (*of, *made) = (generation, Made::default());
             }
-        }
-        // Made outside the lock: documents are large, and two makers make the same.
-        let document = make();
-        let mut cached = self.0.lock();
-        if cached.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
-            cached.documents.insert(name.to_owned(), (generation, document.clone()));
-        }
-        document
+            made.clone()
+        };
+        // Large ones take some hundred milliseconds: not those of other requests.
+        let make = || async {
+            let made = tokio::task::spawn_blocking(make).await;
+            made.map_err(|error| Status::internal(format!("the document could not be made: {error}")))
+        };
+        made.get_or_try_init(make).await.cloned()
     }
 }
 
@@ -81,10 +90,12 @@ fn custom(table: &Table) -> Published {
 }
 
 /// `/openapi/v2`: what this server serves, and what it knows of others.
-pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
+pub(super) async fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
     let (generation, parts) = server.aggregator.parts();
-    let whole = || {
+    let of = table.clone();
+    let whole = move || {
+        let table = of;
         let mut document = schema::openapi::v2(&all(&table), &custom(&table));
         for part in parts {
             // Written by this server, so it is JSON.
@@ -95,19 +106,21 @@ pub(super) fn v2(server: &Server, head: &Parts) -> Result<Response, Status> {
     let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // kubectl and client-go send the media type with an `@` or a dot before the version.
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        let make = || schema::openapi::v2_protobuf(&whole()).into();
-        return Ok(cacheable(head, V2_PROTOBUF, server.documents.get(&table, generation, "v2.pb", make)));
+        let make = move || schema::openapi::v2_protobuf(&whole()).into();
+        let document = server.documents.get(&table, generation, "v2.pb", make).await?;
+        return Ok(cacheable(head, V2_PROTOBUF, document));
     }
-    let make = || crate::encoding::to_json(&whole());
-    Ok(cacheable(head, crate::response::JSON, server.documents.get(&table, generation, "v2", make)))
+    let make = move || crate::encoding::to_json(&whole());
+    let document = server.documents.get(&table, generation, "v2", make).await?;
+    Ok(cacheable(head, crate::response::JSON, document))
 }
 
 /// `/openapi/v3`.
-pub(super) fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status> {
+pub(super) async fn v3_index(server: &Server, head: &Parts) -> Result<Response, Status> {
     let table = server.registry.table().clone();
-    let document = server.documents.get(&table, 0, "v3", || {
-        crate::encoding::to_json(&schema::openapi::v3_index(&all(&table), &custom(&table)))
-    });
+    let of = table.clone();
+    let make = move || crate::encoding::to_json(&schema::openapi::v3_index(&all(&of), &custom(&of)));
+    let document = server.documents.get(&table, 0, "v3", make).await?;
     let remote = server.aggregator.documents();
     if remote.is_empty() {
         return Ok(cacheable(head, crate::response::JSON, document));
@@ -134,26 +147,45 @@ pub(super) async fn remote(
     Ok(aggregation::proxy::serve(server, &remote, user, own, client::empty_body(), &url).await)
 }
 
-/// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.
-pub(super) fn v3(server: &Server, head: &Parts, query: &Query, at: &[&str]) -> Result<Response, Status> {
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`, and the documents of what stands beside these.
+pub(super) async fn v3(
+    server: &Server,
+    head: &Parts,
+    query: &Query,
+    at: &[&str],
+) -> Result<Response, Status> {
     let group_version = match at {
         ["api", version] => GroupVersion::new("", *version),
         ["apis", group, version] => GroupVersion::new(*group, *version),
-        _ => return Err(Status::page_not_found()),
+        _ => return root(server, head, query, &at.join("/")),
     };
     let table = server.registry.table().clone();
     if !table.serves(&group_version.group, &group_version.version) {
         return Err(Status::page_not_found());
     }
-    let document = server.documents.get(&table, 0, &at.join("/"), || {
-        let descriptors = table.descriptors(&group_version);
-        crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors, &custom(&table)))
-    });
+    let of = table.clone();
+    let make = move || {
+        let descriptors = of.descriptors(&group_version);
+        crate::encoding::to_json(&schema::openapi::v3(&group_version, &descriptors, &custom(&of)))
+    };
+    let document = server.documents.get(&table, 0, &at.join("/"), make).await?;
+    Ok(named_by_hash(head, query, document))
+}
+
+/// The document of something that is no group version.
+fn root(server: &Server, head: &Parts, query: &Query, name: &str) -> Result<Response, Status> {
+    let table = server.registry.table().clone();
+    let document = schema::openapi::v3_root(name, &all(&table), &custom(&table));
+    let document = document.ok_or_else(Status::page_not_found)?;
+    Ok(named_by_hash(head, query, crate::encoding::to_json(&document)))
+}
+
+fn named_by_hash(head: &Parts, query: &Query, document: Bytes) -> Response {
     let mut response = cacheable(head, crate::response::JSON, document);
     if query.get("hash").is_some() {
         // The index names documents by their hash, so that a client may keep them for good.
         let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
         response.headers_mut().insert(header::CACHE_CONTROL, forever);
     }
-    Ok(response)
+    response
 }

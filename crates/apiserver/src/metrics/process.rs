@@ -1,6 +1,6 @@
 //! What Prometheus' client libraries tell of a process: processor time, memory, open files, start.
 //!
-//! Reads `/proc` when the metrics are rendered, and never in between.
+//! And how many tasks there are, under the name that dashboards know. Reads `/proc` when the metrics are rendered, and never in between.
 //! Upstream: prometheus/client_golang `process_collector_other.go`, which kube-apiserver registers.
 
 use std::fs;
@@ -15,6 +15,7 @@ const PAGE: f64 = 4096.0;
 /// Registers them.
 pub(super) fn register() {
     let registry = registry();
+    registry.gauge_callback("go_goroutines", "Number of tasks that currently exist.", tasks);
     registry.counter_callback(
         "process_cpu_seconds_total",
         "Total user and system CPU time spent in seconds.",
@@ -39,6 +40,11 @@ pub(super) fn register() {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
     });
+}
+
+/// Those of the runtime that is asked on: the goroutines of this server.
+fn tasks() -> f64 {
+    tokio::runtime::Handle::try_current().map_or(0.0, |runtime| runtime.metrics().num_alive_tasks() as f64)
 }
 
 /// The fields after the process's name, which may hold anything.

@@ -111,10 +111,8 @@ impl Measured {
         let known = &self.known[operation as usize];
         let found = known.read().get(place).cloned();
         let counters = found.unwrap_or_else(|| {
-            let name = String::from_utf8_lossy(place);
-            let (group, resource) = name.split_once('/').unwrap_or(("", &name));
-            let group = if group == "core" { "" } else { group };
-            let labels = [OPERATIONS[operation as usize], group, resource];
+            let (group, resource) = named(place);
+            let labels = [OPERATIONS[operation as usize], group.as_str(), resource.as_str()];
             let counters = Counters {
                 latency: self.latency.with(&labels),
                 requests: self.requests.with(&labels),
@@ -132,12 +130,19 @@ impl Measured {
 }
 
 /// `core/pods` of `/registry/core/pods/default/a`; `None` for keys that hold no objects.
-fn place(key: &[u8]) -> Option<&[u8]> {
+pub(super) fn place(key: &[u8]) -> Option<&[u8]> {
     let rest = key.strip_prefix(b"/registry/")?;
     let group = rest.iter().position(|byte| *byte == b'/')?;
     let resource = &rest[group + 1..];
     let end = resource.iter().position(|byte| *byte == b'/')?;
     (end > 0).then(|| &rest[..group + 1 + end])
+}
+
+/// The group and resource of a place.
+pub(super) fn named(place: &[u8]) -> (String, String) {
+    let name = String::from_utf8_lossy(place);
+    let (group, resource) = name.split_once('/').unwrap_or(("", &name));
+    (if group == "core" { "" } else { group }.to_owned(), resource.to_owned())
 }
 
 /// What a transaction does, and to which key.

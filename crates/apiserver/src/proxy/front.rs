@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use client::BoxError;
 use flate2::Compression;
-use flate2::write::{DeflateDecoder, DeflateEncoder, GzDecoder, GzEncoder};
+use flate2::write::{DeflateDecoder, DeflateEncoder, GzEncoder, MultiGzDecoder};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
@@ -57,8 +57,10 @@ impl Front {
             }
             return Response::from_parts(head, body);
         }
+        // A part of a page is not one: where it begins nobody knows.
+        let partial = matches!(head.status.as_u16(), 204 | 206 | 304);
         let coding = match page(&head.headers) {
-            Some(coding) if !bodiless => coding,
+            Some(coding) if !bodiless && !partial => coding,
             _ => return Response::from_parts(head, body),
         };
         head.headers.remove(header::CONTENT_LENGTH);
@@ -139,118 +141,106 @@ fn scheme(url: &str) -> (&str, &str) {
     }
 }
 
-/// How a body is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Identity,
-    Gzip,
-    Deflate,
-}
-
-/// The coding of an answer that is a page with links; `None`: it is none, or cannot be read.
+/// The coding of an answer that is a page with links, and what turns it into text and back; `None`: it is none, or cannot
+/// be read.
 fn page(headers: &HeaderMap) -> Option<Coding> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if text(header::CONTENT_TYPE).split(';').next()?.trim() != "text/html" {
+    let empty = text(header::CONTENT_LENGTH) == "0";
+    if empty || text(header::CONTENT_TYPE).split(';').next()?.trim() != "text/html" {
         return None;
     }
-    match text(header::CONTENT_ENCODING) {
-        "" => Some(Coding::Identity),
-        "gzip" => Some(Coding::Gzip),
-        "deflate" => Some(Coding::Deflate),
-        _ => None,
+    Some(match text(header::CONTENT_ENCODING) {
+        "" => Coding { unpack: Box::new(Identity), pack: Box::new(Identity) },
+        "gzip" => Coding {
+            unpack: Box::new(MultiGzDecoder::new(Vec::new())),
+            pack: Box::new(GzEncoder::new(Vec::new(), Compression::fast())),
+        },
+        "deflate" => Coding {
+            unpack: Box::new(DeflateDecoder::new(Vec::new())),
+            pack: Box::new(DeflateEncoder::new(Vec::new(), Compression::fast())),
+        },
+        _ => return None,
+    })
+}
+
+/// How a body is compressed.
+struct Coding {
+    unpack: Box<dyn Coder>,
+    pack: Box<dyn Coder>,
+}
+
+/// Turns bytes into others, piece by piece.
+trait Coder: Send {
+    /// What comes of the bytes at once.
+    fn push(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>>;
+    /// What is left.
+    fn finish(self: Box<Self>) -> io::Result<Vec<u8>>;
+}
+
+/// Leaves everything as it is.
+struct Identity;
+
+impl Coder for Identity {
+    fn push(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        Ok(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
     }
 }
+
+macro_rules! coders {
+    ($($coder:ident),*) => {$(
+        impl Coder for $coder<Vec<u8>> {
+            fn push(&mut self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+                self.write_all(&bytes)?;
+                self.flush()?;
+                Ok(std::mem::take(self.get_mut()))
+            }
+
+            fn finish(self: Box<Self>) -> io::Result<Vec<u8>> {
+                (*self).finish()
+            }
+        }
+    )*};
+}
+
+coders!(MultiGzDecoder, DeflateDecoder, GzEncoder, DeflateEncoder);
 
 /// A page on its way through.
 struct Page {
     front: Front,
     links: Links,
-    unpack: Unpack,
-    pack: Pack,
-}
-
-enum Unpack {
-    Identity,
-    Gzip(GzDecoder<Vec<u8>>),
-    Deflate(DeflateDecoder<Vec<u8>>),
-}
-
-enum Pack {
-    Identity,
-    Gzip(GzEncoder<Vec<u8>>),
-    Deflate(DeflateEncoder<Vec<u8>>),
+    coding: Coding,
+    /// Whether any of it has come: nothing at all is no compressed text.
+    began: bool,
 }
 
 impl Page {
     fn new(front: Front, coding: Coding) -> Self {
-        let (unpack, pack) = match coding {
-            Coding::Identity => (Unpack::Identity, Pack::Identity),
-            Coding::Gzip => (
-                Unpack::Gzip(GzDecoder::new(Vec::new())),
-                Pack::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
-            ),
-            Coding::Deflate => (
-                Unpack::Deflate(DeflateDecoder::new(Vec::new())),
-                Pack::Deflate(DeflateEncoder::new(Vec::new(), Compression::fast())),
-            ),
-        };
-        Self { front, links: Links::default(), unpack, pack }
+        Self { front, links: Links::default(), coding, began: false }
     }
 
     fn push(&mut self, chunk: &[u8]) -> io::Result<Bytes> {
+        self.began |= !chunk.is_empty();
         let mut rewritten = Vec::with_capacity(chunk.len());
-        let rewrite = |url: &str| self.front.url(url);
-        match &mut self.unpack {
-            Unpack::Identity => self.links.push(chunk, rewrite, &mut rewritten),
-            Unpack::Gzip(decoder) => {
-                decoder.write_all(chunk)?;
-                decoder.flush()?;
-                self.links.push(&std::mem::take(decoder.get_mut()), rewrite, &mut rewritten);
-            }
-            Unpack::Deflate(decoder) => {
-                decoder.write_all(chunk)?;
-                decoder.flush()?;
-                self.links.push(&std::mem::take(decoder.get_mut()), rewrite, &mut rewritten);
-            }
-        }
-        self.pack.push(rewritten)
+        let text = self.coding.unpack.push(chunk.to_vec())?;
+        self.links.push(&text, |url| self.front.url(url), &mut rewritten);
+        Ok(self.coding.pack.push(rewritten)?.into())
     }
 
     fn finish(self) -> io::Result<Bytes> {
-        let Self { front, mut links, unpack, mut pack } = self;
-        let mut rest = Vec::new();
-        let left = match unpack {
-            Unpack::Identity => Vec::new(),
-            Unpack::Gzip(decoder) => decoder.finish()?,
-            Unpack::Deflate(decoder) => decoder.finish()?,
-        };
-        links.push(&left, |url| front.url(url), &mut rest);
-        links.finish(&mut rest);
-        let mut out = pack.push(rest)?.to_vec();
-        match pack {
-            Pack::Identity => {}
-            Pack::Gzip(encoder) => out.extend(encoder.finish()?),
-            Pack::Deflate(encoder) => out.extend(encoder.finish()?),
+        let Self { front, mut links, coding: Coding { unpack, mut pack }, began } = self;
+        if !began {
+            return Ok(Bytes::new());
         }
+        let mut rest = Vec::new();
+        links.push(&unpack.finish()?, |url| front.url(url), &mut rest);
+        links.finish(&mut rest);
+        let mut out = pack.push(rest)?;
+        out.extend(pack.finish()?);
         Ok(out.into())
-    }
-}
-
-impl Pack {
-    fn push(&mut self, bytes: Vec<u8>) -> io::Result<Bytes> {
-        Ok(match self {
-            Self::Identity => bytes.into(),
-            Self::Gzip(encoder) => {
-                encoder.write_all(&bytes)?;
-                encoder.flush()?;
-                std::mem::take(encoder.get_mut()).into()
-            }
-            Self::Deflate(encoder) => {
-                encoder.write_all(&bytes)?;
-                encoder.flush()?;
-                std::mem::take(encoder.get_mut()).into()
-            }
-        })
     }
 }
 
@@ -313,12 +303,34 @@ mod tests {
         assert!(!page.headers().contains_key("content-length"));
         let wanted = format!(r#"<a href="{PREFIX}/x">"#);
         assert_eq!(String::from_utf8(body(page).await).unwrap(), wanted);
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
-        let packed = encoder.finish().unwrap();
-        let page = answer(&[("content-type", "text/html"), ("content-encoding", "gzip")], packed);
-        let mut decoder = GzDecoder::new(Vec::new());
-        decoder.write_all(&body(page).await).unwrap();
-        assert_eq!(String::from_utf8(decoder.finish().unwrap()).unwrap(), wanted);
+        let html = ("content-type", "text/html");
+        for coding in ["gzip", "deflate"] {
+            let headers = [html, ("content-encoding", coding)];
+            let coders = || super::page(answer(&headers, "").headers()).unwrap();
+            let mut packer = coders().pack;
+            let mut packed = packer.push(text.into()).unwrap();
+            packed.extend(packer.finish().unwrap());
+            // A text may be packed in several pieces, one after the other.
+            let times = if coding == "gzip" { 2 } else { 1 };
+            let shown = body(answer(&headers, packed.repeat(times))).await;
+            let mut unpacker = coders().unpack;
+            let mut unpacked = unpacker.push(shown).unwrap();
+            unpacked.extend(unpacker.finish().unwrap());
+            assert_eq!(String::from_utf8(unpacked).unwrap(), wanted.repeat(times), "{coding}");
+            assert_eq!(body(answer(&headers, "")).await, b"", "{coding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_whole_page_stays_as_it_is() {
+        for code in [204, 206, 304] {
+            let mut part = Response::new(client::full_body(r#"<a href="/x">"#));
+            *part.status_mut() = http::StatusCode::from_u16(code).unwrap();
+            part.headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
+            part.headers_mut().insert("content-length", HeaderValue::from_static("13"));
+            let part = front().answer(part, false);
+            assert_eq!(part.headers()["content-length"], "13", "{code}");
+            assert_eq!(body(part).await, br#"<a href="/x">"#, "{code}");
+        }
     }
 }

@@ -103,6 +103,7 @@ fn policy(spec: &Value, mutating: bool) -> ErrorList {
         let kind = compiled.map_or(Type::Dyn, |program| program.result_type().clone());
         compile::add_variable(&mut scope, text(&variable["name"]), kind);
     }
+    let messages = compile::message_scope(&scope);
     for (index, validation) in list(&spec["validations"]).iter().enumerate() {
         let path = path.child("validations").index(index);
         check(&mut errors, &path.child("expression"), &validation["expression"], |expression| {
@@ -112,7 +113,7 @@ fn policy(spec: &Value, mutating: bool) -> ErrorList {
             &mut errors,
             &path.child("messageExpression"),
             &validation["messageExpression"],
-            |expression| compile::compile_message(expression, &scope),
+            |expression| compile::compile_message(expression, &messages),
         );
     }
     for (index, annotation) in list(&spec["auditAnnotations"]).iter().enumerate() {
@@ -149,6 +150,10 @@ mod tests {
             "validations": [
                 {"expression": "variables.a > 1", "messageExpression": "1"},
                 {"expression": "request.nope == 1"}, {"expression": "'text'"},
+                {
+                    "expression": "authorizer.requestResource.check('get').allowed()",
+                    "messageExpression": "authorizer.requestResource.check('get').reason()",
+                },
             ],
             "auditAnnotations": [{"key": "k", "valueExpression": "1"}],
         });
@@ -162,6 +167,7 @@ mod tests {
                 "spec.validations[0].messageExpression",
                 "spec.validations[1].expression",
                 "spec.validations[2].expression",
+                "spec.validations[3].messageExpression",
                 "spec.auditAnnotations[0].valueExpression",
             ]
         );

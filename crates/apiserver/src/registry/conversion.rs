@@ -4,6 +4,7 @@
 //! in the one place that calls it ([`Webhook`]).
 //! Upstream: apimachinery `runtime.ObjectConvertor`, apiextensions-apiserver `pkg/apiserver/conversion`.
 
+mod metrics;
 mod review;
 mod webhook;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use super::Resource;
 use crate::encoding::Encoded;
 
+pub(super) use review::go_type;
 pub(crate) use webhook::Asking;
 pub(super) use webhook::{Version, Webhook};
 

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use schema::{Schema, Structural};
 use serde_json::Value;
 
-use super::conversion::{Asking, Webhook};
+use super::conversion::{Asking, Webhook, go_type};
 use super::{Resource, Rest, Undo, version_order};
 use crate::engine::Call;
 use json_path::JsonPath;
@@ -102,7 +102,8 @@ pub(super) fn resources(
         let structural = Structural::parse(kind.clone(), &version["schema"]["openAPIV3Schema"])?;
         schemas.insert(kind.api_version(), Arc::new(Schema::from(structural)));
     }
-    let webhook = asking.and_then(|asking| Webhook::new(&spec["conversion"], schemas.clone(), asking));
+    let name = definition.name().to_owned();
+    let webhook = asking.and_then(|asking| Webhook::new(name, &spec["conversion"], schemas.clone(), asking));
     let shared = Shared { spec, names, stored: &stored, schemas: &schemas, webhook, instances };
     let served = versions.iter().filter(|version| version["served"] == true);
     Ok(served.filter_map(|version| resource(&shared, version)).collect())
@@ -287,19 +288,6 @@ impl Custom {
             errors.push(field::invalid(&path(pointer), "", accessor(pointer, value, "string")));
         }
         errors
-    }
-}
-
-/// What the type of a value is called in errors about it.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }
 

@@ -17,6 +17,8 @@ use super::otlp::{Collector, Refusal, Resource};
 
 /// Spans sent at once.
 const BATCH: usize = 512;
+/// Bytes sent at once, about: collectors take no more than 4 MiB unless they are told to.
+const BYTES: usize = 2 << 20;
 /// How long the first span of a batch waits for others.
 const WAIT: Duration = Duration::from_secs(5);
 /// How long a collector may take to answer.
@@ -68,8 +70,17 @@ impl Exporter {
         }
     }
 
+    /// Sends what there is, in as many pieces as its size asks for.
+    async fn send(&self, mut batch: Vec<Ended>, end: &CancellationToken) {
+        while !batch.is_empty() {
+            let rest = batch.split_off(fitting(batch.iter().map(Ended::weight)));
+            self.export(batch, end).await;
+            batch = rest;
+        }
+    }
+
     /// Sends a batch, or counts it as dropped.
-    async fn send(&self, batch: Vec<Ended>, end: &CancellationToken) {
+    async fn export(&self, batch: Vec<Ended>, end: &CancellationToken) {
         let count = batch.len() as u64;
         let message = self.resource.message(batch);
         let began = self.clock.monotonic();
@@ -97,6 +108,32 @@ impl Exporter {
                 () = end.cancelled() => {}
             }
             pause *= 2;
+        }
+    }
+}
+
+/// How many of so large spans go together: one at least, however large it is.
+fn fitting(weights: impl Iterator<Item = usize>) -> usize {
+    let sums = weights.scan(0_usize, |sum, weight| {
+        *sum = sum.saturating_add(weight);
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= BYTES).count().clamp(1, BATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_in_bytes() {
+        for (weights, together) in [
+            (vec![100; 3], 3),
+            (vec![100; 2048], BATCH),
+            (vec![BYTES / 2, BYTES / 2, 1], 2),
+            (vec![BYTES + 1, 1], 1),
+        ] {
+            assert_eq!(fitting(weights.into_iter()), together);
         }
     }
 }

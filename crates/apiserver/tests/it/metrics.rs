@@ -21,7 +21,9 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
     admin.post(MAPS, &config_map("a")).await.is(201);
     admin.post(&format!("{MAPS}?dryRun=All"), &config_map("b")).await.is(201);
     admin.get(MAPS).await.is(200);
-    let watch = admin.watch(&format!("{MAPS}?watch=1")).await;
+    admin.get("/api/v1/endpoints").await.is(200);
+    let mut watch = admin.watch(&format!("{MAPS}?watch=1")).await;
+    watch.next().await.expect("what is there");
     let answer = admin.get("/metrics").await.is(200);
     let text = String::from_utf8_lossy(&answer.bytes);
     drop(watch);
@@ -41,6 +43,20 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
         r#"apiserver_admission_step_admission_duration_seconds_count{type="admit",operation="CREATE",rejected="false"}"#,
         r#"apiserver_admission_controller_admission_duration_seconds_count{name="NamespaceLifecycle",type="admit",operation="CREATE",rejected="false"}"#,
         &admission("apiserver_admission_webhook_admission_duration_seconds_count"),
+        r#"apiserver_admission_webhook_request_total{name="counted.example.com",type="validating",operation="CREATE",code="200",rejected="false"}"#,
+        r#"apiserver_requested_deprecated_apis{group="",version="v1",resource="endpoints",subresource="",removed_release=""} 1"#,
+        r#"apiserver_watch_events_total{group="",version="v1",resource="configmaps"}"#,
+        r#"apiserver_watch_events_sizes_bucket{group="",version="v1",resource="configmaps",le="1024"}"#,
+        r#"apiserver_init_events_total{group="",resource="configmaps"}"#,
+        r#"apiserver_cache_list_total{group="",resource="configmaps",index=""}"#,
+        r#"apiserver_watch_cache_events_received_total{group="",resource="configmaps"}"#,
+        r#"apiserver_terminated_watchers_total{group="",resource="configmaps"}"#,
+        r#"apiserver_request_filter_duration_seconds_bucket{filter="priorityandfairness",le="0.0001"}"#,
+        r#"apiserver_authorization_decisions_total{type="RBAC",name="rbac",decision="allowed"}"#,
+        r#"apiserver_current_inqueue_requests{request_kind="mutating"} 0"#,
+        r#"apiserver_flowcontrol_current_limit_seats{priority_level="global-default"}"#,
+        r#"apiserver_flowcontrol_priority_level_seat_utilization_bucket{phase="executing",priority_level="global-default",le="0.99"}"#,
+        "go_goroutines ",
         "apiserver_flowcontrol_nominal_limit_seats{",
         "apiserver_flowcontrol_dispatched_requests_total{",
         "process_cpu_seconds_total ",
@@ -50,4 +66,38 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
     ] {
         assert!(text.lines().any(|line| line.starts_with(series)), "{series} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn health_checks_are_told_one_by_one() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    for endpoint in ["/readyz", "/livez"] {
+        admin.get(endpoint).await.is(200);
+    }
+    let answer = admin.get("/metrics/slis").await.is(200);
+    let text = String::from_utf8_lossy(&answer.bytes);
+    for series in [
+        r#"kubernetes_healthcheck{name="etcd",type="readyz"} 1"#,
+        r#"kubernetes_healthcheck{name="ping",type="livez"} 1"#,
+        r#"kubernetes_healthchecks_total{name="poststarthook/rbac/bootstrap-roles",type="readyz",status="success"}"#,
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(series)), "{series} is missing in\n{text}");
+    }
+    let everything = admin.get("/metrics").await.is(200);
+    assert!(
+        !String::from_utf8_lossy(&everything.bytes).contains("kubernetes_healthcheck"),
+        "a page of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_about_to_stop_serves_and_is_not_ready() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.get("/readyz").await.is(200);
+    world.server.announce_stop();
+    admin.get("/readyz").await.is(500);
+    admin.get("/livez").await.is(200);
+    admin.post(MAPS, &config_map("late")).await.is(201);
 }

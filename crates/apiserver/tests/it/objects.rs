@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::json;
+use store::Store;
 
 use crate::world::{World, config_map, pod};
 
@@ -221,6 +222,28 @@ async fn events_go_away_by_themselves() {
     );
     admin.get("/api/v1/namespaces/default/events/e").await.is(404);
     admin.get(&format!("{MAPS}/a")).await.is(200);
+}
+
+#[tokio::test]
+async fn an_event_is_written_though_the_store_has_lost_the_lease_for_it() {
+    let world = World::new().await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = |name: String| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "reason": "Tested", "type": "Normal",
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}})
+    };
+    for round in 0..3 {
+        // The server knows a lease from the round before, which is not there any more.
+        let (world, event) = (&world, &event);
+        let together = (0..3).map(|n| async move {
+            world.admin.post(events, &event(format!("e{round}.{n}"))).await.is(201);
+        });
+        futures::future::join_all(together).await;
+        for lease in world.store.leases().await.unwrap() {
+            world.store.lease_revoke(lease).await.unwrap();
+        }
+        world.admin.get(&format!("{events}/e{round}.0")).await.is(404);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use apiserver::{ApiServer, Options};
 use foundation::{SystemClock, SystemRandomness};
 use serde_json::{Value, json};
+use store::Store;
 
 use crate::world::{Answer, User_, World};
 
@@ -88,6 +89,61 @@ async fn two_servers_never_give_one_address_or_port_to_two_services() {
 }
 
 #[tokio::test]
+async fn services_with_hundreds_of_node_ports_come_and_go_on_two_servers_at_once() {
+    let wide = |options: &mut Options| options.node_ports = (30_000, 32_767);
+    let world = World::with(wide).await;
+    let options = Options { node_ports: (30_000, 32_767), ..Options::default() };
+    let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
+    let server = ApiServer::new(world.store.clone(), options, &world.tasks, clock, randomness).await.unwrap();
+    let second = world.user_of(&server, "admin", &[apiserver::User::MASTERS]);
+    let users = [&world.admin, &second];
+    let many = |ports: u16| {
+        let ports: Vec<_> =
+            (1..=ports).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+        json!({"type": "NodePort", "ports": ports})
+    };
+    let made = (0..12).map(|n| async move {
+        users[n % 2].post(SERVICES, &service(&format!("s{n}"), many(200))).await.is(201);
+    });
+    futures::future::join_all(made).await;
+    let ports = |list: &Answer| {
+        let services = list.at("/items").as_array().unwrap().iter();
+        let ports = services.flat_map(|service| service["spec"]["ports"].as_array().unwrap());
+        let mut ports: Vec<u64> = ports.filter_map(|port| port["nodePort"].as_u64()).collect();
+        let all = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), all, "no port is given twice");
+        all
+    };
+    assert_eq!(ports(&second.get(SERVICES).await), 2400);
+    // Some give up theirs while others take more.
+    let changed = (0..12).map(|n| async move {
+        let path = format!("{SERVICES}/s{n}");
+        match n % 3 {
+            0 => drop(users[n % 2].delete(&path, None).await.is(200)),
+            1 => {
+                let typed = json!({"spec": {"type": "ClusterIP"}});
+                users[n % 2].patch(&path, "merge-patch+json", &typed).await.is(200);
+            }
+            _ => {
+                let more = json!({"spec": many(210)});
+                users[n % 2].patch(&path, "merge-patch+json", &more).await.is(200);
+            }
+        }
+    });
+    futures::future::join_all(changed).await;
+    assert_eq!(ports(&world.admin.get(SERVICES).await), 840);
+    let claimed = world.store.range(store::Range::prefix("/registry/ranges/")).await.unwrap();
+    let claimed: usize = claimed
+        .kvs
+        .iter()
+        .map(|kv| serde_json::from_slice::<Value>(&kv.value).unwrap().as_object().unwrap().len())
+        .sum();
+    assert_eq!(claimed, 840, "what was given up is nobody's");
+}
+
+#[tokio::test]
 async fn an_address_that_someone_holds_is_not_given_to_a_service() {
     let world = World::with(narrow).await;
     let held = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.9"},
@@ -136,6 +192,15 @@ async fn claims_are_put_right_by_the_next_server() {
     let node_port = json!({"type": "NodePort", "ports": [{"port": 80}]});
     let made = world.admin.post(SERVICES, &service("a", node_port)).await.is(201);
     let address = made.text("/spec/clusterIP").to_owned();
+    let port = made.at("/spec/ports/0/nodePort").as_u64().unwrap();
+    let others: Vec<u64> = (30_000..30_004).filter(|other| *other != port).collect();
+    let ranges = "/registry/ranges/";
+    let found = world.store.range(store::Range::prefix(ranges)).await.unwrap().kvs;
+    // Its port is another's now, one is of a Service that is not there, one as an earlier version stored it.
+    let block = json!({others[0].to_string(): "default/gone", "29999": "of/another-range"}).to_string();
+    let single = format!("{ranges}servicenodeports/{}", others[1]);
+    let ops = vec![store::Op::put(found[0].key.clone(), block), store::Op::put(single, "{}")];
+    world.store.txn(store::Txn::of(ops)).await.unwrap();
     // As a store that was filled by a server without claims, and one whose Service went without its own.
     world.admin.delete(&format!("{ADDRESSES}/{address}"), None).await.is(200);
     let orphan = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.14",
@@ -145,4 +210,7 @@ async fn claims_are_put_right_by_the_next_server() {
     let (_server, second) = another(&world).await;
     second.post(SERVICES, &service("b", json!({"ports": [{"port": 80}]}))).await.is(201);
     consistent(&second).await;
+    let found = world.store.range(store::Range::prefix(ranges)).await.unwrap().kvs;
+    let blocks: Vec<Value> = found.iter().map(|kv| serde_json::from_slice(&kv.value).unwrap()).collect();
+    assert_eq!(blocks, [json!({port.to_string(): "default/a", "29999": "of/another-range"})]);
 }

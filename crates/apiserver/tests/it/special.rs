@@ -235,7 +235,7 @@ async fn what_no_kubelet_can_answer_says_so() {
     let unreachable = admin.get(&format!("{PODS}/two/log?container=a")).await.is(503);
     assert_eq!(unreachable.text("/reason"), "ServiceUnavailable");
     admin.post(PODS, &pod("free")).await.is(201);
-    assert_eq!(admin.get(&format!("{PODS}/free/log")).await.is(200).bytes, "");
+    assert_eq!(admin.get(&format!("{PODS}/free/log")).await.is(204).bytes, "");
     let exec = admin.ask(Method::POST, &format!("{PODS}/free/exec?command=ls"), &[], "").await.is(400);
     assert_eq!(exec.message(), "pod free does not have a host assigned");
 }

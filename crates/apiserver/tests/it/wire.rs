@@ -36,11 +36,8 @@ fn server_config_with(
     identity: &Identity,
     verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
 ) -> rustls::ServerConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivatePkcs8KeyDer::from(identity.key.clone());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
+    let mut config = foundation::tls::server()
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate.clone()], key.into())
         .unwrap();
@@ -49,14 +46,9 @@ fn server_config_with(
 }
 
 pub fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(identity.certificate.clone()).unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = foundation::tls::client().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Arc::new(config)
 }
@@ -282,6 +274,20 @@ async fn logs_and_exec_pass_through_to_the_kubelet() {
     tunnel.write_all(b"again").await.unwrap();
     tunnel.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"again");
+    let running = "apiserver_longrunning_requests{verb=\"CONNECT\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"exec\",";
+    let metrics = admin.get("/metrics").await.is(200);
+    let metrics = String::from_utf8_lossy(&metrics.bytes).into_owned();
+    let count =
+        metrics.lines().find(|line| line.starts_with(running)).and_then(|line| line.rsplit(' ').next());
+    assert!(count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count > 0), "{count:?}");
+
+    // A kubelet that is gone: nobody listens where it was.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let status = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": gone}}}});
+    admin.patch("/api/v1/nodes/n1/status", "merge-patch+json", &status).await.is(200);
+    let refused = format!("dial tcp 127.0.0.1:{gone}: connect: connection refused");
+    let shown = admin.get("/api/v1/nodes/n1/proxy/pods").await.is(503);
+    assert_eq!(shown.message(), format!("error trying to reach service: {refused}"));
 }
 
 /// What comes back first for a request that is written as it is.
@@ -364,6 +370,10 @@ async fn a_watcher_that_stops_reading_is_ended_and_the_others_go_on() {
         made(number).await;
     }
     admin.until("/metrics", watching(1)).await;
+    // Its connection ends with it: when the client reads at last there is an end, after what was on the way.
+    let mut on_the_way = Vec::new();
+    let ended = tokio::time::timeout(crate::world::PATIENCE, stuck.read_to_end(&mut on_the_way)).await;
+    let _ = ended.expect("the server ends the connection");
     made(number + 1).await;
 }
 
@@ -443,15 +453,12 @@ async fn a_certificate_that_is_no_good_does_not_keep_a_good_token_out() {
         ("of nobody known, and a token", certified(&theirs, 2200), Some("secret"), 200),
         ("expired, and a wrong token", certified(&ours, 2021), Some("wrong"), 401),
     ] {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(served.identity.certificate.clone()).unwrap();
         // Whatever the server says whom it would know: this client shows what it has.
         let signing = rustls::crypto::ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(key).into());
         let shown = rustls::sign::CertifiedKey::new(vec![certificate], signing.unwrap());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
+        let mut config = foundation::tls::client()
             .with_root_certificates(roots)
             .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

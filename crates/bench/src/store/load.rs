@@ -1,19 +1,23 @@
 //! The load: puts of one client and of many, watches of everything, a compaction. That of etcd's own benchmark.
+//!
+//! Not here: what a call costs its caller (`calls`).
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use etcd::wire::etcdserverpb::kv_client::KvClient;
 use etcd::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use etcd::wire::etcdserverpb::watch_client::WatchClient;
 use etcd::wire::etcdserverpb::watch_request::RequestUnion;
 use etcd::wire::etcdserverpb::{
-    CompactionRequest, DefragmentRequest, PutRequest, WatchCreateRequest, WatchRequest,
+    CompactionRequest, DefragmentRequest, PutRequest, PutResponse, RequestOp, TxnRequest, TxnResponse,
+    WatchCreateRequest, WatchRequest, request_op,
 };
 use futures::future::try_join_all;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
+use super::calls::{Connection, PUT, TXN};
 use super::program::Program;
 use crate::{StoreOptions, report};
 
@@ -21,14 +25,16 @@ use crate::{StoreOptions, report};
 const CONNECTIONS: usize = 8;
 /// Writers at once where as much as possible is written.
 const MANY: usize = 64;
+/// Keys in a transaction where a store is filled: an etcd takes 128.
+const TOGETHER: usize = 100;
 
 /// How long each of some puts took that one client made, one after the other.
 pub async fn write_alone(program: &Program, puts: usize, keys: usize) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::with_capacity(puts);
-    let mut client = KvClient::new(program.connect().await?);
+    let mut calls = Connection::open(program.authority()).await?.method(PUT)?;
     for n in 0..puts {
         let before = Instant::now();
-        client.put(put(n % keys, 256)).await?;
+        calls.call::<PutResponse>(&put(n % keys, 256)).await?;
         times.push(before.elapsed());
     }
     Ok(times)
@@ -42,6 +48,10 @@ fn put(key: usize, size: usize) -> PutRequest {
     }
 }
 
+async fn connections(program: &Program) -> anyhow::Result<Vec<Connection>> {
+    try_join_all((0..CONNECTIONS).map(|_| Connection::open(program.authority()))).await
+}
+
 /// Writes as fast as many clients can: puts per second, and how long each took.
 pub async fn write(
     program: &Program,
@@ -49,25 +59,42 @@ pub async fn write(
     size: usize,
     keys: usize,
 ) -> anyhow::Result<(f64, Vec<Duration>)> {
-    let mut channels = Vec::new();
-    for _ in 0..CONNECTIONS {
-        channels.push(program.connect().await?);
-    }
+    let connections = connections(program).await?;
     let from = Instant::now();
     let writers = (0..MANY).map(|writer| {
-        let mut client = KvClient::new(channels[writer % CONNECTIONS].clone());
-        async move {
+        let calls = connections[writer % CONNECTIONS].method(PUT);
+        // A task of its own: what is answered to one is no reason to look at all.
+        let task = tokio::spawn(async move {
+            let mut calls = calls?;
             let mut times = Vec::with_capacity(puts / MANY + 1);
             for n in (writer..puts).step_by(MANY) {
                 let before = Instant::now();
-                client.put(put(n % keys, size)).await?;
+                calls.call::<PutResponse>(&put(n % keys, size)).await?;
                 times.push(before.elapsed());
             }
             anyhow::Ok(times)
-        }
+        });
+        async move { task.await.context("a writer was lost")? }
     });
     let times: Vec<Duration> = try_join_all(writers).await?.into_iter().flatten().collect();
     Ok((puts as f64 / from.elapsed().as_secs_f64(), times))
+}
+
+/// Makes many keys, some in each transaction: how long that takes is not looked at.
+pub async fn fill(program: &Program, keys: usize, size: usize) -> anyhow::Result<()> {
+    let connections = connections(program).await?;
+    let fillers = connections.iter().enumerate().map(|(filler, connection)| async move {
+        let mut calls = connection.method(TXN)?;
+        for first in (filler * TOGETHER..keys).step_by(TOGETHER * CONNECTIONS) {
+            let puts = (first..(first + TOGETHER).min(keys)).map(|key| put(key, size));
+            let op = |put| RequestOp { request: Some(request_op::Request::RequestPut(put)) };
+            let request = TxnRequest { success: puts.map(op).collect(), ..TxnRequest::default() };
+            let answer: TxnResponse = calls.call(&request).await?;
+            ensure!(answer.succeeded, "a transaction without a condition did not succeed");
+        }
+        Ok(())
+    });
+    try_join_all(fillers).await.map(drop)
 }
 
 /// Opens a watch of everything; says the revision of every event, by a channel.

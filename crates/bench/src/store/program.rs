@@ -126,6 +126,11 @@ impl Program {
         bail!("{} does not answer", self.kind)
     }
 
+    /// Where it listens: `host:port`.
+    pub fn authority(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap_or(&self.url)
+    }
+
     /// A connection of its own.
     pub async fn connect(&self) -> anyhow::Result<Channel> {
         let endpoint = Endpoint::from_shared(self.url.clone())?.tcp_nodelay(true);

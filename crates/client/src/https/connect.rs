@@ -23,10 +23,7 @@ use crate::{BoxError, TransportError};
 pub(super) fn tls_config(config: &Config) -> Result<ClientConfig, TransportError> {
     let invalid =
         |what: &str, error: &dyn std::fmt::Display| TransportError::Invalid(format!("{what}: {error}"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| invalid("tls", &error))?;
+    let builder = foundation::tls::client();
     let builder = if config.insecure_skip_tls_verify {
         // `insecure-skip-tls-verify`
         builder.dangerous().with_custom_certificate_verifier(trust::any_certificate())

@@ -71,7 +71,7 @@ impl Drop for Server {
 
 impl Server {
     async fn start(authority: &Authority, name: &'static str) -> Server {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = foundation::tls::provider();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.certificate.der().clone()).unwrap();
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -79,9 +79,7 @@ impl Server {
             .build()
             .unwrap();
         let (certificate, key) = authority.issue(&["127.0.0.1"]);
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
+        let mut config = foundation::tls::server()
             .with_client_cert_verifier(verifier)
             .with_single_cert(
                 vec![certificate.der().clone()],

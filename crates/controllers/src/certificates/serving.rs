@@ -1,26 +1,31 @@
 //! Approves the requests of nodes for the certificates of their own servers, where every name and address asked for is the
 //! node's.
 //!
-//! Reads CertificateSigningRequests, Nodes, and where the API server is found; writes the approval. A request that asks for
-//! more is left to a person. What a node says of its own addresses is not enough: one that another Node has too, or at
-//! which the API server is found, would let a node answer in its name.
+//! Reads CertificateSigningRequests, Nodes, and where the API servers are found and what they are called; writes the
+//! approval. A request that asks for more is left to a person. What a node says of its own name and addresses is not
+//! enough: an API server's, or an address that an older Node has too, would let a node answer in another's name.
 //! Upstream: none; it leaves these requests to others (`rules::node_server` are its rules of the signer). k3s signs such
 //! certificates for its agents itself.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::types::certificates::v1::CertificateSigningRequest;
-use api::types::core::v1::{Node, Service};
+use api::types::core::v1::{ConfigMap, Node, Service};
 use api::types::discovery::v1::EndpointSlice;
-use client::Cached as _;
+use client::ListOptions;
 use jiff::Timestamp;
 use pki::csr::Subject;
 use reconcile::{Action, Caches, Controller, Key, Plan, View, Watches};
 
+use super::api_servers::{LABEL, NAMESPACE, Names};
 use super::{approving, has, is_issued, rules, subject};
 
 /// The controller.
-pub struct ServingApproval;
+pub struct ServingApproval {
+    /// What the API server beside this controller is called, whatever stands in the cluster.
+    own: Names,
+}
 
 /// Index of undecided requests by who asks.
 const BY_REQUESTER: &str = "serving-approval/requester";
@@ -28,6 +33,21 @@ const BY_REQUESTER: &str = "serving-approval/requester";
 const BY_ADDRESS: &str = "serving-approval/address";
 const NODE: &str = "system:node:";
 const MESSAGE: &str = "Auto approving kubelet serving certificate for the names and addresses of its node.";
+
+impl ServingApproval {
+    /// Beside an API server that has these names and addresses.
+    pub fn new(api_server_names: &[String]) -> ServingApproval {
+        ServingApproval { own: Names::of(api_server_names) }
+    }
+
+    /// What all API servers are called.
+    fn api_servers(&self, view: &View<'_>) -> Names {
+        let mut names = self.own.clone();
+        let maps = view.list_namespace::<ConfigMap>(NAMESPACE);
+        maps.iter().for_each(|map| names.add_all(map));
+        names
+    }
+}
 
 impl Controller for ServingApproval {
     const NAME: &'static str = "kubelet-serving-approver";
@@ -41,16 +61,33 @@ impl Controller for ServingApproval {
         });
         watches.index::<Node>(BY_ADDRESS, addresses);
         watches.read::<Service>().read::<EndpointSlice>();
-        // A node asks as soon as it is there, perhaps before the cache knows its addresses.
+        watches.select::<ConfigMap>(ListOptions::labels(format!("{}={}", LABEL.0, LABEL.1)));
+        // A server that is none any more sets its names free.
+        watches.map::<ConfigMap>(|caches: &Caches, _, wake| {
+            let requests = caches.list::<CertificateSigningRequest>();
+            requests
+                .iter()
+                .filter(|request| is_undecided(request))
+                .for_each(|request| wake(Key::of(&**request)));
+        });
+        // A node asks as soon as it is there, perhaps before the cache knows its addresses; and what stands in the way of one
+        // is what another Node says of itself.
         watches.map::<Node>(|caches: &Caches, change, wake| {
             let node = change.object();
-            if change.old().is_some_and(|old| addresses(old) == addresses(node)) {
+            let (before, after) = (change.old().map(|old| addresses(old)), addresses(node));
+            if before.as_ref() == Some(&after) {
                 return;
             }
-            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let mut concerned = BTreeSet::from([node.metadata.name.clone().unwrap_or_default()]);
+            for address in before.iter().flatten().chain(&after) {
+                let others = caches.by_index::<Node>(BY_ADDRESS, address);
+                concerned.extend(others.iter().filter_map(|other| other.metadata.name.clone()));
+            }
             let requests = caches.informer::<CertificateSigningRequest>();
-            for request in requests.by_index(BY_REQUESTER, &format!("{NODE}{name}")) {
-                wake(Key::of(&*request));
+            for name in concerned {
+                for request in requests.by_index(BY_REQUESTER, &format!("{NODE}{name}")) {
+                    wake(Key::of(&*request));
+                }
             }
         });
     }
@@ -61,7 +98,7 @@ impl Controller for ServingApproval {
         if !is_undecided(&request) {
             return plan;
         }
-        match judge(view, &request) {
+        match judge(view, &request, &self.api_servers(view)) {
             Ok(()) => {
                 let approved = approving::approved(&request, MESSAGE, now);
                 plan.act(Action::update_subresource(&approved, "approval"));
@@ -81,14 +118,25 @@ fn is_undecided(request: &CertificateSigningRequest) -> bool {
         && !has(request, "Denied")
 }
 
-/// The addresses of a node, of whatever type.
+/// The addresses of a node, of whatever type, each written in the one way in which it is compared.
 fn addresses(node: &Node) -> Vec<String> {
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
-    addresses.iter().map(|address| address.address.clone()).collect()
+    let plain = |text: &str| text.parse::<IpAddr>().map_or_else(|_| text.to_owned(), |ip| written(&ip));
+    addresses.iter().map(|address| plain(&address.address)).collect()
+}
+
+/// An address as it is compared: to a client that verifies one, an IPv4 address within IPv6 is the IPv4 address.
+fn written(ip: &IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+/// Which of two Nodes was there first.
+fn age(node: &Node) -> (Option<Timestamp>, Option<&str>) {
+    (node.metadata.creation_timestamp.as_ref().map(|time| time.0), node.metadata.name.as_deref())
 }
 
 /// Whether the node may have what it asks for, or why not.
-fn judge(view: &View<'_>, request: &CertificateSigningRequest) -> Result<(), String> {
+fn judge(view: &View<'_>, request: &CertificateSigningRequest, api_servers: &Names) -> Result<(), String> {
     let subject = subject(request)?;
     let spec = &request.spec;
     rules::node_server(&subject, spec.usages.as_deref().unwrap_or_default())?;
@@ -99,17 +147,19 @@ fn judge(view: &View<'_>, request: &CertificateSigningRequest) -> Result<(), Str
         return Err("it is asked for by another node".to_owned());
     }
     let node = view.get::<Node>("", name).ok_or("there is no such node")?;
-    names(name, &subject)?;
+    names(name, &subject, api_servers)?;
     let own = addresses(&node);
     for ip in &subject.ip_addresses {
-        if !own.iter().any(|address| address.parse() == Ok(*ip)) {
+        let text = written(ip);
+        if !own.contains(&text) {
             return Err(format!("{ip} is no address of the node"));
         }
-        let others = view.informer::<Node>().by_index(BY_ADDRESS, &ip.to_string());
-        if others.iter().any(|other| other.meta().name.as_deref() != Some(name)) {
-            return Err(format!("{ip} is an address of another node too"));
+        // A younger one says so to no avail: a node must not keep another from its certificate.
+        let others = view.informer::<Node>().by_index(BY_ADDRESS, &text);
+        if others.iter().any(|other| age(other) < age(&node)) {
+            return Err(format!("{ip} is an address of an older node too"));
         }
-        if is_of_the_api_server(view, *ip) {
+        if api_servers.has_address(*ip) || is_of_the_api_server(view, *ip) {
             return Err(format!("{ip} is an address of the API server"));
         }
     }
@@ -117,18 +167,21 @@ fn judge(view: &View<'_>, request: &CertificateSigningRequest) -> Result<(), Str
 }
 
 /// A node has one name, and none under which the API server is asked for.
-fn names(name: &str, subject: &Subject) -> Result<(), String> {
+fn names(name: &str, subject: &Subject, api_servers: &Names) -> Result<(), String> {
     let reserved = ["localhost", "kubernetes", "kubernetes.default"].contains(&name)
-        || name.starts_with("kubernetes.default.");
+        || name.starts_with("kubernetes.default.")
+        || api_servers.has_name(name);
     match subject.dns_names.iter().find(|asked| *asked != name) {
         Some(other) => Err(format!("{other:?} is not the name of the node")),
-        None if reserved && !subject.dns_names.is_empty() => Err(format!("{name:?} is not a node's to have")),
+        None if reserved && !subject.dns_names.is_empty() => {
+            Err(format!("{name:?} is a name of the API server"))
+        }
         None => Ok(()),
     }
 }
 
 fn is_of_the_api_server(view: &View<'_>, ip: IpAddr) -> bool {
-    let is = |address: &String| address.parse() == Ok(ip);
+    let is = |address: &String| address.parse::<IpAddr>().is_ok_and(|found| written(&found) == written(&ip));
     let service = view.get::<Service>("default", "kubernetes");
     let of_service =
         service.and_then(|service| service.spec.as_ref()?.cluster_ips.as_ref().map(|ips| ips.iter().any(is)));
@@ -146,11 +199,25 @@ mod tests {
 
     use super::*;
 
-    fn node(name: &str, addresses: &[(&str, &str)]) -> Node {
+    /// A node that is so many seconds younger than the first.
+    fn aged(name: &str, addresses: &[(&str, &str)], seconds: u8) -> Node {
         let addresses: Vec<Value> =
             addresses.iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
-        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}}))
-            .unwrap()
+        let created = format!("2026-11-22T10:00:{seconds:02}Z");
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "creationTimestamp": created}, "status": {"addresses": addresses},
+        }))
+        .unwrap()
+    }
+
+    fn node(name: &str, addresses: &[(&str, &str)]) -> Node {
+        aged(name, addresses, 30)
+    }
+
+    /// What another API server than the one beside the controller says that it is called.
+    fn called(names: &[&str]) -> ConfigMap {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        serde_json::from_value(super::super::api_servers::object("server-2", &names).0).unwrap()
     }
 
     fn request(
@@ -190,26 +257,54 @@ mod tests {
         .unwrap();
         let ip = "InternalIP";
         let nodes = [
-            node("n1", &[(ip, "10.0.0.1"), (ip, "10.0.0.2"), ("Hostname", "n1")]),
+            aged("n1", &[(ip, "10.0.0.1"), (ip, "::ffff:10.0.0.2"), ("Hostname", "n1")], 1),
             node(
                 "n2",
-                &[(ip, "10.0.0.2"), (ip, "10.0.0.100"), (ip, "10.43.0.1"), ("Hostname", "kubernetes")],
+                &[
+                    (ip, "10.0.0.2"),
+                    (ip, "10.0.0.100"),
+                    (ip, "10.43.0.1"),
+                    (ip, "10.0.0.200"),
+                    (ip, "10.0.0.201"),
+                    (ip, "127.0.0.1"),
+                    ("Hostname", "kubernetes"),
+                ],
             ),
             node("kubernetes.default.svc", &[(ip, "10.0.0.9")]),
+            node("server-1", &[(ip, "10.0.0.9")]),
+            node("server-2", &[(ip, "10.0.0.9")]),
+            node("api.example.com", &[(ip, "10.0.0.9")]),
+            node("x.lb.example.com", &[(ip, "10.0.0.9")]),
         ];
-        Fixture::new(ServingApproval).with(nodes).with([service]).with([slice]).with(requests)
+        let own = ["server-1", "api.example.com", "10.0.0.200"].map(str::to_owned);
+        Fixture::new(ServingApproval::new(&own))
+            .with(nodes)
+            .with([service])
+            .with([slice])
+            .with([called(&["server-2", "*.lb.example.com", "10.0.0.201"])])
+            .with(requests)
     }
 
     #[test]
     fn a_node_gets_what_is_its_own() {
         let nodes = &["system:nodes", "system:authenticated"][..];
         let (n1, n2, odd) = ("system:node:n1", "system:node:n2", "system:node:kubernetes.default.svc");
+        let (s1, s2) = ("system:node:server-1", "system:node:server-2");
+        let (api, lb) = ("system:node:api.example.com", "system:node:x.lb.example.com");
         for (what, user, groups, name, dns, ips, approves) in [
             ("its address", n1, nodes, "n1", vec![], vec!["10.0.0.1"], true),
             ("its name and address", n1, nodes, "n1", vec!["n1"], vec!["10.0.0.1"], true),
             ("an address it does not have", n1, nodes, "n1", vec!["n1"], vec!["10.0.0.7"], false),
             ("another name", n1, nodes, "n1", vec!["n1", "n2"], vec![], false),
-            ("an address that another has too", n1, nodes, "n1", vec![], vec!["10.0.0.2"], false),
+            ("an address that a younger one has too", n1, nodes, "n1", vec![], vec!["10.0.0.2"], true),
+            ("an address that an older one has too", n2, nodes, "n2", vec![], vec!["10.0.0.2"], false),
+            ("this API server's", n2, nodes, "n2", vec![], vec!["10.0.0.200"], false),
+            ("another API server's", n2, nodes, "n2", vec![], vec!["10.0.0.201"], false),
+            ("the machine's own", n2, nodes, "n2", vec![], vec!["127.0.0.1"], false),
+            ("this server's node", s1, nodes, "server-1", vec!["server-1"], vec![], false),
+            ("another server's node", s2, nodes, "server-2", vec!["server-2"], vec![], false),
+            ("a load balancer", api, nodes, "api.example.com", vec!["api.example.com"], vec![], false),
+            ("one of many", lb, nodes, "x.lb.example.com", vec!["x.lb.example.com"], vec![], false),
             ("an address of the API server", n2, nodes, "n2", vec![], vec!["10.0.0.100"], false),
             ("that of its Service", n2, nodes, "n2", vec![], vec!["10.43.0.1"], false),
             ("a name by which it goes", n2, nodes, "n2", vec!["kubernetes"], vec![], false),
@@ -265,5 +360,34 @@ mod tests {
         labelled.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
         nodes.feed(vec![labelled]);
         assert_eq!(fixture.woken(), [""; 0], "nothing that matters has changed");
+    }
+
+    #[test]
+    fn who_is_no_longer_in_the_way_wakes_those_who_wait() {
+        let (ip, groups) = ("InternalIP", &["system:nodes"][..]);
+        let asks = request("system:node:n3", groups, "n3", &["n3"], &["10.0.0.3"]);
+        let fixture = cluster(vec![asks]);
+        let (nodes, maps) = (fixture.caches().informer::<Node>(), fixture.caches().informer::<ConfigMap>());
+        let asked = |older: &[(&str, &str)]| {
+            nodes.feed(vec![aged("older", older, 1), node("n3", &[(ip, "10.0.0.3")])]);
+            (fixture.woken(), fixture.lines("", "r", Timestamp::UNIX_EPOCH).len())
+        };
+        assert_eq!(asked(&[(ip, "10.0.0.3")]), (vec!["r".to_owned()], 0));
+        assert_eq!(asked(&[(ip, "10.0.0.4")]), (vec!["r".to_owned()], 1));
+        assert_eq!(asked(&[(ip, "10.0.0.5")]), (vec![], 1), "none of its business");
+        asked(&[(ip, "10.0.0.3")]);
+        nodes.feed(vec![node("n3", &[(ip, "10.0.0.3")])]);
+        assert_eq!(fixture.woken(), ["r"], "the other one is gone");
+
+        maps.feed(vec![called(&["10.0.0.3"])]);
+        assert_eq!(
+            (fixture.woken(), fixture.lines("", "r", Timestamp::UNIX_EPOCH).len()),
+            (vec!["r".to_owned()], 0)
+        );
+        maps.feed(vec![]);
+        assert_eq!(
+            (fixture.woken(), fixture.lines("", "r", Timestamp::UNIX_EPOCH).len()),
+            (vec!["r".to_owned()], 1)
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Signs approved requests for the cluster's own signers, or says why not.
 //!
 //! Reads CertificateSigningRequests; writes their certificate, or the condition `Failed`. The authority is handed in by the
-//! program. A certificate lives as long as was asked, a year at most and where nothing was asked; it begins five minutes
-//! ago, for machines whose clocks differ.
+//! program. A certificate lives as long as was asked, but no longer than the program says, and so long where nothing was
+//! asked; it begins five minutes ago, for machines whose clocks differ.
 //! Not here: approving.
 //! Upstream: `pkg/controller/certificates/signer`, `pkg/controller/certificates/authority`.
 
@@ -18,7 +18,8 @@ use super::{has, is_issued, rules, subject};
 /// Signs a request (PEM) on these terms.
 pub type Sign = Arc<dyn Fn(&str, &Terms<'_>) -> Result<pki::Certificate, pki::Error> + Send + Sync>;
 
-const LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// How long a certificate lives at most, unless the program is told otherwise: upstream's `--cluster-signing-duration`.
+pub const LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 const LIFE_MIN: SignedDuration = SignedDuration::from_mins(10);
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 /// A life that is shorter than this is not cut by the time before now.
@@ -27,12 +28,14 @@ const SHORT: SignedDuration = SignedDuration::from_hours(8);
 /// The controller.
 pub struct Signing {
     sign: Sign,
+    /// The longest life of a certificate.
+    life: SignedDuration,
 }
 
 impl Signing {
-    /// Signs with `sign`.
-    pub fn new(sign: Sign) -> Signing {
-        Signing { sign }
+    /// Signs with `sign` for `life` at most.
+    pub fn new(sign: Sign, life: SignedDuration) -> Signing {
+        Signing { sign, life }
     }
 
     fn answer(
@@ -60,7 +63,7 @@ impl Signing {
                 });
             }
             Ok(()) => {
-                let (not_before, not_after) = validity(spec.expiration_seconds, now);
+                let (not_before, not_after) = validity(spec.expiration_seconds, self.life, now);
                 let usages: Vec<&str> = usages.iter().map(String::as_str).collect();
                 let terms = Terms { usages: &usages, not_before, not_after };
                 let text = std::str::from_utf8(&spec.request.0).ok()?;
@@ -72,9 +75,11 @@ impl Signing {
     }
 }
 
-fn validity(seconds: Option<i32>, now: Timestamp) -> (Timestamp, Timestamp) {
-    let life =
-        seconds.map_or(LIFE, |seconds| SignedDuration::from_secs(seconds.into()).clamp(LIFE_MIN, LIFE));
+fn validity(seconds: Option<i32>, longest: SignedDuration, now: Timestamp) -> (Timestamp, Timestamp) {
+    let life = match seconds.map(|seconds| SignedDuration::from_secs(seconds.into())) {
+        Some(asked) if asked < longest => asked.max(LIFE_MIN),
+        _ => longest,
+    };
     let end = if life < SHORT { now + life } else { now + life - BACKDATE };
     (now - BACKDATE, end)
 }
@@ -152,7 +157,7 @@ pub(super) mod tests {
                 pki::csr::sign(pki.cluster_authority(), request, terms)
             });
             let one = request(NODE_REQUEST, "system:node:n1", signer, usages, conditions);
-            let plan = Fixture::new(Signing::new(sign)).with(vec![one]).plan("", "r", now);
+            let plan = Fixture::new(Signing::new(sign, LIFE)).with(vec![one]).plan("", "r", now);
             let answered: Option<CertificateSigningRequest> =
                 plan.actions().next().and_then(|action| action.object());
             let said = answered.and_then(|answered| answered.status).map(|status| match status.certificate {
@@ -170,10 +175,17 @@ pub(super) mod tests {
     #[test]
     fn a_certificate_lives_as_long_as_was_asked() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        for (asked, minutes) in
-            [(None, 365 * 24 * 60 - 5), (Some(3600), 60), (Some(1), 10), (Some(i32::MAX), 365 * 24 * 60 - 5)]
-        {
-            let (start, end) = validity(asked, now);
+        let (year, minute) = (LIFE, SignedDuration::from_mins(1));
+        for (asked, longest, minutes) in [
+            (None, year, 365 * 24 * 60 - 5),
+            (Some(3600), year, 60),
+            (Some(1), year, 10),
+            (Some(i32::MAX), year, 365 * 24 * 60 - 5),
+            (None, minute, 1),
+            (Some(3600), minute, 1),
+            (Some(1), minute, 10),
+        ] {
+            let (start, end) = validity(asked, longest, now);
             let lives = (now.duration_since(start), end.duration_since(now));
             assert_eq!(
                 lives,

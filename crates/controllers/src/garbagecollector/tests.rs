@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
 use super::graph::{Graph, Kind};
-use super::{DISCOVERY, GarbageCollector};
+use super::{DISCOVERY, GarbageCollector, catch_up};
 
 fn endpoint(plural: &'static str) -> Endpoint {
     Endpoint::new("", "v1", plural)
@@ -113,6 +113,32 @@ fn a_broken_group_and_a_kind_that_cannot_be_listed_do_not_stop_the_rest() {
         );
     }
     assert_eq!(fixture.plan("", "child", at(130)).questions, ["/api/v1/namespaces/a/pods/owner"]);
+}
+
+#[test]
+fn a_definition_that_the_server_does_not_serve_yet_is_asked_for_again() {
+    let at = |millis| Timestamp::from_millisecond(millis).unwrap();
+    let definition = |name: &str, more: Value| {
+        let mut metadata = json!({"name": name, "uid": name, "creationTimestamp": "1970-01-01T00:01:40Z"});
+        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let object = json!({"kind": "CustomResourceDefinition", "metadata": metadata});
+        Arc::new(serde_json::from_value::<PartialMetadata>(object).unwrap())
+    };
+    let mut answers = Answers::default();
+    answers.insert("/api/v1", Ok(json!({"groupVersion": "v1", "resources": []})));
+    answers.insert("/apis", Ok(json!({"groups": [{"preferredVersion": {"groupVersion": "z.io/v1"}}]})));
+    let cranes =
+        json!({"name": "cranes", "kind": "Crane", "namespaced": true, "verbs": ["list", "watch", "delete"]});
+    answers.insert("/apis/z.io/v1", Ok(json!({"groupVersion": "z.io/v1", "resources": [cranes]})));
+    let found = crate::discovery::preferred(&answers).unwrap();
+
+    let served = definition("cranes.z.io", json!({}));
+    let late = definition("hooks.z.io", json!({}));
+    let going = definition("ropes.z.io", json!({"deletionTimestamp": DELETED}));
+    assert_eq!(catch_up(&[served.clone(), going], &found, at(100_000)), None);
+    for (now, later) in [(100_000, 100_100), (102_000, 103_100), (1_000_000, 1_030_000)] {
+        assert_eq!(catch_up(&[served.clone(), late.clone()], &found, at(now)), Some(at(later)));
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ fn start(api: &FakeApi, tasks: &Tasks) -> Informers {
         cluster_cidrs: vec!["10.42.0.0/16".to_owned()],
         node_cidr_mask_v4: 24,
         node_cidr_mask_v6: 64,
+        api_server_names: Vec::new(),
+        signing_duration: controllers::certificates::signing::LIFE,
         disabled: BTreeSet::from(["garbage-collector".to_owned(), "namespace".to_owned()]),
     });
     informers

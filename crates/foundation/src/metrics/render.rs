@@ -26,6 +26,16 @@ pub(super) fn metric(out: &mut String, name: &str, help: &str, metric: &Metric) 
             head(out, name, help, kind);
             sample(out, name, "", &[], &[], None, value());
         }
+        Metric::Callbacks(callbacks) => {
+            // Copied first: a callback may register another.
+            let children = callbacks.children.read().clone();
+            if !children.is_empty() {
+                head(out, name, help, "gauge");
+            }
+            for (values, value) in children {
+                sample(out, name, "", callbacks.labels, &values, None, value());
+            }
+        }
     }
 }
 
@@ -117,18 +127,21 @@ mod tests {
         registry.gauge("c", "Of c.", &[]).only().set(1.5);
         registry.gauge_callback("d", "Of d.", || 7.0);
         registry.counter_callback("e_total", "Of e.", || 8.0);
+        for (value, number) in [("y", 1.0), ("x", 2.0), ("y", 3.0)] {
+            registry.gauge_callback_with("f", "Of f.", &["name"], &[value], move || number);
+        }
         let histogram = registry.histogram("a_seconds", "Of a.", &["verb"], &[0.5, 1.0]).with(&["get"]);
         histogram.observe(0.5);
-        histogram.observe(3.0);
+        histogram.observe_times(3.0, 2);
         registry.counter("silent_total", "Never counted.", &["x"]);
         let expected = [
             "# HELP a_seconds Of a.",
             "# TYPE a_seconds histogram",
             "a_seconds_bucket{verb=\"get\",le=\"0.5\"} 1",
             "a_seconds_bucket{verb=\"get\",le=\"1\"} 1",
-            "a_seconds_bucket{verb=\"get\",le=\"+Inf\"} 2",
-            "a_seconds_sum{verb=\"get\"} 3.5",
-            "a_seconds_count{verb=\"get\"} 2",
+            "a_seconds_bucket{verb=\"get\",le=\"+Inf\"} 3",
+            "a_seconds_sum{verb=\"get\"} 6.5",
+            "a_seconds_count{verb=\"get\"} 3",
             "# HELP b_total Of b.",
             "# TYPE b_total counter",
             "b_total{path=\"a\\\"\\\\\\n\"} 3",
@@ -141,6 +154,10 @@ mod tests {
             "# HELP e_total Of e.",
             "# TYPE e_total counter",
             "e_total 8",
+            "# HELP f Of f.",
+            "# TYPE f gauge",
+            "f{name=\"x\"} 2",
+            "f{name=\"y\"} 3",
             "",
         ];
         assert_eq!(registry.render(), expected.join("\n"));

@@ -46,6 +46,8 @@ impl Kind {
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// First and longest wait after a failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5 * 60));
+/// The least time between two certificates: one may be issued that is to be renewed at once.
+const PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// The longest sleep: a machine that was suspended looks at its clock this often.
 const LOOK: Duration = Duration::from_secs(12 * 60 * 60);
 /// First and longest wait before a watch is opened again.
@@ -155,15 +157,30 @@ impl Held {
         Held { due: credential.not_before() + SignedDuration::from_secs(share as i64), credential }
     }
 
+    /// The same for one that was issued just now.
+    pub(super) fn fresh(credential: Credential, randomness: &dyn Randomness, now: Timestamp) -> Held {
+        let held = Held::new(credential, randomness);
+        Held { due: held.due.max(now + PAUSE), ..held }
+    }
+
     /// Sleeps until it is to be renewed.
     pub(super) async fn due(&self, clock: &dyn Clock) {
-        loop {
-            let left = self.due.duration_since(clock.now());
-            if !left.is_positive() {
-                return;
-            }
-            clock.sleep(left.unsigned_abs().min(LOOK)).await;
+        sleep_until(self.due, clock).await;
+    }
+
+    /// Sleeps until it is good no more.
+    pub(super) async fn ended(&self, clock: &dyn Clock) {
+        sleep_until(self.credential.not_after(), clock).await;
+    }
+}
+
+async fn sleep_until(time: Timestamp, clock: &dyn Clock) {
+    loop {
+        let left = time.duration_since(clock.now());
+        if !left.is_positive() {
+            return;
         }
+        clock.sleep(left.unsigned_abs().min(LOOK)).await;
     }
 }
 
@@ -244,6 +261,16 @@ mod tests {
             seen.insert(after);
         }
         assert!(seen.len() > 4, "all at the same time: {seen:?}");
+    }
+
+    #[test]
+    fn certificates_that_are_due_at_once_are_not_asked_for_at_once() {
+        let start: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let random = SeededRandomness::new(1);
+        let late = start + SignedDuration::from_hours(2000);
+        assert!(Held::new(credential(start), &random).due < late);
+        assert_eq!(Held::fresh(credential(start), &random, late).due, late + PAUSE);
+        assert!(Held::fresh(credential(start), &random, start).due > start + SignedDuration::from_hours(600));
     }
 
     #[test]

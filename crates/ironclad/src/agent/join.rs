@@ -28,6 +28,10 @@ pub(super) fn joined_before(context: &Context, wanted: &Join) -> anyhow::Result<
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read {}", authority.display()))?,
     };
+    // What an earlier version wrote may have been cut off by a loss of power.
+    if pki::pem::decode("CERTIFICATE", &authority_pem).unwrap_or_default().is_empty() {
+        return Ok(None);
+    }
     let Some(credential) = Credential::read(&certificate)? else { return Ok(None) };
     if let Some(token) = token(wanted)?.filter(Token::names_authority) {
         token.verify(&authority_pem).with_context(|| {
@@ -77,9 +81,16 @@ pub(super) async fn join(context: &Context, wanted: &Join) -> anyhow::Result<Joi
             _ => error.context("this node cannot join the cluster"),
         }
     })?;
-    // The authority first: a certificate without it is not looked at.
-    let path = context.authority();
-    std::fs::write(&path, &authority_pem).with_context(|| format!("cannot write {}", path.display()))?;
+    // The server's certificate may be of another cluster's authority: it is asked for anew.
+    let serving = context.serving_certificate();
+    match std::fs::remove_file(&serving) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", serving.display()));
+        }
+        _ => {}
+    }
+    // The authority before the certificate, which is not looked at without it; each on the disk before the next.
+    pki::write_public(&context.authority(), &authority_pem)?;
     credential.write(&context.client_certificate())?;
     Ok(Joined { authority_pem, credential })
 }

@@ -5,6 +5,8 @@
 //! Reads the Node; reads and writes `<data-dir>/agent/kubelet-serving.pem`.
 //! Upstream: `pkg/kubelet/certificate` (`serverTLSBootstrap`).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -52,17 +54,14 @@ pub(super) fn start(
     tasks: &Tasks,
 ) -> anyhow::Result<node::Serving> {
     let roots = client::trust::authorities(authority_pem.as_bytes()).map_err(anyhow::Error::msg)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = foundation::tls::provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
         .context("client certificates cannot be verified")?;
     let shown = Arc::new(Shown::default());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(shown.clone());
+    let mut tls =
+        foundation::tls::server().with_client_cert_verifier(verifier).with_cert_resolver(shown.clone());
     // Streams (exec, attach) upgrade an HTTP/1.1 connection.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let now = context.clock.now();
@@ -84,34 +83,45 @@ async fn look_after(
     shown: Arc<Shown>,
     held: Option<Credential>,
 ) {
-    let hold = |credential| Held::new(credential, &*context.randomness);
-    let mut held = held.map(hold);
+    let mut held = held.map(|credential| Held::new(credential, &*context.randomness));
+    // What was asked for when the one that is held was issued: a signer may have given other names, and would do so again.
+    let mut asked: Option<Subject> = None;
     let mut changes = nodes.subscribe();
     let path = context.serving_certificate();
     loop {
         let wanted = nodes.get(None, &context.node.name).and_then(|node| subject(&context, &node));
-        match (&wanted, &held) {
-            (Some(wanted), Some(held)) if held.credential.is_of(wanted) => tokio::select! {
+        let Some(wanted) = wanted else {
+            changes.recv().await;
+            continue;
+        };
+        if let Some(held) = held.as_ref().filter(|held| is_good(&held.credential, &wanted, asked.as_ref())) {
+            tokio::select! {
                 () = held.due(&*context.clock) => {}
                 _ = changes.recv() => continue,
-            },
-            (None, _) => {
-                changes.recv().await;
-                continue;
             }
-            (Some(_), _) => {}
         }
-        let Some(wanted) = wanted else { continue };
         // The addresses may change while nobody approves the old ones.
-        let asked = certificates::renewed(&context, &client, certificates::Kind::Serving, &wanted);
+        let renewed = certificates::renewed(&context, &client, certificates::Kind::Serving, &wanted);
         let fresh = tokio::select! {
-            fresh = asked => fresh,
+            fresh = renewed => fresh,
             () = changed(&context, &nodes, &wanted) => continue,
         };
+        if !fresh.is_of(&wanted) {
+            tracing::warn!(
+                "the kubelet's certificate was issued for other names than were asked for; it is used"
+            );
+        }
         keep(&fresh, &path);
         shown.show(&fresh);
-        held = Some(hold(fresh));
+        held = Some(Held::fresh(fresh, &*context.randomness, context.clock.now()));
+        asked = Some(wanted);
     }
+}
+
+/// Whether there is nothing to ask for until a certificate ends: it is for these names, or is what was issued when they were
+/// asked for.
+fn is_good(held: &Credential, wanted: &Subject, asked: Option<&Subject>) -> bool {
+    asked == Some(wanted) || held.is_of(wanted)
 }
 
 /// Returns once the node is another than `subject`.
@@ -133,6 +143,9 @@ fn subject(context: &Context, node: &Node) -> Option<Subject> {
     let ips = of("InternalIP").chain(of("ExternalIP")).filter_map(|address| address.address.parse().ok());
     let names =
         of("Hostname").map(|address| address.address.clone()).filter(|name| *name == context.node.name);
-    let subject = Subject { ip_addresses: ips.collect(), dns_names: names.collect(), ..context.subject() };
+    // Each once: a machine's two addresses may be one.
+    let (ips, names): (BTreeSet<IpAddr>, BTreeSet<String>) = (ips.collect(), names.collect());
+    let (ip_addresses, dns_names) = (ips.into_iter().collect(), names.into_iter().collect());
+    let subject = Subject { ip_addresses, dns_names, ..context.subject() };
     (!subject.ip_addresses.is_empty()).then_some(subject)
 }

@@ -13,6 +13,7 @@ use foundation::SharedClock;
 
 use super::oidc::Oidc;
 use super::service_accounts::ServiceAccounts;
+use super::serving::Serving;
 use crate::roles::apiserver::sni::NamedCertificate;
 
 /// Flags that are on unless they are said to be off: `false` in a settings file means something for them.
@@ -125,6 +126,8 @@ pub struct ApiServer {
         value_name = "SHARE"
     )]
     pub goaway_chance: f64,
+    #[command(flatten)]
+    pub serving: Serving,
     /// Certificate and key to show to clients that ask for certain names: certFile,keyFile[:name,*.name]
     #[arg(long, value_name = "FILES")]
     pub tls_sni_cert_key: Vec<NamedCertificate>,
@@ -371,7 +374,7 @@ impl ApiServer {
                 ),
             })
         });
-        Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()? })
+        Ok(authz::Options { modes: modes.collect::<anyhow::Result<_>>()?, names: Vec::new() })
     }
 
     /// Which admission plugins run, and how.

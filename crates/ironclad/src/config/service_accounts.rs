@@ -53,11 +53,39 @@ impl ServiceAccounts {
         }
     }
 
+    /// The audiences that mean this server.
+    pub fn audiences(&self, cluster_domain: &str) -> Vec<String> {
+        if self.api_audiences.is_empty() { self.issuers(cluster_domain) } else { self.api_audiences.clone() }
+    }
+
+    /// The keys of the flags: what other servers must be given too.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or hold no keys.
+    pub fn keys(&self) -> anyhow::Result<Keys> {
+        let signing =
+            self.service_account_signing_key_file.as_ref().map(|path| signing_key(path)).transpose()?;
+        Ok(Keys { signing: signing.map(|key| key.public()), accepted: self.accepted_keys()? })
+    }
+
+    fn accepted_keys(&self) -> anyhow::Result<Vec<PublicKey>> {
+        let mut all = Vec::new();
+        for path in &self.service_account_key_file {
+            let keys = PublicKey::read_all(&read(path)?);
+            if keys.is_empty() {
+                bail!("{} does not contain any valid RSA or ECDSA public keys", path.display());
+            }
+            all.extend(keys);
+        }
+        Ok(all)
+    }
+
     /// The key that signs: that of the flag, or `own`.
     pub fn signing_key(&self, own: &Arc<SigningKey>) -> anyhow::Result<Arc<SigningKey>> {
-        let Some(path) = &self.service_account_signing_key_file else { return Ok(own.clone()) };
-        let key = SigningKey::from_pem(&read(path)?).map_err(anyhow::Error::msg);
-        Ok(Arc::new(key.with_context(|| format!("{} cannot sign ServiceAccount tokens", path.display()))?))
+        match &self.service_account_signing_key_file {
+            Some(path) => signing_key(path).map(Arc::new),
+            None => Ok(own.clone()),
+        }
     }
 
     /// How tokens are made and judged; `own` is the cluster's own key.
@@ -71,21 +99,14 @@ impl ServiceAccounts {
         }
         // What this cluster has signed so far stays good.
         let mut former_keys = vec![own.public()];
-        for path in &self.service_account_key_file {
-            let keys = PublicKey::read_all(&read(path)?);
-            if keys.is_empty() {
-                bail!("{} does not contain any valid RSA or ECDSA public keys", path.display());
-            }
-            former_keys.extend(keys);
-        }
+        former_keys.extend(self.accepted_keys()?);
         if let Some(most) = self.service_account_max_token_expiration
             && !(3600..=1 << 32).contains(&most.as_secs())
         {
             bail!("--service-account-max-token-expiration must be between 1 hour and 2^32 seconds");
         }
-        let audiences = if self.api_audiences.is_empty() { &issuers } else { &self.api_audiences };
         Ok(token::Options {
-            audiences: audiences.clone(),
+            audiences: self.audiences(cluster_domain),
             former_issuers: issuers[1..].to_vec(),
             keys_at: self.service_account_jwks_uri.clone(),
             former_keys,
@@ -93,6 +114,19 @@ impl ServiceAccounts {
             ..token::Options::new(issuers[0].clone(), self.signing_key(own)?)
         })
     }
+}
+
+/// The public halves of the keys that flags name.
+pub struct Keys {
+    /// Of the one that signs, if it is not the cluster's own.
+    pub signing: Option<PublicKey>,
+    /// Those whose tokens are accepted too.
+    pub accepted: Vec<PublicKey>,
+}
+
+fn signing_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let key = SigningKey::from_pem(&read(path)?).map_err(anyhow::Error::msg);
+    key.with_context(|| format!("{} cannot sign ServiceAccount tokens", path.display()))
 }
 
 fn check_issuers(issuers: &[String]) -> anyhow::Result<()> {

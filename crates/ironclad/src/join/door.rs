@@ -11,17 +11,22 @@ use std::sync::Arc;
 
 use ::apiserver::beside::Beside;
 use ::apiserver::response::{self, Response};
+use anyhow::bail;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foundation::SharedClock;
 use http::{HeaderValue, Method, header};
 use parking_lot::Mutex;
-use pki::{Tokens, handover};
+use pki::handover;
+use pki::token::Secret;
 use store_raft::RaftStore;
 
 use super::agreed::Agreed;
 use super::attempts::Attempts;
+use super::versions::Version;
 use super::{AUTHORITY_PATH, Asked, HandedOver, JOIN_PATH};
+use crate::config;
+use crate::tokens::shared::Shared;
 
 /// What can be joined here.
 pub enum Cluster {
@@ -29,8 +34,8 @@ pub enum Cluster {
     Members {
         /// The one of this server.
         store: Arc<RaftStore>,
-        /// What they must agree on.
-        agreed: Agreed,
+        /// Its server's settings. What they come to is worked out for each request: files that they name may change.
+        config: Arc<config::Server>,
     },
     /// The server keeps its store alone.
     Alone,
@@ -45,7 +50,7 @@ pub struct Door {
     /// Where the keys are.
     pub keys: PathBuf,
     /// Who may have them.
-    pub tokens: Arc<Tokens>,
+    pub tokens: Arc<Shared>,
     /// What they are for.
     pub cluster: Cluster,
     /// The time.
@@ -55,7 +60,7 @@ pub struct Door {
 }
 
 impl Door {
-    fn join(&self, body: &[u8], remote: SocketAddr) -> anyhow::Result<Response> {
+    async fn join(&self, body: &[u8], remote: SocketAddr) -> anyhow::Result<Response> {
         let now = self.clock.monotonic();
         let address = remote.ip().to_canonical();
         if let Some(wait) = self.attempts.lock().must_wait(address, now) {
@@ -67,14 +72,25 @@ impl Door {
         let Ok(asked) = serde_json::from_slice::<Asked>(body) else {
             return Ok(response::text(400, "this is no request to join\n"));
         };
-        let secret = self.tokens.server.server_secret().unwrap_or_default();
+        // As a majority of the servers knows them now: the token may have been changed at another one.
+        let tokens = match self.tokens.now().await {
+            Ok(tokens) => tokens,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "somebody asks to join, and the tokens cannot be read"
+                );
+                return Ok(response::text(503, "the cluster's store does not answer: nobody can join now\n"));
+            }
+        };
+        let Secret::Server(secret) = &tokens.server else { bail!("the token of servers is an agent's") };
         let Some(sealer) = handover::check(secret, &asked.nonce.0, &asked.proof.0) else {
             self.attempts.lock().was_wrong(address, now);
             tracing::warn!(%remote, "somebody asked to join with a wrong token");
             return Ok(response::text(401, "the token is not this cluster's\n"));
         };
         let (store, agreed) = match &self.cluster {
-            Cluster::Members { store, agreed } => (store, agreed),
+            Cluster::Members { store, config } => (store, Agreed::of(config)?),
             Cluster::Alone => {
                 let text = "this server keeps its store alone: start it with --cluster-init once, then others can join\n";
                 return Ok(response::text(409, text));
@@ -84,12 +100,16 @@ impl Door {
                 return Ok(response::text(409, text));
             }
         };
+        if let Some(objection) = asked.version.objection(&Version::own()) {
+            return Ok(response::text(409, format!("{objection}\n")));
+        }
         let members = store.standing().borrow().members.iter().map(|member| member.address.clone()).collect();
         let handed = HandedOver {
             members,
             files: handover::export(&self.keys)?,
-            agent_token: self.tokens.agent.bootstrap_token().unwrap_or_default(),
-            agreed: agreed.clone(),
+            agent_token: tokens.agent.bare(),
+            agreed,
+            version: Version::own(),
         };
         let sealed = sealer.seal(&serde_json::to_vec(&handed)?)?;
         tracing::info!(%remote, "handed the cluster's keys to a server that joins");
@@ -108,7 +128,7 @@ impl Beside for Door {
             (&Method::GET, AUTHORITY_PATH) => {
                 response::bytes(200, "application/x-pem-file", self.authority.clone())
             }
-            (&Method::POST, JOIN_PATH) => self.join(request.body(), remote).unwrap_or_else(|error| {
+            (&Method::POST, JOIN_PATH) => self.join(request.body(), remote).await.unwrap_or_else(|error| {
                 tracing::error!(error = format!("{error:#}"), "a server cannot be given the keys");
                 response::text(500, "the keys cannot be handed over; the server's log says why\n")
             }),

@@ -4,12 +4,15 @@
 
 mod access;
 mod follow;
+pub mod pem;
 pub mod sni;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use ::apiserver::beside::Page;
 use ::apiserver::encryption::{Configuration as Encryption, EncryptedStore};
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, listen::Tls};
+use ::controllers::certificates::api_servers;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use foundation::Tasks;
@@ -22,10 +25,11 @@ use tokio::net::TcpListener;
 use super::Context;
 use super::members::Peers;
 use super::store::Opened;
-use crate::join::agreed::Agreed;
+use super::tokens::{Changes, Pages};
 use crate::join::door::{self, Door};
-use crate::tokens;
-use follow::{AUTHENTICATION, AUTHORIZATION, ENCRYPTION, NAMED_CERTIFICATES, follow};
+use crate::tokens::bootstrap_secret;
+use crate::tokens::shared::{Known, Settled, Shared};
+use follow::{AUTHENTICATION, AUTHORIZATION, ENCRYPTION, SERVING_CERTIFICATES, follow};
 
 /// Common name of the aggregator's client certificate.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -36,22 +40,27 @@ pub struct Running {
     pub server: ApiServer,
     /// Its port.
     pub port: u16,
+    /// What changes the tokens.
+    pub changes: Arc<Changes>,
 }
 
-/// Starts the server over a store and serves on a listener.
+/// Starts the server over a store, with the tokens in it, and serves on a listener.
 pub async fn start(
     context: &Context,
     opened: &Opened,
+    tokens: &Settled,
     listener: TcpListener,
     tasks: &Tasks,
 ) -> anyhow::Result<Running> {
     let port = listener.local_addr().context("cannot read the listener's address")?.port();
     let now = context.clock.now();
     let (store, encryption) = encrypted(context, opened.store(), tasks)?;
-    let mut options = options(context, port, now)?;
-    options.beside = Some(Arc::new(door(context, opened)?));
-    options.pages =
-        opened.member().map(|member| Arc::new(Peers(member.clone())) as Arc<dyn ::apiserver::beside::Page>);
+    let mut options = options(context, &tokens.known, port, now)?;
+    options.beside = Some(Arc::new(door(context, opened, tokens.shared.clone())));
+    let changes = Arc::new(Changes::new(tokens.shared.clone()));
+    let mut pages: Vec<Arc<dyn Page>> = vec![changes.clone()];
+    pages.extend(opened.member().map(|member| Arc::new(Peers(member.clone())) as Arc<dyn Page>));
+    options.pages = Some(Arc::new(Pages(pages)));
     let server = ApiServer::new(store, options, tasks, context.clock.clone(), context.randomness.clone())
         .await
         .context("the API server cannot start")?;
@@ -65,29 +74,29 @@ pub async fn start(
     let tls: Tls = Arc::new(ArcSwap::new(serving(context, now)?));
     let (serve, swap) = (server.clone(), tls.clone());
     tasks.spawn("listener", async move { serve.serve(listener, tls).await });
-    follow_named_certificates(context, swap.clone(), tasks)?;
+    follow_certificates(context, swap.clone(), tasks)?;
     tasks.spawn_until_cancelled("certificates", renew(context.clone(), swap));
     write_kubeconfig(context, port, now)?;
-    Ok(Running { server, port })
+    Ok(Running { server, port, changes })
 }
 
 /// What machines are told that want to join.
-fn door(context: &Context, opened: &Opened) -> anyhow::Result<Door> {
+fn door(context: &Context, opened: &Opened, tokens: Arc<Shared>) -> Door {
     let cluster = match opened {
         Opened::Embedded(_) => door::Cluster::Alone,
         Opened::External(_) => door::Cluster::External,
         Opened::Replicated(store) => {
-            door::Cluster::Members { store: store.clone(), agreed: Agreed::of(&context.config)? }
+            door::Cluster::Members { store: store.clone(), config: context.config.clone() }
         }
     };
-    Ok(Door {
+    Door {
         authority: context.pki.cluster_authority().certificate().pem(),
         keys: context.config.dirs.data_dir.join("pki"),
-        tokens: context.tokens.clone(),
+        tokens,
         cluster,
         clock: context.clock.clone(),
         attempts: Default::default(),
-    })
+    }
 }
 
 /// The store as the server sees it: with what is to be kept encrypted, if anything is; and what of that is to be checked.
@@ -139,21 +148,22 @@ fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow:
     Ok(())
 }
 
-/// Takes changes of the certificates of `--tls-sni-cert-key` into use.
-fn follow_named_certificates(context: &Context, tls: Tls, tasks: &Tasks) -> anyhow::Result<()> {
-    let named = &context.config.apiserver.tls_sni_cert_key;
-    let files: Vec<_> = named.iter().flat_map(sni::NamedCertificate::files).cloned().collect();
+/// Takes changes of the certificates of `--tls-cert-file` and `--tls-sni-cert-key` into use.
+fn follow_certificates(context: &Context, tls: Tls, tasks: &Tasks) -> anyhow::Result<()> {
+    let flags = &context.config.apiserver;
+    let named = flags.tls_sni_cert_key.iter().map(sni::NamedCertificate::files);
+    let files: Vec<_> = named.chain(flags.serving.certificate()).flatten().cloned().collect();
     if files.is_empty() {
         return Ok(());
     }
     let again = context.clone();
-    follow(NAMED_CERTIFICATES, &files, &context.clock, tasks, move || {
+    follow(SERVING_CERTIFICATES, &files, &context.clock, tasks, move || {
         tls.store(serving(&again, again.clock.now())?);
         Ok(())
     })
 }
 
-fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Options> {
+fn options(context: &Context, tokens: &Known, port: u16, now: Timestamp) -> anyhow::Result<Options> {
     let pki = &context.pki;
     let service_cidr = context.config.service_cidr.to_string();
     let authority = pki.cluster_authority().certificate().der().to_vec();
@@ -161,8 +171,10 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
     let front_proxy = pki.front_proxy_authority().certificate().der().to_vec();
     let flags = &context.config.apiserver;
     let accounts = flags.service_accounts.options(pki.service_account_key().signing_key(), domain)?;
+    let mut client_authorities = vec![authority.into()];
+    client_authorities.extend(other_authorities(context)?);
     let authn = authn::Options {
-        client_authorities: vec![authority.into()],
+        client_authorities,
         service_accounts: Some(accounts),
         request_header: Some(authn::RequestHeader::usual(
             vec![front_proxy.into()],
@@ -177,10 +189,11 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         kubelet: Some(kubelet_client(context, now)?),
         authn: flags.authentication(&flags.service_accounts.issuers(domain), &context.clock, authn)?,
         authz: flags.authorization()?,
-        told: vec![context.cluster().object()],
+        told: vec![context.cluster().object(), api_servers::object(&context.node.name, &names(context))],
         bootstrap: access::objects()
             .into_iter()
-            .chain(tokens::bootstrap_secret(&context.tokens.agent))
+            // Once: whoever has deleted it since has withdrawn the token.
+            .chain(bootstrap_secret(&tokens.agent).filter(|_| !tokens.introduced))
             .collect(),
         admission: flags.admission()?,
         fairness: flags.fairness(),
@@ -191,23 +204,45 @@ fn options(context: &Context, port: u16, now: Timestamp) -> anyhow::Result<Optio
         request_timeout: flags.request_timeout,
         min_request_timeout: Duration::from_secs(flags.min_request_timeout),
         event_ttl: flags.event_ttl,
-        aggregation: aggregation(context),
+        aggregation: aggregation(context)?,
         flags: context.config.flags.clone(),
         hostname: Some(context.node.name.clone()),
         ..Options::default()
     })
 }
 
+/// The names and addresses under which this server is believed: no node gets a certificate for one of them.
+pub fn names(context: &Context) -> Vec<String> {
+    let named = context.config.apiserver.tls_sni_cert_key.iter().flat_map(sni::NamedCertificate::names);
+    let mut names = context.pki.apiserver_names();
+    names.extend(named.cloned());
+    let brought = context.config.apiserver.serving.certificate();
+    names.extend(brought.and_then(|[certificate, _]| sni::names_in(certificate).ok()).into_iter().flatten());
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// What extension API servers are shown and told.
-fn aggregation(context: &Context) -> aggregation::Options {
+fn aggregation(context: &Context) -> anyhow::Result<aggregation::Options> {
     let pem = |authority: &pki::Authority| authority.certificate().pem();
-    aggregation::Options {
+    let others = other_authorities(context)?;
+    let others: String = others.iter().map(|other| pki::pem::encode("CERTIFICATE", other)).collect();
+    Ok(aggregation::Options {
         identity: Some(Arc::new(Current(context.clone(), Leaf::FrontProxyClient))),
         announcement: Some(aggregation::Announcement {
-            client_authorities: pem(context.pki.cluster_authority()),
+            client_authorities: pem(context.pki.cluster_authority()) + &others,
             front_proxy_authorities: pem(context.pki.front_proxy_authority()),
             allowed_names: vec![FRONT_PROXY_CLIENT.into()],
         }),
+    })
+}
+
+/// The authorities of `--client-ca-file`.
+fn other_authorities(context: &Context) -> anyhow::Result<Vec<rustls::pki_types::CertificateDer<'static>>> {
+    match &context.config.apiserver.serving.client_ca_file {
+        Some(path) => pem::certificates(path).context("--client-ca-file"),
+        None => Ok(Vec::new()),
     }
 }
 
@@ -249,10 +284,7 @@ impl rustls::server::ResolvesServerCert for Current {
 fn kubelet_client(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     // Made now, so that a fault in it is told at the start.
     context.pki.credential(Leaf::ApiserverKubeletClient, now)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
+    let config = foundation::tls::client()
         .with_root_certificates(authorities(context)?)
         .with_client_cert_resolver(Arc::new(Current(context.clone(), Leaf::ApiserverKubeletClient)));
     Ok(Arc::new(config))
@@ -272,15 +304,23 @@ fn serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::Serv
     // The aggregator's own certificate comes from an authority of its own.
     let known = [pki.cluster_authority(), pki.front_proxy_authority()];
     let known = known.map(|authority| authority.certificate().der().to_vec().into());
+    let known: Vec<_> = known.into_iter().chain(other_authorities(context)?).collect();
     let config = server_config(context, Leaf::ApiserverServing, authn::tls_verifier(&known), now)?;
     let named = &context.config.apiserver.tls_sni_cert_key;
-    if named.is_empty() {
+    let brought = context.config.apiserver.serving.certificate();
+    if named.is_empty() && brought.is_none() {
         return Ok(config);
     }
-    let credential = pki.credential(Leaf::ApiserverServing, now)?;
-    let key = rustls::crypto::ring::sign::any_supported_type(&credential.key())
-        .context("the serving certificate cannot be used")?;
-    let other = Arc::new(rustls::sign::CertifiedKey::new(credential.chain(), key));
+    let other = match brought {
+        Some([certificate, key]) => pem::certified_key(certificate, key).context("--tls-cert-file")?,
+        None => {
+            let credential = pki.credential(Leaf::ApiserverServing, now)?;
+            let key = rustls::crypto::ring::sign::any_supported_type(&credential.key())
+                .context("the serving certificate cannot be used")?;
+            rustls::sign::CertifiedKey::new(credential.chain(), key)
+        }
+    };
+    let other = Arc::new(other);
     let mut config = (*config).clone();
     config.cert_resolver = Arc::new(sni::ByName::load(named, other)?);
     Ok(Arc::new(config))
@@ -294,10 +334,7 @@ fn server_config(
     now: Timestamp,
 ) -> anyhow::Result<Arc<rustls::ServerConfig>> {
     let credential = context.pki.credential(leaf, now)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
+    let mut config = foundation::tls::server()
         .with_client_cert_verifier(verifier)
         .with_single_cert(credential.chain(), credential.key())
         .context("the serving certificate cannot be used")?;
@@ -307,7 +344,7 @@ fn server_config(
 
 /// The TLS of the kubelet's server.
 pub fn kubelet_serving(context: &Context, now: Timestamp) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = foundation::tls::provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(context)?), provider)
         .allow_unauthenticated()
         .build()

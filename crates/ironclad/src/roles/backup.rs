@@ -123,4 +123,39 @@ mod tests {
         left.sort();
         assert_eq!(left, ["notes", "s-n-10.db", "s-n-11.db", "s-n-x.db", "s-other-1.db"]);
     }
+
+    #[tokio::test]
+    async fn it_saves_when_it_is_time_and_keeps_so_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = foundation::ManualClock::new(Timestamp::UNIX_EPOCH);
+        let shared: SharedClock = Arc::new(clock.clone());
+        let engine = store::embedded::Engine::open(folder.path().join("store"), Default::default(), shared);
+        let store: Arc<dyn Store> = engine.unwrap();
+        let directory = folder.path().join("saved");
+        let backups = Backups { directory: directory.clone(), prefix: "s-n-".to_owned(), retention: 2 };
+        let schedule = Schedule::parse("*/5 * * * *").unwrap();
+        let saving = tokio::spawn(run(backups, schedule, store.clone(), Arc::new(clock.clone())));
+        for round in 1..=4 {
+            let put = store::Op::put("key", round.to_string());
+            store.txn(store::Txn::of(vec![put])).await.unwrap();
+            clock.wait_for_sleepers(1).await;
+            clock.advance(std::time::Duration::from_secs(299));
+            assert!(!directory.join(format!("s-n-{}.db", round * 300)).exists(), "it is not time yet");
+            clock.advance(std::time::Duration::from_secs(1));
+            // It sleeps again once it has saved.
+            clock.wait_for_sleepers(1).await;
+        }
+        saving.abort();
+        let mut left: Vec<_> = std::fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["s-n-1200.db", "s-n-900.db"]);
+        for (name, value) in [("s-n-900.db", "3"), ("s-n-1200.db", "4")] {
+            let mut file = std::fs::File::open(directory.join(name)).unwrap();
+            let saved = etcd::snapshot::read(&mut file).unwrap();
+            assert_eq!(saved.keys()[0].value, value);
+        }
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use apiserver::authn::token::{self, Keys, legacy};
+use ::apiserver::authn::token::{self, Keys, legacy};
 use client::{EventRecorder, RecorderOptions};
 use foundation::Tasks;
 
-use super::{Api, Context, SERVICE_ACCOUNT_GROUPS};
+use super::{Api, Context, SERVICE_ACCOUNT_GROUPS, apiserver};
 
 /// Starts all controllers.
 pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
@@ -29,6 +29,7 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
         }),
         root_ca_pem: context.pki.cluster_authority().certificate().pem(),
         sign: Arc::new(move |request, terms| pki::csr::sign(pki.cluster_authority(), request, terms)),
+        signing_duration: context.config.cluster_signing_duration,
         sign_token: Arc::new(move |wanted| {
             let claims = legacy::Claims::new(wanted.namespace, wanted.secret, wanted.account, wanted.uid);
             tokens.as_ref().map_err(Clone::clone)?.sign(&claims)
@@ -36,6 +37,7 @@ pub fn start(context: &Context, api: &Api, tasks: &Tasks) {
         cluster_cidrs: vec![context.config.cluster_cidr.to_string()],
         node_cidr_mask_v4: 24,
         node_cidr_mask_v6: 64,
+        api_server_names: apiserver::names(context),
         disabled: BTreeSet::new(),
     });
 }

@@ -75,18 +75,20 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         true => vec![options.listen_client_urls.clone()],
         false => options.advertise_client_urls.clone(),
     };
-    let described =
-        etcd::Options { name: options.name, max_txn_ops: options.max_txn_ops, ..describe(&engine, urls) };
-    let server = etcd::Server::new(engine.clone(), described, clock);
-    let stop = CancellationToken::new();
-    let served = tokio::select! {
-        served = etcd::serve(server, listener, tls, stop.clone()) => served.context("the listener failed"),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+    let described = etcd::Options {
+        name: options.name,
+        max_txn_ops: options.max_txn_ops,
+        scratch: Some(options.data_dir.clone()),
+        ..describe(&engine, urls)
     };
-    stop.cancel();
+    let server = etcd::Server::new(engine.clone(), described, clock);
+    tokio::select! {
+        () = etcd::serve(server, listener, tls, CancellationToken::new()) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     engine.shutdown();
-    served
+    Ok(())
 }
 
 /// Answers the API for the cluster's administrators.
@@ -112,13 +114,10 @@ pub async fn start(
         // The flags exclude each other.
         Opened::External(_) => bail!("--etcd-listen is for the servers' own store"),
     };
+    let scratch = Some(context.config.dirs.data_dir.clone());
+    let described = etcd::Options { scratch, ..described };
     let server = etcd::Server::new(opened.store(), described, SystemClock::shared());
-    let stop = tasks.token();
-    tasks.spawn("etcd", async move {
-        if let Err(error) = etcd::serve(server, listener, Some(tls), stop).await {
-            tracing::error!(%error, "the etcd v3 API is no longer served");
-        }
-    });
+    tasks.spawn("etcd", etcd::serve(server, listener, Some(tls), tasks.token()));
     Ok(address)
 }
 
@@ -151,10 +150,8 @@ fn tls(options: &Options) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
         }
         return Ok(None);
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .context("TLS is not available")?;
+    let provider = foundation::tls::provider();
+    let builder = foundation::tls::server_for_others();
     let builder = match &options.trusted_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {

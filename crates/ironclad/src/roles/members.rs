@@ -5,15 +5,21 @@
 //! members agree on (`store_raft`), the command (`crate::members`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::apiserver::beside::Page;
 use ::apiserver::response::{self, Response};
 use api::{Reason, Status};
 use async_trait::async_trait;
+use foundation::{Clock as _, SystemClock};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use store_raft::RaftStore;
 use store_raft::core::Standing;
+
+/// How long nobody may be known to lead before a client that wants a leader is sent away: three times what etcd gives an
+/// election, as etcd does.
+const LEADERLESS: Duration = Duration::from_secs(3);
 
 /// Where the members are told.
 pub const PATH: &str = "/ironclad/v1/members";
@@ -95,7 +101,10 @@ impl Peers {
         }
         self.0.remove_member(number).await.map_err(::apiserver::storage::status)?;
         tracing::info!(member = id, name = known.name, "removed a member");
-        Ok(response::json(200, &serde_json::json!(self.list())))
+        // It is agreed on; this member may hear of it later.
+        let mut left = self.list();
+        left.members.retain(|member| member.id != id);
+        Ok(response::json(200, &serde_json::json!(left)))
     }
 }
 
@@ -146,6 +155,16 @@ impl etcd::Members for Peers {
             term: standing.term,
             indexes: (standing.committed, standing.applied),
             members: standing.members.iter().map(known).collect(),
+        }
+    }
+
+    async fn leaderless(&self) {
+        let mut standing = self.0.standing();
+        while standing.wait_for(|standing| standing.leader == 0).await.is_ok() {
+            tokio::select! {
+                () = SystemClock.sleep(LEADERLESS) => return,
+                _ = standing.wait_for(|standing| standing.leader != 0) => {}
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! The store: the embedded engine in `<data-dir>/store`, a member of several in `<data-dir>/raft`, or an external etcd.
 //!
 //! Reads the files of the external one's TLS; says by the settings and by what is in the data directory which of them it is
-//! ([`plan`]). Not here: the member (`member`), the API that a store can be reached by (`etcd`).
+//! ([`plan`]). Not here: the member (`member`), what servers that share it agree on (`agreement`), the API that a store can be reached by (`etcd`).
 
+pub mod agreement;
 pub mod member;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -101,6 +103,7 @@ pub fn plan(config: &config::Server) -> anyhow::Result<Plan> {
                 own.display()
             );
         }
+        member::refuse_a_log(data_dir)?;
         return Ok(Plan::Join(server.clone()));
     }
     if member::is_joining(data_dir) {
@@ -158,6 +161,18 @@ impl Opened {
     /// Whether other servers may use it too.
     pub fn is_shared(&self) -> bool {
         !matches!(self, Self::Embedded(_))
+    }
+
+    /// Whether no other server shares it now.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn is_alone(&self, own: IpAddr) -> anyhow::Result<bool> {
+        match self {
+            Self::Embedded(_) => Ok(true),
+            Self::Replicated(member) => Ok(member.standing().borrow().members.len() == 1),
+            Self::External(etcd) => agreement::is_alone(etcd, own).await,
+        }
     }
 
     /// Whether it forgets its past only when it is told to.
@@ -279,6 +294,8 @@ mod tests {
             (&[init], &[], Ok(Plan::Found)),
             (&[init], &[store], Ok(Plan::Found)),
             (&[server], &[], Ok(Plan::Join("https://a:6443".into()))),
+            // Said before the cluster takes on a member that could never start.
+            (&[server], &["raft/joining", "raft/00000001.wal"], Err("holds the log of a store")),
             (&[server], &["raft/joining"], Ok(Plan::Join("https://a:6443".into()))),
             (&[], &[member], as_member(Reset::No)),
             (&[init], &[member], as_member(Reset::No)),

@@ -33,14 +33,15 @@ struct World {
 }
 
 impl World {
-    fn start() -> World {
+    fn start(more: &[&str]) -> World {
         let folder = tempfile::Builder::new().prefix("ironclad-").tempdir().unwrap();
         let space = Space::new();
         space.output("ip", &["address", "add", &format!("{AGENT}/24"), "dev", "eth0"]);
         let idle = |name| Process { name, child: None };
         let mut world = World { space, folder, server: idle("server"), agent: idle("agent") };
-        let flags = ["--node-ip", SERVER, "--disable=kubelet,runtime,network,proxy,dns"];
-        world.server.child = Some(world.spawn("server", &flags));
+        let flags =
+            ["--node-ip", SERVER, "--tls-san=api.example.com", "--disable=kubelet,runtime,network,proxy,dns"];
+        world.server.child = Some(world.spawn("server", &[&flags, more].concat()));
         world.ready("server");
         world
     }
@@ -171,9 +172,46 @@ impl Drop for World {
     }
 }
 
+/// A node named as the load balancer in front of the servers asks for a certificate, and so does one with a name of its own.
+fn only_nodes_names_are_certified(world: &World) {
+    for name in ["api.example.com", "plain.example.com"] {
+        let subject = pki::csr::Subject {
+            common_name: format!("system:node:{name}"),
+            organizations: vec!["system:nodes".to_owned()],
+            dns_names: vec![name.to_owned()],
+            ..pki::csr::Subject::default()
+        };
+        use base64::Engine as _;
+        let pem = pki::Requested::new(&subject).unwrap().pem();
+        let request = base64::engine::general_purpose::STANDARD.encode(pem);
+        let node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+        let made = world.kubectl(&["apply", "-f", "-"], &node);
+        assert!(made.success, "{}", made.stderr);
+        let asked = format!(
+            "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\nspec:\n  request: {request}\n  signerName: kubernetes.io/kubelet-serving\n  usages: [digital signature, server auth]\n"
+        );
+        let user = format!("--as=system:node:{name}");
+        let made = world.kubectl(&["create", &user, "--as-group=system:nodes", "-f", "-"], &asked);
+        assert!(made.success, "{}", made.stderr);
+    }
+    let status = |name: &str| world.says(&["get", "csr", name, "-o", "jsonpath={.status}"]);
+    // Asked for last: by then the other one was looked at.
+    wait::until("a node gets a certificate for its name", || {
+        let said = status("plain.example.com");
+        if said.contains("certificate") { Ok(()) } else { Err(said) }
+    });
+    let said = status("api.example.com");
+    assert!(
+        !said.contains("Approved") && !said.contains("certificate"),
+        "a node was certified as the API server: {said}"
+    );
+    world.says(&["delete", "node", "api.example.com", "plain.example.com"]);
+    world.says(&["delete", "csr", "api.example.com", "plain.example.com"]);
+}
+
 #[test]
 fn a_node_joins_runs_pods_and_comes_back() {
-    let mut world = World::start();
+    let mut world = World::start(&[]);
     let (url, token) = (format!("--server=https://{SERVER}:6443"), world.token());
 
     // Another cluster's token, one that the cluster does not know, a server's, and none.
@@ -219,6 +257,8 @@ fn a_node_joins_runs_pods_and_comes_back() {
             if held.certificate_pem().as_bytes() == issued { Ok(()) } else { Err("another one".to_owned()) }
         });
     }
+
+    only_nodes_names_are_certified(&world);
 
     // A pod, its logs, a command in it, and a Service: through the server, and the node's runtime, network and proxy.
     let manifest = format!(
@@ -267,4 +307,49 @@ fn a_node_joins_runs_pods_and_comes_back() {
     let removed = run_with(command.arg("uninstall").arg("--data-dir").arg(world.data_dir("agent")));
     assert!(removed.success, "{}", removed.stderr);
     assert!(!world.data_dir("agent").exists());
+}
+
+/// The cluster signs for a minute. Five minutes before now count as its life too, so each certificate is renewed after some
+/// ten seconds, and ends while the node runs.
+#[test]
+fn a_node_outlives_its_first_certificates_without_a_restart() {
+    let mut world = World::start(&["--cluster-signing-duration=60s"]);
+    let (url, token) = (format!("--server=https://{SERVER}:6443"), world.token());
+    world.start_agent(&[&url, &format!("--token={token}")]);
+    world.says(&["wait", "--for=condition=Ready", "node/n1", "--timeout=60s"]);
+    let agent = world.data_dir("agent").join("agent");
+    let held = |file: &str| -> Result<Credential, String> {
+        let found = Credential::read(&agent.join(file)).map_err(|error| error.to_string())?;
+        found.ok_or_else(|| format!("there is no {file}"))
+    };
+    let first = ["kubelet-client.pem", "kubelet-serving.pem"]
+        .map(|file| wait::until("the node has its certificates", || held(file)));
+    let ends = first.each_ref().map(Credential::not_after);
+    let end = ends[0].max(ends[1]);
+    let left = end.duration_since(jiff::Timestamp::now());
+    assert!(left <= jiff::SignedDuration::from_secs(60), "{left}");
+
+    // What it writes as a client, after the certificates that it joined with have ended.
+    wait::until("the node says that it is there after the end of its first certificates", || {
+        let lease = ["get", "lease", "n1", "-n", "kube-node-lease", "-o", "jsonpath={.spec.renewTime}"];
+        let renewed: jiff::Timestamp = world.says(&lease).parse().map_err(|error| format!("{error}"))?;
+        if renewed > end { Ok(()) } else { Err(format!("{renewed}, and {end} is the end")) }
+    });
+    // What its kubelet shows, to the API server, which verifies it.
+    wait::until("the kubelet is reached", || {
+        let page = world.kubectl(&["get", "--raw", "/api/v1/nodes/n1/proxy/healthz"], "");
+        if page.success && page.stdout == "ok" { Ok(()) } else { Err(page.stderr) }
+    });
+    for (file, first) in ["kubelet-client.pem", "kubelet-serving.pem"].iter().zip(&first) {
+        assert_ne!(held(file).unwrap().certificate_pem(), first.certificate_pem(), "{file}");
+    }
+    let requests = world.requests();
+    let by_itself = requests.iter().filter(|request| {
+        request["spec"]["username"] == "system:node:n1"
+            && request["spec"]["signerName"] == "kubernetes.io/kube-apiserver-client-kubelet"
+    });
+    assert!(by_itself.count() > 0, "it has not asked with the certificate that it has: {requests:?}");
+    // Not as fast as it can: a pause of ten seconds at least.
+    assert!(requests.len() < 40, "{} requests", requests.len());
+    world.stop_agent();
 }

@@ -1,4 +1,5 @@
-//! Clients and operators written with other people's libraries: the official Python and JavaScript clients, and kopf.
+//! Clients and operators written with other people's libraries (the official Python and JavaScript clients, kopf), and an
+//! operator that others wrote: the one of Dask, as it is published.
 //!
 //! What the clients do and expect is in `tests/clients`, in their own languages.
 
@@ -70,22 +71,27 @@ spec:
 struct Operator(Child);
 
 impl Operator {
-    fn start(cluster: &Cluster) -> Operator {
+    fn start(cluster: &Cluster, handlers: &[&str]) -> Operator {
         let log = fs::File::create(cluster.folder().join("operator.log")).unwrap();
-        let mut command: Command = cluster.client_command(
-            Path::new("python3"),
-            &[
-                "-m",
-                "kopf",
-                "run",
-                "--standalone",
-                "--namespace=default",
-                script("operator.py").to_str().unwrap(),
-            ],
-        );
+        let mut arguments = vec!["-m", "kopf", "run", "--standalone", "--namespace=default"];
+        arguments.extend_from_slice(handlers);
+        let mut command: Command = cluster.client_command(Path::new("python3"), &arguments);
         command.env("PYTHONPATH", tools::python_packages());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         Operator(command.spawn().unwrap())
+    }
+
+    /// What it has said.
+    fn told(cluster: &Cluster) -> String {
+        fs::read_to_string(cluster.folder().join("operator.log")).unwrap()
+    }
+
+    /// Waits until the objects have the value; what the operator said is in the message if they never do.
+    fn expect(cluster: &Cluster, object: &[&str], path: &str, value: &str) {
+        wait::until(&format!("{object:?} has {value} at {path}"), || {
+            let found = cluster.field(object, path);
+            if found == value { Ok(()) } else { Err(format!("{found}\n{}", Operator::told(cluster))) }
+        });
     }
 }
 
@@ -101,14 +107,8 @@ impl Drop for Operator {
 fn an_operator_written_with_kopf_keeps_the_children_of_its_custom_resources() {
     let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
     cluster.apply(Kubectl::V1_37, GARAGES);
-    let operator = Operator::start(&cluster);
-    let told = || fs::read_to_string(cluster.folder().join("operator.log")).unwrap();
-    let expect = |object: &[&str], path: &str, value: &str| {
-        wait::until(&format!("{object:?} has {value} at {path}"), || {
-            let found = cluster.field(object, path);
-            if found == value { Ok(()) } else { Err(format!("{found}\n{}", told())) }
-        });
-    };
+    let operator = Operator::start(&cluster, &[script("operator.py").to_str().unwrap()]);
+    let expect = |object: &[&str], path: &str, value: &str| Operator::expect(&cluster, object, path, value);
     let garage = ["garage", "one"];
     cluster.apply(
         Kubectl::V1_37,
@@ -139,4 +139,65 @@ fn an_operator_written_with_kopf_keeps_the_children_of_its_custom_resources() {
         expect(&child, "{.metadata.name}", "");
     }
     drop(operator);
+}
+
+const SUMS: &str = r#"
+apiVersion: kubernetes.dask.org/v1
+kind: DaskCluster
+metadata: {name: sums}
+spec:
+  worker:
+    replicas: 2
+    spec:
+      containers:
+      - {name: worker, image: dask, args: [dask-worker, --name, $(DASK_WORKER_NAME)]}
+  scheduler:
+    spec:
+      containers:
+      - name: scheduler
+        image: dask
+        args: [dask-scheduler]
+        ports: [{name: tcp-comm, containerPort: 8786}, {name: http-dashboard, containerPort: 8787}]
+    service:
+      type: ClusterIP
+      selector: {dask.org/cluster-name: sums, dask.org/component: scheduler}
+      ports:
+      - {name: tcp-comm, port: 8786, targetPort: tcp-comm}
+      - {name: http-dashboard, port: 8787, targetPort: http-dashboard}
+"#;
+
+/// Its definitions are close to a megabyte of schemas; it follows them with kopf and writes with kr8s, pykube and the
+/// official client.
+#[test]
+fn the_operator_of_dask_runs_unchanged() {
+    let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
+    let chart = "dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds";
+    cluster.kubectl(&["create", "-f", tools::python_packages().join(chart).to_str().unwrap()]);
+    let _operator = Operator::start(&cluster, &["-m", "dask_kubernetes.operator.controller"]);
+    let expect = |object: &[&str], path: &str, value: &str| Operator::expect(&cluster, object, path, value);
+
+    cluster.apply(Kubectl::V1_37, SUMS);
+    expect(&["daskcluster", "sums"], "{.status.phase}", "Running");
+    expect(&["daskworkergroup", "sums-default"], "{.spec.worker.replicas}", "2");
+    let ready = |component: &str, value: &str| {
+        let label = format!("--selector=dask.org/cluster-name=sums,dask.org/component={component}");
+        expect(&["deployments", &label], "{.items[*].status.readyReplicas}", value);
+    };
+    ready("scheduler", "1");
+    ready("worker", "1 1");
+    let uid = cluster.field(&["daskcluster", "sums"], "{.metadata.uid}");
+    for child in
+        [["daskworkergroup", "sums-default"], ["deployment", "sums-scheduler"], ["service", "sums-scheduler"]]
+    {
+        expect(&child, "{.metadata.ownerReferences[0].uid}", &uid);
+    }
+    let row = cluster.kubectl(&["get", "dsk", "--no-headers"]);
+    assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["sums", "2", "Running"]);
+
+    cluster.kubectl(&["scale", "daskworkergroup", "sums-default", "--replicas=4"]);
+    ready("worker", "1 1 1 1");
+
+    cluster.kubectl(&["delete", "daskcluster", "sums", "--timeout=60s"]);
+    // That the workers follow is the garbage collector's, and is not held here: docs/decisions/0109, row 2.
+    expect(&["daskclusters"], "{.items[*].metadata.name}", "");
 }

@@ -4,6 +4,7 @@
 //! Most run on simulated nodes; what looks into a container (`kubectl logs`) has a real one.
 
 mod architecture;
+mod crd_publish_openapi;
 mod garbage_collector;
 mod guestbook;
 mod kubectl;

@@ -114,6 +114,14 @@ fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
 fn a_server_on_an_etcd_goes_on_where_it_was_killed_and_what_etcds_tools_saved_is_restored() {
     let etcd = Etcd::new("3.4").started();
     let mut cluster = Cluster::start(Options::hollow(IRONCLAD, 1).flag(&on(&etcd)));
+    // More node ports than an etcd takes operations in a transaction by default.
+    let ports: Vec<_> = (1..=300).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wide"},
+                         "spec": {"type": "NodePort", "ports": ports}});
+    let made = cluster.send("POST", SERVICES, "application/json", service.to_string());
+    assert_eq!(made.code, 201, "{}", made.body);
+    let gone = cluster.send("DELETE", &format!("{SERVICES}/wide"), "application/json", "");
+    assert_eq!(gone.code, 200, "{}", gone.body);
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
     let seen = cluster.field(&["configmap", "kept"], "{.metadata.uid}/{.metadata.resourceVersion}");
     cluster.kill_server();

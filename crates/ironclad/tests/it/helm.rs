@@ -77,7 +77,9 @@ spec: {label: "{{ .Values.greeting }}", parts: [a, b]}
     (
         "templates/hooks.yaml",
         r#"
-{{- range $phase := list "pre-install" "post-install" "post-upgrade" "post-rollback" "pre-delete" }}
+{{- range $moment := list "pre" "post" }}
+{{- range $what := list "install" "upgrade" "rollback" "delete" }}
+{{- $phase := printf "%s-%s" $moment $what }}
 ---
 apiVersion: batch/v1
 kind: Job
@@ -90,6 +92,7 @@ spec:
   template:
     metadata: {annotations: {hollow.ironclad.dev/complete-after: "50"}}
     spec: {restartPolicy: Never, containers: [{name: work, image: none}]}
+{{- end }}
 {{- end }}
 ---
 apiVersion: v1
@@ -136,6 +139,11 @@ fn ran(cluster: &Cluster, job: &str) -> bool {
     cluster.field(&["job", job], "{.status.conditions[?(@.type=='Complete')].status}") == "True"
 }
 
+/// Whether the hooks before and after have done their work.
+fn hooks_ran(cluster: &Cluster, phase: &str) -> bool {
+    ["pre", "post"].iter().all(|moment| ran(cluster, &format!("shop-{moment}-{phase}")))
+}
+
 #[test]
 fn helm_installs_upgrades_rolls_back_and_deletes_a_chart_with_hooks_and_definitions() {
     let cluster = Cluster::start(Options::hollow(IRONCLAD, 1));
@@ -146,14 +154,14 @@ fn helm_installs_upgrades_rolls_back_and_deletes_a_chart_with_hooks_and_definiti
     let told = helm(&["install", "shop", &chart]);
     assert!(told.contains("STATUS: deployed"), "{told}");
     expect(&cluster, "shop", "1", "hello", "1");
-    assert!(ran(&cluster, "shop-pre-install") && ran(&cluster, "shop-post-install"));
+    assert!(hooks_ran(&cluster, "install"));
     assert!(!ran(&cluster, "shop-post-upgrade"), "only the hooks of the phase run");
     let tested = cluster.helm(&["test", "shop"]);
     assert!(tested.contains("Succeeded"), "{tested}");
 
     helm(&["upgrade", "shop", &chart, "--set=greeting=bye,replicas=2"]);
     expect(&cluster, "shop", "2", "bye", "2");
-    assert!(ran(&cluster, "shop-post-upgrade"));
+    assert!(hooks_ran(&cluster, "upgrade"));
 
     // What another has changed since is a conflict, which the user decides.
     cluster.kubectl(&["scale", "deployment", "shop-web", "--replicas=3"]);
@@ -166,12 +174,12 @@ fn helm_installs_upgrades_rolls_back_and_deletes_a_chart_with_hooks_and_definiti
 
     helm(&["rollback", "shop", "2"]);
     expect(&cluster, "shop", "5", "bye", "2");
-    assert!(ran(&cluster, "shop-post-rollback"));
+    assert!(hooks_ran(&cluster, "rollback"));
     let history = cluster.helm(&["history", "shop"]);
     assert!(history.contains("Rollback to 2"), "{history}");
 
     helm(&["uninstall", "shop"]);
-    assert!(ran(&cluster, "shop-pre-delete"));
+    assert!(hooks_ran(&cluster, "delete"));
     for object in ["deployment/shop-web", "service/shop-web", "configmap/shop-settings", "widget/shop-widget"]
     {
         let gone = cluster.try_kubectl(&["get", object]);

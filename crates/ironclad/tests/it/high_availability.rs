@@ -127,6 +127,7 @@ impl Cluster {
     /// Two pods on the two agents: one serves, the other asks it through a Service, several times a second.
     fn start_workload(&self) {
         let manifest = WORKLOAD.replace("IMAGE", image::BUSYBOX);
+        wait::until("a namespace is made", || self.try_kubectl(&["create", "namespace", "later"], ""));
         wait::until("the workload is accepted", || self.try_kubectl(&["apply", "-f", "-"], &manifest));
         wait::until("the asking pod is answered", || {
             let said = self.asked();
@@ -146,6 +147,21 @@ impl Cluster {
             now if now >= before + 10 => Ok(()),
             now => Err(format!("{before} questions, now {now}")),
         });
+    }
+
+    /// A new pod on each agent: it is bound, the agent is told of it, and says that it runs, whichever servers there are.
+    fn new_pods_run(&self, when: &str) {
+        for agent in AGENTS {
+            let name = format!("{when}-on-{agent}");
+            let manifest =
+                LATER.replace("IMAGE", image::BUSYBOX).replace("NAME", &name).replace("NODE", agent);
+            wait::until("a pod is accepted", || self.try_kubectl(&["apply", "-f", "-"], &manifest));
+            wait::until("a new pod runs", || {
+                let pod = self.get(&["pod", "-n", "later", &name])?;
+                let phase = pod["status"]["phase"].clone();
+                if phase == "Running" { Ok(()) } else { Err(format!("{name}: {}", pod["status"])) }
+            });
+        }
     }
 
     /// UID, containers and restarts of both pods.
@@ -202,6 +218,17 @@ spec:
     - "while true; do if [ \"$(wget -q -O - http://10.43.0.80/)\" = web ]; then echo answered; else echo failed; fi; sleep 0.2; done"
 "#;
 
+/// A pod that does nothing, in a namespace of its own.
+const LATER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: later}
+spec:
+  nodeSelector: {kubernetes.io/hostname: NODE}
+  terminationGracePeriodSeconds: 1
+  containers: [{name: sleeps, image: IMAGE, command: [sleep, "100000"]}]
+"#;
+
 fn summary(nodes: &Value) -> String {
     let items = nodes["items"].as_array().into_iter().flatten();
     let lines = items.map(|node| {
@@ -243,6 +270,7 @@ fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
         cluster.kill(leader);
         written.more(50);
         cluster.pods_go_on();
+        cluster.new_pods_run("without-the-leader");
         let next = cluster.leader();
         assert_ne!(next, leader);
         cluster.restart(leader);
@@ -255,6 +283,7 @@ fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
         cluster.kill(follower);
         written.more(200);
         cluster.pods_go_on();
+        cluster.new_pods_run("without-a-follower");
         cluster.restart(follower);
         cluster.ready(follower);
         written.more(20);
@@ -275,6 +304,7 @@ fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
         cluster.ready(leader);
         cluster.ready(other);
         written.more(20);
+        cluster.new_pods_run("with-all");
 
         writer_stops.store(true, Ordering::SeqCst);
         writer.join().unwrap();

@@ -29,12 +29,15 @@ fn settings_that_cannot_work_are_one_clear_sentence() {
     std::fs::write(&file, "data-dir: [").unwrap();
     let broken = format!("--config={}", file.display());
     let listen = format!("--https-listen-port={port}");
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--no-such-flag"], "unexpected argument '--no-such-flag'"),
         (&["--cluster-cidr=10.42.0.1/16"], "not the network itself"),
         (&["--disable=everything"], "invalid value 'everything'"),
         (&["--data-dir=/dev/null/data"], "the data directory /dev/null/data cannot be written"),
         (&[&data_dir, "--bind-address=127.0.0.1", &listen], "is taken by another program"),
+        (&["--tls-cert-file=/nonexistent.crt"], "--tls-private-key-file <FILE>"),
+        (&["--tls-private-key-file=/nonexistent.key"], "--tls-cert-file <FILE>"),
+        (&["--shutdown-delay-duration=soon"], "\"soon\" is no span of time"),
         (&["--config=/nonexistent.yaml"], "the settings file /nonexistent.yaml cannot be read"),
         (&[&broken], "is not valid YAML"),
     ];
@@ -45,7 +48,7 @@ fn settings_that_cannot_work_are_one_clear_sentence() {
 }
 
 #[test]
-fn admission_that_cannot_work_is_one_clear_sentence() {
+fn admission_and_certificates_that_cannot_work_are_one_clear_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = format!("--data-dir={}", folder.path().join("data").display());
     // Nobody listens on it for long: what is wrong is found before.
@@ -65,6 +68,7 @@ fn admission_that_cannot_work_is_one_clear_sentence() {
             "the admission plugin \"ImagePolicyWebhook\" is not supported",
         ),
         (configured.as_str(), "gone.yaml cannot be read"),
+        ("--client-ca-file=/nonexistent.crt", "/nonexistent.crt cannot be read"),
     ] {
         let said = fails(&mut server(&[&data_dir, "--bind-address=127.0.0.1", &listen, flag]));
         assert!(said.contains(sentence), "{flag}: {said}");

@@ -1,6 +1,7 @@
 //! Several servers that keep the store together: they join by tokens, lose their leader, a minority, the majority and all,
 //! and lose nothing that was acknowledged.
 
+mod changes;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};

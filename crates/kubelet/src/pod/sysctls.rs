@@ -10,7 +10,7 @@ use api::types::core::v1::Pod;
 use super::spec;
 
 /// What every pod may set. All exist in any kernel that this node can run on.
-const SAFE: [&str; 12] = [
+const SAFE: [&str; 14] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.ip_local_reserved_ports",
@@ -20,7 +20,9 @@ const SAFE: [&str; 12] = [
     "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
     "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_notsent_lowat",
     "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_slow_start_after_idle",
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];
@@ -103,6 +105,12 @@ mod tests {
         for (name, host, refusal) in [
             ("net.ipv4.tcp_syncookies", false, None),
             ("net/ipv4/tcp_wmem", false, None),
+            ("net.ipv4.tcp_notsent_lowat", false, None),
+            (
+                "net.ipv4.tcp_slow_start_after_idle",
+                true,
+                Some("\"net.ipv4.tcp_slow_start_after_idle\" not allowed with host Net enabled"),
+            ),
             ("kernel.shm_rmid_forced", false, None),
             ("kernel.msgmax", false, None),
             ("net.core.somaxconn", false, None),

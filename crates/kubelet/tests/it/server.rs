@@ -36,16 +36,11 @@ fn tls() -> Tls {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate: CertificateDer<'static> = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = || Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let server = foundation::tls::server();
     let server = server.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let client = foundation::tls::client();
     let client = client.with_root_certificates(roots).with_no_client_auth();
     Tls { server: Arc::new(server), client: Arc::new(client) }
 }

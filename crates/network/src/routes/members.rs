@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr, sync::Arc};
 
 use api::types::core::v1::Node;
 use client::Change;
+use jiff::Timestamp;
 
 /// An IPv4 network such as `10.42.1.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +68,8 @@ pub struct Member {
     pub address: Ipv4Addr,
     /// The addresses of its pods.
     pub pods: Network,
+    /// When its Node was made.
+    pub since: Option<Timestamp>,
 }
 
 /// This node and the others.
@@ -104,7 +107,8 @@ impl Members {
         let member = address(node).zip(pods).filter(|_| !change.is_deleted());
         let alone = pods.is_some() && member.is_none();
         let differs = *name == self.own && std::mem::replace(&mut self.alone, alone) != alone;
-        let member = member.map(|(address, pods)| Member { name: name.clone(), address, pods });
+        let since = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let member = member.map(|(address, pods)| Member { name: name.clone(), address, pods, since });
         differs | self.update(name, member)
     }
 
@@ -154,7 +158,8 @@ mod tests {
     fn node(name: &str, cidrs: &[&str], addresses: &[(&str, &str)]) -> Arc<Node> {
         let addresses: Vec<_> =
             addresses.iter().map(|(kind, text)| json!({"type": kind, "address": text})).collect();
-        let node = json!({"metadata": {"name": name}, "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
+        let metadata = json!({"name": name, "creationTimestamp": "2026-11-22T10:00:00Z"});
+        let node = json!({"metadata": metadata, "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
                           "status": {"addresses": addresses}});
         Arc::new(serde_json::from_value(node).unwrap())
     }
@@ -203,6 +208,7 @@ mod tests {
             name: "b".into(),
             address: [192, 0, 2, 2].into(),
             pods: "10.42.1.0/24".parse().unwrap(),
+            since: Some("2026-11-22T10:00:00Z".parse().unwrap()),
         };
         assert_eq!(*cluster.others[0], expected);
 

@@ -8,11 +8,15 @@
 //! else has. The tunnel's own end has the first address of our pod network, so that what this host itself sends to pods
 //! beyond the tunnel is answered through the tunnel.
 //!
+//! Of networks that overlap one gets a route: that of the node to which a route of ours leads already, else that of the
+//! older Node. Whoever comes later draws nobody's packets to itself, whatever its name.
+//!
 //! What is ours is told by the routes' protocol number and by the tunnel's name; nothing else is touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use sys::netlink::{
@@ -155,9 +159,11 @@ pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
     plan.links.extend(home.map(|link| link.index));
 
     let mut ways: BTreeMap<Network, (&Member, Way)> = BTreeMap::new();
-    let mut kept: BTreeSet<Network> = BTreeSet::new();
-    for other in &cluster.others {
-        if let Some(reason) = objection(cluster, other, &ways) {
+    let mut kept: BTreeMap<Network, &Member> = BTreeMap::new();
+    for other in in_order_of_right(&cluster.others, observed) {
+        let taken = owner(&ways, other.pods, |(member, _)| *member)
+            .or_else(|| owner(&kept, other.pods, |member| *member));
+        if let Some(reason) = objection(cluster, other, taken) {
             plan.refused.insert(Refusal { node: other.name.clone(), reason });
             continue;
         }
@@ -175,7 +181,7 @@ pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
             }
             // A link that is down for a moment: what there is stays.
             None => {
-                kept.insert(other.pods);
+                kept.insert(other.pods, other);
                 let reason = format!("no route leads to its address {}", other.address);
                 plan.refused.insert(Refusal { node: other.name.clone(), reason });
             }
@@ -207,8 +213,42 @@ pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
     plan
 }
 
-/// What speaks against a route to a node's network.
-fn objection(cluster: &Cluster, other: &Member, ways: &BTreeMap<Network, (&Member, Way)>) -> Option<String> {
+/// The nodes, each before those that must not take its network from it: first those to which a route of ours leads already,
+/// then the older before the younger.
+fn in_order_of_right<'a>(others: &'a [Arc<Member>], observed: &Observed) -> Vec<&'a Member> {
+    let tunnel = observed.tunnel().map(|link| link.index);
+    let ours = observed.routes.iter().filter(|route| route.protocol == PROTOCOL && route.metric == 0);
+    let there: BTreeMap<(IpAddr, u8), &Route> =
+        ours.map(|route| ((route.destination, route.prefix), route)).collect();
+    let hops: BTreeSet<(IpAddr, [u8; 6])> =
+        observed.neighbours.iter().map(|known| (known.ip, known.mac)).collect();
+    let has_route = |other: &Member| {
+        let Some(route) = there.get(&(other.pods.address.into(), other.pods.prefix)) else { return false };
+        if route.link.is_some() && route.link == tunnel {
+            return hops.contains(&(other.pods.address.into(), mac_of(other.address)));
+        }
+        route.gateway == Some(other.address.into())
+    };
+    let mut order: Vec<(bool, &Member)> =
+        others.iter().map(|other| (!has_route(other), other.as_ref())).collect();
+    // Stable: those of one second stay in the order of their names.
+    order.sort_by_key(|(without, other)| (*without, other.since));
+    order.into_iter().map(|(_, other)| other).collect()
+}
+
+/// Whose network overlaps this one. The networks in the map are ordered by their first address and do not overlap: only two
+/// can be in the way.
+fn owner<'a, T>(
+    taken: &BTreeMap<Network, T>,
+    pods: Network,
+    of: impl Fn(&T) -> &'a Member,
+) -> Option<&'a Member> {
+    let neighbours = [taken.range(..=pods).next_back(), taken.range(pods..).next()];
+    neighbours.into_iter().flatten().find(|(network, _)| network.overlaps(pods)).map(|(_, found)| of(found))
+}
+
+/// What speaks against a route to a node's network; `taken`: who has it.
+fn objection(cluster: &Cluster, other: &Member, taken: Option<&Member>) -> Option<String> {
     let pods = other.pods;
     if !cluster.cidr.includes(pods) {
         return Some(format!("its network {pods} is outside of the pods' {}", cluster.cidr));
@@ -216,11 +256,8 @@ fn objection(cluster: &Cluster, other: &Member, ways: &BTreeMap<Network, (&Membe
     if pods.overlaps(cluster.own.pods) {
         return Some(format!("its network {pods} overlaps this node's {}", cluster.own.pods));
     }
-    // Networks are ordered by their first address, and accepted ones do not overlap: only two can be in the way.
-    let neighbours = [ways.range(..=pods).next_back(), ways.range(pods..).next()];
-    let taken = neighbours.into_iter().flatten().find(|(network, _)| network.overlaps(pods));
-    if let Some((network, (owner, _))) = taken {
-        return Some(format!("its network {pods} overlaps {network} of node {}", owner.name));
+    if let Some(owner) = taken {
+        return Some(format!("its network {pods} overlaps {} of node {}", owner.pods, owner.name));
     }
     if other.address.is_loopback() || other.address.is_unspecified() {
         return Some(format!("nobody is reached at its address {}", other.address));
@@ -315,7 +352,7 @@ fn keep_neighbours(beyond: &[&Member], there: bool, observed: &Observed, command
 /// The routes, one for each network.
 fn keep_routes(
     ways: &BTreeMap<Network, (&Member, Way)>,
-    kept: &BTreeSet<Network>,
+    kept: &BTreeMap<Network, &Member>,
     tunnel: Option<&Link>,
     observed: &Observed,
     plan: &mut Plan,
@@ -331,7 +368,7 @@ fn keep_routes(
             Some((_, way)) if leads(route, network, *way, tunnel) && right.insert(network) => {}
             // It is replaced below, without a moment in which there is none.
             Some(_) if route.metric == 0 => {}
-            None if kept.contains(&network) => {}
+            None if kept.contains_key(&network) => {}
             _ => plan.commands.push(Command::DeleteRoute(*route)),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::{Secret, Token, bootstrap, hex, server};
+use super::{Secret, Token, hex, server};
 use crate::{Certificate, Error, files};
 
 /// What bootstrap tokens are made of.
@@ -40,18 +40,15 @@ impl Tokens {
         let (server_file, agent_file) = (Self::server_file(data_dir), Self::agent_file(data_dir));
         let server = keep(&server_file, authority, || match wanted {
             Some(secret) => server(secret).map_err(|error| Error::Token(error.to_string())),
-            None => Ok(Secret::Server(hex(&random::<16>()?))),
+            None => new_server(),
         })?;
         if wanted.is_some() && server.server_secret() != wanted {
             return Err(Error::Token(format!(
-                "it has another secret than {}; leave it out, or remove that file to change the secret",
+                "it has another secret than {}: leave it out; `ironclad token rotate server` changes the secret of a running cluster",
                 server_file.display()
             )));
         }
-        let agent = keep(&agent_file, authority, || {
-            let made = format!("{}.{}", letters(6)?, letters(16)?);
-            Ok(bootstrap(&made).expect("a text of this form is a bootstrap token"))
-        })?;
+        let agent = keep(&agent_file, authority, new_agent)?;
         for (token, file) in [
             (server.server_secret().is_some(), &server_file),
             (agent.bootstrap_token().is_some(), &agent_file),
@@ -64,7 +61,8 @@ impl Tokens {
         Ok(Self { server, agent })
     }
 
-    /// Writes tokens that another server has handed over.
+    /// Writes the tokens of the cluster where they differ from those in the files, which it was handed over by another
+    /// server, or which were changed there. Each file is replaced whole, and on the disk when this returns.
     ///
     /// # Errors
     /// Files that cannot be written.
@@ -73,11 +71,15 @@ impl Tokens {
         authority: &Certificate,
         server: Secret,
         agent: Secret,
-    ) -> Result<(), Error> {
-        for (file, secret) in [(Self::server_file(data_dir), server), (Self::agent_file(data_dir), agent)] {
-            write(&file, &Token::new(authority, secret))?;
+    ) -> Result<Self, Error> {
+        let (server, agent) = (Token::new(authority, server), Token::new(authority, agent));
+        for (file, token) in [(Self::server_file(data_dir), &server), (Self::agent_file(data_dir), &agent)] {
+            if files::read(&file)?.is_none_or(|text| text.trim() != token.to_string()) {
+                write(&file, token)?;
+                files::sync_dir(data_dir)?;
+            }
         }
-        Ok(())
+        Ok(Self { server, agent })
     }
 }
 
@@ -111,6 +113,14 @@ fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut out = [0; N];
     SystemRandom::new().fill(&mut out).map_err(|_| Error::Crypto("give random bytes"))?;
     Ok(out)
+}
+
+pub(super) fn new_server() -> Result<Secret, Error> {
+    Ok(Secret::Server(hex(&random::<16>()?)))
+}
+
+pub(super) fn new_agent() -> Result<Secret, Error> {
+    Ok(Secret::Agent { id: letters(6)?, secret: letters(16)? })
 }
 
 fn letters(count: usize) -> Result<String, Error> {

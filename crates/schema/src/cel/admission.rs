@@ -147,6 +147,15 @@ pub fn policy_scope(has_params: bool, construct: bool, object: Type, params: Typ
     scope
 }
 
+/// The same scope for expressions that make messages: they cannot ask the authorizer.
+pub fn message_scope(scope: &Scope) -> Scope {
+    let mut scope = scope.clone();
+    for name in ["authorizer", "authorizer.requestResource"] {
+        scope.variables.remove(name);
+    }
+    scope
+}
+
 /// Lets later expressions name a variable.
 pub fn add_variable(scope: &mut Scope, name: &str, kind: Type) {
     let (variables, known_as) = VARIABLES;

@@ -2,7 +2,7 @@
 //! Not here: the cost of names, fields and literals (`eval`), estimates before evaluation (`estimate`).
 //! Upstream: apiserver `pkg/cel/library/cost.go` (`CallCost`), cel-go `interpreter/runtimecost.go`.
 
-use super::value::{Opaque, Value};
+use super::value::{List, Map, Opaque, Value};
 
 /// Walking a text costs this per character.
 pub(super) const TEXT: f64 = 0.1;
@@ -26,20 +26,83 @@ fn scaled(size: u64, factor: f64) -> u64 {
     (size as f64 * factor).ceil() as u64
 }
 
-/// Walking all of a value.
-fn traversal<'a>(value: &Value<'a>) -> u64 {
-    match value {
-        Value::String(text) => (text.len() as f64 * TEXT) as u64,
-        Value::Bytes(bytes) => (bytes.len() as f64 * TEXT) as u64,
-        Value::List(list) => (0..list.len()).filter_map(|at| list.get(at).ok()?).map(|e| traversal(&e)).sum(),
-        Value::Map(map) => {
-            let entry = |key: Value<'a>| -> u64 {
-                let value = map.get(&key).ok().flatten();
-                traversal(&key) + value.map_or(0, |value| traversal(&value))
-            };
-            map.keys().into_iter().map(entry).sum()
+/// So many steps of a walk cost one unit at least, where upstream charges nothing for what is walked (short texts, empty
+/// lists).
+const STEPS: u64 = 16;
+
+/// Walking all of a value, or as much of it as `most` pays for: values that expressions make share their parts, so there may
+/// be far more to walk than was ever made.
+fn traversal(value: &Value<'_>, most: u64) -> u64 {
+    let mut walk = Walk { cost: 0, steps: 0, most };
+    walk.over(value);
+    walk.price()
+}
+
+/// Whether more would have to be walked to compare or print these than `most` pays for. Only what expressions have made
+/// is looked at: everything else is as large as what was decoded.
+pub(super) fn is_endless(values: &[Value<'_>], most: u64) -> bool {
+    let made = values.iter().filter(|value| {
+        matches!(
+            value,
+            Value::List(List::Made(_)) | Value::Map(Map::Made(_) | Map::Struct(_)) | Value::Optional(_)
+        )
+    });
+    let mut walk = Walk { cost: 0, steps: 0, most };
+    made.for_each(|value| walk.over(value));
+    walk.is_paid_up()
+}
+
+struct Walk {
+    cost: u64,
+    steps: u64,
+    most: u64,
+}
+
+impl Walk {
+    fn price(&self) -> u64 {
+        self.cost.max(self.steps / STEPS)
+    }
+
+    fn is_paid_up(&self) -> bool {
+        self.price() > self.most
+    }
+
+    /// Recursion ends where nothing nests, or is paid up: values nest no deeper than what was decoded and the expression
+    /// together.
+    fn over(&mut self, value: &Value<'_>) {
+        self.steps += 1;
+        if self.is_paid_up() {
+            return;
         }
-        _ => 1,
+        match value {
+            Value::String(text) => self.cost += (text.len() as f64 * TEXT) as u64,
+            Value::Bytes(bytes) => self.cost += (bytes.len() as f64 * TEXT) as u64,
+            Value::List(list) => {
+                for at in 0..list.len() {
+                    let Ok(Some(element)) = list.get(at) else { continue };
+                    self.over(&element);
+                    if self.is_paid_up() {
+                        return;
+                    }
+                }
+            }
+            Value::Map(map) => {
+                for key in map.keys() {
+                    self.over(&key);
+                    if let Ok(Some(value)) = map.get(&key) {
+                        self.over(&value);
+                    }
+                    if self.is_paid_up() {
+                        return;
+                    }
+                }
+            }
+            Value::Optional(Some(inner)) => {
+                self.cost += 1;
+                self.over(inner);
+            }
+            _ => self.cost += 1,
+        }
     }
 }
 
@@ -49,14 +112,20 @@ pub(super) fn selector(length: u64) -> u64 {
     LIST + scaled(length, TEXT) + requirements * (LIST + STRUCT)
 }
 
-/// The cost of one call.
+/// Whether what a call costs depends on what it gives.
+pub(super) fn is_by_result(function: &str) -> bool {
+    matches!(function, "lists.range" | "join" | "format")
+}
+
+/// The cost of one call; beyond `most` it is not counted to its end.
 pub(super) fn call(
     function: &str,
     overload: Option<&str>,
     arguments: &[Value<'_>],
     result: Option<&Value<'_>>,
+    most: u64,
 ) -> u64 {
-    library(function, overload, arguments, result).unwrap_or_else(|| standard(overload, arguments))
+    library(function, overload, arguments, result, most).unwrap_or_else(|| standard(overload, arguments))
 }
 
 fn library(
@@ -64,6 +133,7 @@ fn library(
     overload: Option<&str>,
     arguments: &[Value<'_>],
     result: Option<&Value<'_>>,
+    most: u64,
 ) -> Option<u64> {
     let first = arguments.first();
     let first_size = first.map_or(1, size);
@@ -86,7 +156,7 @@ fn library(
         | "sort"
         | "@sortByAssociatedKeys"
         | "optional.unwrap"
-        | "unwrapOpt" => first.map_or(0, traversal),
+        | "unwrapOpt" => first.map_or(0, |first| traversal(first, most)),
         "lists.range" => result.map_or(1, size),
         "sets.contains" | "sets.intersects" => first_size.saturating_mul(second_size).max(1),
         "sets.equivalent" => first_size.saturating_mul(second_size).saturating_mul(2).max(1),

@@ -11,6 +11,9 @@ use crate::structural::{Node, Shape, Structural};
 /// The largest request, in bytes: what bounds every size that the schema does not.
 const REQUEST: u64 = 3 * 1024 * 1024;
 
+/// The longest name of an object, in characters, counted in bytes as other texts with a bound are.
+const NAME: u64 = 253 * 4;
+
 /// Sizes in JSON, in bytes, quotation marks included.
 const DATE: u64 = 12;
 const DATE_TIME: (u64, u64) = (21, 32);
@@ -94,10 +97,14 @@ impl Declared {
         if node.is_resource() {
             fields.insert("apiVersion".to_owned(), text());
             fields.insert("kind".to_owned(), text());
-            let metadata = [("name", text()), ("generateName", text())];
-            let known = fields.remove("metadata").map(|known| known.fields).unwrap_or_default();
-            let metadata: BTreeMap<String, Self> =
-                known.into_iter().chain(metadata.map(|(name, field)| (name.to_owned(), field))).collect();
+            let mut metadata = fields.remove("metadata").map(|known| known.fields).unwrap_or_default();
+            for name in ["name", "generateName"] {
+                // What the schema bounds itself keeps its bound.
+                let bounded = metadata.get(name).is_some_and(|known| known.max_elements < REQUEST - 2);
+                if !bounded {
+                    metadata.insert(name.to_owned(), Self::simple(Type::String, NAME, TEXT));
+                }
+            }
             fields.insert("metadata".to_owned(), Self::object(&format!("{name}.metadata"), metadata));
         }
         Self { min_size, ..Self::object(name, fields) }

@@ -110,6 +110,14 @@ fn is_constant(expr: &Expr) -> bool {
     }
 }
 
+/// Whether a function looks at all that is in its arguments, at a price that depends on their own length only.
+fn goes_deep(function: &str) -> bool {
+    matches!(
+        function,
+        "_==_" | "_!=_" | "@in" | "format" | "sets.contains" | "sets.equivalent" | "sets.intersects"
+    )
+}
+
 impl<'a, 'e> Evaluator<'a, 'e> {
     fn charge(&mut self, cost: u64) -> Result<()> {
         self.cost = self.cost.saturating_add(cost);
@@ -342,13 +350,19 @@ impl<'a, 'e> Evaluator<'a, 'e> {
     }
 
     fn finish(&mut self, expr: &Expr, function: &str, arguments: &[Value<'a>]) -> Result<Value<'a>> {
-        // A check that will be refused for its cost is not asked.
-        if function == "check" && self.cost.saturating_add(cost::CHECK) > self.limit {
-            self.charge(cost::CHECK)?;
+        let overload = self.overload(expr);
+        let left = self.limit.saturating_sub(self.cost);
+        if goes_deep(function) && cost::is_endless(arguments, left) {
+            return Err(Error::CostLimit);
         }
-        let result = self.run(expr, function, arguments);
-        self.charge(cost::call(function, self.overload(expr), arguments, result.as_ref().ok()))?;
-        result
+        if cost::is_by_result(function) {
+            let result = self.run(expr, function, arguments);
+            self.charge(cost::call(function, overload, arguments, result.as_ref().ok(), left))?;
+            return result;
+        }
+        // Before it is done: what cannot be paid for is neither asked (a check) nor made.
+        self.charge(cost::call(function, overload, arguments, None, left))?;
+        self.run(expr, function, arguments)
     }
 
     fn list(&mut self, expr: &'e Expr, elements: &'e [(Expr, bool)]) -> Result<Value<'a>> {

@@ -336,6 +336,28 @@ fn what_it_costs() {
     assert_eq!(limited(&format!("[{keys}].transformMapEntry(i, v, {{v: i}})")), Error::CostLimit);
     let asked = "[1, 2, 3].all(x, authorizer.path('/x').check('get').allowed())";
     assert_eq!(limited(asked), Error::CostLimit);
+    // What is made of a part a hundred times takes no room until somebody looks at all of it.
+    let hundred = |of: &str| vec![of; 100].join(",");
+    let shared = |then: &str| {
+        let names = ["''", "a", "b", "c", "e", "f"];
+        let made = names.windows(2).rev().fold(then.to_owned(), |then, pair| {
+            format!("cel.bind({}, [{}], {then})", pair[1], hundred(pair[0]))
+        });
+        limited(&made)
+    };
+    for looks in [
+        "f.flatten(9).size() == 0",
+        "f.flatten().flatten().flatten().flatten().size() == 0",
+        "f == f",
+        "f != f",
+        "f in [f]",
+        "{'k': f} == {'k': f}",
+        "sets.contains([f], [f])",
+        "f.reverse().size() == 0",
+        "'%s'.format([f]) == ''",
+    ] {
+        assert_eq!(shared(looks), Error::CostLimit, "{looks}");
+    }
     let later = limited("authorizer.path('/x').check('later').allowed() || true");
     assert!(matches!(later, Error::Undecided(check) if check.verb == "later"));
 }
@@ -356,6 +378,9 @@ fn estimates() {
         ("has(self.spec.name)", 2),
         ("self.spec.tags.all(t, t.size() > 0)", 3 + tags * (2 + 1 + 1 + 1 + 1) + 1),
         ("self.spec.name.contains('x')", 3 + 8),
+        // A name has no more than 253 characters of four bytes.
+        ("self.metadata.name.contains('x')", 3 + 102),
+        ("self.metadata.generateName.contains('x')", 3 + 102),
     ] {
         assert_eq!(estimate(source), cost, "{source}");
     }

@@ -20,6 +20,24 @@ pub type Published = BTreeMap<String, Arc<Structural>>;
 const NOT_IN_V2: [&str; 7] =
     ["allOf", "anyOf", "oneOf", "not", "nullable", "default", "x-kubernetes-validations"];
 
+/// What upstream says of the fields that every resource has.
+const CONVENTIONS: &str =
+    "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should \
+    convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer \
+    this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const METADATA: &str = "Standard object's metadata. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+const LIST_METADATA: &str = "Standard list metadata. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const EMBEDDED_API_VERSION: &str = "apiVersion defines the versioned schema of this representation of an object. More \
+    info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const EMBEDDED_KIND: &str = "kind is a string value representing the type of this object. In CamelCase. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+
 /// The definition of a custom resource or of its list, and the definitions it refers to.
 pub(super) fn definition(
     name: &str,
@@ -52,9 +70,12 @@ pub(super) fn definition(
         "type": "object", "required": ["items"], "x-kubernetes-group-version-kind": [kind],
         "description": format!("{} is a list of {}", descriptor.list_kind, descriptor.kind),
         "properties": {
-            "apiVersion": {"type": "string"}, "kind": {"type": "string"},
-            "items": {"type": "array", "items": dialect.reference(&descriptor.schema)},
-            "metadata": dialect.reference(&meta),
+            "apiVersion": described_text(API_VERSION), "kind": described_text(KIND),
+            "items": {
+                "type": "array", "items": dialect.reference(&descriptor.schema),
+                "description": format!("List of {}. More info: {CONVENTIONS}", descriptor.plural),
+            },
+            "metadata": described(dialect, "ListMeta", LIST_METADATA),
         },
     });
     (schema, vec![meta, descriptor.schema.to_string()])
@@ -75,41 +96,60 @@ fn resource(schema: &mut Value, dialect: Dialect) {
         object.remove("properties");
         return;
     }
-    let properties = object.entry("properties").or_insert_with(|| json!({}));
-    let Some(properties) = properties.as_object_mut() else { return };
-    let describe = |text: &str| json!({"type": "string", "description": text});
-    properties.insert(
-        "apiVersion".to_owned(),
-        describe(
-            "APIVersion defines the versioned schema of this representation of an object. Servers should convert \
-             recognized schemas to the latest internal value, and may reject unrecognized values. More info: \
-             https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
-        ),
-    );
-    properties.insert(
-        "kind".to_owned(),
-        describe(
-            "Kind is a string value representing the REST resource this object represents. Servers may infer this from \
-             the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: \
-             https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
-        ),
-    );
-    properties.insert("metadata".to_owned(), dialect.reference(&format!("{META}.ObjectMeta")));
+    set(object, "apiVersion", described_text(API_VERSION));
+    set(object, "kind", described_text(KIND));
+    set(object, "metadata", described(dialect, "ObjectMeta", METADATA));
 }
 
-/// Resources inside resources have the same.
+/// Resources inside resources have the same, and must.
 fn embedded(schema: &mut Value, dialect: Dialect) {
     let Some(object) = schema.as_object_mut() else { return };
-    for (_, property) in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        if property.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {
-            resource(property, dialect);
-        }
-        embedded(property, dialect);
+    for inner in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        embedded(inner.1, dialect);
     }
     for name in ["items", "additionalProperties"] {
         if let Some(inner) = object.get_mut(name) {
             embedded(inner, dialect);
         }
+    }
+    let is = |name: &str| object.get(name) == Some(&Value::Bool(true));
+    let open = dialect == Dialect::V2 && is("x-kubernetes-preserve-unknown-fields");
+    if open || !is("x-kubernetes-embedded-resource") {
+        return;
+    }
+    set(object, "apiVersion", described_text(EMBEDDED_API_VERSION));
+    set(object, "kind", described_text(EMBEDDED_KIND));
+    set(object, "metadata", described(dialect, "ObjectMeta", METADATA));
+    let required = object.entry("required").or_insert_with(|| json!([]));
+    let Some(required) = required.as_array_mut() else { return };
+    for name in ["kind", "apiVersion"] {
+        if !required.iter().any(|known| known == name) {
+            required.push(name.into());
+        }
+    }
+}
+
+fn set(object: &mut Map<String, Value>, name: &str, schema: Value) {
+    let properties = object.entry("properties").or_insert_with(|| json!({}));
+    if let Some(properties) = properties.as_object_mut() {
+        properties.insert(name.to_owned(), schema);
+    }
+}
+
+fn described_text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+/// Metadata, with what it is here beside what it is everywhere.
+fn described(dialect: Dialect, metadata: &str, description: &str) -> Value {
+    let mut reference = dialect.reference(&format!("{META}.{metadata}"));
+    match dialect {
+        Dialect::V2 => {
+            reference["description"] = description.into();
+            reference
+        }
+        // Nothing may stand beside a reference.
+        Dialect::V3 => json!({"allOf": [reference], "description": description}),
     }
 }
 

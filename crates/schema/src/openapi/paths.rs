@@ -204,14 +204,19 @@ fn group_id(descriptor: &Descriptor) -> String {
     group.split('.').chain([&*descriptor.version]).map(capital).collect()
 }
 
-/// `rbac.authorization.k8s.io` and `v1` make `rbacAuthorization_v1`.
-fn group_tag(descriptor: &Descriptor) -> String {
+/// `rbac.authorization.k8s.io` makes `RbacAuthorization`, and `rbacAuthorization` as a tag.
+pub(super) fn group_names(descriptor: &Descriptor) -> (String, String) {
     let id = group_id(descriptor);
     let version = capital(&descriptor.version);
     let group = id.strip_suffix(&version).unwrap_or(&id);
     let mut letters = group.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_lowercase).collect();
-    format!("{first}{}_{}", letters.as_str(), descriptor.version)
+    (group.to_owned(), format!("{first}{}", letters.as_str()))
+}
+
+/// `rbac.authorization.k8s.io` and `v1` make `rbacAuthorization_v1`.
+fn group_tag(descriptor: &Descriptor) -> String {
+    format!("{}_{}", group_names(descriptor).1, descriptor.version)
 }
 
 fn capital(word: &str) -> String {

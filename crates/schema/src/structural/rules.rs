@@ -92,36 +92,20 @@ impl Rule {
 }
 
 impl Node {
-    /// Whether there is a rule here or below.
-    pub(super) fn note_rules(&mut self) -> bool {
-        let mut any = !self.rules.is_empty() || self.all_of.iter().any(|one| !one.rules.is_empty());
-        for property in self.properties.values_mut() {
-            any |= property.note_rules();
+    /// Notes, here and below, where there are rules and where there are embedded resources: whether there are any.
+    pub(super) fn note_below(&mut self) -> (bool, bool) {
+        self.has_rules = !self.rules.is_empty() || self.all_of.iter().any(|one| !one.rules.is_empty());
+        self.embeds = self.embedded_resource;
+        let additional = match &mut self.additional {
+            Some(super::Additional::Schema(schema)) => Some(&mut **schema),
+            _ => None,
+        };
+        for node in self.properties.values_mut().chain(additional).chain(self.items.as_deref_mut()) {
+            let (rules, embeds) = node.note_below();
+            self.has_rules |= rules;
+            self.embeds |= embeds;
         }
-        if let Some(super::Additional::Schema(schema)) = &mut self.additional {
-            any |= schema.note_rules();
-        }
-        if let Some(items) = &mut self.items {
-            any |= items.note_rules();
-        }
-        self.has_rules = any;
-        any
-    }
-
-    /// Notes whether there is an embedded resource here or below.
-    pub(super) fn note_embedded(&mut self) -> bool {
-        let mut any = self.embedded_resource;
-        for property in self.properties.values_mut() {
-            any |= property.note_embedded();
-        }
-        if let Some(super::Additional::Schema(schema)) = &mut self.additional {
-            any |= schema.note_embedded();
-        }
-        if let Some(items) = &mut self.items {
-            any |= items.note_embedded();
-        }
-        self.embeds = any;
-        any
+        (self.has_rules, self.embeds)
     }
 
     /// Whether there is a rule here or below.

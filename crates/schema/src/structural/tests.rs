@@ -255,6 +255,7 @@ fn what_was_wrong_before_stands_in_nobodys_way() {
         "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
             "items": {"type": "object", "required": ["name"], "properties": {
                 "name": {"type": "string"}, "size": {"type": "integer", "maximum": 3}}}},
+        "kind": {"type": "string", "enum": ["A"]},
         "plain": {"type": "array", "items": {"type": "integer", "maximum": 3}},
         "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
         "by.name/x": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 3}},
@@ -284,6 +285,8 @@ fn what_was_wrong_before_stands_in_nobodys_way() {
         (json!({"set": ["a", "a"]}), json!({"set": ["a"]}), vec!["set[1]"]),
         (json!({"by.name/x": {"a.b/c": 9, "d": 1}}), json!({"by.name/x": {"a.b/c": 9}}), vec![]),
         (json!({"atomic": {"size": 9, "other": "x"}}), json!({"atomic": {"size": 9}}), vec!["atomic.size"]),
+        // What an object is, is always held against the schema.
+        (json!({"kind": "B", "plain": [1]}), json!({"kind": "B"}), vec!["kind"]),
     ] {
         assert_eq!(found(new.clone(), old), expected, "{new}");
     }

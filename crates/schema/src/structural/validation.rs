@@ -195,12 +195,10 @@ fn check_list(schema: &Node, list: &[Value], old: Option<&Value>, path: &str, er
         // The first of each, as there may have been more.
         let mut past = HashMap::new();
         for element in old {
-            past.entry(identity(schema, element).to_string()).or_insert(element);
+            past.entry(identity(schema, element)).or_insert(element);
         }
         for (index, element) in list.iter().enumerate() {
-            let known = |_: &&Value| !past.is_empty();
-            let past =
-                Some(element).filter(known).and_then(|e| past.get(&identity(schema, e).to_string()).copied());
+            let past = if past.is_empty() { None } else { past.get(&identity(schema, element)).copied() };
             check(items, element, past, &format!("{path}[{index}]"), errors);
         }
     }
@@ -248,7 +246,10 @@ fn check_object(
     let old = old.and_then(Value::as_object).filter(|_| !schema.atomic);
     for (name, member) in object {
         if let Some(schema) = schema.member(name) {
-            check(schema, member, old.and_then(|old| old.get(name)), &below(path, name), errors);
+            // What an object is, is held against the schema whether it has changed or not, as upstream does.
+            let is_type = path.is_empty() && matches!(name.as_str(), "apiVersion" | "kind");
+            let old = old.filter(|_| !is_type).and_then(|old| old.get(name));
+            check(schema, member, old, &below(path, name), errors);
         }
     }
 }
@@ -316,14 +317,12 @@ fn lists(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
             }
         }
         Value::Array(list) => {
-            let identities: Vec<Value> = list.iter().map(|element| identity(schema, element)).collect();
             if schema.list.is_some() {
-                // By text, which is one for equal values: members are sorted.
                 let mut seen = HashSet::new();
-                for (index, identity) in identities.iter().enumerate() {
-                    if !seen.insert(identity.to_string()) {
+                for (index, element) in list.iter().enumerate() {
+                    if !seen.insert(identity(schema, element)) {
                         let path = at(&format!("{path}[{index}]"));
-                        errors.push(field::duplicate(&path, identity.clone()));
+                        errors.push(field::duplicate(&path, told_apart(schema, element)));
                     }
                 }
             }
@@ -337,8 +336,16 @@ fn lists(schema: &Node, value: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// What tells an element of a list apart, as a text, which is one for equal values: members are sorted.
+fn identity(schema: &Node, element: &Value) -> String {
+    match &schema.list {
+        Some(List::Map(_)) => told_apart(schema, element).to_string(),
+        _ => element.to_string(),
+    }
+}
+
 /// What tells an element of a list apart: its keys, or all of it.
-fn identity(schema: &Node, element: &Value) -> Value {
+fn told_apart(schema: &Node, element: &Value) -> Value {
     let (Some(List::Map(keys)), Value::Object(object)) = (&schema.list, element) else {
         return element.clone();
     };

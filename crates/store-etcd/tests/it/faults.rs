@@ -1,17 +1,18 @@
 //! What happens to an etcd, and what a user of the store notices of it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use foundation::SystemClock;
 use futures::StreamExt;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use store::{Error, Op, Range, Store, Txn, WatchRequest, WatchStream};
 use store_etcd::{EtcdStore, Options};
-use testkit::etcd::{Etcd, ports};
+use testkit::authority::Authority;
+use testkit::etcd::{Etcd, VERSIONS, ports};
 
 use super::store;
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(90), future).await.expect("nothing happened before the deadline")
 }
 
@@ -117,38 +118,24 @@ async fn the_loss_of_the_leader_loses_nothing() {
     assert_eq!(seen, (1..=written).collect::<Vec<_>>());
 }
 
+/// The 3.5 of `tests/tools.sh` is older than 3.5.8: it speaks TLS 1.2 and nothing later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_with_a_client_certificate() {
-    let files = tempfile::tempdir().unwrap();
-    let path = |name: &str| files.path().join(name);
-    let authority_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&authority_key).unwrap();
-    let issuer = Issuer::new(params, authority_key);
-    std::fs::write(path("ca.crt"), authority.pem()).unwrap();
-    for name in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        params.extended_key_usages =
-            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        std::fs::write(path(&format!("{name}.crt")), certificate.pem()).unwrap();
-        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    let authority = Authority::new();
+    let ((server, server_key), own) = (authority.issue("server", 1), authority.issue("client", 2));
+    for version in VERSIONS {
+        let etcd = Etcd::new(version).tls(&authority.file(), &server, &server_key).started();
+        let open = |shown: Option<&(PathBuf, PathBuf)>, timeout: u64| {
+            let (certificate, key) = shown.map(|(certificate, key)| (&**certificate, &**key)).unzip();
+            let mut options = Options::new(vec![etcd.url()], SystemClock::shared());
+            options.tls = Some(store_etcd::tls::client(Some(&authority.file()), certificate, key).unwrap());
+            options.timeout = Duration::from_secs(timeout);
+            EtcdStore::new(options).unwrap()
+        };
+        put(&open(Some(&own), 60), "k", 1).await;
+        let stranger = soon(open(None, 2).range(Range::key("k"))).await;
+        assert!(matches!(stranger, Err(Error::Unavailable(_))), "{version}: {stranger:?}");
     }
-    let (ca, server, server_key) = (path("ca.crt"), path("server.crt"), path("server.key"));
-    let etcd = Etcd::new("3.4").tls(&ca, &server, &server_key).started();
-    let open = |certificate: Option<(&str, &str)>, timeout: u64| {
-        let (certificate, key) = certificate.map_or((None, None), |(a, b)| (Some(path(a)), Some(path(b))));
-        let mut options = Options::new(vec![etcd.url()], SystemClock::shared());
-        options.tls =
-            Some(store_etcd::tls::client(Some(&ca), certificate.as_deref(), key.as_deref()).unwrap());
-        options.timeout = Duration::from_secs(timeout);
-        EtcdStore::new(options).unwrap()
-    };
-    put(&open(Some(("client.crt", "client.key")), 60), "k", 1).await;
-    let stranger = soon(open(None, 2).range(Range::key("k"))).await;
-    assert!(matches!(stranger, Err(Error::Unavailable(_))), "{stranger:?}");
 }
 
 /// An address that takes connections from the kernel and never says a word.
@@ -164,11 +151,8 @@ async fn an_endpoint_that_says_nothing_holds_nobody_up_and_all_wait_once() {
     let (listener, endpoint) = silent();
     let mut options = Options::new(vec![endpoint], std::sync::Arc::new(clock.clone()));
     options.timeout = Duration::from_secs(1);
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let nobody = rustls::RootCertStore::empty();
-    options.tls =
-        Some(std::sync::Arc::new(config.unwrap().with_root_certificates(nobody).with_no_client_auth()));
+    let config = foundation::tls::client().with_root_certificates(rustls::RootCertStore::empty());
+    options.tls = Some(std::sync::Arc::new(config.with_no_client_auth()));
     let store = EtcdStore::new(options).unwrap();
     let calls: Vec<_> = (0..20)
         .map(|n| {

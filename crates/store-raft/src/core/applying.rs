@@ -12,9 +12,10 @@ use store::embedded::replica::{Outcome, Position, Step};
 
 use super::{Core, Output, Reply, Request};
 use crate::entry::{Body, Envelope};
+use crate::level::Level;
 use crate::membership::{Member, Membership};
 
-const LOST: &str = "the leader was lost; the write may have happened or not";
+const LOST: &str = store::unavailable::LEADER_LOST;
 
 impl Core {
     /// The state has been replaced by a checkpoint that came from another member.
@@ -22,6 +23,9 @@ impl Core {
         let Some(membership) = Membership::decode(position.attachment.clone()) else {
             return self.fail(position.index, "the members that the checkpoint tells of");
         };
+        if membership.level > self.settings.level {
+            return self.fail(position.index, "the checkpoint");
+        }
         self.members_are(membership);
         self.node.advance_apply_to(position.index);
         self.time.observe(self.replica.time(), now);
@@ -49,18 +53,23 @@ impl Core {
                             Body::Command(command) => {
                                 step.command = Some(command);
                                 asked.push((steps.len(), waiting));
+                                Ok(())
                             }
                             Body::Member(member) => {
                                 self.carry_out(&mut steps, &mut asked);
                                 self.update_member(member, waiting);
+                                Ok(())
+                            }
+                            Body::Level(level) => {
+                                self.carry_out(&mut steps, &mut asked);
+                                self.raise_level(level)
                             }
                         }
-                        Ok(())
                     }
                 },
                 EntryType::EntryConfChange => {
                     self.carry_out(&mut steps, &mut asked);
-                    self.apply_change(&entry, now)
+                    self.apply_change(&entry)
                 }
                 // Never proposed by this version.
                 EntryType::EntryConfChangeV2 => Err("a change of members"),
@@ -101,6 +110,19 @@ impl Core {
         }
     }
 
+    /// Says whether it is understood.
+    fn raise_level(&mut self, level: Level) -> Result<(), &'static str> {
+        if level > self.settings.level {
+            return Err("an entry of the log");
+        }
+        let mut membership = self.membership.clone();
+        membership.level = membership.level.max(level);
+        tracing::info!(level, "all members understand what is of this level");
+        self.replica.attach(membership.encode());
+        self.members_are(membership);
+        Ok(())
+    }
+
     fn carry_out(&mut self, steps: &mut Vec<Step>, asked: &mut Vec<(usize, Option<Request>)>) {
         if steps.is_empty() {
             return;
@@ -115,7 +137,7 @@ impl Core {
     }
 
     /// Says what of it is not understood.
-    fn apply_change(&mut self, entry: &Entry, now: Duration) -> Result<(), &'static str> {
+    fn apply_change(&mut self, entry: &Entry) -> Result<(), &'static str> {
         const WHAT: &str = "a change of members";
         let mut change = ConfChange::default();
         change.merge_from_bytes(&entry.data).map_err(|_| WHAT)?;
@@ -152,8 +174,12 @@ impl Core {
         self.members_are(membership);
         if change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id {
             self.told_removed();
-            // It has come to lead with its own removal in the log.
-            self.hand_over(now);
+            if self.leads() {
+                // It has come to lead with its own removal in the log. Raft panics when one that is no member commits
+                // anything more; the others elect somebody.
+                let term = self.node.raft.term;
+                self.node.raft.become_follower(term, raft::INVALID_ID);
+            }
         }
         if let Some(request) = waiting {
             self.answer(request, Ok(Reply::Changed));

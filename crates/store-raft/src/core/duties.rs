@@ -1,4 +1,4 @@
-//! What only the leader does: ends leases, forgets history, lets learners vote, hands over the lead.
+//! What only the leader does: ends leases, forgets history, lets learners vote, raises the level, hands over the lead.
 //!
 //! It decides and proposes; the decision takes effect when it is applied, as any write, so that it does not matter if a
 //! new leader decides the same again.
@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use raft::ProgressState;
 use raft::eraftpb::Message;
+use store::Error;
 use store::embedded::replica::Command;
 
 use super::Core;
 use super::requests::Asked;
+use crate::level::FIRST;
 
 /// How many entries a learner may still lack when it is given a vote.
 const CAUGHT_UP: u64 = 1000;
@@ -25,18 +27,23 @@ pub(super) struct Duties {
     history: bool,
     expired: Option<Duration>,
     promoted: Option<(u64, Duration)>,
+    raised: Option<Duration>,
     /// Changes of members that others have passed on, which wait for the one on its way.
     put_off: VecDeque<Message>,
     /// Until when it tries to hand over the lead, because it is to stop.
     pub retires: Option<Duration>,
-    /// Its disk refuses.
-    pub unfit: bool,
-    /// To whom it tried to hand over last.
-    tried: Option<u64>,
+    /// Why its disk refuses, if it does.
+    pub unfit: Option<Error>,
+    /// To whom it tried to hand over last, and when.
+    tried: Option<(u64, Duration)>,
 }
 
 /// A member that was heard of so lately is there: it answers the leader every tick.
 const PRESENT: Duration = Duration::from_secs(1);
+
+/// The pause between the beginnings of two attempts to hand over the lead, each of which is given up after a second and
+/// keeps all writes waiting until then.
+const PASS_ON: Duration = Duration::from_millis(1_300);
 
 /// Changes of members that may wait. Whoever asked for one too many asks again.
 const PUT_OFF: usize = 16;
@@ -65,27 +72,41 @@ impl Core {
             self.step(change, now);
         }
         self.duties.retires.take_if(|end| now >= *end);
-        if self.duties.retires.is_some() || self.duties.unfit {
+        if self.duties.retires.is_some() || self.duties.unfit.is_some() {
             self.pass_on(now);
         }
         self.end_leases(now);
         self.forget(now);
         self.promote(now);
+        self.agree_on_level(now);
     }
 
     /// Asks the voter that lacks least, of those that are there, to lead; another one next time if it does not.
     fn pass_on(&mut self, now: Duration) {
-        if self.node.raft.lead_transferee.is_some() {
+        let lately = self.duties.tried.is_some_and(|(_, since)| now < since + PASS_ON);
+        if self.node.raft.lead_transferee.is_some() || lately {
             return;
         }
-        let there = |id: &u64| self.heard.get(id).is_some_and(|heard| now <= *heard + PRESENT);
+        let tried = self.duties.tried.map(|(id, _)| id);
+        let there = |id: &u64| self.is_there(*id, now);
         let matched = |id: &u64| self.node.raft.prs().get(*id).map_or(0, |progress| progress.matched);
         let others = self.membership.conf.voters.iter().filter(|id| **id != self.settings.id && there(id));
-        let next = others.copied().max_by_key(|id| (Some(*id) != self.duties.tried, matched(id)));
+        let next = others.copied().max_by_key(|id| (Some(*id) != tried, matched(id)));
         if let Some(next) = next {
-            self.duties.tried = Some(next);
+            self.duties.tried = Some((next, now));
             self.node.transfer_leader(next);
         }
+    }
+
+    fn is_there(&self, id: u64, now: Duration) -> bool {
+        self.heard.get(&id).is_some_and(|heard| now <= *heard + PRESENT)
+    }
+
+    /// Why a write is not even tried: this member has to make it durable, cannot, and nobody else is there to lead.
+    pub(super) fn hopeless(&self, now: Duration) -> Option<Error> {
+        let mut others = self.membership.conf.voters.iter().filter(|id| **id != self.settings.id);
+        let alone = self.leads() && !others.any(|id| self.is_there(*id, now));
+        self.duties.unfit.clone().filter(|_| alone)
     }
 
     fn end_leases(&mut self, now: Duration) {
@@ -124,6 +145,23 @@ impl Core {
         if self.duties.promoted.is_none_or(|(last, since)| last != id || now >= since + AGAIN) {
             self.duties.promoted = Some((id, now));
             self.ask(None, Asked::Promote(id), now);
+        }
+    }
+
+    /// Has the members write what all of them understand by now.
+    fn agree_on_level(&mut self, now: Duration) {
+        // Somebody may be on the way who does not.
+        if self.node.raft.has_pending_conf() {
+            return;
+        }
+        let understood = |id: &u64| match *id == self.settings.id {
+            true => self.settings.level,
+            false => self.levels.get(id).copied().unwrap_or(FIRST),
+        };
+        let common = self.membership.members.keys().map(understood).min().unwrap_or(FIRST);
+        if common > self.membership.level && self.duties.raised.is_none_or(|since| now >= since + AGAIN) {
+            self.duties.raised = Some(now);
+            self.ask(None, Asked::Level(common), now);
         }
     }
 }

@@ -13,6 +13,7 @@ use store::embedded::replica::Command;
 
 use super::{Change, Core, Request};
 use crate::entry::{Body, Envelope};
+use crate::level::{Level, needed};
 use crate::membership::Member;
 
 /// How long a question of how far the log is committed may stay without an answer before it is asked again: the
@@ -26,6 +27,8 @@ pub(super) enum Asked {
     Change(Change),
     /// A learner has caught up.
     Promote(u64),
+    /// All members understand what is of this level.
+    Level(Level),
 }
 
 /// Whether an entry is to remove a member.
@@ -170,6 +173,9 @@ impl Core {
             }
             return;
         }
+        if let (Some(request), Some(why)) = (request, self.hopeless(now)) {
+            return self.answer(request, Err(why));
+        }
         // In their order, as long as there is one.
         let deadline = now + self.settings.patience;
         self.requests.waiting.push_back(Waiting { request, asked, deadline });
@@ -178,13 +184,22 @@ impl Core {
 
     /// Proposes what waits, as far as there is a leader that takes it on.
     pub(super) fn take_up_waiting(&mut self, now: Duration) {
+        let mut aside = Vec::new();
         while self.node.raft.leader_id != 0
             && let Some(waiting) = self.requests.waiting.pop_front()
         {
-            if let Err(waiting) = self.attempt(waiting, now) {
-                self.requests.waiting.push_front(waiting);
-                return;
+            let Err(waiting) = self.attempt(waiting, now) else { continue };
+            match waiting.asked {
+                // One at a time, and not of oneself while leading: what others want does not wait for it.
+                Asked::Change(_) | Asked::Promote(_) => aside.push(waiting),
+                Asked::Command(_) | Asked::Level(_) => {
+                    self.requests.waiting.push_front(waiting);
+                    break;
+                }
             }
+        }
+        for waiting in aside.into_iter().rev() {
+            self.requests.waiting.push_front(waiting);
         }
     }
 
@@ -205,6 +220,17 @@ impl Core {
         let leads = self.leads();
         let named = |id: u64| Member { id, ..Member::default() };
         let (kind, member) = match &waiting.asked {
+            Asked::Level(level) => {
+                let bytes = envelope(Body::Level(*level));
+                return self.proposed(sequence, waiting, |core| core.node.propose(Vec::new(), bytes));
+            }
+            Asked::Command(command) if needed(command) > self.membership.level => {
+                if let Some(request) = waiting.request {
+                    let why = "not all members of the store understand this kind of write yet";
+                    self.answer(request, Err(Error::Unavailable(why)));
+                }
+                return Ok(());
+            }
             Asked::Command(command) => {
                 let bytes = envelope(Body::Command(command.clone()));
                 return self.proposed(sequence, waiting, |core| core.node.propose(Vec::new(), bytes));

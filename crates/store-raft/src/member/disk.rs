@@ -4,8 +4,9 @@
 //! does not, and nothing that depends on it is said meanwhile; the consensus goes on without it. Not here: what is
 //! written (`keeper`).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -86,7 +87,7 @@ pub(super) struct DiskThreads {
     chores: Arc<Queue<Chore>>,
     handles: Vec<JoinHandle<()>>,
     /// Which file the snapshot with an index is in.
-    pub received: Arc<Mutex<HashMap<u64, PathBuf>>>,
+    received: Arc<Mutex<HashMap<u64, PathBuf>>>,
 }
 
 impl DiskThreads {
@@ -121,6 +122,24 @@ impl DiskThreads {
         self.jobs.push(job);
     }
 
+    /// A checkpoint has come, in this file. Gives the file back if there is one with this index already.
+    pub fn take_in(&self, index: u64, file: PathBuf) -> Option<PathBuf> {
+        match self.received.lock().entry(index) {
+            Entry::Occupied(_) => Some(file),
+            Entry::Vacant(vacant) => {
+                vacant.insert(file);
+                None
+            }
+        }
+    }
+
+    /// The checkpoint with this index is not going to be installed.
+    pub fn pass_over(&self, index: u64) {
+        if let Some(file) = self.received.lock().remove(&index) {
+            give_up(&file);
+        }
+    }
+
     pub fn upkeep(&self, checkpoint: bool) {
         self.chores.push(Chore::Upkeep { checkpoint });
     }
@@ -136,6 +155,11 @@ impl DiskThreads {
             let _ = handle.join();
         }
     }
+}
+
+/// Removes a checkpoint that has come. One that stays only takes up room, until the next start.
+pub(super) fn give_up(file: &Path) {
+    let _ = std::fs::remove_file(file);
 }
 
 struct LogThread {
@@ -172,7 +196,7 @@ impl LogThread {
                         let keep = *index > position.index;
                         if !keep {
                             // The one that was installed has another name by now.
-                            let _ = std::fs::remove_file(path);
+                            give_up(path);
                         }
                         keep
                     });

@@ -12,7 +12,8 @@ use store::embedded::slowness::Slowness;
 
 use crate::core::Standing;
 
-/// How long nobody may lead before that is more than a change of leaders.
+/// How long nobody may lead before that is more than a change of leaders. etcd, too, ends watches of those who require a
+/// leader after three times the least time that an election takes.
 const LEADERLESS: Duration = Duration::from_secs(3);
 
 /// What is known of a member.
@@ -20,7 +21,7 @@ pub(super) struct Health {
     slowness: Slowness,
     commits: CommitMetrics,
     /// Why the disk refuses.
-    failing: Mutex<Option<String>>,
+    failing: Mutex<Option<Error>>,
     known: Mutex<Known>,
     gauges: Gauges,
     /// Checkpoints that were sent to other members, and that came from them.
@@ -99,7 +100,7 @@ impl Health {
                 if failing.is_none() {
                     tracing::error!(%error, "the store cannot write here; it tries again");
                 }
-                *failing = Some(error.to_string());
+                *failing = Some(error.clone());
             }
         }
     }
@@ -109,9 +110,9 @@ impl Health {
         self.commits.batch.observe(entries as f64);
     }
 
-    /// Whether the disk refuses.
-    pub fn is_failing(&self) -> bool {
-        self.failing.lock().is_some()
+    /// Why the disk refuses, if it does.
+    pub fn failing(&self) -> Option<Error> {
+        self.failing.lock().clone()
     }
 
     /// Where the member stands now.
@@ -140,15 +141,20 @@ impl Health {
 
     /// Why writes are refused here, if they are.
     pub fn alarm(&self, now: Duration) -> Option<String> {
-        self.failing.lock().clone().or_else(|| self.leaderless(now))
+        self.failing().map(|error| error.to_string()).or_else(|| self.leaderless(now))
+    }
+
+    /// For how long nobody has led, if that is more than a change of leaders.
+    pub fn without_leader(&self, now: Duration) -> Option<Duration> {
+        let since = self.known.lock().leaderless?;
+        Some(now.saturating_sub(since)).filter(|waited| *waited >= LEADERLESS)
     }
 
     fn leaderless(&self, now: Duration) -> Option<String> {
-        let since = self.known.lock().leaderless?;
-        let waited = now.saturating_sub(since);
-        (waited >= LEADERLESS).then(|| {
-            format!("no member of the store has led for {waited:.0?}: a majority of them has to run and be reached")
-        })
+        let waited = self.without_leader(now)?;
+        Some(format!(
+            "no member of the store has led for {waited:.0?}: a majority of them has to run and be reached"
+        ))
     }
 
     /// What is not as it should be, for people.
@@ -199,11 +205,11 @@ mod tests {
 
         health.begin(at(7_000));
         health.end(at(7_000), at(9_000), Some(&Error::NoSpace));
-        assert!(health.is_failing());
+        assert!(health.failing().is_some());
         assert_eq!(health.alarm(at(9_000)).unwrap(), Error::NoSpace.to_string());
         health.begin(at(9_000));
         health.end(at(9_000), at(9_001), None);
-        assert_eq!((health.is_failing(), health.alarm(at(9_001))), (false, None));
+        assert_eq!((health.failing().is_none(), health.alarm(at(9_001))), (true, None));
         assert_eq!(health.warnings(&led, at(9_001)), ["the disk is slow: a write took 2.0s"]);
 
         let leads = Standing { id: 2, silent: vec![1], voters: vec![1], ..led };

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::Member;
 use crate::core::{Change, Reply, Request};
+use crate::level::Level;
 
 /// Messages that may wait; what is more is lost, as on a network.
 const MESSAGES: usize = 8192;
@@ -24,7 +25,9 @@ pub(crate) enum Input {
     Read(Request),
     Change(Request, Change),
     /// Somebody asks to become a member, through the transport.
-    Join(Member, oneshot::Sender<Result<Reply, Error>>),
+    Join(Member, Level, oneshot::Sender<Result<Reply, Error>>),
+    /// What another member understands.
+    Level(u64, Level),
     Message(Message),
     Snapshot(Message, PathBuf),
     Unreachable(u64),

@@ -1,6 +1,10 @@
-//! The store as a member serves it: writes go through the log, reads wait until this member has all that was acknowledged.
+//! The store as a member serves it: writes go through the log, reads wait until this member has all that was acknowledged,
+//! unless what it knows is all that is asked for. Watches are of what is applied here, and end when nobody has led for a
+//! while: this member may have been cut off, and whoever watches should ask another.
 //!
 //! Not here: how either comes about (`core`), who the members are (`member`).
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use store::embedded::replica::{Command, Outcome};
@@ -10,7 +14,7 @@ use store::{
 };
 
 use super::inbox::Input;
-use super::{RaftStore, STOPPED};
+use super::{NO_LEADER, RaftStore, STOPPED};
 
 /// Bytes that the larger branches of a transaction ask to write.
 fn size_of(txn: &Txn) -> usize {
@@ -32,10 +36,18 @@ fn writes(txn: &Txn) -> bool {
     })
 }
 
+/// Whether a transaction only looks, and all of that at what is known here.
+fn is_serializable(txn: &Txn) -> bool {
+    let mut ops = txn.success.iter().chain(&txn.failure);
+    ops.all(|op| matches!(op, Op::Range(range) if range.serializable))
+}
+
 #[async_trait]
 impl Store for RaftStore {
     async fn range(&self, range: Range) -> Result<RangeResponse, Error> {
-        self.caught_up().await?;
+        if !range.serializable {
+            self.caught_up().await?;
+        }
         self.shared.replica.range(range).await
     }
 
@@ -47,10 +59,12 @@ impl Store for RaftStore {
             return Err(Error::TooLarge { bytes, limit });
         }
         if !writes(&txn) {
-            self.caught_up().await?;
+            if !is_serializable(&txn) {
+                self.caught_up().await?;
+            }
             return self.shared.replica.read_txn(txn);
         }
-        match self.command(Command::Txn(txn)).await? {
+        match self.command(Command::Txn(txn), bytes).await? {
             Outcome::Txn(response) => Ok(response),
             Outcome::Lease(_) | Outcome::Done => Err(Error::Unavailable("the member gave another's answer")),
         }
@@ -61,11 +75,16 @@ impl Store for RaftStore {
         if request.start_revision == 0 {
             self.caught_up().await?;
         }
-        self.shared.replica.watch(request)
+        let stream = self.shared.replica.watch(request)?;
+        // Looked at after it is registered: either the member's thread finds it, or this does.
+        match self.shared.health.without_leader(self.shared.clock.monotonic()) {
+            Some(_) => Err(NO_LEADER),
+            None => Ok(stream),
+        }
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        self.command(Command::Compact { revision }).await.map(|_| ())
+        self.command(Command::Compact { revision }, 0).await.map(|_| ())
     }
 
     async fn lease_grant(&self, ttl: i64, id: LeaseId) -> Result<LeaseInfo, Error> {
@@ -76,27 +95,32 @@ impl Store for RaftStore {
             0 => (self.shared.randomness.u64() >> 1).max(1) as LeaseId,
             id => id,
         };
-        lease(self.command(Command::Grant { id, ttl }).await?)
+        lease(self.command(Command::Grant { id, ttl }, 0).await?)
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), Error> {
-        self.command(Command::Revoke { id }).await.map(|_| ())
+        self.command(Command::Revoke { id }, 0).await.map(|_| ())
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
-        lease(self.command(Command::KeepAlive { id }).await?)
+        lease(self.command(Command::KeepAlive { id }, 0).await?)
     }
 
     async fn lease_time_to_live(&self, id: LeaseId) -> Result<LeaseInfo, Error> {
         self.caught_up().await?;
-        let (time, seen) = *self.shared.time.lock();
-        let now = time + self.shared.clock.monotonic().saturating_sub(seen);
-        self.shared.replica.lease(id, now)
+        self.shared.replica.lease(id, self.replicated_time())
     }
 
     async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
         self.caught_up().await?;
         self.shared.replica.leases()
+    }
+
+    async fn leases_known(&self) -> Result<Vec<LeaseInfo>, Error> {
+        let now = self.replicated_time();
+        let ids = self.shared.replica.leases()?.into_iter();
+        let known = ids.map(|id| self.shared.replica.lease(id, now));
+        known.filter(|lease| !matches!(lease, Err(Error::LeaseNotFound { .. }))).collect()
     }
 
     async fn defragment(&self) -> Result<(), Error> {
@@ -120,6 +144,14 @@ impl Store for RaftStore {
         status.db_size += self.shared.log_bytes.bytes();
         status.alarm = self.shared.health.alarm(self.shared.clock.monotonic());
         Ok(status)
+    }
+}
+
+impl RaftStore {
+    /// The time of the replicated state, as far as this member knows it.
+    fn replicated_time(&self) -> Duration {
+        let (time, seen) = *self.shared.time.lock();
+        time + self.shared.clock.monotonic().saturating_sub(seen)
     }
 }
 

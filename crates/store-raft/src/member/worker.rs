@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use raft::eraftpb::MessageType;
 
-use super::disk::{DiskThreads, Job};
+use super::disk::{self, DiskThreads, Job};
 use super::inbox::Input;
-use super::{Ended, Shared};
+use super::{Ended, NO_LEADER, Shared, Waiter};
 use crate::Member;
 use crate::core::{Change, Core, Output, describe};
 use crate::transport::Transport;
@@ -40,6 +40,12 @@ pub(super) struct Worker {
     pub moved: HashMap<u64, (String, Duration)>,
     /// When it learned that it has been removed.
     pub removed: Option<Duration>,
+    /// Whether it can be watched: somebody has led lately.
+    pub watched: bool,
+    /// The indexes of checkpoints that have just come.
+    pub arrived: Vec<u64>,
+    /// That of the last one that Raft wanted: the disk may still be at it.
+    pub wanted: u64,
 }
 
 impl Worker {
@@ -68,7 +74,7 @@ impl Worker {
                 self.take(input, now);
             }
             if now >= tick {
-                self.core.disk_refuses(self.shared.health.is_failing());
+                self.core.disk_refuses(self.shared.health.failing());
                 self.core.tick(now);
                 tick = now + TICK;
                 self.say_where(now);
@@ -83,16 +89,21 @@ impl Worker {
             Input::Propose(request, command) => self.core.propose(request, command, now),
             Input::Read(request) => self.core.read(request, now),
             Input::Change(request, change) => self.core.change(request, change, now),
-            Input::Join(member, sender) => {
+            Input::Level(member, level) => self.core.told_level(member, level),
+            Input::Join(member, level, sender) => {
                 let request = self.shared.next.fetch_add(1, Ordering::Relaxed);
-                self.shared.answers.lock().insert(request, sender);
-                self.core.change(request, Change::Add(member), now);
+                self.shared.answers.lock().insert(request, Waiter { answer: sender, _slots: None });
+                self.core.join(request, member, level, now);
             }
             Input::Message(message) => self.core.step(message, now),
             Input::Snapshot(message, file) => {
                 self.shared.health.snapshots_received.inc();
                 let index = message.get_snapshot().get_metadata().index;
-                self.disk.received.lock().insert(index, file);
+                // One that is there already may be about to be installed.
+                if let Some(twice) = self.disk.take_in(index, file) {
+                    disk::give_up(&twice);
+                }
+                self.arrived.push(index);
                 self.core.step(message, now);
             }
             Input::Removed => self.core.told_removed(),
@@ -101,6 +112,7 @@ impl Worker {
             Input::Persisted(number, installed) => {
                 self.core.persisted(number);
                 if let Some(position) = installed {
+                    self.wanted = 0;
                     self.core.installed(&position, now);
                 }
             }
@@ -112,7 +124,9 @@ impl Worker {
     }
 
     fn carry_out(&mut self, now: Duration) {
-        for output in self.core.poll(now) {
+        let outputs = self.core.poll(now);
+        self.pass_over(&outputs);
+        for output in outputs {
             match output {
                 Output::Send(message) if message.get_msg_type() == MessageType::MsgSnapshot => {
                     self.send_snapshot(message);
@@ -128,9 +142,9 @@ impl Worker {
                     self.shared.inbox.close();
                 }
                 Output::Answer(request, result) => {
-                    if let Some(answer) = self.shared.answers.lock().remove(&request) {
+                    if let Some(waiter) = self.shared.answers.lock().remove(&request) {
                         // A caller that has gone away does not want to know.
-                        let _ = answer.send(result);
+                        let _ = waiter.answer.send(result);
                     }
                 }
             }
@@ -138,15 +152,35 @@ impl Worker {
         *self.shared.time.lock() = (self.core.time(now), now);
         let standing = self.core.standing(now);
         self.shared.health.observe(&standing, now);
+        let watched = self.shared.health.without_leader(now).is_none();
+        if std::mem::replace(&mut self.watched, watched) && !watched {
+            tracing::warn!("no member of the store has led for a while: watches end");
+            self.shared.replica.end_watches(&NO_LEADER);
+        }
         self.shared.standing.send_if_modified(|known| {
             // How far the log has come is looked at, not waited for.
             let news = (known.leader, known.term) != (standing.leader, standing.term)
                 || known.members != standing.members
-                || known.voters != standing.voters
+                || (&known.voters, known.level) != (&standing.voters, standing.level)
                 || known.removed != standing.removed;
             *known = standing;
             news
         });
+    }
+
+    /// Gives up the checkpoints that have come and that Raft has no use for: out of date, or of an earlier leader.
+    fn pass_over(&mut self, outputs: &[Output]) {
+        for index in self.arrived.drain(..) {
+            let wanted = |output: &Output| match output {
+                Output::Persist(persist) => persist.snapshot.as_ref().is_some_and(|it| it.index == index),
+                _ => false,
+            };
+            if outputs.iter().any(wanted) {
+                self.wanted = index;
+            } else if self.wanted != index {
+                self.disk.pass_over(index);
+            }
+        }
     }
 
     fn send_snapshot(&mut self, mut message: raft::eraftpb::Message) {

@@ -21,14 +21,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use frames::{in_time, read_frame, receive, write_frame};
+use frames::{STALLED, in_time, read_frame, receive, write_frame};
 use parking_lot::Mutex;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -36,6 +37,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{Inward, Transport};
 use crate::Member;
 use crate::identity::Identity;
+use crate::level::{FIRST, LATEST};
 use crate::member::received_path;
 use crate::wire::{Reader, Writer};
 
@@ -61,6 +63,14 @@ const WAITING: usize = 4096;
 const WAITING_BYTES: usize = 64 << 20;
 /// How long a connection may take to stand, and a checkpoint's next piece to go or come.
 const DIAL: Duration = Duration::from_secs(3);
+/// How long what was sent may stay without the other's kernel having it: a machine that has vanished without a word is
+/// not waited for as TCP would, ever longer, but called anew.
+const VANISHED: Duration = Duration::from_secs(5);
+/// A connection on which nothing is said is asked whether there is still somebody after this long, and given up when
+/// nobody has answered for as long as [`VANISHED`].
+const QUIET: Duration = Duration::from_secs(15);
+/// Connections at a time that have not shown a member's certificate yet.
+const HANDSHAKES: usize = 256;
 /// How long the members may take to agree on a new one.
 const JOINING: Duration = Duration::from_secs(30);
 /// The pause before dialling again; doubled up to the last.
@@ -111,6 +121,8 @@ struct Shared {
     told: Mutex<HashMap<u64, String>>,
     gone: Mutex<HashSet<u64>>,
     listening: Mutex<Option<AbortHandle>>,
+    /// For connections of whom nobody knows yet who they are.
+    handshakes: Arc<Semaphore>,
     /// For names of files.
     unique: AtomicU64,
 }
@@ -151,6 +163,7 @@ impl TlsTransport {
             told: Mutex::default(),
             gone: Mutex::default(),
             listening: Mutex::default(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             unique: AtomicU64::new(0),
         });
         let task = shared.runtime.spawn(listen(shared.clone(), listener));
@@ -263,13 +276,14 @@ impl Shared {
     fn hello(&self, to: u64) -> Vec<u8> {
         let mut out = Writer::default();
         out.u64(self.identity.cluster).u64(self.identity.member).u64(to).bytes(self.address.as_bytes());
+        out.u32(LATEST);
         out.0
     }
 
-    async fn dial(&self, to: u64, address: &str) -> std::io::Result<Connection> {
+    async fn dial(&self, to: u64, address: &str, unheard: Duration) -> std::io::Result<Connection> {
         let call = async {
             let [_, own] = names(to);
-            let mut stream = connect(&self.security, own, address).await?;
+            let mut stream = connect(&self.security, own, address, unheard).await?;
             write_frame(&mut stream, HELLO, &self.hello(to)).await?;
             stream.flush().await?;
             Ok(stream)
@@ -284,7 +298,7 @@ impl Shared {
         message: &Message,
         checkpoint: Box<dyn Read + Send>,
     ) -> std::io::Result<()> {
-        let mut stream = self.dial(message.to, address).await?;
+        let mut stream = self.dial(message.to, address, STALLED).await?;
         let bytes = message.write_to_bytes().map_err(std::io::Error::other)?;
         write_frame(&mut stream, SNAPSHOT, &bytes).await?;
         let mut file = Some(checkpoint);
@@ -313,10 +327,24 @@ impl Shared {
 /// A connection that this member has made.
 type Connection = BufWriter<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(security: &Security, name: String, address: &str) -> std::io::Result<Connection> {
+/// Has the kernel end a connection whose other end has vanished. `unheard`: how long what was sent may stay unconfirmed.
+fn watch_over(stream: &TcpStream, unheard: Duration) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let asking = TcpKeepalive::new().with_time(QUIET).with_interval(VANISHED / 5).with_retries(5);
+    socket.set_tcp_keepalive(&asking)?;
+    socket.set_tcp_user_timeout(Some(unheard))
+}
+
+async fn connect(
+    security: &Security,
+    name: String,
+    address: &str,
+    unheard: Duration,
+) -> std::io::Result<Connection> {
     let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
     let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    watch_over(&stream, unheard)?;
     let connector = TlsConnector::from(security.client.clone());
     let stream = connector.connect(name, stream).await?;
     Ok(BufWriter::with_capacity(64 << 10, stream))
@@ -326,9 +354,10 @@ async fn connect(security: &Security, name: String, address: &str) -> std::io::R
 /// certificate is for. Gives the identity to make its directory with ([`crate::RaftStore::join`]).
 pub async fn ask_to_join(security: &Security, address: &str, member: &Member) -> std::io::Result<Identity> {
     let ask = async {
-        let mut stream = connect(security, MEMBER.to_owned(), address).await?;
+        let mut stream = connect(security, MEMBER.to_owned(), address, VANISHED).await?;
         let mut out = Writer::default();
         member.encode(&mut out);
+        out.u32(LATEST);
         write_frame(&mut stream, JOIN, &out.0).await?;
         stream.flush().await?;
         read_frame(stream.get_mut()).await
@@ -352,6 +381,7 @@ async fn take_on(
     let mut asked = Reader::new(asked);
     let member = Member::decode(&mut asked).filter(|member| member.id != 0 && !member.address.is_empty());
     let member = member.ok_or(std::io::ErrorKind::InvalidData)?;
+    let level = asked.u32().unwrap_or(FIRST);
     if !vouches_for(certificate, member.id) {
         tracing::warn!(
             name = member.name,
@@ -361,7 +391,7 @@ async fn take_on(
         return stream.flush().await;
     }
     tracing::info!(name = member.name, address = member.address, "a member asks to join");
-    let (kind, answer) = match shared.inward.join(member).await {
+    let (kind, answer) = match shared.inward.join(member, level).await {
         Ok(()) => (JOINED, shared.identity.cluster.to_le_bytes().to_vec()),
         Err(error) => (REFUSED, error.to_string().into_bytes()),
     };
@@ -381,7 +411,7 @@ async fn talk(
     loop {
         let address = shared.address(to, &place, attempt);
         // Also with nothing to say: that this member is somewhere else now, the others learn by its call.
-        let ended = match shared.dial(to, &address).await {
+        let ended = match shared.dial(to, &address, VANISHED).await {
             Ok(stream) => {
                 (pause, attempt) = (PAUSE.0, 0);
                 place.lock().reached = Some(address.clone());
@@ -444,15 +474,19 @@ async fn pump(
 async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
+        // Those who wait for it are in the kernel's queue, and take no descriptor.
+        let Ok(handshake) = shared.handshakes.clone().acquire_owned().await else { return };
+        let accepted = loop {
+            tokio::select! {
+                accepted = listener.accept() => break accepted,
+                Some(_) = connections.join_next() => {}
+            }
         };
         match accepted {
             Ok((stream, remote)) => {
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    if let Err(error) = hear(shared, stream).await {
+                    if let Err(error) = hear(shared, stream, handshake).await {
                         tracing::debug!(%error, %remote, "a member's connection has ended");
                     }
                 });
@@ -466,12 +500,17 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// Takes what a member sends.
-async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn hear(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    handshake: OwnedSemaphorePermit,
+) -> std::io::Result<()> {
+    watch_over(&stream, STALLED)?;
     let accept = TlsAcceptor::from(shared.security.server.clone()).accept(stream);
     let stream = timeout(DIAL, accept).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificate = certificates.first().cloned().ok_or(std::io::ErrorKind::PermissionDenied)?;
+    drop(handshake);
     let mut stream = BufReader::with_capacity(64 << 10, stream);
     let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     let (kind, hello) = timeout(DIAL, read_frame(&mut stream)).await.map_err(|_| invalid())??;
@@ -482,6 +521,7 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     let mut field = || hello.u64().ok_or_else(invalid);
     let (cluster, from, to) = (field()?, field()?, field()?);
     let address = hello.text().ok_or_else(invalid)?;
+    let level = hello.u32().unwrap_or(FIRST);
     if kind != HELLO || cluster != shared.identity.cluster || to != shared.identity.member {
         tracing::warn!(
             cluster = %format_args!("{cluster:016x}"),
@@ -497,6 +537,7 @@ async fn hear(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     if is_gone() {
         return tell_removed(stream.get_mut()).await;
     }
+    shared.inward.level(from, level);
     shared.told.lock().insert(from, address.clone());
     if let Entry::Vacant(unknown) = shared.peers.lock().entry(from) {
         // Somebody that this member is yet to hear of, from the log.
@@ -548,3 +589,6 @@ async fn tell_removed(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std
     let rest = timeout(DIAL, tokio::io::copy(stream, &mut tokio::io::sink())).await;
     rest.map_or(Ok(()), |read| read.map(|_| ()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,14 @@ use foundation::{Clock, Randomness as _, SystemClock, SystemRandomness};
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use store_raft::core::Standing;
-use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join, names};
+use store_raft::level;
+use store_raft::transport::tls::{TlsTransport, ask_to_join};
 use store_raft::transport::{Inward, Transport};
 use store_raft::{Identity, Member, Options, RaftStore};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+
+pub use super::authority::Authority;
 
 /// A network in memory.
 #[derive(Clone, Default)]
@@ -118,7 +121,7 @@ impl Transport for Wire {
 }
 
 /// A clock that is ahead of the real one.
-struct JumpingClock(Arc<AtomicU64>);
+pub struct JumpingClock(pub Arc<AtomicU64>);
 
 impl Clock for JumpingClock {
     fn now(&self) -> jiff::Timestamp {
@@ -254,7 +257,13 @@ impl Cluster {
                     TlsTransport::start(identity, address, listener, security, inward)
                 }
                 (Under::Memory(network), _) => {
-                    network.0.lock().reached.insert(identity.member, inward);
+                    let mut nodes = network.0.lock();
+                    for (other, reached) in &nodes.reached {
+                        reached.level(identity.member, level::LATEST);
+                        inward.level(*other, level::LATEST);
+                    }
+                    nodes.reached.insert(identity.member, inward);
+                    drop(nodes);
                     Arc::new(Wire {
                         network: network.clone(),
                         me: identity.member,
@@ -309,7 +318,8 @@ impl Cluster {
                 let mut addresses = self.addresses.clone();
                 known.sort();
                 addresses.sort();
-                standing.voters.len() == 3 && standing.leader != 0 && known == addresses
+                let led = standing.leader != 0 && standing.level == level::LATEST;
+                standing.voters.len() == 3 && led && known == addresses
             });
             if tokio::time::timeout(Duration::from_secs(60), settled).await.is_err() {
                 panic!("the members have not settled: {:#?}", self.stand());
@@ -355,48 +365,6 @@ async fn listen_again(address: &str) -> TcpListener {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), listening).await.expect("the address stays in use")
-}
-
-/// Makes certificates of members.
-pub struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
-
-impl Default for Authority {
-    fn default() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-}
-
-impl Authority {
-    /// What a member proves itself with.
-    pub fn security(&self, member: u64) -> Security {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new(names(member)).unwrap();
-        let chain = vec![leaf.signed_by(&key, &self.0).unwrap().der().clone()];
-        let private = || rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.0.as_ref().der().clone()).unwrap();
-        let roots = Arc::new(roots);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots.clone())
-            .with_client_auth_cert(chain.clone(), private())
-            .unwrap();
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-        let mut server = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier.build().unwrap())
-            .with_single_cert(chain, private())
-            .unwrap();
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Security { client: Arc::new(client), server: Arc::new(server) }
-    }
 }
 
 impl Cluster {

@@ -136,6 +136,38 @@ async fn a_majority_is_needed_and_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_end_where_nobody_has_led_for_a_while() {
+    let network = Network::default();
+    let cluster = Cluster::start(Under::Memory(network.clone())).await;
+    let lost = (cluster.leader() + 1) % 3;
+    let there = (lost + 1) % 3;
+    let put = |value: &'static str| Txn::of(vec![Op::put("k", value)]);
+    let first = soon(cluster.member(there).txn(put("1"))).await.unwrap().revision;
+    let from = |revision| WatchRequest::prefix("k", revision);
+    let mut here = cluster.member(there).watch(from(first)).await.unwrap();
+    let mut gone = cluster.member(lost).watch(from(first)).await.unwrap();
+    for watch in [&mut here, &mut gone] {
+        assert_eq!(soon(watch.next()).await.unwrap().unwrap().revision, first);
+    }
+    network.cut(cluster.id(lost));
+    let mut standing = cluster.member(lost).standing();
+    soon(standing.wait_for(|standing| standing.leader == 0)).await.unwrap();
+    cluster.clocks[lost].fetch_add(3_000, Ordering::Relaxed);
+    let end = soon(gone.next()).await;
+    assert!(matches!(end, Some(Err(Error::Unavailable(why))) if why.contains("leads")), "{end:?}");
+    assert!(soon(gone.next()).await.is_none());
+    let refused = cluster.member(lost).watch(from(first)).await.err();
+    assert!(matches!(refused, Some(Error::Unavailable(_))), "nor is one begun: {refused:?}");
+    // Those of the others go on, and nothing is missed once it is back.
+    let second = soon(cluster.member(there).txn(put("2"))).await.unwrap().revision;
+    assert_eq!(soon(here.next()).await.unwrap().unwrap().revision, second);
+    network.mend(cluster.id(lost));
+    soon(standing.wait_for(|standing| standing.leader != 0)).await.unwrap();
+    let mut again = cluster.member(lost).watch(from(first + 1)).await.unwrap();
+    assert_eq!(soon(again.next()).await.unwrap().unwrap().revision, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_move_leave_and_go_on_alone() {
     let mut cluster = Cluster::start(Under::Tls(Authority::default())).await;
     let leader = cluster.leader();

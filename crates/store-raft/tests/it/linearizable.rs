@@ -1,8 +1,8 @@
 //! Many clients of three members at once, whose network parts, delays and reorders, whose clocks jump and who stop and come
 //! back: what the clients saw has an order that explains it.
 //!
-//! Over real time and threads; the simulation does the same, and crashes, on virtual time. Not here: the search for the
-//! order (`store::suite::linearizable`).
+//! Over real time and threads; the simulation does the same, and crashes, on virtual time, `processes` with processes that
+//! are killed. Not here: the search for the order (`store::suite::linearizable`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

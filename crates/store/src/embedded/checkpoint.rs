@@ -213,6 +213,19 @@ pub(super) fn load_from(
     Ok(Some((head, bytes)))
 }
 
+/// Reads a checkpoint, if there is one, and keeps nothing of it: what it says of itself, and its size.
+pub(super) fn check(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<(Head, u64)>, Error> {
+    let file = match disk.reader(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(format!("opening {}", path.display()), error)),
+    };
+    let (head, reader) = open(file, path, &mut State::new())?;
+    let mut decoder = Decoder { reader, history: false };
+    while decoder.next()?.is_some() {}
+    Ok(Some((head, decoder.reader.offset)))
+}
+
 /// What a checkpoint says of itself, and all of it to be read from its beginning. Not opened twice: meanwhile another
 /// might have taken its place.
 pub(super) fn describe(
@@ -356,8 +369,8 @@ impl Reader<'_> {
         let mut head = [0; 8];
         self.read(&mut head)?;
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as u64;
-        let mut payload = Vec::new();
-        // Not reserved ahead: a damaged length must not ask for 4 GiB.
+        // No more than most blocks have: a damaged length must not ask for 4 GiB.
+        let mut payload = Vec::with_capacity((length as usize).min(2 * BLOCK));
         let read = (&mut self.file).take(length).read_to_end(&mut payload);
         read.map_err(|error| Error::io(format!("reading {}", self.path.display()), error))?;
         if let Some(id) = store_id(&payload) {

@@ -291,7 +291,8 @@ impl Replica {
         Ok(Some((position, file)))
     }
 
-    /// Replaces the state by a checkpoint that another member has written, and keeps that as its own.
+    /// Replaces the state by a checkpoint that another member has written, and keeps that as its own. After an error the
+    /// position says whether the state was replaced: then only [`Replica::settle`] is left to be done.
     pub fn install(&self, received: &Path) -> Result<Position, Error> {
         let mut upkeep = self.upkeep.lock();
         self.memory.check_open()?;
@@ -299,14 +300,21 @@ impl Replica {
         let loaded = checkpoint::load_from(&self.disk, received, &mut state, Duration::ZERO)?;
         let (_, bytes) = loaded.ok_or(Error::Unavailable("the received checkpoint has vanished"))?;
         let path = checkpoint::path(&self.directory);
-        let renamed =
-            self.disk.rename(received, &path).and_then(|()| self.disk.sync_directory(&self.directory));
+        let renamed = self.disk.rename(received, &path);
         renamed.map_err(|error| Error::io(format!("renaming {}", received.display()), error))?;
         let (revision, position) = (state.mvcc.revision, position(&state));
+        // Before the names are durable: under its own name the file is not found a second time.
         *self.memory.state.write() = state;
         *upkeep = bytes;
         self.memory.watchers.replaced(revision);
+        self.settle()?;
         Ok(position)
+    }
+
+    /// Makes durable that the checkpoint there is has taken the place of the one before.
+    pub fn settle(&self) -> Result<(), Error> {
+        let synced = self.disk.sync_directory(&self.directory);
+        synced.map_err(|error| Error::io(format!("syncing {}", self.directory.display()), error))
     }
 
     /// Reads what is here, which may be behind the other members.
@@ -325,6 +333,11 @@ impl Replica {
     /// Watches what is applied here.
     pub fn watch(&self, request: WatchRequest) -> Result<WatchStream, Error> {
         watch::open(&self.memory, request)
+    }
+
+    /// Ends every watch that is open now, with an error. Others may be opened.
+    pub fn end_watches(&self, why: &Error) {
+        self.memory.watchers.end(why);
     }
 
     /// A lease, as of a moment in the time of the steps.

@@ -52,6 +52,8 @@ pub(super) struct Files {
     /// See [`Files::in_order`].
     ordered: bool,
     state: Mutex<FilesState>,
+    /// Held by whoever gives up segments: two at once could leave a gap.
+    releasing: Mutex<()>,
     /// Bytes of all segments and spares.
     bytes: AtomicU64,
     names: AtomicU64,
@@ -78,6 +80,8 @@ pub(super) struct Closed {
     pub number: u64,
     pub last_batch: Batch,
     pub size: u64,
+    /// The spare that an attempt to give it up was to make of it: another attempt goes on with that.
+    pub spare: Option<PathBuf>,
 }
 
 impl Files {
@@ -93,6 +97,7 @@ impl Files {
             largest,
             step,
             state: Mutex::new(state),
+            releasing: Mutex::new(()),
             bytes: AtomicU64::new(0),
             names: AtomicU64::new(0),
         }
@@ -170,6 +175,7 @@ impl Files {
 
     /// Gives up the segments that hold nothing after `batch`: keeps one as a spare, removes the rest.
     pub fn release(&self, batch: Batch) -> Result<(), Error> {
+        let _turn = self.releasing.lock();
         loop {
             let mut state = self.state.lock();
             // Oldest first and never past one that is needed, so that what is left has no gap.
@@ -177,51 +183,49 @@ impl Files {
             if state.closed.first().filter(superfluous).is_none() {
                 return Ok(());
             }
-            let closed = state.closed.remove(0);
-            let keep = state.spare.is_none() && closed.size >= state.next_size / 2;
+            let mut closed = state.closed.remove(0);
+            if closed.spare.is_none() && state.spare.is_none() && closed.size >= state.next_size / 2 {
+                closed.spare = Some(self.spare_path());
+            }
             drop(state);
-            let path = segment_path(&self.directory, closed.number);
-            match self.give_up(&path, closed.size, keep) {
-                Ok(None) => {}
-                Ok(Some(spare)) => {
-                    let mut state = self.state.lock();
-                    if state.spare.is_none() {
-                        state.spare = Some(spare);
-                    } else {
-                        drop(state);
-                        self.remove(&spare.path, spare.size)?;
-                    }
-                }
-                Err(error) => {
-                    // Those after it stay as long as it does.
-                    self.state.lock().closed.insert(0, closed);
-                    return Err(Error::io(format!("giving up {}", path.display()), error));
-                }
+            if let Err(error) = self.give_up(&closed) {
+                let path = segment_path(&self.directory, closed.number);
+                // Those after it stay as long as it does.
+                self.state.lock().closed.insert(0, closed);
+                return Err(Error::io(format!("giving up {}", path.display()), error));
+            }
+            let size = closed.size;
+            let Some(path) = closed.spare else {
+                self.bytes.fetch_sub(size, Ordering::Relaxed);
+                continue;
+            };
+            let mut state = self.state.lock();
+            if state.spare.is_none() {
+                state.spare = Some(Spare { path, size });
+            } else {
+                drop(state);
+                self.remove(&path, size)?;
             }
         }
     }
 
-    /// Removes a segment, or makes it a spare.
-    fn give_up(&self, path: &Path, size: u64, keep: bool) -> std::io::Result<Option<Spare>> {
-        let spare = keep.then(|| self.spare_path());
-        let gone = match &spare {
-            Some(spare) => self.disk.rename(path, spare),
-            None => self.disk.remove(path),
+    /// Removes a segment, or makes it the spare that it says.
+    fn give_up(&self, closed: &Closed) -> std::io::Result<()> {
+        let path = segment_path(&self.directory, closed.number);
+        let gone = match &closed.spare {
+            Some(spare) => self.disk.rename(&path, spare),
+            None => self.disk.remove(&path),
         };
-        // Then an earlier attempt went further than it seemed; a spare that came of it is found at the next start.
+        // Then an earlier attempt went further than it seemed.
         let missing = matches!(&gone, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
         if !missing {
             gone?;
         }
-        if spare.is_some() || missing || self.ordered {
+        if closed.spare.is_some() || missing || self.ordered {
             // Or a crash brings the old name back, over what the file is used for next, or before a gap.
             self.disk.sync_directory(&self.directory)?;
         }
-        let spare = spare.filter(|_| !missing);
-        if spare.is_none() {
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
-        }
-        Ok(spare.map(|path| Spare { path, size }))
+        Ok(())
     }
 
     /// A zeroed or used file of at least `needed` bytes.
@@ -421,7 +425,8 @@ impl Wal {
 
     fn close(&mut self) {
         if let Some(segment) = self.segment.take() {
-            let closed = Closed { number: segment.number, last_batch: self.batch, size: segment.size };
+            let closed =
+                Closed { number: segment.number, last_batch: self.batch, size: segment.size, spare: None };
             self.files.state.lock().closed.push(closed);
         }
     }
@@ -429,8 +434,11 @@ impl Wal {
 
 #[cfg(test)]
 mod tests {
+    use foundation::SeededRandomness;
+
     use super::*;
     use crate::embedded::disk;
+    use crate::embedded::disk::simulated::{Fault, SimulatedDisk};
 
     #[test]
     fn a_write_clears_the_place_of_the_next_record() {
@@ -448,5 +456,35 @@ mod tests {
         assert!(bytes[end..end + HEADER].iter().all(|byte| *byte == 0));
         assert_eq!(bytes[end + HEADER], 0xaa, "and no more than that");
         assert_eq!(bytes.len() as u64, STEP, "the file keeps its size");
+    }
+
+    #[test]
+    fn what_is_given_up_again_leaves_nothing_behind() {
+        // Whichever call of giving up fails, and again when it is tried again.
+        for (ordered, calls) in
+            [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1), (true, 2), (true, 3)]
+        {
+            let disk = SimulatedDisk::new(Arc::new(SeededRandomness::new(1)));
+            let mut files = Files::new(Arc::new(disk.clone()), Path::new("d"), 7, 2 * START);
+            files.ordered = ordered;
+            let files = Arc::new(files);
+            let mut wal = Wal::create(files.clone()).unwrap();
+            let payload = [1; 3000];
+            for _ in 0..8 {
+                wal.append_payloads(1, |_, out| out.extend_from_slice(&payload)).unwrap();
+            }
+            for _ in 0..2 {
+                disk.arm(calls, Fault::Refused);
+                let failed = files.release(wal.batch());
+                assert!(failed.is_err(), "{calls}: {failed:?}");
+            }
+            disk.disarm();
+            files.release(wal.batch()).unwrap();
+            let what = format!("ordered: {ordered}, after {calls} calls");
+            // The newest segment and a spare.
+            assert_eq!(disk.list(Path::new("d")).unwrap().len(), 2, "{what}");
+            assert_eq!(files.bytes(), disk.used(), "{what}");
+            assert!(!files.wants_spare(), "{what}");
+        }
     }
 }

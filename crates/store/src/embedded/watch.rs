@@ -40,7 +40,8 @@ struct Note {
     first: Option<Revision>,
     /// The writer has told about everything up to here.
     told: Revision,
-    closed: bool,
+    /// Why the stream is to end.
+    ended: Option<Error>,
 }
 
 impl Watcher {
@@ -77,12 +78,17 @@ impl Watchers {
         }
     }
 
-    /// Ends every stream.
-    pub fn close(&self) {
+    /// Ends every stream that is open now.
+    pub fn end(&self, why: &Error) {
         for watcher in &*self.0.lock() {
-            watcher.note.lock().closed = true;
+            watcher.note.lock().ended.get_or_insert_with(|| why.clone());
             watcher.wake.notify_one();
         }
+    }
+
+    /// Ends every stream, because the store does.
+    pub fn close(&self) {
+        self.end(&Error::Unavailable("the store is shut down"));
     }
 
     pub fn len(&self) -> usize {
@@ -96,7 +102,7 @@ pub(super) fn open(memory: &Arc<Memory>, request: WatchRequest) -> Result<WatchS
         start: request.start,
         end: request.end,
         progress: request.progress,
-        note: Mutex::new(Note { first: None, told: 0, closed: false }),
+        note: Mutex::new(Note { first: None, told: 0, ended: None }),
         wake: Notify::new(),
     });
     // Registered before the revision is read, so that nothing falls between.
@@ -152,8 +158,8 @@ impl Stream {
         loop {
             let told = {
                 let mut note = self.watcher.note.lock();
-                if note.closed {
-                    return Some(Err(Error::Unavailable("the store is shut down")));
+                if let Some(why) = note.ended.take() {
+                    return Some(Err(why));
                 }
                 if let Some(first) = note.first.take() {
                     if !self.behind {

@@ -4,10 +4,9 @@
 //! worker of the runtime, and it must outlive whatever runtime its callers come from. It sleeps on a
 //! condition variable, without a time limit.
 //!
-//! Group commit adapts by itself: while one batch is being synced the next one queues up. A lone writer
-//! finds the thread waiting and is never delayed. Only after a batch of several does the thread give those
-//! that were just answered a moment to come back, for as long as more of them keep arriving and nobody else
-//! wants the processor.
+//! Group commit adapts by itself: while one batch is being synced the next one queues up, and a lone writer finds the
+//! thread waiting and is never delayed. Where many write, the thread waits for as many as lately came within about the time
+//! of a sync (`gathering`): it is woken once for all of them, and they share a sync.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::entry::{Change, Entry};
+use super::gathering::Gathering;
 use super::metrics::CommitMetrics;
 use super::plan::Planner;
 use super::policy::Policy;
@@ -27,12 +27,8 @@ use crate::types::{LeaseId, LeaseInfo, Revision, Txn, TxnResponse};
 
 /// Transactions in one batch.
 const BATCH: usize = 1024;
-/// Yields without a new arrival after which a batch is closed.
-const YIELDS: usize = 3;
-/// A yield that takes longer has given the processor to somebody who is not going to write.
-const LONG_YIELD: Duration = Duration::from_micros(200);
-/// Batches after one of those that are closed at once: on a busy machine waiting costs more than a sync.
-const IMPATIENT: u32 = 64;
+/// The longest wait for company, however slow the disk is.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -77,6 +73,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     requests: std::collections::VecDeque<Request>,
+    /// How many the writer waits for; 0: it is at work.
+    wanted: usize,
     closed: bool,
 }
 
@@ -88,8 +86,11 @@ impl Queue {
             return;
         }
         state.requests.push_back(request);
+        let enough = state.wanted != 0 && state.requests.len() >= state.wanted;
         drop(state);
-        self.arrived.notify_one();
+        if enough {
+            self.arrived.notify_one();
+        }
     }
 
     /// Refuses new requests; those that wait are still carried out.
@@ -102,45 +103,44 @@ impl Queue {
         self.state.lock().requests.clear();
     }
 
-    /// Waits for requests and takes a batch of them. Empty once the queue is closed. `crowded`: it lets others come that
-    /// are about to, and says whether that went quickly.
-    fn take(&self, crowded: bool) -> (Vec<Request>, bool) {
+    /// Waits for `wanted` requests, but for more than one no longer than `patience`, and takes a batch of what is there.
+    /// Empty once the queue is closed.
+    fn take(&self, wanted: usize, patience: Duration) -> Vec<Request> {
         let mut state = self.state.lock();
+        if state.requests.len() < wanted && wanted > 1 {
+            let deadline = Instant::now() + patience;
+            state.wanted = wanted;
+            while state.requests.len() < wanted && !state.closed {
+                if self.arrived.wait_until(&mut state, deadline).timed_out() {
+                    break;
+                }
+            }
+        }
+        state.wanted = 1;
         while state.requests.is_empty() && !state.closed {
             self.arrived.wait(&mut state);
         }
-        let mut quick = true;
-        if crowded {
-            let (mut seen, mut quiet) = (state.requests.len(), 0);
-            let mut before = Instant::now();
-            while quick && quiet < YIELDS && seen < BATCH && !state.closed {
-                parking_lot::MutexGuard::unlocked(&mut state, std::thread::yield_now);
-                let now = state.requests.len();
-                quiet = if now > seen { 0 } else { quiet + 1 };
-                seen = now;
-                let after = Instant::now();
-                quick = after - before < LONG_YIELD;
-                before = after;
-            }
-        }
+        state.wanted = 0;
         let count = state.requests.len().min(BATCH);
-        (state.requests.drain(..count).collect(), quick)
+        state.requests.drain(..count).collect()
     }
 }
 
 /// Runs until the queue is closed and empty.
 pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     let policy = Policy::new(&shared.options, shared.clock.monotonic());
-    let mut writer = Writer { shared: shared.clone(), wal, policy, metrics: CommitMetrics::default() };
+    let metrics = CommitMetrics::default();
+    let mut writer = Writer { shared: shared.clone(), wal, policy, metrics, synced_in: Duration::ZERO };
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let (mut crowded, mut impatient) = (false, 0_u32);
+        let mut gathering = Gathering::default();
         loop {
-            let (requests, quick) = shared.queue.take(crowded && impatient == 0);
+            // As long as a sync takes they would wait anyway, did they come one after the other.
+            let patience = (writer.synced_in * 2).min(PATIENCE);
+            let requests = shared.queue.take(gathering.wanted(), patience);
             if requests.is_empty() {
                 return;
             }
-            impatient = if quick { impatient.saturating_sub(1) } else { IMPATIENT };
-            crowded = requests.len() > 1;
+            gathering.came(requests.len());
             writer.carry_out(requests);
         }
     }));
@@ -158,6 +158,8 @@ pub(super) struct Writer {
     pub wal: Wal,
     pub policy: Policy,
     pub metrics: CommitMetrics,
+    /// How long the last batch took to become durable.
+    pub synced_in: Duration,
 }
 
 /// An answer that waits for its batch to be durable.
@@ -299,7 +301,8 @@ impl Writer {
         self.shared.slowness.begin(now);
         let written = self.wal.append(&entries);
         self.slow(now);
-        self.note(&written, started.elapsed());
+        self.synced_in = started.elapsed();
+        self.note(&written, self.synced_in);
         written?;
         self.metrics.batch.observe(entries.len() as f64);
         let mut changes = Vec::new();

@@ -2,12 +2,13 @@
 //!
 //! Records when each operation began, when it ended and what it said, and looks for an order of all of them that keeps
 //! to the times and in which a plain register for each key says the same (the search of Wing and Gong, with the memory
-//! of Lowe: a set of operations and a value that were seen together once lead nowhere twice). An operation whose fate
-//! is unknown may take effect at any time after it began, or never. Keys do not affect each other here, so each is
+//! of Lowe: a set of operations and a value that were seen together once lead nowhere twice; a read that fits where the
+//! search stands is taken at once). An operation whose fate is unknown may take effect at any time after it began, or never. Keys do not affect each other here, so each is
 //! judged by itself. Not here: faults, which each backend's tests bring; what one client alone may notice (the rest of
 //! the suite).
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -61,32 +62,95 @@ impl Act {
 /// Whether there is such an order. At most 128 operations.
 pub fn is_linearizable(events: &[Event]) -> bool {
     assert!(events.len() <= 128, "{} operations of one key", events.len());
-    let certain = (0..events.len()).filter(|at| events[*at].ended.is_some());
-    let certain = certain.fold(0u128, |set, at| set | 1 << at);
-    search(events, certain, 0, 0, &mut HashSet::new())
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| event.began);
+    let certain = events.iter().enumerate().filter_map(|(at, event)| Some((event.ended?, 1 << at)));
+    let mut ends: Vec<(u64, u128)> = certain.collect();
+    ends.sort_unstable();
+    let certain = ends.iter().fold(0, |set, (_, one)| set | one);
+    Search { events, ends, certain, seen: HashSet::default() }.goes_on(0, 0, 0)
 }
 
-fn search(
-    events: &[Event],
+/// Written with plain loops: it runs millions of times, and in builds that optimize nothing.
+struct Search {
+    /// By their beginnings.
+    events: Vec<Event>,
+    /// The ends of those that are known to have happened, and which those are, in order.
+    ends: Vec<(u64, u128)>,
     certain: u128,
-    done: u128,
-    value: Value,
-    seen: &mut HashSet<(u128, Value)>,
-) -> bool {
-    if done & certain == certain {
-        return true;
+    /// What led nowhere.
+    seen: HashSet<(u128, Value), BuildHasherDefault<Mixed>>,
+}
+
+impl Search {
+    /// Whether an order of what is not `done` goes on from `value`. Of `ends`, those before `ended` are done.
+    fn goes_on(&mut self, mut done: u128, value: Value, mut ended: usize) -> bool {
+        let first_end = loop {
+            if done & self.certain == self.certain {
+                return true;
+            }
+            while done & self.ends[ended].1 != 0 {
+                ended += 1;
+            }
+            // Whatever ended first must come before all that began later.
+            let first_end = self.ends[ended].0;
+            // A read that fits can come now if it can come later.
+            let mut at = (!done).trailing_zeros() as usize;
+            let read = loop {
+                match self.events.get(at) {
+                    Some(event) if event.began <= first_end => {
+                        let fits = event.act == Act::Read(value) && event.ended.is_some();
+                        if fits && done & 1 << at == 0 {
+                            break Some(at);
+                        }
+                    }
+                    _ => break None,
+                }
+                at += 1;
+            };
+            match read {
+                Some(at) => done |= 1 << at,
+                None => break first_end,
+            }
+        };
+        if !self.seen.insert((done, value)) {
+            return false;
+        }
+        let mut at = (!done).trailing_zeros() as usize;
+        while let Some(event) = self.events.get(at).filter(|event| event.began <= first_end) {
+            if done & 1 << at == 0
+                && let Some(value) = event.act.after(value, event.ended.is_some())
+                && self.goes_on(done | 1 << at, value, ended)
+            {
+                return true;
+            }
+            at += 1;
+        }
+        false
     }
-    if !seen.insert((done, value)) {
-        return false;
+}
+
+/// Of numbers, and quick.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
     }
-    let open = |at: &usize| done & 1 << at == 0;
-    // Whatever ended first must come before all that began later.
-    let first_end =
-        (0..events.len()).filter(open).filter_map(|at| events[at].ended).min().unwrap_or(u64::MAX);
-    (0..events.len()).filter(open).filter(|at| events[*at].began <= first_end).any(|at| {
-        let after = events[at].act.after(value, events[at].ended.is_some());
-        after.is_some_and(|value| search(events, certain, done | 1 << at, value, seen))
-    })
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.write_u64(number as u64);
+        self.write_u64((number >> 64) as u64);
+    }
 }
 
 /// What many clients have seen.
@@ -239,5 +303,46 @@ mod tests {
         ] {
             assert_eq!(is_linearizable(&events), expected, "{what}");
         }
+    }
+
+    /// Every order there is, tried one after the other.
+    fn by_trying_all(events: &[Event], done: u32, value: Value) -> bool {
+        let open = |at: &usize| done & 1 << at == 0;
+        let mut left = (0..events.len()).filter(open).filter_map(|at| events[at].ended).peekable();
+        if left.peek().is_none() {
+            return true;
+        }
+        let first_end = left.min().unwrap();
+        (0..events.len()).filter(open).filter(|at| events[*at].began <= first_end).any(|at| {
+            let after = events[at].act.after(value, events[at].ended.is_some());
+            after.is_some_and(|value| by_trying_all(events, done | 1 << at, value))
+        })
+    }
+
+    #[test]
+    fn the_search_finds_what_trying_all_finds() {
+        let random = SeededRandomness::new(7);
+        let mut found = [0, 0];
+        for _ in 0..20_000 {
+            let count = 2 + random.below(5);
+            let events: Vec<Event> = (0..count)
+                .map(|_| {
+                    let (value, other) = (random.below(3), random.below(3));
+                    let act = match random.below(6) {
+                        0..=2 => Act::Read(value),
+                        3 => Act::Write(value),
+                        4 => Act::Delete,
+                        _ => Act::Swap(value, other, random.below(2) == 0),
+                    };
+                    let began = random.below(20);
+                    let known = matches!(act, Act::Read(_)) || random.below(4) > 0;
+                    Event { act, began, ended: known.then(|| began + 1 + random.below(12)) }
+                })
+                .collect();
+            let expected = by_trying_all(&events, 0, 0);
+            assert_eq!(is_linearizable(&events), expected, "{events:?}");
+            found[usize::from(expected)] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 3_000), "{found:?}");
     }
 }

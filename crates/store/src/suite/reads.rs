@@ -82,3 +82,40 @@ pub async fn the_future_cannot_be_read(factory: &dyn Factory) {
     let result = store.range(Range::key("a").at(latest + 1)).await;
     assert!(matches!(result, Err(Error::FutureRevision { current }) if current == latest), "{result:?}");
 }
+
+pub async fn a_serializable_read_is_whole_and_never_goes_back(factory: &dyn Factory) {
+    const WRITES: u64 = 60;
+    let store = factory.create().await;
+    let beside = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut seen = (0, 0);
+            while seen.1 < WRITES {
+                seen = known(&*store, seen).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut seen = (0, 0);
+    for n in 1..=WRITES {
+        let both = ["pair/a", "pair/b"].map(|key| Op::put(key, n.to_string()));
+        let written = commit(&*store, both.into()).await.revision;
+        seen = known(&*store, seen).await;
+        assert_eq!(seen, (written, n), "what was acknowledged here");
+    }
+    soon(beside).await.unwrap();
+}
+
+/// The revision and the number that both keys of a pair have, of which the reader has `seen` some before.
+async fn known(store: &dyn Store, seen: (Revision, u64)) -> (Revision, u64) {
+    let found = store.range(Range::prefix("pair/").serializable()).await.unwrap();
+    let numbers: Vec<u64> = found.kvs.iter().map(|kv| text(&kv.value).parse().unwrap()).collect();
+    let number = match numbers[..] {
+        [] => 0,
+        [a, b] if a == b => a,
+        _ => panic!("torn: {numbers:?} at {}", found.revision),
+    };
+    assert!(found.kvs.iter().all(|kv| kv.mod_revision <= found.revision), "{found:?}");
+    assert!(found.revision >= seen.0 && number >= seen.1, "went back from {seen:?}: {found:?}");
+    (found.revision, number)
+}

@@ -37,6 +37,8 @@ enum How {
     TurnsRangesRound,
     ReadsNowForThen,
     ReadsNowForTheFuture,
+    TearsWhatItKnows,
+    ForgetsWhatItKnew,
     TellsTwice,
     TellsOutOfOrder,
     DropsAnEvent,
@@ -75,6 +77,9 @@ fn breakages(guarantee: &str) -> &'static [How] {
         "ranges_are_ordered_limited_and_counted" => &[How::TurnsRangesRound],
         "the_past_can_be_read" => &[How::ReadsNowForThen],
         "the_future_cannot_be_read" => &[How::ReadsNowForTheFuture],
+        "a_serializable_read_is_whole_and_never_goes_back" => {
+            &[How::TearsWhatItKnows, How::ForgetsWhatItKnew]
+        }
         "a_watch_delivers_every_change_once_in_order" => {
             &[How::TellsTwice, How::TellsOutOfOrder, How::DropsAnEvent]
         }
@@ -274,12 +279,19 @@ impl Store for Broken {
                 self.struck_if(range.revision != 0);
                 range.revision = 0;
             }
+            How::ForgetsWhatItKnew if range.serializable => {
+                let latest = self.inner.revision().await?;
+                let past = if latest.is_multiple_of(7) { latest - 3 } else { latest };
+                self.struck_if(past < latest);
+                let found = self.inner.range(range.at(past)).await?;
+                return Ok(RangeResponse { revision: past, ..found });
+            }
             _ => {}
         }
         let mut found = match self.inner.range(range.clone()).await {
             Err(Error::FutureRevision { .. }) if self.is(How::ReadsNowForTheFuture) => {
                 self.strike();
-                self.inner.range(range.at(0)).await?
+                self.inner.range(range.clone().at(0)).await?
             }
             found => found?,
         };
@@ -288,6 +300,13 @@ impl Store for Broken {
                 self.struck_if(kv.version > 1);
                 kv.version = kv.version.min(1);
             }),
+            How::TearsWhatItKnows if range.serializable && found.kvs.len() > 1 => {
+                let earlier = self.inner.range(range.at(found.revision - 1)).await?;
+                if let Some(last) = earlier.kvs.get(1) {
+                    self.strike();
+                    found.kvs[1] = last.clone();
+                }
+            }
             How::TurnsRangesRound if found.kvs.len() > 1 => {
                 found.kvs.reverse();
                 self.strike();

@@ -123,8 +123,14 @@ async fn writers_go_on_beside_a_checkpoint() {
 async fn a_slow_disk_is_said_and_stops_neither_readers_nor_leases() {
     let (disk, clock) = (disk(), ManualClock::default());
     let store = open(&disk, &clock);
+    let counted = || {
+        let page = foundation::metrics::registry().render();
+        let line = page.lines().find(|line| line.starts_with("store_slow_commits_total ")).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).expect("it is counted")
+    };
     store.lease_grant(10, 7).await.unwrap();
     store.txn(put("before".to_owned())).await.unwrap();
+    let slow_before = counted();
     assert!(store.warnings().await.unwrap().is_empty());
     let gate = Gate::before(&disk, "store-writer", Call::Sync);
     let before = gate.shut();
@@ -146,4 +152,6 @@ async fn a_slow_disk_is_said_and_stops_neither_readers_nor_leases() {
     slow.await.unwrap();
     assert_eq!(store.lease_time_to_live(7).await.unwrap().ttl, 10);
     assert_eq!(store.warnings().await.unwrap(), ["the disk is slow: a write took 40.0s"]);
+    // Of this binary's tests no other has a slow disk.
+    assert_eq!(counted(), slow_before + 1);
 }

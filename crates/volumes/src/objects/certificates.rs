@@ -244,7 +244,10 @@ impl Worker {
             Error::Invalid(format!("keys of type {} cannot be made by this node", self.source.key_type))
         })?;
         let failed = |error: pki::Error| Error::Invalid(format!("while generating keypair: {error}"));
-        let key = pki::PrivateKey::generate(kind).map_err(failed)?;
+        // One of RSA takes seconds.
+        let key = tokio::task::spawn_blocking(move || pki::PrivateKey::generate(kind)).await;
+        let ended = |error| Error::Invalid(format!("while generating keypair: {error}"));
+        let key = key.map_err(ended)?.map_err(failed)?;
         let stub = key.bare_request().map_err(failed)?;
 
         let (shared, meta) = (&self.shared, &self.pod.metadata);

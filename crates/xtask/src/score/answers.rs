@@ -20,6 +20,7 @@ use super::{Report, compare, files};
 /// column of the row.
 const KNOWN: &[(&[&str], &str)] = &[
     (&["Pod.metadata.generation: recorded null"], "generation of pods"),
+    (&["HorizontalPodAutoscaler.metadata.generation: recorded null"], "generation of autoscalers"),
     (
         &["StatefulSet.spec.updateStrategy.rollingUpdate.maxUnavailable: recorded null, ours 1"],
         "StatefulSet defaults",

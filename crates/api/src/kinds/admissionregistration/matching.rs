@@ -1,6 +1,8 @@
 //! What the six kinds share: rules, selectors and the defaults of webhooks.
 //! Upstream: pkg/apis/admissionregistration.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
@@ -76,9 +78,10 @@ impl Webhook<'_> {
         if self.review_versions.is_empty() {
             errors.push(field::required(&versions, "must specify one of v1, v1beta1"));
         } else {
+            let mut seen = HashSet::new();
             for (index, version) in self.review_versions.iter().enumerate() {
                 let at = versions.index(index);
-                match self.review_versions[..index].contains(version) {
+                match !seen.insert(version) {
                     true => errors.push(field::invalid(&at, &**version, "duplicate version")),
                     false => push_invalid(errors, &at, version, is_dns1035_label(version)),
                 }
@@ -259,6 +262,7 @@ pub(super) fn conditions(errors: &mut ErrorList, conditions: &[MatchCondition], 
     if conditions.len() > MAX {
         errors.push(field::too_many(path, conditions.len(), MAX));
     }
+    let mut seen = HashSet::new();
     for (index, condition) in conditions.iter().enumerate() {
         let at = path.index(index);
         required(errors, &at.child("expression"), condition.expression.trim());
@@ -266,7 +270,7 @@ pub(super) fn conditions(errors: &mut ErrorList, conditions: &[MatchCondition], 
             errors.push(field::required(&at.child("name"), ""));
         } else {
             push_invalid(errors, &at.child("name"), &condition.name, is_qualified_name(&condition.name));
-            if conditions[..index].iter().any(|earlier| earlier.name == condition.name) {
+            if !seen.insert(&condition.name) {
                 errors.push(field::duplicate(&at.child("name"), &*condition.name));
             }
         }
@@ -404,10 +408,11 @@ pub(super) fn kind_cell(kind: Option<&ParamKind>) -> Value {
 
 fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
     let names = items(&rule.resource_names);
+    let mut seen = HashSet::new();
     for (index, name) in names.iter().enumerate() {
         let at = path.child("resourceNames").index(index);
         push_invalid(errors, &at, name, is_path_segment(name));
-        if names[..index].contains(name) {
+        if !seen.insert(name) {
             errors.push(field::duplicate(&at, &**name));
         }
     }
@@ -451,7 +456,7 @@ fn rule(errors: &mut ErrorList, rule: &NamedRuleWithOperations, path: &Path) {
 
 /// What may not stand beside a wildcard in the list of resources.
 fn wildcards(errors: &mut ErrorList, resources: &[String], path: &Path) {
-    let (mut all_of, mut of_all): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let (mut all_of, mut of_all): (HashSet<&str>, HashSet<&str>) = Default::default();
     let mut plain = false;
     for (index, resource) in resources.iter().enumerate() {
         let Some((name, subresource)) = resource.split_once('/') else {
@@ -460,8 +465,8 @@ fn wildcards(errors: &mut ErrorList, resources: &[String], path: &Path) {
             continue;
         };
         for (seen, wildcard) in [
-            (all_of.contains(&name), format!("{name}/*")),
-            (of_all.contains(&subresource), format!("*/{subresource}")),
+            (all_of.contains(name), format!("{name}/*")),
+            (of_all.contains(subresource), format!("*/{subresource}")),
         ] {
             if seen {
                 let message = format!("if '{wildcard}' is present, must not specify {resource}");
@@ -469,10 +474,10 @@ fn wildcards(errors: &mut ErrorList, resources: &[String], path: &Path) {
             }
         }
         if subresource == "*" {
-            all_of.push(name);
+            all_of.insert(name);
         }
         if name == "*" {
-            of_all.push(subresource);
+            of_all.insert(subresource);
         }
     }
     let has = |wildcard: &str| resources.iter().any(|resource| resource == wildcard);

@@ -2,6 +2,7 @@
 //! Not here: compiling the expressions.
 //! Upstream: pkg/registry/admissionregistration/validatingadmissionpolicy.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -132,6 +133,7 @@ fn audit_annotations(errors: &mut ErrorList, policy: &str, annotations: &[AuditA
         let given = serde_json::to_value(annotations).unwrap_or_default();
         errors.push(field::invalid(path, given, message));
     }
+    let mut seen = HashSet::new();
     for (index, annotation) in annotations.iter().enumerate() {
         let (key_path, value_path) =
             (path.index(index).child("key"), path.index(index).child("valueExpression"));
@@ -148,7 +150,7 @@ fn audit_annotations(errors: &mut ErrorList, policy: &str, annotations: &[AuditA
             _ => errors
                 .push(field::required(&value_path, format!("must not exceed {LONGEST} bytes in length"))),
         }
-        if annotations[..index].iter().any(|earlier| earlier.key == annotation.key) {
+        if !seen.insert(&annotation.key) {
             errors.push(field::duplicate(&key_path, &*annotation.key));
         }
     }

@@ -1,6 +1,7 @@
 //! ValidatingAdmissionPolicyBinding: where a ValidatingAdmissionPolicy applies, and what a failure does.
 //! Upstream: pkg/registry/admissionregistration/validatingadmissionpolicybinding.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -63,10 +64,11 @@ fn validate(binding: &ValidatingAdmissionPolicyBinding) -> ErrorList {
     if spec.validation_actions.is_empty() {
         errors.push(field::required(&actions, "at least one validation action is required"));
     }
+    let mut seen = HashSet::new();
     for (index, action) in spec.validation_actions.iter().enumerate() {
         let path = actions.index(index);
         one_of(&mut errors, &path, action, &["Audit", "Deny", "Warn"]);
-        if spec.validation_actions[..index].contains(action) {
+        if !seen.insert(action) {
             errors.push(field::duplicate(&path, action.as_str()));
         }
     }

@@ -7,6 +7,7 @@
 pub mod approval;
 mod versions;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::field::{self, ErrorList, Path};
-use crate::kind::{Descriptor, Hooks, NoHooks, Scope, Subresources};
+use crate::kind::{Column, Descriptor, Hooks, Scope, Subresources};
 use crate::kinds::admissionregistration::matching;
 use crate::meta_validation::push_invalid;
 use crate::names::{is_dns1035_label, is_dns1123_subdomain};
@@ -28,6 +29,13 @@ pub fn descriptor() -> Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
         resets: &[("status", &["metadata"])],
         generation: true,
+        columns: vec![
+            Column::object_name(),
+            Column::new("Group", "string", "API group"),
+            Column::new("Scope", "string", "Cluster/Namespaced"),
+            Column::new("Versions", "string", "Served versions"),
+            Column::new("Created At", "date", "When the definition was made."),
+        ],
         hooks: Arc::new(DefinitionHooks),
         unconditional_update: false,
         ..Descriptor::new(
@@ -142,8 +150,17 @@ impl Hooks for DefinitionHooks {
         errors
     }
 
-    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        NoHooks.cells(object, now)
+    fn cells(&self, object: &Value, _: Timestamp) -> Vec<Value> {
+        // Of all versions, though the column says that they are served: upstream's.
+        let mut names: Vec<&str> = versions(object).iter().map(|version| text(version, "/name")).collect();
+        names.sort_unstable();
+        vec![
+            text(object, "/metadata/name").into(),
+            text(object, "/spec/group").into(),
+            text(object, "/spec/scope").into(),
+            names.join(",").into(),
+            text(object, "/metadata/creationTimestamp").into(),
+        ]
     }
 }
 
@@ -267,9 +284,10 @@ fn conversion(errors: &mut ErrorList, object: &Value, path: &Path) {
         errors.push(field::required(&reviews_path, ""));
         return;
     }
+    let mut seen = HashSet::new();
     for (index, review) in reviews.iter().enumerate() {
         let (path, name) = (reviews_path.index(index), review.as_str().unwrap_or_default());
-        if reviews[..index].contains(review) {
+        if !seen.insert(name) {
             errors.push(field::invalid(&path, name, "duplicate version"));
         } else {
             push_invalid(errors, &path, name, is_dns1035_label(name));
@@ -326,6 +344,22 @@ mod tests {
         DefinitionHooks.default(&mut definition);
         DefinitionHooks.prepare_for_create(&mut definition);
         definition
+    }
+
+    #[test]
+    fn the_row_names_all_versions() {
+        let definition = definition(|d| {
+            d["metadata"]["creationTimestamp"] = json!("2026-01-02T03:04:05Z");
+            let first = d["spec"]["versions"][0].clone();
+            let mut older = first.clone();
+            (older["name"], older["served"], older["storage"]) =
+                (json!("v1alpha1"), json!(false), json!(false));
+            d["spec"]["versions"] = json!([older, first]);
+        });
+        assert_eq!(
+            DefinitionHooks.cells(&definition, Timestamp::UNIX_EPOCH),
+            ["widgets.example.com", "example.com", "Namespaced", "v1,v1alpha1", "2026-01-02T03:04:05Z"]
+        );
     }
 
     #[test]

@@ -149,8 +149,10 @@ fn validate_update(new: &DaemonSet, old: &DaemonSet) -> ErrorList {
     errors
 }
 
-fn validate_status_update(new: &DaemonSet, _: &DaemonSet) -> ErrorList {
+fn validate_status_update(new: &DaemonSet, old: &DaemonSet) -> ErrorList {
     let mut errors = ErrorList::new();
+    let collisions = |set: &DaemonSet| set.status.as_ref().and_then(|status| status.collision_count);
+    workload::collision_count(&mut errors, collisions(new), collisions(old));
     let Some(status) = &new.status else { return errors };
     let path = Path::new("status");
     for (name, count) in [
@@ -161,7 +163,6 @@ fn validate_status_update(new: &DaemonSet, _: &DaemonSet) -> ErrorList {
         ("updatedNumberScheduled", status.updated_number_scheduled.unwrap_or(0)),
         ("numberAvailable", status.number_available.unwrap_or(0)),
         ("numberUnavailable", status.number_unavailable.unwrap_or(0)),
-        ("collisionCount", status.collision_count.unwrap_or(0)),
     ] {
         not_negative(&mut errors, &path.child(name), count);
     }
@@ -224,6 +225,20 @@ mod tests {
         ];
         for (change, errors) in table {
             assert_eq!(validate(&set(change)).len(), errors);
+        }
+    }
+
+    #[test]
+    fn collisions_are_counted_up() {
+        let with = |count: Option<i32>| {
+            let mut set = set(|_| {});
+            set.status.get_or_insert_default().collision_count = count;
+            set
+        };
+        for (new, old, errors) in
+            [(None, None, 0), (Some(2), Some(1), 0), (Some(-1), None, 1), (None, Some(1), 1)]
+        {
+            assert_eq!(validate_status_update(&with(new), &with(old)).len(), errors, "{new:?} {old:?}");
         }
     }
 

@@ -149,7 +149,6 @@ fn validate_status_update(new: &Deployment, old: &Deployment) -> ErrorList {
         ("readyReplicas", status.ready_replicas),
         ("availableReplicas", status.available_replicas),
         ("unavailableReplicas", status.unavailable_replicas),
-        ("collisionCount", status.collision_count),
     ];
     not_negative_if_set(&mut errors, &path.child("observedGeneration"), status.observed_generation);
     for (name, count) in counts {
@@ -169,12 +168,7 @@ fn validate_status_update(new: &Deployment, old: &Deployment) -> ErrorList {
     }
     let collisions =
         |deployment: &Deployment| deployment.status.as_ref().and_then(|status| status.collision_count);
-    if let Some(old) = collisions(old)
-        && collisions(new).unwrap_or(0) < old
-    {
-        let count = collisions(new).unwrap_or(0);
-        errors.push(field::invalid(&path.child("collisionCount"), count, "cannot be decremented"));
-    }
+    workload::collision_count(&mut errors, collisions(new), collisions(old));
     errors
 }
 

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, ScalePaths, Scope, Subresources, Typed};
-use crate::kinds::check::{json as value_of, not_negative_if_set, one_of_if_set};
+use crate::kinds::check::{dns_label, json as value_of, not_negative_if_set, one_of_if_set};
 use crate::kinds::core::persistent_volume_claim;
-use crate::kinds::core::pod::defaults;
+use crate::kinds::core::pod::{defaults, validation};
 use crate::kinds::optional::{default_text, items, items_mut, text};
 use crate::kinds::row;
 use crate::kinds::workload::{self, count_if_set, is_nothing, runs_for_ever, template_labels};
@@ -18,6 +18,7 @@ use crate::meta::IntOrString;
 use crate::meta_validation::{annotations_errors, label_selector_errors, labels_errors, selector_is_empty};
 use crate::names::NameRule;
 use crate::types::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use crate::types::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
 
 /// How it is served.
 pub fn descriptor() -> Descriptor {
@@ -83,6 +84,59 @@ fn default(set: &mut StatefulSet) {
 
 fn validate(set: &StatefulSet) -> ErrorList {
     let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let service = text(&set.spec.service_name);
+    if !service.is_empty() {
+        dns_label(&mut errors, &path.child("serviceName"), service);
+    }
+    for (index, claim) in items(&set.spec.volume_claim_templates).iter().enumerate() {
+        let spec = claim.spec.clone().unwrap_or_default();
+        persistent_volume_claim::validate_spec(
+            &mut errors,
+            &spec,
+            &path.child("volumeClaimTemplates").index(index),
+        );
+    }
+    errors.extend(validate_rest(set));
+    errors.extend(template(&set.spec, &path.child("template")));
+    errors
+}
+
+/// The pod template, whose mounts may name the claims that are made per pod: each is a volume of the claim's name, in
+/// place of one that the template has under that name.
+fn template(spec: &StatefulSetSpec, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let claims = items(&spec.volume_claim_templates);
+    if claims.is_empty() {
+        validation::template(&mut errors, &spec.template, path);
+        return errors;
+    }
+    let mut volumes: Vec<Volume> = Vec::new();
+    for name in claims.iter().map(|claim| text(&claim.metadata.name)) {
+        if !volumes.iter().any(|volume| volume.name == name) {
+            let source =
+                PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), ..Default::default() };
+            volumes.push(Volume {
+                name: name.to_owned(),
+                persistent_volume_claim: Some(source),
+                ..Volume::default()
+            });
+        }
+    }
+    let mut pod = spec.template.spec.clone().unwrap_or_default();
+    let own = pod.volumes.take().unwrap_or_default();
+    let rest: Vec<Volume> =
+        own.into_iter().filter(|own| !volumes.iter().any(|made| made.name == own.name)).collect();
+    volumes.extend(rest);
+    pod.volumes = Some(volumes);
+    let merged = PodTemplateSpec { metadata: spec.template.metadata.clone(), spec: Some(pod) };
+    validation::template(&mut errors, &merged, path);
+    errors
+}
+
+/// What was always checked: all but the name of the Service, the claims and the pod of the template.
+fn validate_rest(set: &StatefulSet) -> ErrorList {
+    let mut errors = ErrorList::new();
     let spec = &set.spec;
     let path = Path::new("spec");
     let policy_path = path.child("podManagementPolicy");
@@ -110,14 +164,6 @@ fn validate(set: &StatefulSet) -> ErrorList {
     }
     let path = path.child("template");
     template_labels(&mut errors, &spec.selector, &spec.template, &path);
-    // The pod's own spec is not checked here, as upstream does not: its mounts may name claims made per pod.
-    if let Some(meta) = &spec.template.metadata {
-        errors.extend(meta.labels.iter().flat_map(|labels| labels_errors(labels, &path.child("labels"))));
-        let annotations = meta.annotations.iter();
-        errors.extend(
-            annotations.flat_map(|annotations| annotations_errors(annotations, &path.child("annotations"))),
-        );
-    }
     runs_for_ever(&mut errors, "StatefulSet", &spec.template, &path);
     errors
 }
@@ -147,9 +193,21 @@ fn update_strategy(errors: &mut ErrorList, strategy: Option<&StatefulSetUpdateSt
     }
 }
 
+/// The name of the Service and the claims cannot change, and were not always checked: only that they stay is. Nor was
+/// the template: who has a wrong one may write it again.
 fn validate_update(new: &StatefulSet, old: &StatefulSet) -> ErrorList {
-    let mut errors = validate(new);
+    let mut errors = validate_rest(new);
     let (new, old) = (&new.spec, &old.spec);
+    let path = Path::new("spec").child("template");
+    if template(old, &path).is_empty() {
+        errors.extend(template(new, &path));
+    } else if let Some(meta) = &new.template.metadata {
+        errors.extend(meta.labels.iter().flat_map(|labels| labels_errors(labels, &path.child("labels"))));
+        let annotations = meta.annotations.iter();
+        errors.extend(
+            annotations.flat_map(|annotations| annotations_errors(annotations, &path.child("annotations"))),
+        );
+    }
     let rest = StatefulSetSpec {
         replicas: old.replicas,
         ordinals: old.ordinals.clone(),
@@ -171,8 +229,10 @@ fn validate_update(new: &StatefulSet, old: &StatefulSet) -> ErrorList {
     errors
 }
 
-fn validate_status_update(new: &StatefulSet, _: &StatefulSet) -> ErrorList {
+fn validate_status_update(new: &StatefulSet, old: &StatefulSet) -> ErrorList {
     let mut errors = ErrorList::new();
+    let collisions = |set: &StatefulSet| set.status.as_ref().and_then(|status| status.collision_count);
+    workload::collision_count(&mut errors, collisions(new), collisions(old));
     let Some(status) = &new.status else { return errors };
     let path = Path::new("status");
     let counts = [
@@ -240,6 +300,82 @@ mod tests {
         let mut set = serde_json::from_value(value).unwrap();
         default(&mut set);
         set
+    }
+
+    #[test]
+    fn the_pods_and_claims_to_be_are_checked() {
+        type Change = fn(&mut Value);
+        let claims: Change = |set| {
+            set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+            set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                json!([{"name": "data", "mountPath": "/data"}]);
+        };
+        assert_eq!(validate(&set(claims)), []);
+        let wrong: [(Change, &str); 5] = [
+            (|set| set["spec"]["serviceName"] = json!("Not_A_Label"), "spec.serviceName: Invalid value"),
+            (
+                |set| set["spec"]["template"]["spec"]["containers"][0]["name"] = json!("A_B"),
+                "spec.template.spec.containers[0].name: Invalid value",
+            ),
+            (
+                |set| {
+                    set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                        json!([{"name": "data", "mountPath": "/data"}]);
+                },
+                "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\"",
+            ),
+            (
+                |set| {
+                    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"},
+                        "spec": {"resources": {"requests": {"storage": "1Gi"}}}}]);
+                },
+                "spec.volumeClaimTemplates[0].accessModes: Required value",
+            ),
+            (
+                |set| {
+                    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "Data"}, "spec": {
+                        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+                },
+                "spec.template.spec.volumes[0].name: Invalid value",
+            ),
+        ];
+        for (change, expected) in wrong {
+            let wrong = set(change);
+            let errors = validate(&wrong);
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert!(errors[0].to_string().starts_with(expected), "{}", errors[0]);
+            // What is there stays, and can be written again.
+            let mut again = wrong.clone();
+            again.spec.replicas = Some(7);
+            assert_eq!(validate_update(&again, &wrong), []);
+        }
+    }
+
+    #[test]
+    fn a_right_template_stays_right() {
+        let errors = validate_update(
+            &set(|set| set["spec"]["template"]["spec"]["containers"] = json!([])),
+            &set(|_| {}),
+        );
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["spec.template.spec.containers: Required value"]
+        );
+    }
+
+    #[test]
+    fn collisions_are_counted_up() {
+        let with = |count: i32| {
+            let mut set = set(|_| {});
+            set.status.get_or_insert_default().collision_count = Some(count);
+            set
+        };
+        assert_eq!(validate_status_update(&with(2), &with(1)), []);
+        assert_eq!(
+            validate_status_update(&with(1), &with(2))[0].to_string(),
+            "status.collisionCount: Invalid value: 1: cannot be decremented"
+        );
     }
 
     #[test]

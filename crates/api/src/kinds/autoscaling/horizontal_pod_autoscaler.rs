@@ -24,6 +24,7 @@ const CPU_TARGET: i32 = 80;
 pub fn descriptor() -> Descriptor {
     Descriptor {
         short_names: vec!["hpa".into()],
+        generation: true,
         categories: vec!["all".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         columns: columns(),
@@ -99,9 +100,8 @@ fn validate(object: &HorizontalPodAutoscaler) -> ErrorList {
     let spec = &object.spec;
     let path = Path::new("spec");
     let least = spec.min_replicas.unwrap_or(1);
-    // Scaling to nothing needs a feature that is off by default.
-    if least < 1 {
-        let message = "must be greater than or equal to 1";
+    if least < 0 {
+        let message = "must be greater than or equal to 0";
         errors.push(field::invalid(&path.child("minReplicas"), least, message));
     }
     if spec.max_replicas < 1 {
@@ -115,6 +115,13 @@ fn validate(object: &HorizontalPodAutoscaler) -> ErrorList {
     metrics::reference(&mut errors, &target, &spec.scale_target_ref.kind, &spec.scale_target_ref.name);
     for (index, metric) in items(&spec.metrics).iter().enumerate() {
         metrics::validate(&mut errors, &path.child("metrics").index(index), metric);
+    }
+    // The other metrics are those of pods, of which there are none then.
+    let wakes = |metric: &MetricSpec| matches!(&*metric.type_, "Object" | "External");
+    if spec.min_replicas == Some(0) && !items(&spec.metrics).iter().any(wakes) {
+        let message =
+            "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(field::forbidden(&path.child("metrics"), message));
     }
     let behavior = spec.behavior.iter();
     for (name, rules) in behavior.flat_map(|b| [("scaleUp", &b.scale_up), ("scaleDown", &b.scale_down)]) {
@@ -259,7 +266,7 @@ pub(super) fn is_cpu_utilization(metric: &Value) -> bool {
     let field = |pointer| metric.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     field("/type") == "Resource"
         && field("/resource/name") == "cpu"
-        && field("/resource/target/type") == "Utilization"
+        && metric.pointer("/resource/target/averageUtilization").is_some_and(|percent| !percent.is_null())
 }
 
 #[cfg(test)]
@@ -287,6 +294,13 @@ mod tests {
             (json!({"scaleTargetRef": target, "maxReplicas": 1, "minReplicas": 2}), 1),
             (json!({"scaleTargetRef": {}, "maxReplicas": 1}), 2),
             (json!({"scaleTargetRef": target, "maxReplicas": 1, "metrics": [{"type": "Pods"}]}), 1),
+            (json!({"scaleTargetRef": target, "maxReplicas": 1, "minReplicas": -1}), 1),
+            (json!({"scaleTargetRef": target, "maxReplicas": 1, "minReplicas": 0}), 1),
+            (
+                json!({"scaleTargetRef": target, "maxReplicas": 1, "minReplicas": 0, "metrics": [{"type": "External",
+                    "external": {"metric": {"name": "q"}, "target": {"type": "Value", "value": "1"}}}]}),
+                0,
+            ),
         ] {
             assert_eq!(validate(&object(spec.clone())).len(), errors, "{spec}");
         }

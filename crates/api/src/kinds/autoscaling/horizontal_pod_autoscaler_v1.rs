@@ -1,6 +1,10 @@
 //! HorizontalPodAutoscaler in the old form, which knows only CPU. Stored as `autoscaling/v2`.
-//! What the old form has no field for travels in annotations, so that an update through it loses nothing.
-//! Upstream: pkg/apis/autoscaling/v1/conversion.go (there the annotations hold yet another form of the metrics).
+//! What the old form has no field for travels in annotations, so that an update through it loses nothing: metrics in
+//! the old form's own shape ([`metrics`]), conditions and behaviour as the new form has them.
+//! Upstream: pkg/apis/autoscaling/v1/conversion.go. An annotation that does not parse is a fault of the object here
+//! (422), upstream one of its encoding (400).
+
+mod metrics;
 
 use std::sync::Arc;
 
@@ -9,10 +13,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::horizontal_pod_autoscaler::{cells, columns, is_cpu_utilization, validate_status};
-use crate::field::{ErrorList, Path};
+use crate::field::{self, ErrorList, Path};
 use crate::gvk::GroupVersionResource;
 use crate::kind::{Descriptor, Hooks, Scope, Subresources};
-use crate::types::autoscaling::v2::HorizontalPodAutoscaler;
+use crate::types::autoscaling::v2::{
+    HorizontalPodAutoscaler, HorizontalPodAutoscalerBehavior, HorizontalPodAutoscalerCondition,
+};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
@@ -23,6 +29,7 @@ const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 pub fn descriptor() -> Descriptor {
     Descriptor {
         short_names: vec!["hpa".into()],
+        generation: true,
         categories: vec!["all".into()],
         subresources: Subresources { status: true, ..Subresources::default() },
         stored_as: Some(GroupVersionResource::new("autoscaling", "v2", "horizontalpodautoscalers")),
@@ -45,21 +52,75 @@ fn fields<'a>(object: &'a mut Value, name: &str) -> Option<&'a mut Map<String, V
     object.get_mut(name)?.as_object_mut()
 }
 
-fn take_annotation(object: &mut Value, key: &str) -> Option<Value> {
+/// Takes an annotation out, unless it is none that `read` understands: those stay, for validation to complain about.
+fn take_annotation<T>(
+    object: &mut Value,
+    key: &str,
+    read: impl FnOnce(&str) -> Result<T, serde_json::Error>,
+) -> Option<T> {
     let annotations = object.pointer_mut("/metadata/annotations")?.as_object_mut()?;
-    let value = serde_json::from_str(annotations.remove(key)?.as_str()?).ok();
+    let value = read(annotations.get(key)?.as_str()?).ok()?;
+    annotations.remove(key);
     if annotations.is_empty() {
         fields(object, "metadata")?.remove("annotations");
     }
-    value
+    Some(value)
 }
 
-fn put_annotation(object: &mut Value, key: &str, value: &Value) {
+fn put_annotation(object: &mut Value, key: &str, value: String) {
     let metadata = crate::object::metadata_mut(object);
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
     if let Some(annotations) = annotations.as_object_mut() {
-        annotations.insert(key.to_owned(), value.to_string().into());
+        annotations.insert(key.to_owned(), value.into());
     }
+}
+
+/// A behaviour: upstream writes the names of its fields with a capital, and reads both.
+fn behavior(text: &str) -> Result<Value, serde_json::Error> {
+    fn uncapitalized(value: Value) -> Value {
+        match value {
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, value)| {
+                    let mut rest = name.chars();
+                    let first = rest.next().map(|first| first.to_ascii_lowercase());
+                    (first.into_iter().chain(rest).collect::<String>(), uncapitalized(value))
+                })
+                .collect(),
+            Value::Array(items) => items.into_iter().map(uncapitalized).collect(),
+            other => other,
+        }
+    }
+    let read = uncapitalized(serde_json::from_str(text)?);
+    HorizontalPodAutoscalerBehavior::deserialize(&read)?;
+    Ok(read)
+}
+
+fn conditions(text: &str) -> Result<Value, serde_json::Error> {
+    let read = serde_json::from_str(text)?;
+    Vec::<HorizontalPodAutoscalerCondition>::deserialize(&read)?;
+    Ok(read)
+}
+
+/// What is wrong with the annotations.
+fn unreadable(object: &Value) -> ErrorList {
+    type Read = fn(&str) -> Result<(), serde_json::Error>;
+    let table: [(&str, Read); 4] = [
+        (METRICS, |text| metrics::wanted_from(text).map(drop)),
+        (BEHAVIOR, |text| behavior(text).map(drop)),
+        (CURRENT_METRICS, |text| metrics::measured_from(text).map(drop)),
+        (CONDITIONS, |text| conditions(text).map(drop)),
+    ];
+    let annotations = object.pointer("/metadata/annotations");
+    let mut errors = ErrorList::new();
+    for (key, read) in table {
+        let Some(text) = annotations.and_then(|all| all.get(key)?.as_str()) else { continue };
+        if let Err(error) = read(text) {
+            let path = Path::new("metadata").child("annotations").key(key);
+            errors.push(field::invalid(&path, text, error.to_string()));
+        }
+    }
+    errors
 }
 
 fn stored(object: &Value) -> Value {
@@ -101,10 +162,11 @@ impl Hooks for OldForm {
         let mut stored = stored(object);
         new_form().default(&mut stored);
         let percent = object.pointer("/spec/targetCPUUtilizationPercentage").and_then(Value::as_i64);
-        let mut errors = new_form().validate(&stored);
+        let mut errors = unreadable(object);
+        errors.extend(new_form().validate(&stored));
         if let Some(percent) = percent.filter(|&percent| percent < 1) {
             let path = Path::new("spec").child("targetCPUUtilizationPercentage");
-            errors.push(crate::field::invalid(&path, percent, "must be greater than 0"));
+            errors.push(field::invalid(&path, percent, "must be greater than 0"));
         }
         errors
     }
@@ -124,17 +186,16 @@ impl Hooks for OldForm {
     }
 
     fn to_storage(&self, object: &mut Value) {
-        let metrics = take_annotation(object, METRICS);
-        let behavior = take_annotation(object, BEHAVIOR);
-        let current = take_annotation(object, CURRENT_METRICS);
-        let conditions = take_annotation(object, CONDITIONS);
-        let mut all = Vec::new();
+        let metrics = take_annotation(object, METRICS, metrics::wanted_from);
+        let behavior = take_annotation(object, BEHAVIOR, behavior);
+        let current = take_annotation(object, CURRENT_METRICS, metrics::measured_from);
+        let conditions = take_annotation(object, CONDITIONS, conditions);
         if let Some(spec) = fields(object, "spec") {
+            let mut all = metrics.unwrap_or_default();
             if let Some(percent) = spec.remove("targetCPUUtilizationPercentage") {
                 all.push(json!({"type": "Resource", "resource": {"name": "cpu",
                     "target": {"type": "Utilization", "averageUtilization": percent}}}));
             }
-            all.extend(metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default());
             if !all.is_empty() {
                 spec.insert("metrics".to_owned(), all.into());
             }
@@ -143,12 +204,15 @@ impl Hooks for OldForm {
             }
         }
         if let Some(status) = fields(object, "status") {
-            let mut all = Vec::new();
-            if let Some(percent) = status.remove("currentCPUUtilizationPercentage") {
-                all.push(json!({"type": "Resource", "resource": {"name": "cpu",
-                    "current": {"averageUtilization": percent}}}));
-            }
-            all.extend(current.as_ref().and_then(Value::as_array).cloned().unwrap_or_default());
+            let percent = status.remove("currentCPUUtilizationPercentage");
+            // The annotation has that of CPU too, and more of it.
+            let all = current.unwrap_or_else(|| {
+                let cpu = |percent| {
+                    json!({"type": "Resource",
+                        "resource": {"name": "cpu", "current": {"averageUtilization": percent}}})
+                };
+                percent.into_iter().map(cpu).collect()
+            });
             if !all.is_empty() {
                 status.insert("currentMetrics".to_owned(), all.into());
             }
@@ -163,37 +227,39 @@ impl Hooks for OldForm {
 
     fn from_storage(&self, object: &mut Value) {
         let mut annotations = Vec::new();
+        let list = |metrics: Option<Value>| match metrics {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        };
         if let Some(spec) = fields(object, "spec") {
-            let metrics = spec.remove("metrics");
-            let mut rest = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
-            if let Some(position) = rest.iter().position(is_cpu_utilization) {
-                let cpu = rest.remove(position);
-                if let Some(percent) = cpu.pointer("/resource/target/averageUtilization") {
-                    spec.insert("targetCPUUtilizationPercentage".to_owned(), percent.clone());
-                }
+            let (cpu, rest): (Vec<Value>, Vec<Value>) =
+                list(spec.remove("metrics")).into_iter().partition(is_cpu_utilization);
+            let percent = cpu.first().and_then(|cpu| cpu.pointer("/resource/target/averageUtilization"));
+            if let Some(percent) = percent {
+                spec.insert("targetCPUUtilizationPercentage".to_owned(), percent.clone());
             }
-            annotations.push((METRICS, (!rest.is_empty()).then(|| Value::from(rest))));
-            annotations.push((BEHAVIOR, spec.remove("behavior")));
+            if !rest.is_empty() {
+                annotations.extend(metrics::wanted_annotation(&rest).ok().map(|text| (METRICS, text)));
+            }
+            annotations.extend(spec.remove("behavior").map(|behavior| (BEHAVIOR, behavior.to_string())));
         }
         if let Some(status) = fields(object, "status") {
-            let metrics = status.remove("currentMetrics");
-            let mut rest = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
-            let is_cpu = |metric: &Value| {
-                metric.pointer("/resource/name").and_then(Value::as_str) == Some("cpu")
-                    && metric.pointer("/resource/current/averageUtilization").is_some()
-            };
-            if let Some(position) = rest.iter().position(is_cpu) {
-                let cpu = rest.remove(position);
-                let percent = cpu.pointer("/resource/current/averageUtilization").cloned();
-                status.insert("currentCPUUtilizationPercentage".to_owned(), percent.unwrap_or_default());
+            let measured = list(status.remove("currentMetrics"));
+            let cpu = measured.iter().find_map(|metric| {
+                let resource = metric.get("resource").filter(|resource| resource["name"] == "cpu")?;
+                resource.pointer("/current/averageUtilization").cloned()
+            });
+            if let Some(percent) = cpu {
+                status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
             }
-            annotations.push((CURRENT_METRICS, (!rest.is_empty()).then(|| Value::from(rest))));
-            annotations.push((CONDITIONS, status.remove("conditions")));
+            if !measured.is_empty() {
+                let text = metrics::measured_annotation(&measured).ok();
+                annotations.extend(text.map(|text| (CURRENT_METRICS, text)));
+            }
+            annotations.extend(status.remove("conditions").map(|list| (CONDITIONS, list.to_string())));
         }
         for (key, value) in annotations {
-            if let Some(value) = value {
-                put_annotation(object, key, &value);
-            }
+            put_annotation(object, key, value);
         }
         if let Some(fields) = object.as_object_mut() {
             fields.insert("apiVersion".to_owned(), "autoscaling/v1".into());
@@ -210,15 +276,61 @@ mod tests {
         let stored = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": "h"},
             "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [
-                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
-                {"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}}],
+                {"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}},
+                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
                 "behavior": {"scaleUp": {"selectPolicy": "Max"}}},
-            "status": {"desiredReplicas": 1, "conditions": [{"type": "AbleToScale"}]}});
+            "status": {"desiredReplicas": 1, "conditions": [{"type": "AbleToScale", "status": "True"}],
+                "currentMetrics": [{"type": "Resource",
+                    "resource": {"name": "cpu", "current": {"averageUtilization": 40, "averageValue": "400m"}}}]}});
         let mut object = stored.clone();
         OldForm.from_storage(&mut object);
         assert_eq!(object["spec"]["targetCPUUtilizationPercentage"], 50);
         assert_eq!(object["spec"].get("metrics"), None);
+        assert_eq!(object["status"]["currentCPUUtilizationPercentage"], 40);
+        assert_eq!(
+            object["metadata"]["annotations"][METRICS],
+            r#"[{"type":"Resource","resource":{"name":"memory","targetAverageValue":"1Gi"}}]"#
+        );
         OldForm.to_storage(&mut object);
         assert_eq!(object, stored);
+    }
+
+    #[test]
+    fn a_manifest_with_annotations() {
+        let manifest = |metrics: &str| {
+            json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+                "metadata": {"name": "h", "annotations": {METRICS: metrics,
+                    BEHAVIOR: r#"{"ScaleUp": {"SelectPolicy": "Max", "Policies": [{"Type": "Pods", "Value": 1, "PeriodSeconds": 15}]}}"#}},
+                "spec": {"maxReplicas": 3, "minReplicas": 1, "targetCPUUtilizationPercentage": 60,
+                    "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        };
+        let right = r#"[{"type":"Resource","resource":{"name":"memory","targetAverageUtilization":70}}]"#;
+        assert_eq!(OldForm.validate(&manifest(right)), []);
+        let stored = stored(&manifest(right));
+        assert_eq!(
+            stored["spec"]["metrics"],
+            json!([
+                {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 70}}},
+                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}},
+            ])
+        );
+        assert_eq!(stored["spec"]["behavior"]["scaleUp"]["policies"][0]["periodSeconds"], 15);
+        assert_eq!(stored["metadata"].get("annotations"), None);
+        let errors = OldForm.validate(&manifest("{"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].field, format!("metadata.annotations[{METRICS}]"));
+    }
+
+    #[test]
+    fn nothing_may_be_left_where_something_wakes_it() {
+        let with = |metrics: &str| {
+            json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+                "metadata": {"name": "h", "annotations": {METRICS: metrics}},
+                "spec": {"maxReplicas": 3, "minReplicas": 0, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        };
+        let external = r#"[{"type":"External","external":{"metricName":"q","targetValue":"5"}}]"#;
+        assert_eq!(OldForm.validate(&with(external)), []);
+        let pods = r#"[{"type":"Pods","pods":{"metricName":"q","targetAverageValue":"5"}}]"#;
+        assert_eq!(OldForm.validate(&with(pods)).len(), 1);
     }
 }

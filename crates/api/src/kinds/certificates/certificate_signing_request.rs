@@ -2,6 +2,7 @@
 //! Not here: who asks (the API server sets it), parsing the request, signing.
 //! Upstream: pkg/registry/certificates/certificates, pkg/apis/certificates.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -117,11 +118,12 @@ fn validate(request: &CertificateSigningRequest) -> ErrorList {
     if usages.is_empty() {
         errors.push(field::required(&usages_path, "usages must be specified"));
     }
+    let mut seen = HashSet::new();
     for (index, usage) in usages.iter().enumerate() {
         if !USAGES.contains(&&**usage) {
             errors.push(field::not_supported(&usages_path.index(index), &**usage, USAGES));
         }
-        if usages[..index].contains(usage) {
+        if !seen.insert(usage) {
             errors.push(field::duplicate(&usages_path.index(index), &**usage));
         }
     }

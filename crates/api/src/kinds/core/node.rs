@@ -1,6 +1,7 @@
 //! Node: a machine that runs pods.
 //! Upstream: pkg/registry/core/node, pkg/apis/core.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -89,9 +90,10 @@ fn validate(node: &Node) -> ErrorList {
     resources(&mut errors, node.status.as_ref());
     let path = Path::new("spec").child("podCIDRs");
     let ranges = items(&spec.pod_cidrs);
+    let mut seen = HashSet::new();
     for (index, range) in ranges.iter().enumerate() {
         cidr(&mut errors, &path.index(index), range);
-        if ranges[..index].contains(range) {
+        if !seen.insert(range) {
             errors.push(field::duplicate(&path.index(index), &**range));
         }
     }
@@ -109,8 +111,9 @@ fn validate_update(new: &Node, old: &Node) -> ErrorList {
     let (spec, old_spec) = (new.spec.as_ref().unwrap_or(&empty), old.spec.as_ref().unwrap_or(&empty));
     resources(&mut errors, new.status.as_ref());
     let addresses = items(&new.status.as_ref().unwrap_or(&no_status).addresses);
+    let mut seen = HashSet::new();
     for (index, address) in addresses.iter().enumerate() {
-        if addresses[..index].contains(address) {
+        if !seen.insert((&address.type_, &address.address)) {
             let path = Path::new("status").child("addresses").index(index);
             errors.push(field::duplicate(&path, value_of(address)));
         }
@@ -175,7 +178,7 @@ fn cells(node: &Node, now: Timestamp) -> Vec<Value> {
         let found = items(&status.addresses).iter().find(|address| address.type_ == kind);
         row::or_none(found.map_or("", |address| &address.address))
     };
-    let known = |text: &str| if text.is_empty() { "<unknown>".into() } else { text.into() };
+    let known = |text: &str| if text.is_empty() { "<unknown>" } else { text }.to_owned();
     vec![
         row::name(&node.metadata),
         state.into(),
@@ -184,9 +187,12 @@ fn cells(node: &Node, now: Timestamp) -> Vec<Value> {
         info.kubelet_version.clone().into(),
         address("InternalIP"),
         address("ExternalIP"),
-        known(&info.os_image),
-        known(&info.kernel_version),
-        known(&info.container_runtime_version),
+        known(&info.os_image).into(),
+        match &*info.architecture {
+            "" => known(&info.kernel_version).into(),
+            architecture => format!("{} ({architecture})", known(&info.kernel_version)).into(),
+        },
+        known(&info.container_runtime_version).into(),
     ]
 }
 
@@ -207,10 +213,12 @@ mod tests {
         let node =
             node(json!({"metadata": {"name": "n", "labels": {"node-role.kubernetes.io/control-plane": ""}},
             "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
+                "nodeInfo": {"kernelVersion": "6.1.0", "architecture": "amd64"},
                 "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}));
         let cells = cells(&node, Timestamp::UNIX_EPOCH);
         assert_eq!(cells[1..3], [json!("Ready,SchedulingDisabled"), json!("control-plane")]);
         assert_eq!(cells[5..7], [json!("10.0.0.1"), json!("<none>")]);
+        assert_eq!(cells[7..9], [json!("<unknown>"), json!("6.1.0 (amd64)")]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("spec.clusterIP", "/spec/clusterIP"),
             SelectableField::new("spec.type", "/spec/type"),
         ],
-        name_rule: NameRule::Dns1035Label,
+        name_rule: NameRule::DnsLabel,
         columns: vec![
             Column::object_name(),
             Column::new("Type", "string", "How the service is exposed."),

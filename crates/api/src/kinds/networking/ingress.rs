@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::{dns_subdomain, ip, json as value_of, port_number};
+use crate::kinds::check::{dns_label, dns_subdomain, ip, json as value_of, port_number};
 use crate::kinds::core::service::load_balancer_addresses;
 use crate::kinds::optional::{items, text};
 use crate::kinds::row;
@@ -199,8 +199,7 @@ fn backend(errors: &mut ErrorList, backend: &IngressBackend, path: &Path) {
             if service.name.is_empty() {
                 errors.push(field::required(&path.child("name"), ""));
             } else {
-                let messages = crate::names::is_dns1035_label(&service.name);
-                push_invalid(errors, &path.child("name"), &service.name, messages);
+                dns_label(errors, &path.child("name"), &service.name);
             }
             let port = service.port.clone().unwrap_or_default();
             let (name, number) = (text(&port.name), port.number.unwrap_or(0));

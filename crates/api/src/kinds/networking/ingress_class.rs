@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
-use crate::kinds::check::{one_of_if_set, required};
+use crate::kinds::check::{dns_label, dns_subdomain, one_of_if_set, required};
 use crate::kinds::optional::{default_text, text};
 use crate::kinds::row;
 use crate::meta_validation::{immutable, push_invalid};
-use crate::names::is_domain_prefixed_path;
+use crate::names::{is_domain_prefixed_path, is_path_segment};
 use crate::types::networking::v1::{IngressClass, IngressClassSpec};
 
 const CONTROLLER_MAX: usize = 250;
@@ -61,10 +61,23 @@ fn validate(class: &IngressClass) -> ErrorList {
     push_invalid(&mut errors, &path.child("controller"), controller, messages);
     if let Some(parameters) = &spec.parameters {
         let path = path.child("parameters");
-        required(&mut errors, &path.child("kind"), &parameters.kind);
-        required(&mut errors, &path.child("name"), &parameters.name);
+        if let Some(group) = &parameters.api_group {
+            dns_subdomain(&mut errors, &path.child("apiGroup"), group);
+        }
+        for (member, value) in [("kind", &parameters.kind), ("name", &parameters.name)] {
+            let path = path.child(member);
+            match &**value {
+                "" => errors.push(field::required(&path, format!("{member} is required"))),
+                value => push_invalid(&mut errors, &path, value, is_path_segment(value)),
+            }
+        }
+        if parameters.scope.is_none() {
+            errors.push(field::required(&path.child("scope"), ""));
+            return errors;
+        }
         one_of_if_set(&mut errors, &path.child("scope"), &parameters.scope, &["Cluster", "Namespace"]);
         match (text(&parameters.scope), &parameters.namespace) {
+            ("Namespace", Some(namespace)) => dns_label(&mut errors, &path.child("namespace"), namespace),
             ("Namespace", None) => {
                 let message = "`parameters.scope` is set to 'Namespace'";
                 errors.push(field::required(&path.child("namespace"), message));
@@ -103,4 +116,41 @@ fn cells(class: &IngressClass, now: Timestamp) -> Vec<Value> {
         parameters.into(),
         row::age(&class.metadata, now),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn parameters_are_checked() {
+        let right = json!({"apiGroup": "example.com", "kind": "K", "name": "n", "scope": "Namespace", "namespace": "a"});
+        for (field, value, expected) in [
+            ("name", json!("n"), None),
+            ("apiGroup", json!("A"), Some("spec.parameters.apiGroup: Invalid value: \"A\"")),
+            ("kind", json!(""), Some("spec.parameters.kind: Required value: kind is required")),
+            ("name", json!("a/b"), Some("spec.parameters.name: Invalid value: \"a/b\": may not contain '/'")),
+            ("scope", json!(null), Some("spec.parameters.scope: Required value")),
+            ("namespace", json!("A"), Some("spec.parameters.namespace: Invalid value: \"A\"")),
+            (
+                "namespace",
+                json!(null),
+                Some("spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"),
+            ),
+        ] {
+            let mut parameters = right.clone();
+            parameters[field] = value;
+            let class = json!({"spec": {"controller": "example.com/c", "parameters": parameters}});
+            let errors = validate(&serde_json::from_value(class).unwrap());
+            match expected {
+                None => assert_eq!(errors, []),
+                Some(expected) => {
+                    assert_eq!(errors.len(), 1, "{errors:?}");
+                    assert!(errors[0].to_string().starts_with(expected), "{}", errors[0]);
+                }
+            }
+        }
+    }
 }

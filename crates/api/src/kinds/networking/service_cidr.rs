@@ -6,12 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::addresses::is_canonical_cidr;
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::check::cidr;
 use crate::kinds::optional::items;
 use crate::kinds::row;
-use crate::meta_validation::immutable;
+use crate::meta_validation::{immutable, push_invalid};
 use crate::types::networking::v1::ServiceCIDR;
 
 /// How it is served.
@@ -56,7 +56,7 @@ fn validate(object: &ServiceCIDR) -> ErrorList {
         }
     }
     for (index, range) in ranges.iter().enumerate() {
-        cidr(&mut errors, &path.index(index), range);
+        push_invalid(&mut errors, &path.index(index), range, is_canonical_cidr(range));
     }
     errors
 }

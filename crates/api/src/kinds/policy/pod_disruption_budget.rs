@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
 use crate::kinds::check::{
-    at_most_hundred_percent, count_or_percent, json as value_of, not_negative_if_set, one_of_if_set,
+    at_most_hundred_percent, conditions, count_or_percent, json as value_of, not_negative_if_set,
+    one_of_if_set,
 };
+use crate::kinds::optional::items;
 use crate::kinds::row;
 use crate::meta::IntOrString;
 use crate::meta_validation::label_selector_errors;
@@ -83,6 +85,7 @@ fn validate_status_update(new: &PodDisruptionBudget, _: &PodDisruptionBudget) ->
         ] {
             not_negative_if_set(&mut errors, &path.child(name), count);
         }
+        conditions(&mut errors, &path.child("conditions"), items(&status.conditions));
     }
     errors
 }
@@ -107,6 +110,25 @@ fn cells(budget: &PodDisruptionBudget, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_of_the_status_are_checked() {
+        let with = |conditions: Value| -> PodDisruptionBudget {
+            serde_json::from_value(json!({"status": {"conditions": conditions, "currentHealthy": 0,
+                "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}}))
+            .unwrap()
+        };
+        let right = json!({"type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods",
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let mut wrong = right.clone();
+        wrong["reason"] = json!("");
+        let old = with(json!([]));
+        assert_eq!(validate_status_update(&with(json!([right])), &old), []);
+        assert_eq!(
+            validate_status_update(&with(json!([wrong])), &old)[0].to_string(),
+            "status.conditions[0].reason: Required value: must be set"
+        );
+    }
 
     #[test]
     fn checks() {

@@ -28,6 +28,7 @@ pub fn descriptor() -> Descriptor {
         selectable_fields: vec![
             SelectableField::new("spec.nodeName", "/spec/nodeName"),
             SelectableField::new("spec.driver", "/spec/driver"),
+            SelectableField::new("spec.pool.name", "/spec/pool/name"),
         ],
         generation: true,
         columns: vec![

@@ -1,6 +1,7 @@
 //! CSIDriver: what a CSI driver needs from the cluster.
 //! Upstream: pkg/registry/storage/csidriver, pkg/apis/storage.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -83,9 +84,10 @@ fn validate(driver: &CSIDriver) -> ErrorList {
         errors.push(field::invalid(&path, seconds, "must be greater than or equal to 10 seconds"));
     }
     let tokens = items(&driver.spec.token_requests);
+    let mut seen = HashSet::new();
     for (index, token) in tokens.iter().enumerate() {
         let path = path.child("tokenRequests").index(index);
-        if tokens[..index].iter().any(|earlier| earlier.audience == token.audience) {
+        if !seen.insert(&token.audience) {
             errors.push(field::duplicate(&path.child("audience"), &*token.audience));
         }
         if let Some(seconds) = token.expiration_seconds {

@@ -55,9 +55,10 @@ fn validate(node: &CSINode) -> ErrorList {
         let count = driver.allocatable.as_ref().and_then(|allocatable| allocatable.count);
         not_negative_if_set(&mut errors, &path.child("allocatable").child("count"), count);
         let keys = items(&driver.topology_keys);
-        for (index, key) in keys.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for key in keys {
             required(&mut errors, &path, key);
-            if keys[..index].contains(key) {
+            if !seen.insert(key) {
                 errors.push(field::duplicate(&path, key.as_str()));
             }
             qualified_name(&mut errors, &path, key);

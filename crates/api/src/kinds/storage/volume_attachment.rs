@@ -84,8 +84,7 @@ fn validate_status(attachment: &VolumeAttachment) -> ErrorList {
         let Some(error) = error else { continue };
         let path = path.child(name);
         if text(&error.message).len() > MESSAGE_MAX {
-            // The number is not the limit: upstream's slip.
-            errors.push(field::too_long(&path.child("message"), METADATA_MAX));
+            errors.push(field::too_long(&path.child("message"), MESSAGE_MAX));
         }
         if let Some(code) = error.error_code.filter(|code| *code < 0) {
             let message = range_message(0, i32::MAX.into());

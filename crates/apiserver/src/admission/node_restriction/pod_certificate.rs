@@ -1,7 +1,8 @@
 //! A node asks for certificates only for pods that run on it, as what they are, from signers that they name.
 //!
-//! Reads the Node, Pod and ServiceAccount that a PodCertificateRequest names. What may come of a cache that lags is an
-//! internal error, so that the node tries again; what cannot is forbidden.
+//! Reads the Node, Pod and ServiceAccount that a PodCertificateRequest names, and asks the authorizer about a signer that
+//! no volume names. What may come of a cache that lags is an internal error, so that the node tries again; what cannot
+//! is forbidden.
 //! Not here: whether the request itself is good (`registry::certificates`).
 //! Upstream: admitPodCertificateRequest in plugin/pkg/admission/noderestriction.
 
@@ -12,7 +13,9 @@ use api::types::core::v1 as core;
 use super::super::json::{find, typed};
 use super::super::{Operation, Request};
 use super::{Check, MIRROR, Refusal, refuse, runs_on};
+use crate::authz::{Authorizer, Decision};
 use crate::cluster::ClusterState;
+use crate::request::{Attributes, RequestInfo};
 
 fn lagging(message: String) -> Refusal {
     Status::internal(message).into()
@@ -30,7 +33,23 @@ fn mounts(pod: &core::Pod, signer: &str) -> bool {
     sources.any(|source| source.pod_certificate.as_ref().is_some_and(|wanted| wanted.signer_name == signer))
 }
 
-pub(super) async fn check(node: &str, request: &Request<'_>, cluster: &dyn ClusterState) -> Check {
+/// Whether the node was granted certificates of the signer without regard to volumes.
+async fn may_ask_anyway(request: &Request<'_>, signer: &str, authorizer: &dyn Authorizer) -> bool {
+    let info = RequestInfo {
+        is_resource: true,
+        verb: "request-podcertificate-signer".to_owned(),
+        resource: signer.to_owned(),
+        ..RequestInfo::default()
+    };
+    authorizer.authorize(&Attributes::new(request.user.clone(), info)).await.0 == Decision::Allow
+}
+
+pub(super) async fn check(
+    node: &str,
+    request: &Request<'_>,
+    cluster: &dyn ClusterState,
+    authorizer: &dyn Authorizer,
+) -> Check {
     match request.operation {
         Operation::Create => {}
         Operation::Update => return refuse("unexpected operation UPDATE"),
@@ -109,7 +128,7 @@ pub(super) async fn check(node: &str, request: &Request<'_>, cluster: &dyn Clust
             account.metadata.uid.unwrap_or_default()
         )));
     }
-    if !mounts(&pod, &spec.signer_name) {
+    if !mounts(&pod, &spec.signer_name) && !may_ask_anyway(request, &spec.signer_name, authorizer).await {
         return refuse(format!(
             "pod {pod_name:?} does not mount a podCertificate projected volume for signer {:?}",
             spec.signer_name
@@ -173,6 +192,7 @@ mod tests {
             ("mirror", no_change(), "pod \"a/mirror\" is a mirror pod"),
             ("mine", json!({ "serviceAccountName": "root" }), "contains serviceAccountName (\"root\") that differs from running pod (\"web\")"),
             ("mine", json!({ "serviceAccountUID": "old" }), "names service account UID \"old\", which differs from the running service account (\"uid-web\")"),
+            ("mine", json!({ "signerName": "example.com/granted" }), ""),
             ("mine", json!({ "signerName": "example.com/other" }), "does not mount a podCertificate projected volume for signer \"example.com/other\""),
         ];
         for (index, (pod, change, want)) in table.into_iter().enumerate() {

@@ -7,7 +7,7 @@ use super::*;
 use crate::authz::fake::FakeCluster;
 use crate::request::User;
 
-/// Allows the audience `granted` for the account `default`, and nothing else.
+/// Allows the audience `granted` for the account `default`, the signer `example.com/granted`, and nothing else.
 struct Grants;
 
 #[async_trait]
@@ -15,7 +15,8 @@ impl Authorizer for Grants {
     async fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
         let info = &attributes.info;
         let granted = ["request-serviceaccounts-token-audience", "granted", "a", "default"]
-            == [&*info.verb, &info.resource, &info.namespace, &info.name];
+            == [&*info.verb, &info.resource, &info.namespace, &info.name]
+            || ["request-podcertificate-signer", "example.com/granted"] == [&*info.verb, &info.resource];
         (if granted { Decision::Allow } else { Decision::NoOpinion }, String::new())
     }
 }
@@ -76,6 +77,11 @@ async fn a_node_writes_only_its_own() {
     let mut n1 = node("n1", json!({}));
     n1["metadata"]["uid"] = "uid-n1".into();
     cluster.put("nodes", n1);
+    let with_pods = |network: Value, networks: Value| {
+        let mut node = node("n1", json!({}));
+        node["spec"] = json!({ "podCIDR": network, "podCIDRs": networks });
+        node
+    };
     let mut tainted = node("n1", json!({}));
     tainted["spec"]["taints"] = json!([{ "key": "x", "effect": "NoSchedule" }]);
     let mut with_secret = mirror("n1");
@@ -100,6 +106,12 @@ async fn a_node_writes_only_its_own() {
         (Write::update("nodes", "Node", tainted, node("n1", json!({}))), "node \"n1\" is not allowed to modify taints"),
         (Write::update("nodes", "Node", node("n1", json!({})), owned.clone()), "node \"n1\" is not allowed to modify ownerReferences"),
         (Write::update("nodes", "Node", owned.clone(), owned), ""),
+        (Write::create("nodes", "Node", with_pods(json!("10.42.7.0/24"), json!(["10.42.7.0/24"]))), "node \"n1\" is not allowed to modify podCIDR or podCIDRs"),
+        (Write::create("nodes", "Node", with_pods(json!(null), json!([]))), ""),
+        (Write::update("nodes", "Node", with_pods(json!("10.42.7.0/24"), json!(null)), node("n1", json!({}))), "node \"n1\" is not allowed to modify podCIDR or podCIDRs"),
+        (Write::update("nodes", "Node", node("n1", json!({})), with_pods(json!("10.42.7.0/24"), json!(["10.42.7.0/24"]))), "node \"n1\" is not allowed to modify podCIDR or podCIDRs"),
+        (Write::update("nodes", "Node", with_pods(json!("10.42.7.0/24"), json!(["10.42.7.0/24"])), with_pods(json!("10.42.7.0/24"), json!(["10.42.7.0/24"]))), ""),
+        (Write::update("nodes/status", "Node", node("n1", json!({})), with_pods(json!("10.42.7.0/24"), json!(["10.42.7.0/24"]))), ""),
         (status("mine", "n1"), ""),
         (status("theirs", "n2"), "node \"n1\" can only update pod status for pods with spec.nodeName set to itself"),
         (Write::delete("pods", "Pod", pod("mine", "n1")), ""),

@@ -370,6 +370,8 @@ fn sysctls(pod: &Pod<'_>) -> Option<Finding> {
         (29, "net.ipv4.tcp_keepalive_probes"),
         (32, "net.ipv4.tcp_rmem"),
         (32, "net.ipv4.tcp_wmem"),
+        (37, "net.ipv4.tcp_slow_start_after_idle"),
+        (37, "net.ipv4.tcp_notsent_lowat"),
     ];
     let bad: Vec<&str> = items(pod.spec, "/securityContext/sysctls")
         .map(|sysctl| text(sysctl, "/name"))

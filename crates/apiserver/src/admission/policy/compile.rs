@@ -6,7 +6,7 @@ use api::types::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, Variable,
 };
 use api::{Object, Reason};
-pub(crate) use schema::cel::admission::{add_variable, policy_scope as scope};
+pub(crate) use schema::cel::admission::{add_variable, message_scope, policy_scope as scope};
 use schema::cel::{Program, Scope, Type};
 
 use super::super::dynamic::conditions::{Conditions, compile_bool};
@@ -155,13 +155,14 @@ pub(super) fn validating(object: &Object) -> Option<Policy> {
     let mut scope = scope(param_kind.is_some(), false, expressions::dynamic(), expressions::dynamic());
     let conditions = Conditions::new(&spec.match_conditions.unwrap_or_default(), &scope);
     let variables = variables(spec.variables, &mut scope);
+    let messages = message_scope(&scope);
     let validations = spec.validations.into_iter().flatten().map(|validation| Validation {
         program: compile_bool(&validation.expression, &scope),
         message: validation.message.unwrap_or_default().trim().to_owned(),
         message_program: validation
             .message_expression
             .filter(|expression| !expression.is_empty())
-            .map(|expression| compile_message(&expression, &scope)),
+            .map(|expression| compile_message(&expression, &messages)),
         reason: Reason::parse(validation.reason.as_deref().unwrap_or("Invalid")),
         expression: validation.expression,
     });

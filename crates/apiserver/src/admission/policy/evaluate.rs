@@ -3,6 +3,7 @@
 //! Upstream: apiserver `pkg/admission/plugin/policy/validating/validator.go`, `pkg/admission/plugin/cel/composition.go`.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use api::Reason;
 use schema::cel::authorizer::Check;
@@ -19,14 +20,59 @@ use crate::admission::dynamic::expressions::{Data, Decided, Environment};
 pub(super) enum Judgement {
     /// It holds.
     Admits,
-    /// It does not, or cannot be evaluated under a policy that fails then.
-    Refuses { message: String, reason: Reason },
+    /// It cannot be evaluated, which the policy ignores.
+    Ignored(Fault),
+    /// It does not hold, or cannot be evaluated under a policy that fails then.
+    Refuses { message: String, reason: Reason, fault: Option<Fault> },
+}
+
+/// Why an expression cannot be evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Compilation,
+    Budget,
+    Other,
+}
+
+impl Fault {
+    /// As its message has it, which is where upstream reads it off, too.
+    pub(super) fn of(message: &str) -> Self {
+        match message {
+            _ if message.starts_with("compilation") => Self::Compilation,
+            _ if message.starts_with("validation failed due to running out of cost budget") => Self::Budget,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Judgement {
+    /// What comes of an expression that cannot be evaluated, for this reason.
+    pub(super) fn broken(policy: &Policy, message: String) -> Self {
+        let fault = Fault::of(&message);
+        match policy.fails {
+            true => Self::Refuses { message, reason: Reason::Invalid, fault: Some(fault) },
+            false => Self::Ignored(fault),
+        }
+    }
+
+    /// Upstream's word for the kind of error.
+    pub(super) fn error(&self) -> &'static str {
+        match self {
+            Self::Admits | Self::Refuses { fault: None, .. } => "no_error",
+            Self::Ignored(fault) | Self::Refuses { fault: Some(fault), .. } => match fault {
+                Fault::Compilation => "compile_error",
+                Fault::Budget => "out_of_budget",
+                Fault::Other => "invalid_error",
+            },
+        }
+    }
 }
 
 /// What a policy says.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
-    pub judgements: Vec<Judgement>,
+    /// Each with how long it took.
+    pub judgements: Vec<(Judgement, Duration)>,
     /// Annotations for the audit log.
     pub annotations: Vec<(String, String)>,
 }
@@ -120,16 +166,19 @@ pub(super) fn value<'a>(
     }
 }
 
-/// What the policy's validations say, and its annotations.
-pub(super) fn validations(policy: &Policy, data: &Data, known: &Decided) -> Result<Judged, Box<Check>> {
+/// What the policy's validations say, and its annotations. `now` is a clock that measures them.
+pub(super) fn validations(
+    policy: &Policy,
+    data: &Data,
+    known: &Decided,
+    now: &dyn Fn() -> Duration,
+) -> Result<Judged, Box<Check>> {
     let lazy = Lazy::new(policy, data, known);
     let mut budget = REQUEST_BUDGET;
     let mut judged = Judged::default();
-    let broken = |message: String| match policy.fails {
-        true => Judgement::Refuses { message, reason: Reason::Invalid },
-        false => Judgement::Admits,
-    };
+    let broken = |message: String| Judgement::broken(policy, message);
     for validation in &policy.validations {
+        let began = now();
         let judgement = match value(&lazy, &validation.expression, &validation.program, &mut budget)? {
             Ok(Value::Bool(true)) => Judgement::Admits,
             Ok(Value::Bool(false)) => {
@@ -144,7 +193,7 @@ pub(super) fn validations(policy: &Policy, data: &Data, known: &Decided) -> Resu
                     }
                     None => validation.message.clone(),
                 };
-                Judgement::Refuses { message, reason: validation.reason.clone() }
+                Judgement::Refuses { message, reason: validation.reason.clone(), fault: None }
             }
             Ok(other) => broken(format!(
                 "expression '{}' resulted in error: unexpected type {}",
@@ -153,15 +202,16 @@ pub(super) fn validations(policy: &Policy, data: &Data, known: &Decided) -> Resu
             )),
             Err(message) => broken(message),
         };
-        judged.judgements.push(judgement);
+        judged.judgements.push((judgement, now().saturating_sub(began)));
     }
     for (key, expression, program) in &policy.annotations {
+        let began = now();
         match value(&lazy, expression, program, &mut budget)? {
             Ok(Value::String(text)) if !text.trim().is_empty() => {
                 judged.annotations.push((format!("{}/{key}", policy.name), text.trim().to_owned()));
             }
             Ok(_) => {}
-            Err(message) => judged.judgements.push(broken(message)),
+            Err(message) => judged.judgements.push((broken(message), now().saturating_sub(began))),
         }
     }
     Ok(judged)

@@ -2,6 +2,7 @@
 //! Upstream: apiserver `pkg/admission/plugin/policy/validating/dispatcher.go`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::status::Cause;
 use api::{GroupResource, Reason, Status};
@@ -14,6 +15,7 @@ use super::{Matching, data, is_judged, matching};
 use crate::admission::dynamic::conditions::Verdict;
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::expressions::{Data, Decided};
+use crate::admission::metrics;
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
 
@@ -45,8 +47,9 @@ impl ValidatingAdmissionPolicy {
     async fn judge(&self, policy: &Policy, data: &Data, request: &Request<'_>) -> Result<Judged, Status> {
         let authorizer = &self.surroundings.authorization.authorizer;
         let mut known = Decided::default();
+        let clock = &self.surroundings.clock;
         loop {
-            match judge(policy, data, &known) {
+            match judge(policy, data, &known, &|| clock.monotonic()) {
                 Ok(judged) => return Ok(judged),
                 Err(check) => known.decide(authorizer, request.user, check).await?,
             }
@@ -58,16 +61,15 @@ fn judge(
     policy: &Policy,
     data: &Data,
     known: &Decided,
+    now: &dyn Fn() -> Duration,
 ) -> Result<Judged, Box<schema::cel::authorizer::Check>> {
-    let refused = |message: String| Judged {
-        judgements: vec![Judgement::Refuses { message, reason: Reason::Invalid }],
-        annotations: Vec::new(),
-    };
     match evaluate::conditions(policy, data, known)? {
-        Verdict::Holds => evaluate::validations(policy, data, known),
+        Verdict::Holds => evaluate::validations(policy, data, known, now),
         Verdict::Fails(_) => Ok(Judged::default()),
-        Verdict::Broken(message) if policy.fails => Ok(refused(message)),
-        Verdict::Broken(_) => Ok(Judged::default()),
+        Verdict::Broken(message) => {
+            let judgements = vec![(Judgement::broken(policy, message), Duration::ZERO)];
+            Ok(Judged { judgements, annotations: Vec::new() })
+        }
     }
 }
 
@@ -135,18 +137,30 @@ impl Plugin for ValidatingAdmissionPolicy {
                 data.params = params.clone();
                 let judged = self.judge(matching.policy, &data, request).await?;
                 crate::audit::annotate_all(&judged.annotations);
-                for (index, judgement) in judged.judgements.into_iter().enumerate() {
-                    let Judgement::Refuses { message, reason } = judgement else { continue };
+                for (index, (judgement, took)) in judged.judgements.into_iter().enumerate() {
                     let (policy, binding) = (&matching.policy.name, &matching.binding.name);
+                    let error = judgement.error();
+                    let counted = |consequence| metrics::checked(policy, binding, error, consequence, took);
+                    let (message, reason) = match judgement {
+                        Judgement::Admits => continue,
+                        Judgement::Ignored(_) => {
+                            counted("allow");
+                            continue;
+                        }
+                        Judgement::Refuses { message, reason, .. } => (message, reason),
+                    };
                     if matching.binding.denies {
+                        counted("deny");
                         refused.get_or_insert(refusal(request, matching, &message, reason));
                     }
                     if matching.binding.warns {
+                        counted("warn");
                         request.warnings.push(format!(
                             "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"
                         ));
                     }
                     if matching.binding.audits {
+                        counted("audit");
                         failures.push(json!({
                             "message": message, "policy": policy, "binding": binding, "expressionIndex": index,
                             "validationActions": matching.binding.actions,

@@ -66,35 +66,14 @@ impl<'a> Annotator<'a> {
 
 #[cfg(test)]
 mod tests {
-    use api::Object;
-    use api::types::admissionregistration::v1::WebhookClientConfig;
-
     use super::super::call::Failure;
-    use super::super::{Parts, failed};
+    use super::super::{failed, testing};
     use super::*;
     use crate::audit::tests::annotated;
 
-    fn webhook(failure_policy: &str) -> Webhook {
-        let parts = Parts {
-            name: "w.example.com".into(),
-            client: WebhookClientConfig::default(),
-            rules: Vec::new(),
-            match_policy: None,
-            namespaces: None,
-            objects: None,
-            conditions: Vec::new(),
-            failure_policy: Some(failure_policy.into()),
-            side_effects: "None".into(),
-            timeout: None,
-            review_versions: Vec::new(),
-            reinvoked: false,
-        };
-        Webhook::new(&Object(json!({ "metadata": { "name": "c" } })), 0, parts)
-    }
-
     #[tokio::test]
     async fn the_log_says_what_a_webhook_did() {
-        let webhook = webhook("Ignore");
+        let webhook = testing::webhook("w.example.com", "Ignore");
         let patch = json!([{ "op": "add", "path": "/data/a", "value": "b" }]);
         let calls = |level| {
             annotated(level, async {
@@ -119,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_let_through_in_spite_of_a_failure_is_noted() {
         for (policy, passes) in [("Ignore", true), ("Fail", false)] {
-            let webhook = webhook(policy);
+            let webhook = testing::webhook("w.example.com", policy);
             for (annotator, key) in [
                 (
                     Annotator::validating(&webhook, 1),
@@ -130,7 +109,7 @@ mod tests {
                     "failed-open.mutating.webhook.admission.k8s.io/round_1_index_0",
                 ),
             ] {
-                let call = async { failed(&webhook, Failure::Calling("refused".into()), annotator) };
+                let call = async { failed(&webhook, Failure::Calling("refused".into(), 503), annotator) };
                 let (outcome, notes) = annotated("Metadata", call).await;
                 assert_eq!(outcome.is_ok(), passes);
                 assert_eq!(notes, if passes { json!({ key: "w.example.com" }) } else { json!({}) });

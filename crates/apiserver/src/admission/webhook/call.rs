@@ -29,12 +29,30 @@ const TRIED: usize = 3;
 
 /// Why a webhook gives no answer that lets the request go on.
 #[derive(Debug)]
-pub(in crate::admission) enum Failure {
-    /// It could not be called, or its answer not be understood.
-    Calling(String),
+pub(crate) enum Failure {
+    /// It could not be called, or its answer not be understood: why, and the status code for it.
+    Calling(String, u16),
     /// It refuses.
     Denied(Box<Status>),
+    /// What it is to be asked, or what it wants changed, cannot be worked with here.
+    Internal(Box<Status>),
 }
+
+impl Failure {
+    /// A failure of this server's, or of what it has to work with.
+    pub(in crate::admission) fn internal(status: Status) -> Self {
+        Self::Internal(Box::new(status))
+    }
+}
+
+/// Why a call gave nothing, and the status code for it: what was answered, or upstream's for what cannot be reached.
+struct Unanswered {
+    why: String,
+    code: u16,
+}
+
+/// Upstream's code for a webhook that cannot be reached, or understood.
+pub(super) const UNAVAILABLE: u16 = 503;
 
 /// Where a webhook is.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +134,11 @@ impl Caller {
         Self { cluster, clock, randomness, transports: Mutex::default() }
     }
 
+    /// The time since some moment, for whoever measures calls.
+    pub fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// Posts `body` as `identity` and gives the answer's body; errors are worded as upstream's for admission.
     pub fn post<'a>(
         &'a self,
@@ -123,10 +146,12 @@ impl Caller {
         identity: &'a Identity,
         body: &'a Value,
         timeout: Duration,
-    ) -> BoxFuture<'a, Result<Bytes, String>> {
+    ) -> BoxFuture<'a, Result<Bytes, Failure>> {
         Box::pin(async move {
             let answer = self.answered(to, identity, body, timeout).await;
-            answer.map_err(|why| format!("failed to call webhook: {why}"))
+            answer.map_err(|Unanswered { why, code }| {
+                Failure::Calling(format!("failed to call webhook: {why}"), code)
+            })
         })
     }
 
@@ -137,7 +162,9 @@ impl Caller {
         body: &'a Value,
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Bytes, String>> {
-        Box::pin(self.answered(to, &Identity::None, body, timeout))
+        Box::pin(async move {
+            self.answered(to, &Identity::None, body, timeout).await.map_err(|unanswered| unanswered.why)
+        })
     }
 
     async fn answered(
@@ -146,7 +173,7 @@ impl Caller {
         identity: &Identity,
         body: &Value,
         timeout: Duration,
-    ) -> Result<Bytes, String> {
+    ) -> Result<Bytes, Unanswered> {
         let address = to.address();
         let query = if address.contains('?') { '&' } else { '?' };
         let url = format!("{address}{query}timeout={}s", timeout.as_secs());
@@ -156,8 +183,8 @@ impl Caller {
         };
         match answer {
             Ok((200..=299, body)) => Ok(body),
-            Ok((code, body)) => Err(refused(code, &body)),
-            Err(what) => Err(format!("Post {url:?}: {what}")),
+            Ok((code, body)) => Err(Unanswered { why: refused(code, &body), code }),
+            Err(what) => Err(Unanswered { why: format!("Post {url:?}: {what}"), code: UNAVAILABLE }),
         }
     }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use schema::FieldValidation;
 use serde_json::Value;
 
-use super::{Annotator, Identities, Parts, Webhook, call::Failure, data, failed, matching, review, versions};
+use super::{Annotator, Failure, Identities, Parts, Webhook, data, failed, matching, review, versions};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::matching::Matched;
 use crate::admission::metrics::{self, Step};
@@ -41,13 +41,12 @@ impl MutatingAdmissionWebhook {
         annotator: Annotator<'_>,
     ) -> Result<Option<Value>, Failure> {
         let data = data(request, matched, &self.surroundings).await;
-        let data = data.map_err(|error| Failure::Denied(Box::new(error)))?;
+        let data = data.map_err(Failure::internal)?;
         let uid = self.surroundings.uid();
         let sent = review::review(webhook, request, matched, &data, &uid)?;
         let caller = &self.surroundings.caller;
         let identity = self.identities.of(&webhook.client.target());
-        let body =
-            caller.post(&webhook.client, identity, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        let body = caller.post(&webhook.client, identity, &sent, webhook.timeout).await?;
         let answer = review::answer(webhook, &sent, &body, true)?;
         request.warnings.extend(answer.warnings);
         crate::audit::annotate_all(&answer.annotations);
@@ -56,17 +55,17 @@ impl MutatingAdmissionWebhook {
             return Ok(None);
         };
         if data.object.is_null() {
-            return Err(Failure::Denied(Box::new(Status::internal(format!(
+            return Err(Failure::internal(Status::internal(format!(
                 "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
                 webhook.name
-            )))));
+            ))));
         }
         let patched = schema::patch::json_patch(data.object, &patch)
-            .map_err(|error| Failure::Denied(Box::new(Status::internal(error.message))))?;
+            .map_err(|error| Failure::internal(Status::internal(error.message)))?;
         annotator.patched(&patch);
         let registry = &self.surroundings.registry;
         let back = versions::convert(registry, &patched, &matched.resource, &request.resource).await;
-        back.map(Some).map_err(|error| Failure::Denied(Box::new(error)))
+        back.map(Some).map_err(Failure::internal)
     }
 }
 
@@ -147,7 +146,7 @@ impl Plugin for MutatingAdmissionWebhook {
             let outcome = span.around(self.call(webhook, &matched, request, annotator)).await;
             drop(span);
             let took = self.surroundings.clock.monotonic().saturating_sub(began);
-            metrics::webhook(&webhook.name, Step::Admit, request.operation, outcome.is_err(), took);
+            metrics::webhook(webhook, Step::Admit, request.operation, &outcome, took);
             let mut mutated = false;
             let passed = match outcome {
                 Ok(Some(patched)) => self.surroundings.retyped(request, patched).map(|typed| {

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::Webhook;
-use super::call::Failure;
+use super::call::{Failure, UNAVAILABLE};
 use crate::admission::Request;
 use crate::admission::dynamic::expressions::{Data, describe};
 use crate::admission::dynamic::matching::Matched;
@@ -34,6 +34,8 @@ pub(super) fn review(
         return Err(Failure::Calling(
             "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)"
                 .to_owned(),
+            // Nothing was asked: this server's own fault, to upstream.
+            400,
         ));
     };
     let mut body = describe(request, matched, uid);
@@ -51,11 +53,10 @@ pub(super) fn answer(
     body: &[u8],
     mutating: bool,
 ) -> Result<Answer, Failure> {
-    let invalid = |what: String| Failure::Calling(format!("received invalid webhook response: {what}"));
+    let unclear = |why: String| Failure::Calling(why, UNAVAILABLE);
+    let invalid = |what: String| unclear(format!("received invalid webhook response: {what}"));
     let review: Value = serde_json::from_slice(body).map_err(|error| {
-        Failure::Calling(format!(
-            "failed to call webhook: couldn't get version/kind; json parse error: {error}"
-        ))
+        unclear(format!("failed to call webhook: couldn't get version/kind; json parse error: {error}"))
     })?;
     let response = &review["response"];
     if !response.is_object() {
@@ -99,7 +100,7 @@ pub(super) fn answer(
                 let bytes = bytes.map_err(|error| invalid(error.to_string()))?;
                 understood.patch = Some(
                     serde_json::from_slice(&bytes)
-                        .map_err(|error| Failure::Denied(Box::new(Status::internal(error.to_string()))))?,
+                        .map_err(|error| Failure::internal(Status::internal(error.to_string())))?,
                 );
             }
             (None | Some(""), Some(_)) => {

@@ -2,13 +2,14 @@
 //! Upstream: apiserver `pkg/admission/plugin/webhook/validating/dispatcher.go`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::types::admissionregistration::v1::ValidatingWebhookConfiguration;
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 
-use super::{Annotator, Identities, Parts, Webhook, call::Failure, data, failed, matching, review};
+use super::{Annotator, Failure, Identities, Parts, Webhook, data, failed, matching, review};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
@@ -42,7 +43,7 @@ impl ValidatingAdmissionWebhook {
             let began = clock.monotonic();
             let outcome = span.around(self.call(webhook, sent)).await;
             let took = clock.monotonic().saturating_sub(began);
-            metrics::webhook(&webhook.name, Step::Validate, operation, outcome.is_err(), took);
+            metrics::webhook(webhook, Step::Validate, operation, &outcome, took);
             (webhook, annotator, outcome)
         })
     }
@@ -50,8 +51,7 @@ impl ValidatingAdmissionWebhook {
     async fn call(&self, webhook: &Webhook, sent: serde_json::Value) -> Result<review::Answer, Failure> {
         let caller = &self.surroundings.caller;
         let identity = self.identities.of(&webhook.client.target());
-        let body =
-            caller.post(&webhook.client, identity, &sent, webhook.timeout).await.map_err(Failure::Calling)?;
+        let body = caller.post(&webhook.client, identity, &sent, webhook.timeout).await?;
         review::answer(webhook, &sent, &body, false)
     }
 }
@@ -117,7 +117,11 @@ impl Plugin for ValidatingAdmissionWebhook {
                     let span = webhook.span("Call validating webhook", request);
                     calls.push(self.calling(webhook, annotator, sent, request.operation, span));
                 }
-                Err(error) => failed(webhook, error, annotator)?,
+                Err(error) => {
+                    let outcome = Err::<(), _>(error);
+                    metrics::webhook(webhook, Step::Validate, request.operation, &outcome, Duration::ZERO);
+                    outcome.or_else(|error| failed(webhook, error, annotator))?;
+                }
             }
         }
         let mut refused = None;

@@ -112,9 +112,11 @@ async fn a_store_that_cannot_be_watched_is_tried_again_and_said() {
         world.store.before("watch", |_| async { Err(store::Error::Unavailable("gone")) });
     }
     let mut trouble = world.hub.trouble.subscribe();
+    let cache = world.hub.cache(&view(1)).await.unwrap();
     world.store.cut();
     reopened(&world).await;
     trouble.wait_for(Option::is_some).await.unwrap();
+    assert!(cache.is_closed(), "who watches is told, and may ask another server");
     assert!(world.hub.check().unwrap_err().contains("gone"));
     put(&*world.store.inner, &key("a")).await;
     assert!(world.hub.catch_up().await.is_err(), "nobody waits for what cannot come");
@@ -197,4 +199,36 @@ async fn a_cache_that_is_being_converted_is_filled_also_without_the_one_who_aske
     let cache = world.hub.cache(&view).await.unwrap();
     assert!(cache.get("a").is_some());
     assert_eq!(asked(), 1, "what was begun was gone on with");
+}
+
+#[tokio::test]
+async fn a_resource_that_changes_faster_than_it_is_converted_is_not_converted_without_end() {
+    let world = world().await;
+    put(&*world.store, &key("a")).await;
+    let slow = Arc::new(Slow(tokio::sync::Semaphore::new(0), Default::default()));
+    let asked = || slow.1.load(std::sync::atomic::Ordering::SeqCst);
+    let view = View { convert: Conversion::Asked(slow.clone()), ..view(1) };
+    for (attempt, wait) in [(1, 5), (2, 10)] {
+        let (hub, of) = (world.hub.clone(), view.clone());
+        let waiting = tokio::spawn(async move { hub.cache(&of).await.map(|_| ()) });
+        while asked() < attempt {
+            tokio::task::yield_now().await;
+        }
+        let large = format!(r#"{{"data":"{}"}}"#, "x".repeat(PENDING / 2));
+        for _ in 0..3 {
+            let write = store::Op::put(key("b"), large.clone());
+            world.store.inner.txn(store::Txn::of(vec![write])).await.unwrap();
+        }
+        // Whoever waits is told when to come again, and whoever comes before that is refused without another attempt.
+        let refused = waiting.await.unwrap().unwrap_err();
+        assert_eq!((refused.code, refused.retry_after_seconds()), (503, Some(wait)));
+        world.clock.advance(Duration::from_secs(u64::from(wait) - 1));
+        let refused = world.hub.cache(&view).await.err().unwrap();
+        assert_eq!((refused.code, refused.retry_after_seconds()), (503, Some(1)));
+        assert_eq!(asked(), attempt);
+        world.clock.advance(Duration::from_secs(1));
+    }
+    slow.0.add_permits(1);
+    let cache = world.hub.cache(&view).await.unwrap();
+    assert!(cache.get("a").is_some() && cache.get("b").is_some());
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::super::custom::{self, Instances};
 use super::conditions::{self, Condition, Taken};
 use super::{cleanup, prefix, update};
-use crate::cache::{Cached, Interest, Snapshot, Subscription};
+use crate::cache::{Cached, Interest, Snapshot, Subscription, Wanted};
 use crate::registry::Resource;
 use crate::server::Server;
 use crate::storage;
@@ -138,7 +138,8 @@ pub(crate) async fn start(server: &Arc<Server>) -> Result<(), Status> {
 async fn watch_all(server: &Server) -> Result<(Snapshot, Subscription), Status> {
     let now = server.hub.revision();
     let cache = server.hub.cache(&definitions(server)?.view).await?;
-    cache.watch(Interest::All, None, now, |_| true).map_err(|error| Status::expired(error.to_string()))
+    let watched = cache.watch(Interest::All, &Wanted::default(), None, now, |_| true);
+    watched.map_err(|error| Status::expired(error.to_string()))
 }
 
 async fn run(server: &Arc<Server>, mut subscription: Subscription) {

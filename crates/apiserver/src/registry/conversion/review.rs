@@ -154,7 +154,7 @@ fn text(value: &Value) -> &str {
 }
 
 /// What Go calls the type of a decoded JSON value.
-fn go_type(value: &Value) -> &'static str {
+pub(in crate::registry) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",

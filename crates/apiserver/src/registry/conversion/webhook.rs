@@ -19,6 +19,7 @@ use schema::{FieldValidation, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::metrics::{self, Why};
 use super::review::{self, Wrong, kind_of};
 use crate::admission::webhook::{Caller, Client};
 use crate::cache::Ask;
@@ -42,6 +43,8 @@ pub(crate) struct Asking {
 
 /// The webhook of one definition.
 pub(in crate::registry) struct Webhook {
+    /// The definition's name.
+    definition: String,
     client: Client,
     reviews: Vec<String>,
     /// The schemas by apiVersion, those of versions that are not served included: objects may be stored in them.
@@ -50,8 +53,9 @@ pub(in crate::registry) struct Webhook {
 }
 
 impl Webhook {
-    /// The webhook that the `conversion` of a definition names; `None` where it names none.
+    /// The webhook that the `conversion` of the definition of this name asks for; `None` where it names none.
     pub fn new(
+        definition: String,
         conversion: &Value,
         schemas: HashMap<String, Arc<Schema>>,
         asking: &Asking,
@@ -63,7 +67,8 @@ impl Webhook {
         let config = WebhookClientConfig::deserialize(&webhook["clientConfig"]).ok()?;
         let reviews = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
         let reviews = reviews.filter_map(Value::as_str).map(str::to_owned).collect();
-        Some(Arc::new(Self { client: Client::new(&config), reviews, schemas, asking: asking.clone() }))
+        let (client, asking) = (Client::new(&config), asking.clone());
+        Some(Arc::new(Self { definition, client, reviews, schemas, asking }))
     }
 
     /// One object in `version` (an apiVersion).
@@ -96,21 +101,37 @@ impl Webhook {
     }
 
     async fn review(&self, objects: &[Value], version: &str) -> Result<Vec<Value>, Status> {
-        let kind = objects.first().map(kind_of).unwrap_or_default();
-        let failed = |why: String| failure(format!("conversion webhook for {kind} failed: {why}"));
         let caller = self.asking.caller.upgrade();
         let caller = caller.ok_or_else(|| Status::service_unavailable("the server is shutting down"))?;
+        let began = caller.now();
+        let outcome = self.exchange(&caller, objects, version).await;
+        let took = caller.now().saturating_sub(began);
+        let from = objects.first().and_then(|object| object["apiVersion"].as_str()).unwrap_or_default();
+        let failure = outcome.as_ref().err().map(|(why, _)| *why);
+        metrics::converted(&self.definition, (from, version), failure, took);
+        outcome.map_err(|(_, status)| status)
+    }
+
+    /// Why it failed comes with the failure.
+    async fn exchange(
+        &self,
+        caller: &Caller,
+        objects: &[Value],
+        version: &str,
+    ) -> Result<Vec<Value>, (Why, Status)> {
+        let kind = objects.first().map(kind_of).unwrap_or_default();
+        let failed = |why: String| failure(format!("conversion webhook for {kind} failed: {why}"));
         let mut random = [0; 16];
         self.asking.randomness.fill(&mut random);
         let uid = uuid::Builder::from_random_bytes(random).into_uuid().to_string();
-        let sent = review::request(&self.reviews, objects, version, &uid).map_err(failure)?;
-        let body = caller.ask(&self.client, &sent, TIMEOUT).await.map_err(failed)?;
-        let converted = review::answer(&sent, &body).map_err(failed)?;
+        let sent = review::request(&self.reviews, objects, version, &uid);
+        let sent = sent.map_err(|why| (Why::Call, failure(why)))?;
+        let body = caller.ask(&self.client, &sent, TIMEOUT).await.map_err(|why| (Why::Call, failed(why)))?;
+        let converted = review::answer(&sent, &body).map_err(|why| (Why::Malformed, failed(why)))?;
         if converted.len() != objects.len() {
             let (given, wanted) = (converted.len(), objects.len());
-            return Err(failure(format!(
-                "conversion webhook for {kind} returned {given} objects, expected {wanted}"
-            )));
+            let what = format!("conversion webhook for {kind} returned {given} objects, expected {wanted}");
+            return Err((Why::Partial, failure(what)));
         }
         let many = objects.len() > 1;
         let checked = objects.iter().zip(converted).enumerate().map(|(index, (original, converted))| {
@@ -126,7 +147,8 @@ impl Webhook {
                 failure(format!("conversion webhook for {kind} returned {what}"))
             })
         });
-        checked.map(|object| self.pruned(object?, version)).collect()
+        let pruned = checked.map(|object| self.pruned(object?, version));
+        pruned.collect::<Result<_, _>>().map_err(|status| (Why::Invalid, status))
     }
 
     /// What the schema of `version` knows of the object.

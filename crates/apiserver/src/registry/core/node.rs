@@ -96,9 +96,11 @@ pub(super) fn proxyable(call: &Call) -> Result<(), Status> {
 pub(super) async fn show(call: Call, to: Destination) -> Result<Response, Status> {
     let query = if call.raw_query.is_empty() { String::new() } else { format!("?{}", call.raw_query) };
     let after = after_subresource(&call.info);
-    if after.is_empty() && call.upgrade.is_none() && matches!(call.method.as_str(), "GET" | "HEAD") {
+    // With one slash before it: two would name another host.
+    let own = format!("/{}", call.info.path.trim_start_matches('/'));
+    if after.is_empty() && !proxy::is_upgrade(&call) && matches!(call.method.as_str(), "GET" | "HEAD") {
         // Relative links lead below the last slash.
-        let slash = format!("{}/{query}", call.info.path);
+        let slash = format!("{own}/{query}");
         let slash = HeaderValue::try_from(slash).map_err(|e| Status::bad_request(e.to_string()))?;
         let mut response = Response::new(client::empty_body());
         *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -106,7 +108,7 @@ pub(super) async fn show(call: Call, to: Destination) -> Result<Response, Status
         return Ok(response);
     }
     let path = if after.is_empty() { format!("/{query}") } else { format!("{after}{query}") };
-    let prefix = call.info.path.strip_suffix(after).unwrap_or_default().to_owned();
+    let prefix = own.strip_suffix(after).unwrap_or_default().to_owned();
     proxy::show(call, to, prefix, &path).await
 }
 
@@ -127,10 +129,7 @@ fn after_subresource(info: &RequestInfo) -> &str {
 
 /// TLS to whoever answers: what pods and services show is their own affair (as upstream's proxy).
 pub(super) fn anyone() -> Arc<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring supports the default protocol versions")
+    let config = foundation::tls::client()
         .dangerous()
         .with_custom_certificate_verifier(client::trust::any_certificate())
         .with_no_client_auth();

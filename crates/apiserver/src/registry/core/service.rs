@@ -8,12 +8,13 @@
 mod allocation;
 pub(crate) mod claims;
 mod fields;
+mod ports;
 
 use std::sync::Arc;
 
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::node;
 use super::pod::streams;
@@ -29,6 +30,8 @@ use claims::Places;
 #[derive(Default)]
 pub(in crate::registry) struct Services {
     allocator: OnceCell<Arc<Allocator>>,
+    /// Whose turn it is to write blocks of node ports.
+    turns: Arc<Mutex<()>>,
 }
 
 impl Services {
@@ -108,7 +111,7 @@ impl Rest for Services {
         new: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<Claims, Status> {
-        Places::new(call)?.between(new, old).await
+        Places::new(call)?.between(new, old, &self.turns).await
     }
 
     async fn lost(&self, call: &Call) -> Result<(), Status> {

@@ -34,10 +34,7 @@ impl Sample {
             .unwrap()
             .self_signed(&key)
             .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
+        let tls = foundation::tls::server()
             .with_no_client_auth()
             .with_single_cert(
                 vec![certificate.der().clone()],

@@ -103,7 +103,7 @@ async fn works_for_crd_preserving_unknown_fields_in_an_embedded_object() {
     assert_eq!(found["properties"]["spec"].get("properties"), None);
     let found = published_v3(&world, "foos", "v1", "Foo").await.unwrap();
     assert_eq!(found["properties"]["spec"]["properties"]["dummy"]["type"], "string");
-    assert!(found["properties"]["spec"]["properties"]["metadata"]["$ref"].is_string());
+    assert!(found["properties"]["spec"]["properties"]["metadata"]["allOf"][0]["$ref"].is_string());
 }
 
 /// Conformance: [sig-api-machinery] CustomResourcePublishOpenAPI [Privileged:ClusterAdmin] works for multiple CRDs of different groups [Conformance]

@@ -64,13 +64,15 @@ async fn creating_deleting_custom_resource_definition_objects_works() {
 #[tokio::test]
 async fn listing_custom_resource_definition_objects_works() {
     let world = World::new().await;
-    for plural in ["as", "bs", "cs"] {
+    let all: Vec<String> = ('a'..='j').map(|letter| format!("{letter}s")).collect();
+    for plural in &all {
         establish(&world, &definition(plural, &plural.to_uppercase(), &[anything()])).await;
     }
     let selected = format!("{DEFINITIONS}?labelSelector=e2e%3Dcrd");
-    assert_eq!(world.admin.get(&selected).await.is(200).names().len(), 3);
+    assert_eq!(world.admin.get(&selected).await.is(200).names().len(), all.len());
     world.admin.delete(&selected, None).await.is(200);
-    world.admin.get("/apis/as.example.com/v1/as").await;
+    world.admin.until(&selected, |answer| answer.names().is_empty()).await;
+    world.admin.until("/apis/as.example.com/v1/as", |answer| answer.code == 404).await;
 }
 
 /// Conformance: [sig-api-machinery] CustomResourceDefinition resources [Privileged:ClusterAdmin] Simple CustomResourceDefinition getting/updating/patching custom resource definition status sub-resource works [Conformance]

@@ -150,7 +150,8 @@ async fn should_support_oidc_discovery_of_service_account_issuer() {
         "spec": {"audiences": ["oidc-discovery-test"]},
     });
     let token = world.admin.post(&format!("{ACCOUNTS}/e2e/token"), &request).await.is(201);
-    let mut parts = token.text("/status/token").split('.');
+    let token = token.text("/status/token");
+    let mut parts = token.split('.');
     let mut part = || -> Value {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap()).unwrap()
     };
@@ -160,6 +161,12 @@ async fn should_support_oidc_discovery_of_service_account_issuer() {
     let known = keys.at("/keys").as_array().unwrap();
     let key = known.iter().find(|key| key["kid"] == header["kid"]).expect("the key is published");
     assert_eq!(key["alg"], header["alg"]);
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let field = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
+    let point = [&[4][..], &field("x"), &field("y")].concat();
+    let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_FIXED, point);
+    key.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap())
+        .expect("the key has signed it");
     let algorithms = document.at("/id_token_signing_alg_values_supported").as_array().unwrap();
     assert!(algorithms.contains(&header["alg"]));
 }

@@ -1,5 +1,7 @@
 //! test/e2e/apimachinery/webhook.go
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::webhook_server::{WebhookServer, patch, reviewed, seen};
@@ -59,7 +61,7 @@ pub fn image(path: &str, review: &Value) -> Option<Value> {
             _ => json!({"allowed": true}),
         },
         "/always-deny" => denied("this webhook denies all requests"),
-        "/always-allow-delay-5s" => return None,
+        "/never" => return None,
         _ => json!({"allowed": true}),
     };
     reviewed(review, response)
@@ -154,14 +156,16 @@ async fn should_include_webhook_resources_in_discovery_documents() {
 async fn should_be_able_to_deny_pod_and_configmap_creation() {
     let world = World::new().await;
     let server = WebhookServer::start(&world, image).await;
-    let mut hanging = webhook(
-        "hanging.k8s.io",
-        server.client("/always-allow-delay-5s"),
-        json!([rule("", &["pods"], &["CREATE"])]),
-    );
+    let mut hanging =
+        webhook("hanging.k8s.io", server.client("/never"), json!([rule("", &["pods"], &["CREATE"])]));
     hanging["timeoutSeconds"] = json!(1);
     hanging["objectSelector"] = json!({"matchLabels": {"hang": "yes"}});
-    let maps = rule("", &["configmaps"], &["CREATE", "UPDATE", "DELETE"]);
+    let mut maps = webhook(
+        "deny-unwanted-configmap-data.k8s.io",
+        server.client("/configmaps"),
+        json!([rule("", &["configmaps"], &["CREATE", "UPDATE", "DELETE"])]),
+    );
+    maps["namespaceSelector"] = json!({"matchExpressions": [{"key": "skip-webhook-admission", "operator": "NotIn", "values": ["yes"]}]});
     validating(
         &world,
         "deny",
@@ -171,7 +175,7 @@ async fn should_be_able_to_deny_pod_and_configmap_creation() {
                 server.client("/pods"),
                 json!([rule("", &["pods"], &["CREATE"])]),
             ),
-            webhook("deny-unwanted-configmap-data.k8s.io", server.client("/configmaps"), json!([maps])),
+            maps,
             hanging,
         ],
     )
@@ -207,6 +211,14 @@ async fn should_be_able_to_deny_pod_and_configmap_creation() {
     let refused = admin.delete(&format!("{CONFIG_MAPS}/kept"), None).await.is(400);
     assert!(refused.message().contains("cannot be deleted"), "{}", refused.message());
     admin.delete(&path, None).await.is(200);
+
+    let exempt = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "exempt", "labels": {"skip-webhook-admission": "yes"}},
+    });
+    let made = admin.post("/api/v1/namespaces", &exempt).await.is(201);
+    seen(&world, "/api/v1/namespaces", &made).await;
+    admin.post("/api/v1/namespaces/exempt/configmaps", &disallowed("unwanted")).await.is(201);
 }
 
 /// Conformance: [sig-api-machinery] AdmissionWebhook [Privileged:ClusterAdmin] should be able to deny attaching pod [Conformance]
@@ -485,19 +497,29 @@ async fn should_deny_crd_creation() {
 #[tokio::test]
 async fn should_honor_timeout() {
     let world = World::new().await;
-    let server = WebhookServer::start(&world, image).await;
-    for (policy, code) in [("Fail", 500), ("Ignore", 201)] {
+    let server = WebhookServer::slow(&world, Duration::from_secs(3), image).await;
+    let cases = [
+        ("shorter, and failing counts", Some(1), "Fail", 500),
+        ("shorter, and failing does not count", Some(1), "Ignore", 201),
+        ("longer", Some(10), "Fail", 201),
+        ("left out, which means ten seconds", None, "Fail", 201),
+    ];
+    for (what, timeout, policy, code) in cases {
         let mut slow = webhook(
             "allow-configmap-with-delay-webhook.k8s.io",
-            server.client("/always-allow-delay-5s"),
+            server.client("/always-allow"),
             json!([rule("", &["configmaps"], &["CREATE"])]),
         );
-        slow["timeoutSeconds"] = json!(1);
+        if let Some(timeout) = timeout {
+            slow["timeoutSeconds"] = json!(timeout);
+        }
         slow["failurePolicy"] = policy.into();
         validating(&world, "slow", vec![slow]).await;
         let answer = world.admin.post(CONFIG_MAPS, &config_map("late")).await.is(code);
-        assert_eq!(answer.message().contains("context deadline exceeded"), code == 500);
-        let gone = world.admin.delete(&format!("{VALIDATING}/slow"), None).await.is(200);
-        drop(gone);
+        assert_eq!(answer.message().contains("context deadline exceeded"), code == 500, "{what}");
+        if code == 201 {
+            world.admin.delete(&format!("{CONFIG_MAPS}/late"), None).await.is(200);
+        }
+        world.admin.delete(&format!("{VALIDATING}/slow"), None).await.is(200);
     }
 }

@@ -1,6 +1,7 @@
 //! A webhook over TLS, for the tests that need one to be called.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -27,12 +28,18 @@ impl WebhookServer {
         world: &World,
         answer: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static,
     ) -> Self {
+        Self::slow(world, Duration::ZERO, answer).await
+    }
+
+    /// The same by a server that needs so much time for each answer.
+    pub async fn slow(
+        world: &World,
+        delay: Duration,
+        answer: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static,
+    ) -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
+        let mut config = foundation::tls::server()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
@@ -59,6 +66,7 @@ impl WebhookServer {
                                 let Some(answer) = answer(&path, &body) else {
                                     return std::future::pending().await;
                                 };
+                                tokio::time::sleep(delay).await;
                                 let answer = Full::new(Bytes::from(answer.to_string()));
                                 Ok::<_, std::convert::Infallible>(http::Response::new(answer))
                             }

@@ -26,8 +26,8 @@ pub const AUTHENTICATION: Followed =
 /// `--authorization-config`.
 pub const AUTHORIZATION: Followed =
     ("authorization", Some("apiserver_authorization_config_controller_automatic_reloads_total"));
-/// `--tls-sni-cert-key`.
-pub const NAMED_CERTIFICATES: Followed = ("named certificates", None);
+/// `--tls-cert-file` and `--tls-sni-cert-key`.
+pub const SERVING_CERTIFICATES: Followed = ("serving certificates", None);
 
 /// Calls `reload` whenever one of the files changes.
 pub fn follow(
@@ -103,7 +103,7 @@ mod tests {
         let clock: SharedClock = Arc::new(manual.clone());
         let tasks = Tasks::new("test");
         let path = file.clone();
-        follow(NAMED_CERTIFICATES, &[file.clone()], &clock, &tasks, move || {
+        follow(SERVING_CERTIFICATES, &[file.clone()], &clock, &tasks, move || {
             tell.send(std::fs::read_to_string(&path).unwrap_or_default())?;
             Ok(())
         })

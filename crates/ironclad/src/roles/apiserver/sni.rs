@@ -3,16 +3,16 @@
 //! Reads the files when it is made: at the start, when they change, and when the cluster's own certificates are renewed.
 //! Not here: seeing that they change, the certificate for everybody else. Upstream: apiserver/pkg/server/dynamiccertificates/named_certificates.go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use anyhow::Context as _;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
+
+use super::pem;
 
 /// One flag: `cert.pem,key.pem` or `cert.pem,key.pem:name,*.name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,11 @@ pub struct NamedCertificate {
 }
 
 impl NamedCertificate {
+    /// The names that the flag gives it.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// The certificate's file and the key's.
     pub fn files(&self) -> [&PathBuf; 2] {
         [&self.certificate, &self.key]
@@ -70,25 +75,11 @@ impl ByName {
     /// Reads the files; whoever asks for no name of theirs gets `other`.
     pub fn load(flags: &[NamedCertificate], other: Arc<CertifiedKey>) -> anyhow::Result<Self> {
         let named = flags.iter().map(|flag| {
-            let read = |path: &PathBuf| {
-                std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+            let key = pem::certified_key(&flag.certificate, &flag.key)?;
+            let names = match (flag.names.as_slice(), key.end_entity_cert()) {
+                ([], Ok(leaf)) => names_of(leaf)?,
+                (names, _) => names.to_vec(),
             };
-            let chain: Vec<CertificateDer<'static>> =
-                CertificateDer::pem_slice_iter(&read(&flag.certificate)?)
-                    .collect::<Result<_, _>>()
-                    .with_context(|| format!("{} is no certificate", flag.certificate.display()))?;
-            let Some(leaf) = chain.first() else {
-                bail!("{} holds no certificate", flag.certificate.display())
-            };
-            let names = if flag.names.is_empty() { names_of(leaf)? } else { flag.names.clone() };
-            let key = PrivateKeyDer::from_pem_slice(&read(&flag.key)?)
-                .with_context(|| format!("{} is no key", flag.key.display()))?;
-            let key = any_supported_type(&key)
-                .with_context(|| format!("the key in {} cannot be used", flag.key.display()))?;
-            let key = CertifiedKey::new(chain, key);
-            key.keys_match().with_context(|| {
-                format!("{} is not the key of {}", flag.key.display(), flag.certificate.display())
-            })?;
             Ok(Loaded { names, explicit: !flag.names.is_empty(), key: Arc::new(key) })
         });
         Ok(Self { named: named.collect::<anyhow::Result<_>>()?, other })
@@ -113,6 +104,12 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(hello.server_name().map_or_else(|| self.other.clone(), |name| self.find(name)))
     }
+}
+
+/// The names in the first certificate of a file.
+pub fn names_in(path: &Path) -> anyhow::Result<Vec<String>> {
+    let chain = pem::certificates(path)?;
+    chain.first().map_or_else(|| Ok(Vec::new()), names_of)
 }
 
 /// The names in a certificate: its subject's common name and its alternative names.
@@ -187,9 +184,6 @@ mod tests {
     /// Any certificate.
     fn dummy(folder: &std::path::Path) -> Arc<CertifiedKey> {
         let flag: NamedCertificate = made(folder, "other").parse().unwrap();
-        let chain: Vec<_> =
-            CertificateDer::pem_file_iter(&flag.certificate).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(&flag.key).unwrap();
-        Arc::new(CertifiedKey::new(chain, any_supported_type(&key).unwrap()))
+        Arc::new(pem::certified_key(&flag.certificate, &flag.key).unwrap())
     }
 }

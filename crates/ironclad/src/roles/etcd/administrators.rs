@@ -20,16 +20,14 @@ use crate::roles::apiserver::{Current, authorities};
 
 /// The TLS of the listener, with the API server's certificate.
 pub(super) fn tls(context: &Context) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = foundation::tls::provider();
     let known =
         WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(context)?), provider.clone())
             .build()
             .context("client certificates cannot be verified")?;
     // Made now, so that a fault in it is told at the start.
     context.pki.credential(Leaf::ApiserverServing, context.clock.now())?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
+    let mut config = foundation::tls::server_for_others()
         .with_client_cert_verifier(Arc::new(Administrators(known)))
         .with_cert_resolver(Arc::new(Current(context.clone(), Leaf::ApiserverServing)));
     config.alpn_protocols = vec![b"h2".to_vec()];

@@ -111,6 +111,7 @@ async fn found(data_dir: &Path, options: &Options) -> anyhow::Result<()> {
 
 async fn join(context: &Context, server: &str, handed: &HandedOver, options: &Options) -> anyhow::Result<()> {
     let data_dir = &context.config.dirs.data_dir;
+    RaftStore::can_join(&member_directory(data_dir))?;
     let id = begin_to_join(data_dir, context.randomness.u64())?;
     let member = Member { id, name: options.name.clone(), address: options.address.clone() };
     let security = security(context, id)?;
@@ -126,6 +127,26 @@ async fn join(context: &Context, server: &str, handed: &HandedOver, options: &Op
         }
     }
     bail!("no member of the cluster of {server} takes on this one: {}", refused.join("; "))
+}
+
+/// Refuses a data directory that cannot get a member, before a cluster has taken that member on.
+///
+/// # Errors
+/// The log that is in the way; a directory that cannot be read.
+pub fn refuse_a_log(data_dir: &Path) -> anyhow::Result<()> {
+    let directory = member_directory(data_dir);
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("cannot read {}", directory.display()))?,
+    };
+    let mut names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    if let Some(log) = names.find(|name| name.ends_with(".wal")) {
+        bail!(
+            "{} holds the log of a store that is no member's ({log}): move it away, or join with an empty data directory",
+            directory.display()
+        );
+    }
+    Ok(())
 }
 
 /// Before a member is opened that was made before.
@@ -145,7 +166,8 @@ async fn prepare(data_dir: &Path, reset: Reset, options: &Options) -> anyhow::Re
             let (directory, options) = (member_directory(data_dir), options.clone());
             let reset = tokio::task::spawn_blocking(move || store_raft::reset(&directory, &options));
             reset.await.context("the reset was cut off")?.context("the member cannot go on alone")?;
-            fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))
+            // On the disk, as the reset is: done again it would throw out who has joined meanwhile.
+            Ok(pki::write_private(&done, "")?)
         }
     }
 }
@@ -191,20 +213,14 @@ fn security(context: &Context, member: u64) -> anyhow::Result<Security> {
     roots.add(authority.into()).context("the members' authority cannot be used")?;
     let roots = Arc::new(roots);
     let current = Arc::new(Current(context.clone(), leaf));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
+    let provider = foundation::tls::provider();
+    let mut client = foundation::tls::client()
         .with_root_certificates(roots.clone())
         .with_client_cert_resolver(current.clone());
     let members = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .build()
         .context("members cannot be verified")?;
-    let mut server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS 1.3 is not available")?
-        .with_client_cert_verifier(members)
-        .with_cert_resolver(current);
+    let mut server = foundation::tls::server().with_client_cert_verifier(members).with_cert_resolver(current);
     client.alpn_protocols = vec![PROTOCOL.to_vec()];
     server.alpn_protocols = vec![PROTOCOL.to_vec()];
     Ok(Security { client: Arc::new(client), server: Arc::new(server) })

@@ -9,7 +9,13 @@ const TUNNEL_INDEX: u32 = 9;
 
 fn member(name: &str, address: &str, pods: &str) -> Arc<Member> {
     let (address, pods) = (address.parse().unwrap(), pods.parse().unwrap());
-    Arc::new(Member { name: name.into(), address, pods })
+    Arc::new(Member { name: name.into(), address, pods, since: None })
+}
+
+/// The same, made so many seconds after the first.
+fn aged(name: &str, address: &str, pods: &str, seconds: u8) -> Arc<Member> {
+    let since = format!("2026-11-22T10:00:{seconds:02}Z").parse().ok();
+    Arc::new(Member { since, ..(*member(name, address, pods)).clone() })
 }
 
 fn cluster(others: &[(&str, &str, &str)]) -> Cluster {
@@ -313,4 +319,59 @@ fn networks_that_nobody_may_have_get_no_route() {
         (0, 0),
         "a node that says it is here is passed over"
     );
+}
+
+/// Node `0` comes first by name, and says that another node's network is its own.
+#[test]
+fn a_network_is_not_taken_from_who_has_it() {
+    let (one, two) = ("192.0.2.2", "192.0.2.9");
+    let to = |gateway| ours("10.42.2.0/24", gateway, ETH0);
+    let victim = |seconds| aged("victim", one, "10.42.2.0/24", seconds);
+    for (case, thief, victim, route, refused) in [
+        ("the older", aged("0", two, "10.42.2.0/24", 9), victim(1), None, "0"),
+        ("a part of it", aged("0", two, "10.42.2.128/25", 9), victim(1), None, "0"),
+        ("all of it", aged("0", two, "10.42.2.0/23", 9), victim(1), None, "0"),
+        ("of one second the first by name", aged("0", two, "10.42.2.0/24", 1), victim(1), None, "victim"),
+        ("who has the route", aged("0", two, "10.42.2.0/24", 1), victim(9), Some(to(one)), "0"),
+        (
+            "who has the route, if it is larger",
+            aged("0", two, "10.42.2.0/23", 1),
+            victim(9),
+            Some(to(one)),
+            "0",
+        ),
+        (
+            "a route that leads to nobody",
+            aged("0", two, "10.42.2.0/24", 9),
+            victim(1),
+            Some(to("192.0.2.7")),
+            "0",
+        ),
+    ] {
+        let mut observed = host();
+        observed.routes.extend(route);
+        let cluster = Cluster { others: vec![thief, victim], ..cluster(&[]) };
+        let plan = plan(&cluster, &observed);
+        let [refusal] = plan.refused.iter().collect::<Vec<_>>()[..] else { panic!("{case}: {plan:?}") };
+        assert_eq!(refusal.node, refused, "{case}");
+        let moves = plan.commands.iter().any(|command| {
+            matches!(command, Command::PutRoute(_, Way::Direct { gateway, .. }) if gateway.to_string() == two)
+        });
+        assert_eq!(moves, refused == "victim", "{case}: {:?}", plan.commands);
+    }
+
+    // The tunnel's end is told by its neighbour.
+    let others =
+        vec![aged("0", "198.51.100.9", "10.42.7.0/24", 1), aged("far", "198.51.100.7", "10.42.7.0/24", 9)];
+    let tunnelled = plan(&Cluster { others, ..cluster(&[]) }, &host_with_tunnel());
+    assert_eq!(tunnelled.commands, []);
+    assert_eq!(tunnelled.refused.first().unwrap().node, "0");
+
+    // While the way to its node is down for a moment, it is not anybody's.
+    let mut observed = host();
+    observed.routes = vec![to(one), route("198.51.100.0/24", Some("192.0.2.254"), ETH0)];
+    let others = vec![aged("0", "198.51.100.9", "10.42.2.0/25", 1), victim(9)];
+    let down = plan(&Cluster { others, ..cluster(&[]) }, &observed);
+    assert_eq!(down.commands, []);
+    assert_eq!(down.refused.len(), 2);
 }

@@ -40,12 +40,7 @@ impl Client {
                 CertificateDer::pem_file_iter(path).map_err(|e| format!("{}: {e}", path.display()))?;
             roots.add_parsable_certificates(certificates.flatten());
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = foundation::tls::client_of_others().with_root_certificates(roots).with_no_client_auth();
         Ok(Self { tls: Arc::new(tls), tasks })
     }
 

@@ -20,17 +20,27 @@ pub(in crate::cel) fn call<'a>(call: &Call<'_, 'a>) -> Result<Value<'a>> {
     }
 }
 
-/// The list with the elements of the lists in it, down to a depth. Recursion ends where no list is left, and lists nest no
-/// deeper than what was decoded.
-fn flattened(all: Vec<Value<'_>>, depth: u64) -> Result<Vec<Value<'_>>> {
-    let mut flat = Vec::new();
+/// The most elements that flattening makes.
+const FLAT: usize = 1 << 20;
+
+/// Puts the elements of the lists in a list into `flat`, down to a depth. Recursion ends where no list is left: lists nest no
+/// deeper than what was decoded and the expression together, but those that expressions make share their parts, so there
+/// may be any number of elements.
+fn flatten<'a>(all: Vec<Value<'a>>, depth: u64, flat: &mut Vec<Value<'a>>) -> Result<()> {
     for element in all {
         match element {
-            Value::List(inner) if depth > 0 => flat.extend(flattened(inner.elements()?, depth - 1)?),
+            Value::List(inner) if depth > 0 => flatten(inner.elements()?, depth - 1, flat)?,
+            _ if flat.len() == FLAT => return Err(Error::CostLimit),
             other => flat.push(other),
         }
     }
-    Ok(flat)
+    Ok(())
+}
+
+fn flattened(all: Vec<Value<'_>>, depth: u64) -> Result<Value<'_>> {
+    let mut flat = Vec::new();
+    flatten(all, depth, &mut flat)?;
+    Ok(Value::list(flat))
 }
 
 fn of_list<'a>(
@@ -105,9 +115,9 @@ fn of_list<'a>(
             }
             Ok(Value::list(found))
         }
-        ("flatten", []) => flattened(all, 1).map(Value::list),
+        ("flatten", []) => flattened(all, 1),
         ("flatten", [Value::Int(depth)]) => match u64::try_from(*depth) {
-            Ok(depth) => flattened(all, depth).map(Value::list),
+            Ok(depth) => flattened(all, depth),
             Err(_) => Err(Error::failed("level must be non-negative")),
         },
         ("first", []) => Ok(all.into_iter().next().map_or(Value::Optional(None), Value::some)),

@@ -356,6 +356,10 @@ fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) -> Change {
             change.put_walked(|| identity.clone(), old, new, shape.element());
         }
     } else if let (Some(old), Some(new)) = (old, new) {
+        // Without a schema a value is what it holds: where that is no object any more, what was in it has gone, too.
+        if matches!(shape, Shape::Untyped) && !old.is_null() && !new.is_null() {
+            entries(&mut change, shape.object(Some(old)), shape.object(Some(new)), shape);
+        }
         change.modified.member =
             !matches!(shape, Shape::Leaf(Some(r#type)) if presence::same(old, new, r#type));
     }

@@ -351,6 +351,23 @@ fn elements_that_cannot_be_told_apart_are_one_item() {
 }
 
 #[test]
+fn what_is_below_a_member_without_a_schema_goes_when_it_is_an_object_no_more() {
+    let none: [&str; 0] = [];
+    for (old, new, added, removed, modified) in [
+        (json!({"b": 1, "c": {"d": 2}}), json!(3), &none[..], &[".a.b", ".a.c", ".a.c.d"][..], &[".a"][..]),
+        (json!("x"), json!({"b": 1}), &[".a.b"], &none, &[".a"]),
+        (json!({"b": 1}), json!([1]), &none, &[".a.b"], &[".a"]),
+        (json!({"b": 1}), json!({}), &none, &[".a.b"], &none),
+        (json!({}), json!(1), &none, &none, &[".a"]),
+        (json!(1), json!(2), &none, &none, &[".a"]),
+    ] {
+        let found = shape::Difference::between(&json!({"a": old}), &json!({"a": new}), shape::Shape::Untyped);
+        let found = [found.added, found.removed, found.modified].map(|set| set.paths());
+        assert_eq!([&found[0][..], &found[1], &found[2]], [added, removed, modified], "{old} {new}");
+    }
+}
+
+#[test]
 fn a_new_object_belongs_to_its_creator() {
     let mut new = stored(object(
         json!({"labels": {"a": "b"}}),

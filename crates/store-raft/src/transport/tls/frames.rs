@@ -14,7 +14,7 @@ use super::{CHUNK, END};
 /// The largest frame: the largest transaction and what is around it.
 const FRAME: usize = 32 << 20;
 /// How long a checkpoint's next piece may take to go or come.
-const STALLED: Duration = Duration::from_secs(20);
+pub const STALLED: Duration = Duration::from_secs(20);
 
 /// As long as a step may take.
 pub async fn in_time<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {

@@ -67,7 +67,7 @@ impl Seen {
     }
 }
 
-fn name(value: u64) -> String {
+pub(super) fn name(value: u64) -> String {
     format!("value {value}")
 }
 
@@ -112,6 +112,10 @@ impl Simulation {
             Asked::Remove { victim } => (self.member(*victim), self.nodes[*victim].id),
             _ => (self.member(index), 0),
         };
+        let understood = match &asked {
+            Asked::Join { joiner } => self.nodes[*joiner].level,
+            _ => self.nodes[index].level,
+        };
         let Some(running) = &mut self.nodes[index].running else { return };
         self.next += 1;
         let request = self.next;
@@ -135,7 +139,7 @@ impl Simulation {
                 running.core.read(request, now);
             }
             Asked::Grant { id, .. } => running.core.propose(request, Command::Grant { id: *id, ttl: 2 }, now),
-            Asked::Join { .. } => running.core.change(request, Change::Add(joiner), now),
+            Asked::Join { .. } => running.core.join(request, joiner, understood, now),
             Asked::Remove { .. } => running.core.change(request, Change::Remove(leaver), now),
         }
         self.asked.insert(request, (index, start, asked));
@@ -184,11 +188,20 @@ impl Simulation {
                 let wait = ms(self.randomness.below(3_000));
                 self.after(wait, What::Anew { node: victim });
             }
+            // Of a version that is too old for the others; or whoever was asked does not know yet that the one before has left.
+            (Asked::Join { joiner }, Err(Error::Invalid(why))) => {
+                if why.contains("version") {
+                    self.upgrade(joiner);
+                }
+                self.after(ms(100), What::Join { joiner });
+            }
             // The others do not vote yet.
             (Asked::Remove { victim }, Err(Error::Invalid(_))) => {
                 self.after(ms(100), What::Remove { victim })
             }
-            (asked, Err(Error::Unavailable(_))) => self.unknown(request, asked),
+            (asked, Err(Error::Unavailable(_) | Error::NoSpace | Error::Io { .. })) => {
+                self.unknown(request, asked)
+            }
             (_, other) => panic!("an answer to another question: {other:?}"),
         }
     }
@@ -237,7 +250,10 @@ impl Simulation {
                 self.ask(node, Asked::Write { key: "last".into(), value });
                 // Longer than anybody's patience. One whose write has come to it in a checkpoint does not learn of it.
                 let end = self.now + Duration::from_secs(6);
-                self.run_until(end);
+                while self.now < end && !self.told.contains_key(&name(value)) {
+                    let soon = self.now + ms(100);
+                    self.run_until(soon);
+                }
                 if matches!(self.told.get(&name(value)), Some(Some(_))) {
                     break;
                 }
@@ -246,10 +262,11 @@ impl Simulation {
             }
         }
         assert!(self.told.values().flatten().count() >= before + MEMBERS);
-        // Nothing is on its way any more.
+        // Nothing new, and what was asked ends: longer than anybody's patience, and than any lease.
         self.events.retain(|event| !matches!(event.what, What::Client));
-        let end = self.now + Duration::from_secs(4);
+        let end = self.now + Duration::from_secs(6);
         self.run_until(end);
+        assert!(self.asked.is_empty(), "somebody waits for an answer");
         let histories: Vec<_> = (0..MEMBERS).map(|node| self.history(node)).collect();
         for node in 1..MEMBERS {
             assert_eq!(histories[0], histories[node], "the histories of members 0 and {node}");

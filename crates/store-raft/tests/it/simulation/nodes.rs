@@ -14,6 +14,7 @@ use store::embedded::disk::simulated::SimulatedDisk;
 use store::{Error, WatchRequest};
 use store_raft::core::{Core, Output, Settings, describe};
 use store_raft::keeper::Keeper;
+use store_raft::level::{self, Level};
 
 use super::{DIRECTORY, Running, Simulation, What, ms};
 
@@ -37,6 +38,7 @@ impl Simulation {
             patience: Duration::from_secs(5),
             checkpoint_bytes: 4_000,
             keep_bytes: self.randomness.below(3) * 1_000,
+            level: self.nodes[index].level,
         };
         let now = self.clock(index);
         let replica = recovered.replica.clone();
@@ -50,6 +52,7 @@ impl Simulation {
             received: HashMap::new(),
             gone: Vec::new(),
             leases,
+            refused: None,
         };
         self.nodes[index].running = Some(running);
         self.nodes[index].start += 1;
@@ -84,6 +87,16 @@ impl Simulation {
         self.after(wait, What::Start { node: index });
     }
 
+    /// A member is started as the latest version, if it was not.
+    pub(super) fn upgrade(&mut self, index: usize) {
+        if std::mem::replace(&mut self.nodes[index].level, level::LATEST) == level::LATEST {
+            return;
+        }
+        let behind = self.nodes.iter().any(|node| node.level != level::LATEST);
+        self.counts.upgraded += u64::from(behind);
+        self.crash(index);
+    }
+
     /// A member that was removed is made anew, as another one with an empty disk.
     pub(super) fn anew(&mut self, index: usize) {
         self.nodes[index].running = None;
@@ -94,6 +107,8 @@ impl Simulation {
         let node = &mut self.nodes[index];
         node.disk = SimulatedDisk::new(Arc::new(SeededRandomness::new(self.randomness.u64())));
         node.id += super::MEMBERS as u64;
+        // Of an earlier one it would not be taken on.
+        node.level = level::LATEST;
         self.leaving = None;
         self.start(index);
         self.after(ms(0), What::Join { joiner: index });
@@ -142,6 +157,13 @@ impl Simulation {
                     self.after(wait, What::Upkeep { node: index, start, checkpoint });
                 }
                 Output::Release(released) => self.release(index, released),
+                // It had asked to join before the others had agreed on what it does not understand, and does not vote yet.
+                Output::Failed(why)
+                    if self.nodes[index].level == level::FIRST && !standing.voters.contains(&standing.id) =>
+                {
+                    assert!(why.contains("upgrade"), "member {index}: {why}");
+                    return self.upgrade(index);
+                }
                 Output::Failed(why) => panic!("member {index}: {why}"),
             }
         }
@@ -160,6 +182,9 @@ impl Simulation {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).unwrap();
             checkpoint = Some(bytes);
+        }
+        if self.unwilling && message.get_msg_type() == MessageType::MsgTimeoutNow {
+            return;
         }
         let apart = self.cut.is_some_and(|cut| (cut == from) != (cut == to));
         let lost = apart || self.faults && self.chance(20);
@@ -180,11 +205,18 @@ impl Simulation {
             let late = if self.faults && self.chance(30) { 3_000 } else { 20 };
             let wait = ms(1 + self.randomness.below(late));
             let (message, checkpoint) = (message.clone(), checkpoint.clone());
-            self.after(wait, What::Deliver { node: to, message, checkpoint });
+            let by = (id, self.nodes[from].level);
+            self.after(wait, What::Deliver { node: to, message, checkpoint, by });
         }
     }
 
-    pub(super) fn deliver(&mut self, node: usize, message: Message, checkpoint: Option<Vec<u8>>) {
+    pub(super) fn deliver(
+        &mut self,
+        node: usize,
+        message: Message,
+        checkpoint: Option<Vec<u8>>,
+        by: (u64, Level),
+    ) {
         let now = self.clock(node);
         if message.to != self.nodes[node].id || self.nodes[node].running.is_none() {
             return;
@@ -204,6 +236,7 @@ impl Simulation {
             running.received.insert(index, path);
         }
         let Some(running) = &mut self.nodes[node].running else { return };
+        running.core.told_level(by.0, by.1);
         running.core.step(message, now);
         self.poll(node);
     }
@@ -217,7 +250,7 @@ impl Simulation {
         let Some(last) = work.last().map(|persist| persist.number) else { return };
         let received = running.received.clone();
         let done = running.keeper.persist(&work, |index| received.get(&index).cloned());
-        running.core.disk_refuses(done.is_err());
+        running.core.disk_refuses(done.as_ref().err().cloned());
         match done {
             Ok(installed) => {
                 running.core.persisted(last);
@@ -230,7 +263,8 @@ impl Simulation {
                     self.counts.rotated += 1;
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                running.refused = Some(error);
                 for persist in work.into_iter().rev() {
                     running.persists.push_front(persist);
                 }

@@ -177,8 +177,13 @@ impl World {
             options: self.options.clone(),
         });
         let policy = Policy::new(&self.options, self.clock.monotonic());
-        let writer =
-            Writer { shared: shared.clone(), wal: recovered.wal, policy, metrics: CommitMetrics::default() };
+        let writer = Writer {
+            shared: shared.clone(),
+            wal: recovered.wal,
+            policy,
+            metrics: CommitMetrics::default(),
+            synced_in: std::time::Duration::ZERO,
+        };
         let State { revision, compacted, .. } = self.model.state;
         let seen = compacted.max(1) - 1;
         self.running = Some(Running { shared: shared.clone(), writer, watch: None, seen });

@@ -49,13 +49,20 @@ struct Segment {
 
 /// The numbers of the segments in a directory, ascending, after removing what a crash has left half made.
 pub(in crate::embedded) fn segments(disk: &dyn Disk, directory: &Path) -> Result<Vec<u64>, Error> {
-    let context = || format!("listing {}", directory.display());
-    let mut numbers = Vec::new();
-    for (path, _) in disk.list(directory).map_err(|error| Error::io(context(), error))? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("spare-") {
+    for (path, _) in listed(disk, directory)? {
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("spare-")) {
             disk.remove(&path).map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
-        } else if let Some(number) = name.strip_suffix(".wal") {
+        }
+    }
+    numbers(disk, directory)
+}
+
+/// The numbers of the segments in a directory, ascending.
+pub(in crate::embedded) fn numbers(disk: &dyn Disk, directory: &Path) -> Result<Vec<u64>, Error> {
+    let mut numbers = Vec::new();
+    for (path, _) in listed(disk, directory)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(number) = name.strip_suffix(".wal") {
             let number = u64::from_str_radix(number, 16)
                 .map_err(|_| corrupt(&path, 0, "the name is not that of a segment"))?;
             numbers.push(number);
@@ -63,6 +70,10 @@ pub(in crate::embedded) fn segments(disk: &dyn Disk, directory: &Path) -> Result
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+fn listed(disk: &dyn Disk, directory: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
+    disk.list(directory).map_err(|error| Error::io(format!("listing {}", directory.display()), error))
 }
 
 /// Gives every payload after batch `after` to `apply`, in order and with its batch. `apply` says `false` to bytes
@@ -235,7 +246,7 @@ impl Reader {
     fn close(&mut self, segment: &Segment) {
         let last_batch = segment.records.last().map_or(self.batch, |found| found.batch);
         let size = segment.bytes.len() as u64;
-        self.closed.push(Closed { number: segment.number, last_batch, size });
+        self.closed.push(Closed { number: segment.number, last_batch, size, spare: None });
     }
 
     /// The last segment that holds anything, and the empty ones after it.

@@ -9,11 +9,48 @@ use std::collections::BTreeMap;
 
 use crate::kinds::optional::items;
 use crate::meta::{LabelSelector, LabelSelectorRequirement};
-use crate::types::core::v1::{Pod, PodAffinityTerm};
+use crate::types::core::v1::{Affinity, Pod, PodAffinityTerm, PodSpec};
 
-/// Writes out the keys of all terms and constraints of a new pod.
+/// The most keys that all terms and constraints of a pod may name together. Each becomes a requirement, many times as
+/// large as the key: what fits a request would take hundreds of times its size. Validation refuses more.
+pub(super) const MOST: usize = 10_000;
+
+/// How many keys the terms and constraints of a pod name.
+pub(super) fn count(spec: &PodSpec) -> usize {
+    let of_terms = spec
+        .affinity
+        .iter()
+        .flat_map(terms)
+        .map(|term| items(&term.match_label_keys).len() + items(&term.mismatch_label_keys).len());
+    let spread = items(&spec.topology_spread_constraints).iter();
+    of_terms.sum::<usize>() + spread.map(|spread| items(&spread.match_label_keys).len()).sum::<usize>()
+}
+
+/// Every term about other pods.
+fn terms(affinity: &Affinity) -> impl Iterator<Item = &PodAffinityTerm> {
+    let together = affinity.pod_affinity.iter().map(|together| {
+        (
+            items(&together.required_during_scheduling_ignored_during_execution),
+            items(&together.preferred_during_scheduling_ignored_during_execution),
+        )
+    });
+    let apart = affinity.pod_anti_affinity.iter().map(|apart| {
+        (
+            items(&apart.required_during_scheduling_ignored_during_execution),
+            items(&apart.preferred_during_scheduling_ignored_during_execution),
+        )
+    });
+    together.chain(apart).flat_map(|(required, preferred)| {
+        required.iter().chain(preferred.iter().map(|weighted| &weighted.pod_affinity_term))
+    })
+}
+
+/// Writes out the keys of all terms and constraints of a new pod, unless they are too many.
 pub(super) fn merge(pod: &mut Pod) {
     let (Some(spec), Some(labels)) = (&mut pod.spec, &pod.metadata.labels) else { return };
+    if count(spec) > MOST {
+        return;
+    }
     let mut terms: Vec<&mut PodAffinityTerm> = Vec::new();
     if let Some(affinity) = &mut spec.affinity {
         if let Some(together) = &mut affinity.pod_affinity {
@@ -60,6 +97,32 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn too_many_keys_are_left_for_validation_to_refuse() {
+        for (count, requirements) in [(MOST / 2, MOST / 2), (MOST / 2 + 1, 0)] {
+            let keys = vec!["app"; count];
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"labels": {"app": "a"}},
+                "spec": {
+                    "containers": [],
+                    "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "zone", "labelSelector": {}, "matchLabelKeys": keys},
+                    ]}},
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+                        "labelSelector": {}, "matchLabelKeys": keys,
+                    }],
+                },
+            }))
+            .unwrap();
+            merge(&mut pod);
+            let pod = serde_json::to_value(&pod).unwrap();
+            let selector = &pod["spec"]["topologySpreadConstraints"][0]["labelSelector"];
+            let made = selector["matchExpressions"].as_array().map_or(0, Vec::len);
+            assert_eq!(made, requirements, "{count}");
+        }
+    }
 
     #[test]
     fn keys_become_requirements_of_the_values_that_the_pod_has() {

@@ -37,10 +37,15 @@ pub fn of_pod(pod: &Pod) -> QosClass {
     }
 }
 
-/// The class a spec amounts to. Resources of the pod as a whole decide alone where they are given.
+/// The class a spec amounts to. Resources of the pod as a whole decide alone where they name an amount.
 pub fn of_spec(spec: &PodSpec) -> QosClass {
-    if let Some(own) = &spec.resources {
-        return class([Some(own)].into_iter());
+    let of_pod = spec.resources.as_ref().filter(|own| {
+        [&own.requests, &own.limits]
+            .into_iter()
+            .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+    });
+    if of_pod.is_some() {
+        return class([of_pod].into_iter());
     }
     class(
         spec.containers
@@ -78,6 +83,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_pod_as_a_whole_decides_where_it_names_an_amount() {
+        for (own, expected) in [
+            (json!({}), QosClass::Burstable),
+            (json!({"requests": {}, "limits": {}}), QosClass::Burstable),
+            (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), QosClass::Guaranteed),
+            (json!({"requests": {"cpu": "0"}}), QosClass::BestEffort),
+        ] {
+            let spec: PodSpec = serde_json::from_value(json!({"resources": own,
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}))
+            .unwrap();
+            assert_eq!(of_spec(&spec), expected, "{own}");
+        }
+    }
 
     #[test]
     fn classes() {

@@ -129,6 +129,9 @@ fn summarize(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Summary {
             summary.reason = if ready { "Running" } else { "NotReady" }.to_owned();
         }
     }
+    if condition("AllContainersRestarting").is_some_and(|condition| condition.status == "True") {
+        summary.reason = "RestartingAllContainers".to_owned();
+    }
     if pod.metadata.deletion_timestamp.is_some() {
         if text(&status.reason) == "NodeLost" {
             summary.reason = "Unknown".to_owned();
@@ -215,6 +218,13 @@ mod tests {
                 "1",
             ),
             (json!({"phase": "Failed", "reason": "Evicted"}), false, "0/1", "Evicted", "0"),
+            (
+                json!({"phase": "Running", "conditions": [{"type": "AllContainersRestarting", "status": "True"}]}),
+                false,
+                "0/1",
+                "RestartingAllContainers",
+                "0",
+            ),
         ] {
             let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}],
                 "initContainers": [{"name": "i"}]}, "status": status});

@@ -1,7 +1,7 @@
 //! What an update may change about a pod: through the pod itself, its status, `ephemeralcontainers` and `resize`.
 //! Upstream: pkg/apis/core/validation (ValidatePodUpdate and its kin), pkg/registry/core/pod/strategy.go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -44,6 +44,21 @@ pub(super) fn prepare_for_status_update(new: &mut Pod, old: &Pod) {
         && text(&new.qos_class).is_empty()
     {
         new.qos_class.clone_from(&old.qos_class);
+    }
+    // Clients older than these fields leave them out; without them the claims of the pod would never be released.
+    if let (Some(new), Some(old)) = (&mut new.status, &old.status) {
+        keep(&mut new.resource_claim_statuses, &old.resource_claim_statuses);
+        keep(&mut new.extended_resource_claim_status, &old.extended_resource_claim_status);
+        keep(
+            &mut new.node_allocatable_resource_claim_statuses,
+            &old.node_allocatable_resource_claim_statuses,
+        );
+    }
+}
+
+fn keep<T: Clone>(new: &mut Option<T>, old: &Option<T>) {
+    if new.is_none() {
+        new.clone_from(old);
     }
 }
 
@@ -330,9 +345,10 @@ fn addresses(errors: &mut ErrorList, status: &PodStatus, path: &Path) {
     }
     for (name, addresses) in [("podIPs", pod), ("hostIPs", host)] {
         let path = path.child(name);
+        let mut seen = HashSet::new();
         for (index, address) in addresses.iter().enumerate() {
             ip(errors, &path.index(index), address);
-            if addresses[..index].contains(address) {
+            if !seen.insert(address) {
                 errors.push(field::duplicate(&path.index(index), *address));
             }
         }
@@ -507,6 +523,26 @@ mod tests {
             errors,
             ["spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed"]
         );
+    }
+
+    #[test]
+    fn what_older_clients_leave_out_of_the_status_stays() {
+        let old = pod(|pod| {
+            pod["status"] = json!({"phase": "Running", "qosClass": "Burstable",
+                "resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "p-gpu"}],
+                "extendedResourceClaimStatus": {"resourceClaimName": "e", "requestMappings": []}});
+        });
+        let kept = |new: Value| {
+            let mut new = pod(|pod| pod["status"] = new);
+            prepare_for_status_update(&mut new, &old);
+            let status = new.status.unwrap();
+            (
+                status.resource_claim_statuses.map(|all| all.len()),
+                status.extended_resource_claim_status.is_some(),
+            )
+        };
+        assert_eq!(kept(json!({"phase": "Failed"})), (Some(1), true));
+        assert_eq!(kept(json!({"phase": "Failed", "resourceClaimStatuses": []})), (Some(0), true));
     }
 
     #[test]

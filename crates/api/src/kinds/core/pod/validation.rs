@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::field::{self, ErrorList, Path};
 use crate::kinds::check::{dns_label, dns_subdomain, ip, json, one_of, one_of_if_set, qualified_name};
-use crate::kinds::core::pod::resources;
+use crate::kinds::core::pod::{label_keys, resources};
 use crate::kinds::optional::{items, text};
 use crate::meta::ObjectMeta;
 use crate::meta_validation::{annotations_errors, labels_errors, push_invalid};
@@ -184,6 +184,10 @@ fn pod_spec(errors: &mut ErrorList, spec: &PodSpec, pod: Option<&ObjectMeta>, pa
     }
     if let Some(security) = &spec.security_context {
         security::pod(errors, security, spec, &path.child("securityContext"));
+    }
+    let keys = label_keys::count(spec);
+    if keys > label_keys::MOST {
+        errors.push(field::too_many(&path.child("matchLabelKeys"), keys, label_keys::MOST));
     }
     if let Some(affinity) = &spec.affinity {
         scheduling::affinity(errors, affinity, &path.child("affinity"));

@@ -1,6 +1,7 @@
 //! The addresses of a Service: how the single and the plural field mirror each other, and what may change.
 //! Upstream: pkg/registry/core/service/strategy.go, ValidateServiceClusterIPsRelatedFields.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::is_headless;
@@ -151,12 +152,13 @@ pub(super) fn validate(errors: &mut ErrorList, spec: &ServiceSpec, path: &Path) 
         _ => {}
     }
     let families = items(&spec.ip_families);
+    let mut seen = HashSet::new();
     for (index, family) in families.iter().enumerate() {
         let path = path.child("ipFamilies").index(index);
         if !FAMILIES.contains(&&**family) {
             errors.push(field::not_supported(&path, &**family, &FAMILIES));
         }
-        if families[..index].contains(family) {
+        if !seen.insert(family) {
             errors.push(field::duplicate(&path, &**family));
         }
     }

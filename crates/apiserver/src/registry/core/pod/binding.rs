@@ -4,6 +4,8 @@
 //! Upstream: pkg/registry/core/pod/storage/storage.go (BindingREST).
 
 use api::field::{self, Path};
+use api::meta_validation::push_invalid;
+use api::names::is_dns1123_subdomain;
 use api::{GroupKind, GroupResource, GroupVersionKind, Object, Status};
 use async_trait::async_trait;
 use schema::Schema;
@@ -84,8 +86,9 @@ fn validate(name: &str, binding: &Object) -> Result<(), Status> {
     if !matches!(text("/target/kind"), "" | "Node") {
         errors.push(field::not_supported(&target.child("kind"), text("/target/kind"), &["Node", "<empty>"]));
     }
-    if text("/target/name").is_empty() {
-        errors.push(field::required(&target.child("name"), ""));
+    match text("/target/name") {
+        "" => errors.push(field::required(&target.child("name"), "")),
+        node => push_invalid(&mut errors, &target.child("name"), node, is_dns1123_subdomain(node)),
     }
     if errors.is_empty() {
         Ok(())
@@ -152,6 +155,21 @@ fn assign(pod: &mut Object, binding: &Object, now: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_is_checked() {
+        for (target, field) in [
+            (json!({"name": "n1", "kind": "Node"}), None),
+            (json!({"name": "n1.example.com"}), None),
+            (json!({"name": ""}), Some("target.name")),
+            (json!({"name": "n1/x"}), Some("target.name")),
+            (json!({"name": "n1", "kind": "Pod"}), Some("target.kind")),
+        ] {
+            let refused = validate("p", &Object(json!({"target": target}))).err();
+            let found = refused.map(|status| status.details.unwrap().causes[0].field.clone());
+            assert_eq!(found.as_deref(), field, "{target}");
+        }
+    }
 
     #[test]
     fn a_pod_is_bound_once_and_only_when_it_may_be() {

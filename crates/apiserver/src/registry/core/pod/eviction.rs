@@ -21,6 +21,9 @@ use crate::response::Response;
 /// Upstream's MaxDisruptedPodSize: a budget that forgot so many evictions is broken.
 const MAX_DISRUPTED: usize = 2_000;
 
+/// By which clients know the refusals that a budget is the cause of.
+const CAUSE: &str = "DisruptionBudget";
+
 pub(super) struct Eviction;
 
 #[async_trait]
@@ -235,7 +238,7 @@ fn refused(cause: String) -> Status {
     let mut status =
         Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
     let details = status.details.get_or_insert_default();
-    details.causes.push(Cause { reason: "DisruptionBudget".into(), message: cause, field: String::new() });
+    details.causes.push(Cause { reason: CAUSE.into(), message: cause, field: String::new() });
     status
 }
 
@@ -252,26 +255,31 @@ fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
     if count(budget, "observedGeneration") < budget.generation() {
         return Err(in_process(&name));
     }
-    let forbidden = |why: &str| {
+    // The two wordings differ where the second is given.
+    let forbidden = |why: &str, cause: &str| {
         let message = format!("poddisruptionbudget.policy \"{name}\" is forbidden: {why}");
-        Status::new(403, Reason::Forbidden, message)
+        let mut status = Status::new(403, Reason::Forbidden, message);
+        let message = format!("The disruption budget {name} does not allow evicting pods currently: {cause}");
+        let details = status.details.get_or_insert_default();
+        (details.name, details.kind) = (name.clone(), "poddisruptionbudget".to_owned());
+        details.group = "policy".to_owned();
+        details.causes.push(Cause { reason: CAUSE.into(), message, field: String::new() });
+        status
     };
     let allowed = count(budget, "disruptionsAllowed");
     if allowed < 0 {
-        return Err(forbidden("pdb disruptions allowed is negative"));
+        let why = "pdb disruptions allowed is negative";
+        return Err(forbidden(why, why));
     }
     let disrupted = budget.0["status"]["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
     if disrupted > MAX_DISRUPTED {
         return Err(forbidden(
             "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+            "too many pending evictions not confirmed by PDB controller",
         ));
     }
     if allowed == 0 {
-        return Err(refused(format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            count(budget, "desiredHealthy"),
-            count(budget, "currentHealthy")
-        )));
+        return Err(refused(exhaustion(budget)));
     }
     let status = &mut budget.0["status"];
     status["disruptionsAllowed"] = (allowed - 1).into();
@@ -284,6 +292,30 @@ fn decrement(budget: &mut Object, pod: &str, now: &str) -> Result<(), Status> {
         exhausted(status, now);
     }
     Ok(())
+}
+
+/// Why a budget allows no disruption: counts say it best, unless the controller could not count.
+fn exhaustion(budget: &Object) -> String {
+    let name = budget.name();
+    let (desired, current) = (count(budget, "desiredHealthy"), count(budget, "currentHealthy"));
+    let conditions = budget.0.pointer("/status/conditions").and_then(Value::as_array);
+    let said = conditions.into_iter().flatten().find(|condition| condition["type"] == "DisruptionAllowed");
+    let text = |field: &str| said.and_then(|condition| condition[field].as_str()).unwrap_or_default();
+    let explained = text("status") == "False" && !text("message").is_empty();
+    match text("reason") {
+        "SyncFailed" if explained => format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
+            text("message")
+        ),
+        _ if current <= desired => {
+            format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
+        }
+        reason if explained => format!(
+            "The disruption budget {name} does not allow evicting pods currently ({reason}): {}",
+            text("message")
+        ),
+        _ => format!("The disruption budget {name} does not allow evicting pods currently"),
+    }
 }
 
 /// Says in a budget's status that it allows no more.
@@ -347,11 +379,35 @@ mod tests {
             "lastTransitionTime": "now", "observedGeneration": 1,
         }]);
         assert_eq!(budget.0["status"]["conditions"], conditions);
-        let refused = decrement(&mut budget, "q", "now").unwrap_err();
-        assert_eq!(refused.code, 429);
+        let cause = |budget: &mut Object| {
+            let refused = decrement(budget, "q", "now").unwrap_err();
+            let cause = refused.details.unwrap().causes.remove(0);
+            assert_eq!(cause.reason, "DisruptionBudget");
+            (refused.code, cause.message)
+        };
+        for (healthy, condition, message) in [
+            (1, json!([]), "needs 1 healthy pods and has 1 currently"),
+            (2, json!([]), "does not allow evicting pods currently"),
+            (
+                2,
+                json!([{"type": "DisruptionAllowed", "status": "False", "reason": "R", "message": "m"}]),
+                "does not allow evicting pods currently (R): m",
+            ),
+            (
+                1,
+                json!([{"type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed", "message": "m"}]),
+                "does not allow evicting pods currently because it failed sync: m",
+            ),
+        ] {
+            budget.0["status"]["currentHealthy"] = healthy.into();
+            budget.0["status"]["conditions"] = condition;
+            assert_eq!(cause(&mut budget), (429, format!("The disruption budget b {message}")));
+        }
+        let mut negative = budget.clone();
+        negative.0["status"]["disruptionsAllowed"] = (-1).into();
         assert_eq!(
-            refused.details.unwrap().causes[0].message,
-            "The disruption budget b needs 1 healthy pods and has 2 currently"
+            cause(&mut negative),
+            (403, "The disruption budget b does not allow evicting pods currently: pdb disruptions allowed is negative".to_owned())
         );
         budget.0["metadata"]["generation"] = 2.into();
         assert_eq!(decrement(&mut budget, "q", "now").unwrap_err().retry_after_seconds(), Some(10));

@@ -38,8 +38,8 @@ impl Subresource for Log {
         let pod = call.stored().await?.object;
         let container = container(&pod, call.query.get("container").unwrap_or_default())?;
         if node_name(&pod).is_empty() {
-            // A pod that is nowhere has said nothing yet.
-            return Ok(response::text(200, ""));
+            // A pod that is nowhere has said nothing yet: upstream has no stream to offer, to a WebSocket neither.
+            return Ok(response::no_content());
         }
         let kept = [
             "follow",

@@ -278,6 +278,10 @@ pub(crate) fn taints(errors: &mut ErrorList, taints: &[Taint], path: &Path) {
 pub(super) fn topology_spread(errors: &mut ErrorList, constraints: &[TopologySpreadConstraint], path: &Path) {
     const ACTIONS: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
     const POSITIVE: &str = "must be greater than zero";
+    // Where each pair stands for the last time: those before it are repeated.
+    let last: BTreeMap<(&str, &str), usize> = (constraints.iter().enumerate())
+        .map(|(index, constraint)| ((&*constraint.topology_key, &*constraint.when_unsatisfiable), index))
+        .collect();
     for (index, constraint) in constraints.iter().enumerate() {
         let path = path.index(index);
         let action = &*constraint.when_unsatisfiable;
@@ -290,10 +294,7 @@ pub(super) fn topology_spread(errors: &mut ErrorList, constraints: &[TopologySpr
         if !ACTIONS.contains(&action) {
             errors.push(field::not_supported(&path.child("whenUnsatisfiable"), action, &ACTIONS));
         }
-        let repeated = constraints[index + 1..]
-            .iter()
-            .any(|other| other.topology_key == constraint.topology_key && other.when_unsatisfiable == action);
-        if repeated {
+        if last.get(&(&*constraint.topology_key, action)).is_some_and(|last| *last > index) {
             errors.push(field::duplicate(
                 &path.child("{topologyKey, whenUnsatisfiable}"),
                 format!("{{{}, {action}}}", constraint.topology_key),

@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
-use tungstenite::protocol::{Role, WebSocket};
-use tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::streaming;
 

@@ -13,26 +13,29 @@ const OBJECTS: u8 = 2;
 
 /// Writes the seeds of one target.
 pub fn write(target: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    seeds(&Seeds { target, folder }).expect("seeds can be written");
-}
-
-struct Seeds<'a> {
-    target: &'a str,
-    folder: std::path::PathBuf,
-}
-
-impl Seeds<'_> {
-    fn add(&self, target: &str, name: &str, input: &[u8]) -> io::Result<()> {
-        if target != self.target {
-            return Ok(());
-        }
-        std::fs::create_dir_all(&self.folder)?;
-        std::fs::write(self.folder.join(format!("seed-{name}")), input)
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    std::fs::create_dir_all(&folder).expect("a folder for seeds can be made");
+    for (_, name, input) in all().expect("seeds can be made").0.iter().filter(|(of, ..)| of == target) {
+        std::fs::write(folder.join(format!("seed-{name}")), input).expect("seeds can be written");
     }
 }
 
-fn seeds(seeds: &Seeds<'_>) -> io::Result<()> {
+/// The seeds of all targets: the target, a name, the input.
+#[derive(Default)]
+pub struct Seeds(pub Vec<(String, String, Vec<u8>)>);
+
+impl Seeds {
+    fn add(&mut self, target: &str, name: &str, input: &[u8]) {
+        self.0.push((target.to_owned(), name.to_owned(), input.to_vec()));
+    }
+}
+
+/// Makes them.
+///
+/// # Errors
+/// What is written here cannot be encoded.
+pub fn all() -> io::Result<Seeds> {
+    let mut seeds = Seeds::default();
     for (kind, _) in (0_u16..).zip(kinds()) {
         for variant in 0..OBJECTS {
             let choice = kind.to_be_bytes();
@@ -43,12 +46,12 @@ fn seeds(seeds: &Seeds<'_>) -> io::Result<()> {
             let (schema, object) = object(&mut Source::new(&bytes));
             let text = object.to_string().into_bytes();
             let name = format!("{kind}-{variant}");
-            seeds.add("json", &name, &[&choice[..], &text].concat())?;
-            seeds.add("yaml", &name, &[&choice[..], yaml(&object, 0).as_bytes()].concat())?;
+            seeds.add("json", &name, &[&choice[..], &text].concat());
+            seeds.add("yaml", &name, &[&choice[..], yaml(&object, 0).as_bytes()].concat());
             let encoded = protobuf::encode(&object, &schema).map_err(io::Error::other)?;
-            seeds.add("protobuf", &name, &[&choice[..], &encoded].concat())?;
-            seeds.add("cbor", &name, &[&choice[..], &cbor::encode(&object, Some(&schema))].concat())?;
-            seeds.add("forms", &name, &bytes)?;
+            seeds.add("protobuf", &name, &[&choice[..], &encoded].concat());
+            seeds.add("cbor", &name, &[&choice[..], &cbor::encode(&object, Some(&schema))].concat());
+            seeds.add("forms", &name, &bytes);
         }
     }
     let document = json!({
@@ -84,7 +87,7 @@ fn seeds(seeds: &Seeds<'_>) -> io::Result<()> {
     ];
     for (target, patch) in patches {
         let input = format!("{document}\0{patch}");
-        seeds.add(target, "seed", input.as_bytes())?;
+        seeds.add(target, "seed", input.as_bytes());
     }
     let lists: [(&str, &[&[u8]]); 4] = [
         ("selector", &[b"a=b,c!=d,e in (f,g),!h,i,j notin (k),l>1,m<2", b"metadata.name=a\\,b,spec.nodeName!=n"]),
@@ -101,7 +104,7 @@ fn seeds(seeds: &Seeds<'_>) -> io::Result<()> {
     ];
     for (target, inputs) in lists {
         for (number, input) in inputs.iter().enumerate() {
-            seeds.add(target, &number.to_string(), input)?;
+            seeds.add(target, &number.to_string(), input);
         }
     }
     let resize = br#".{"Width":80,"Height":24}"#;
@@ -112,7 +115,8 @@ fn seeds(seeds: &Seeds<'_>) -> io::Result<()> {
         &masked,
         &[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0],
     ];
-    seeds.add("websocket", "seed", &frame.concat())
+    seeds.add("websocket", "seed", &frame.concat());
+    Ok(seeds)
 }
 
 /// Block style, so that the fuzzer sees more of YAML than JSON.

@@ -1,6 +1,6 @@
 //! The four patches. The input is a document, a zero byte, a patch.
 
-use schema::patch::apply::Writer;
+use schema::patch::apply::{Single, Writer};
 use schema::{FieldValidation, Schema, decode_value, patch};
 use serde_json::Value;
 
@@ -48,8 +48,13 @@ pub fn apply(data: &[u8]) {
     let schema = deployment();
     let decoded = |value: &Value| decode_value(value, &schema, FieldValidation::Ignore);
     let (Ok(live), Ok(config)) = (decoded(&live), decoded(&config)) else { return };
-    let writer =
-        |manager| Writer { manager, subresource: "", ignored: &["status"], now: "2024-01-01T00:00:00Z" };
+    let writer = |manager| Writer {
+        manager,
+        subresource: "",
+        ignored: &[&["status"]],
+        now: "2024-01-01T00:00:00Z",
+        versions: &Single,
+    };
     let _ = patch::apply::apply(&live.value, &config.value, &schema, &writer("one"), false);
     let Ok(once) = patch::apply::apply(&live.value, &config.value, &schema, &writer("two"), true) else {
         return;
@@ -58,5 +63,5 @@ pub fn apply(data: &[u8]) {
     assert_eq!(again, Ok(once.clone()));
     // Any other write keeps account of who set what.
     let mut other = live.value.clone();
-    patch::apply::track(Some(&once), &mut other, &schema, &writer("three"));
+    let _ = patch::apply::track(Some(&once), &mut other, &schema, &writer("three"));
 }

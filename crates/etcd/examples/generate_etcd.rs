@@ -1,4 +1,4 @@
-//! Writes `src/generated/*.rs` from `proto/*.proto`: `cargo run -p etcd --example generate`.
+//! Writes `src/generated/*.rs` from `proto/*.proto`: `cargo run -p etcd --example generate_etcd`.
 //!
 //! Reads the proto files, writes the generated Rust. It parses with `protox` (Rust), so neither the build nor a
 //! regeneration needs `protoc`. Run it after an edit of a proto file and commit the result.

@@ -1,0 +1,245 @@
+//! Fields of features that v1.37 has off: who sets one is as if he had not, so that nobody believes in what nobody does.
+//!
+//! An update keeps such a field where the object before it has it (it was stored by a server that had the feature on).
+//! Which fields these are is said in their descriptions ("alpha", "requires enabling the … feature gate"), read by hand;
+//! of those said to be alpha, the ones that are on by now are not here.
+//! Not here: whole kinds and versions that are off (they are not served), values of fields that are off.
+//! Upstream: the `dropDisabledFields` of the kinds' strategies, pkg/api/pod/util.go, pkg/api/persistentvolumeclaim/util.go.
+
+use serde_json::Value;
+
+/// Below the spec of a pod. `*` stands for every element of a list or entry of a map.
+const POD: &[&str] = &[
+    // EvictionRequestAPI
+    "evictionResponders",
+    // EmptyDirVolumeMode
+    "volumes/*/emptyDir/mode",
+    // VolumeBindMountOptions
+    "containers/*/volumeMounts/*/bindMountOptions",
+    "initContainers/*/volumeMounts/*/bindMountOptions",
+    "ephemeralContainers/*/volumeMounts/*/bindMountOptions",
+    // AtomicWriteVolumeUserFields
+    "volumes/*/configMap/defaultUser",
+    "volumes/*/configMap/items/*/user",
+    "volumes/*/downwardAPI/defaultUser",
+    "volumes/*/downwardAPI/items/*/user",
+    "volumes/*/secret/defaultUser",
+    "volumes/*/secret/items/*/user",
+    "volumes/*/projected/defaultUser",
+    "volumes/*/projected/sources/*/clusterTrustBundle/user",
+    "volumes/*/projected/sources/*/configMap/items/*/user",
+    "volumes/*/projected/sources/*/downwardAPI/items/*/user",
+    "volumes/*/projected/sources/*/podCertificate/user",
+    "volumes/*/projected/sources/*/secret/items/*/user",
+    "volumes/*/projected/sources/*/serviceAccountToken/user",
+];
+
+/// Below the spec of a ResourceClaim. DRADerivedAttributes.
+const CLAIM: &[&str] = &[
+    "devices/requests/*/exactly/derivedAttributes",
+    "devices/requests/*/firstAvailable/*/derivedAttributes",
+];
+
+/// DRAListTypeAttributes, DRADeviceCompatibilityGroups, DRANodeAllocatableResources, DRAOptionalNodeOperations.
+const SLICE: &[&str] = &[
+    "spec/devices/*/attributes/*/bools",
+    "spec/devices/*/attributes/*/ints",
+    "spec/devices/*/attributes/*/strings",
+    "spec/devices/*/attributes/*/versions",
+    "spec/devices/*/consumesCounters/*/compatibilityGroups",
+    "spec/devices/*/nodeAllocatableResources",
+    "spec/skipNodeOperations",
+];
+
+/// Groups of fields of a kind: what they lie below, and their paths from there.
+type Fields = &'static [(&'static str, &'static [&'static str])];
+
+const TABLE: &[(&str, &str, Fields)] = &[
+    ("", "Pod", &[("spec", POD)]),
+    ("", "PodTemplate", &[("template/spec", POD)]),
+    ("", "ReplicationController", &[("spec/template/spec", POD)]),
+    ("apps", "DaemonSet", &[("spec/template/spec", POD)]),
+    ("apps", "Deployment", &[("spec/template/spec", POD)]),
+    ("apps", "ReplicaSet", &[("spec/template/spec", POD)]),
+    ("apps", "StatefulSet", &[("spec/template/spec", POD)]),
+    // WorkloadWithJob
+    ("batch", "Job", &[("spec/template/spec", POD), ("spec", &["scheduling"])]),
+    (
+        "batch",
+        "CronJob",
+        &[("spec/jobTemplate/spec/template/spec", POD), ("spec/jobTemplate/spec", &["scheduling"])],
+    ),
+    // InPlacePodVerticalScalingSchedulerPreemption
+    ("", "Node", &[("spec", &["podPreemptionPolicy"])]),
+    // CoordinatedLeaderElection
+    ("coordination.k8s.io", "Lease", &[("spec", &["preferredHolder", "strategy"])]),
+    ("resource.k8s.io", "ResourceClaim", &[("spec", CLAIM)]),
+    ("resource.k8s.io", "ResourceClaimTemplate", &[("spec/spec", CLAIM)]),
+    ("resource.k8s.io", "ResourceSlice", &[("", SLICE)]),
+];
+
+/// Takes out of a new object of a built-in kind, or of one that an update makes of `old`, what is switched off.
+pub fn drop_fields(group: &str, kind: &str, new: &mut Value, old: Option<&Value>) {
+    if (group, kind) == ("", "PersistentVolumeClaim") {
+        return other_namespaces(new, old);
+    }
+    let row = TABLE.iter().find(|(of, name, _)| (*of, *name) == (group, kind));
+    for (root, paths) in row.into_iter().flat_map(|(_, _, fields)| *fields) {
+        let steps = || root.split('/').filter(|step| !step.is_empty());
+        let Some(below) = steps().try_fold(&mut *new, |value, step| value.get_mut(step)) else { continue };
+        let before = old.and_then(|old| steps().try_fold(old, |value, step| value.get(step)));
+        for path in *paths {
+            if has(below, path) && !before.is_some_and(|before| has(before, path)) {
+                remove(below, path);
+            }
+        }
+    }
+}
+
+/// CrossNamespaceVolumeDataSource: a claim would else name what belongs to another.
+fn other_namespaces(new: &mut Value, old: Option<&Value>) {
+    let names_another = new
+        .pointer("/spec/dataSourceRef/namespace")
+        .and_then(Value::as_str)
+        .is_some_and(|namespace| !namespace.is_empty());
+    let had_one =
+        old.is_some_and(|old| old.pointer("/spec/dataSourceRef").is_some_and(|source| !source.is_null()));
+    if names_another
+        && !had_one
+        && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        spec.remove("dataSourceRef");
+    }
+}
+
+/// The first step of a path, and the rest where there is one.
+fn split(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(step, rest)| (step, Some(rest)))
+}
+
+fn has(value: &Value, path: &str) -> bool {
+    match (split(path), value) {
+        (("*", Some(rest)), Value::Array(items)) => items.iter().any(|item| has(item, rest)),
+        (("*", Some(rest)), Value::Object(entries)) => entries.values().any(|entry| has(entry, rest)),
+        ((step, Some(rest)), Value::Object(fields)) => fields.get(step).is_some_and(|field| has(field, rest)),
+        ((step, None), Value::Object(fields)) => fields.get(step).is_some_and(|field| !field.is_null()),
+        _ => false,
+    }
+}
+
+fn remove(value: &mut Value, path: &str) {
+    match (split(path), value) {
+        (("*", Some(rest)), Value::Array(items)) => items.iter_mut().for_each(|item| remove(item, rest)),
+        (("*", Some(rest)), Value::Object(entries)) => {
+            entries.values_mut().for_each(|entry| remove(entry, rest));
+        }
+        ((step, Some(rest)), Value::Object(fields)) => {
+            if let Some(field) = fields.get_mut(step) {
+                remove(field, rest);
+            }
+        }
+        ((step, None), Value::Object(fields)) => {
+            fields.remove(step);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod() -> Value {
+        json!({"evictionResponders": [{"name": "a"}],
+            "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "bindMountOptions": ["noexec"]}]}],
+            "volumes": [{"name": "v", "emptyDir": {"mode": 511, "medium": ""}},
+                {"name": "w", "projected": {"defaultUser": 7, "sources": [{"secret": {"name": "s", "items": [{"key": "k", "path": "p", "user": 5}]}}]}}]})
+    }
+
+    fn plain_pod() -> Value {
+        json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "emptyDir": {"medium": ""}},
+                {"name": "w", "projected": {"sources": [{"secret": {"name": "s", "items": [{"key": "k", "path": "p"}]}}]}}]})
+    }
+
+    #[test]
+    fn pods_and_their_templates_lose_what_is_off() {
+        let place = |kind: &str, pod: Value| match kind {
+            "Pod" => json!({"spec": pod}),
+            "PodTemplate" => json!({"template": {"spec": pod}}),
+            "CronJob" => json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}),
+            _ => json!({"spec": {"template": {"spec": pod}}}),
+        };
+        let rows = TABLE.iter().filter(|(_, _, fields)| fields.iter().any(|(_, paths)| *paths == POD));
+        let mut count = 0;
+        for (group, kind, _) in rows {
+            let mut new = place(kind, pod());
+            drop_fields(group, kind, &mut new, None);
+            assert_eq!(new, place(kind, plain_pod()), "{kind}");
+            count += 1;
+        }
+        assert_eq!(count, 9);
+    }
+
+    #[test]
+    fn an_update_keeps_what_the_object_has() {
+        let old = json!({"spec": {"volumes": [{"emptyDir": {"mode": 1}}]}});
+        let mut new = json!({"spec": {"volumes": [{"emptyDir": {"mode": 2}}], "evictionResponders": []}});
+        drop_fields("", "Pod", &mut new, Some(&old));
+        assert_eq!(new, json!({"spec": {"volumes": [{"emptyDir": {"mode": 2}}]}}));
+    }
+
+    #[test]
+    fn other_kinds() {
+        for (group, kind, old, mut new, kept) in [
+            (
+                "coordination.k8s.io",
+                "Lease",
+                None,
+                json!({"spec": {"holderIdentity": "a", "strategy": "OldestEmulationVersion", "preferredHolder": "b"}}),
+                json!({"spec": {"holderIdentity": "a"}}),
+            ),
+            (
+                "resource.k8s.io",
+                "ResourceSlice",
+                None,
+                json!({"spec": {"devices": [{"attributes": {"a": {"ints": [1]}, "b": {"int": 1}}}]}}),
+                json!({"spec": {"devices": [{"attributes": {"a": {}, "b": {"int": 1}}}]}}),
+            ),
+            (
+                "",
+                "PersistentVolumeClaim",
+                None,
+                json!({"spec": {"volumeName": "v", "dataSourceRef": {"kind": "K", "name": "n", "namespace": "theirs"}}}),
+                json!({"spec": {"volumeName": "v"}}),
+            ),
+            (
+                "",
+                "PersistentVolumeClaim",
+                None,
+                json!({"spec": {"dataSourceRef": {"kind": "K", "name": "n"}}}),
+                json!({"spec": {"dataSourceRef": {"kind": "K", "name": "n"}}}),
+            ),
+            (
+                "",
+                "PersistentVolumeClaim",
+                Some(json!({"spec": {"dataSourceRef": {"kind": "K", "name": "n", "namespace": "theirs"}}})),
+                json!({"spec": {"dataSourceRef": {"kind": "K", "name": "n", "namespace": "theirs"}}}),
+                json!({"spec": {"dataSourceRef": {"kind": "K", "name": "n", "namespace": "theirs"}}}),
+            ),
+            // A kind of that name in a group of its own.
+            (
+                "example.com",
+                "Pod",
+                None,
+                json!({"spec": {"evictionResponders": 1}}),
+                json!({"spec": {"evictionResponders": 1}}),
+            ),
+        ] {
+            drop_fields(group, kind, &mut new, old.as_ref());
+            assert_eq!(new, kept, "{kind}");
+        }
+    }
+}
