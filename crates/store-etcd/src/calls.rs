@@ -169,6 +169,21 @@ impl EtcdStore {
         }
     }
 
+    /// The lease that a refused transaction did not find, which etcd does not say.
+    async fn missing_lease(&self, txn: &Txn) -> LeaseId {
+        let mut leases = Vec::new();
+        leases_of(txn, &mut leases);
+        let last = leases.pop().unwrap_or(0);
+        for lease in leases {
+            if lease != last
+                && matches!(self.look_at_lease(lease, false).await, Err(Error::LeaseNotFound { .. }))
+            {
+                return lease;
+            }
+        }
+        last
+    }
+
     /// What a failure means in the contract's words; some of it must be asked for.
     async fn error(&self, failure: Failure, lease: LeaseId) -> Error {
         let status = match failure {
@@ -223,15 +238,6 @@ impl Store for EtcdStore {
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
         // etcd overlooks a put under a deletion that has no end.
         txn.check()?;
-        let mut leases = Vec::new();
-        leases_of(&txn, &mut leases);
-        leases.sort_unstable();
-        leases.dedup();
-        for lease in leases {
-            // An etcd before 3.5.10 does not refuse a transaction with an unknown lease: it panics.
-            // Not remembered: one that has ended since would end that etcd.
-            self.look_at_lease(lease, false).await?;
-        }
         let request = txn_request(txn.clone());
         let call = |channel| {
             let request = request.clone();
@@ -243,6 +249,9 @@ impl Store for EtcdStore {
                 let bytes = size_of(&txn.success).max(size_of(&txn.failure));
                 return Err(match self.error(failure, 0).await {
                     Error::TooLarge { limit, .. } => Error::TooLarge { bytes, limit },
+                    Error::LeaseNotFound { .. } => {
+                        Error::LeaseNotFound { id: self.missing_lease(&txn).await }
+                    }
                     error => error,
                 });
             }

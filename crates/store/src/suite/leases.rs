@@ -1,7 +1,7 @@
 //! Leases.
 
 use super::*;
-use crate::{Error, LeaseId, PutValue, WatchRequest};
+use crate::{Compare, Error, LeaseId, PutValue, Relation, Target, WatchRequest};
 
 async fn put_with(store: &dyn Store, key: &'static str, lease: LeaseId) -> Result<TxnResponse, Error> {
     let value = PutValue::Plain("x".into());
@@ -41,7 +41,22 @@ pub async fn a_lease_must_exist(factory: &dyn Factory) {
     assert!(missing(store.lease_keep_alive(42).await.unwrap_err()));
     assert!(missing(store.lease_revoke(42).await.unwrap_err()));
     assert!(missing(store.lease_time_to_live(42).await.unwrap_err()));
+    // Wherever in a transaction it is named, and whatever stands before it.
+    let leased = || Op::Put { key: "b".into(), value: PutValue::Plain("x".into()), lease: 42 };
+    let never =
+        || Compare { start: "b".into(), end: None, relation: Relation::Equal, target: Target::Version(9) };
+    for txn in [
+        Txn::of(vec![Op::put("c", "x"), leased()]),
+        Txn::of(vec![Op::delete("a"), Op::Txn(Txn::of(vec![leased()]))]),
+        Txn { compare: vec![never()], success: Vec::new(), failure: vec![leased()] },
+    ] {
+        let refused = store.txn(txn.clone()).await;
+        assert!(matches!(refused, Err(Error::LeaseNotFound { id: 42 })), "{txn:?}: {refused:?}");
+    }
     assert_eq!(revision(store).await, before);
+    // What is not done needs none.
+    let other = Txn { compare: vec![never()], success: vec![leased()], failure: vec![Op::put("c", "x")] };
+    assert!(!store.txn(other).await.unwrap().succeeded);
     store.lease_grant(3600, 42).await.unwrap();
     assert!(matches!(store.lease_grant(3600, 42).await, Err(Error::LeaseExists { id: 42 })));
     put_with(store, "a", 42).await.unwrap();
