@@ -10,6 +10,7 @@
 //! Not here: micro-benchmarks of single crates.
 
 mod api;
+mod failover;
 mod idle;
 mod instance;
 mod pod_start;
@@ -37,6 +38,8 @@ pub enum Command {
     Api(ApiOptions),
     /// The store behind the etcd v3 API, beside a real etcd on the same disk
     Store(StoreOptions),
+    /// How long three servers write nothing when the one that leads is killed, and what is lost
+    Failover(FailoverOptions),
 }
 
 /// Settings of `start`.
@@ -106,6 +109,14 @@ pub struct StoreOptions {
     pub keys: usize,
 }
 
+/// Settings of `failover`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FailoverOptions {
+    /// How often to kill the one that leads
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub kills: usize,
+}
+
 /// Measures, and prints what was found; `own_path` is the program to start. Needs root.
 pub async fn run(command: Command, own_path: &Path) -> anyhow::Result<()> {
     let own_path = own_path.to_owned();
@@ -126,6 +137,7 @@ fn measure(command: &Command, own_path: &Path) -> anyhow::Result<()> {
             Command::PodStart(options) => pod_start::run(options, own_path).await,
             Command::Api(options) => api::run(options, own_path).await,
             Command::Store(options) => store::run(options, own_path).await,
+            Command::Failover(options) => failover::run(options, own_path).await,
         }
     })
 }
