@@ -5,10 +5,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
-use testkit::etcd::{Etcd, etcdctl, ports};
+use testkit::etcd::{Etcd, VERSIONS, etcdctl, ports};
 use testkit::{Cluster, Options, wait};
 
 use crate::IRONCLAD;
+use crate::it::several::server::Server;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
@@ -148,16 +149,17 @@ fn etcdctl_saves_a_server_under_load_and_the_save_brings_everything_back() {
     let file = |name: &str| pki.join(name).display().to_string();
     let endpoint = format!("https://{address}");
     let authority = file("ca.crt");
-    // By 3.4: what 3.5 was before 3.5.8 speaks TLS 1.2 and nothing later (docs/decisions/0009).
     let stranger =
         ["--endpoints", &endpoint, "--cacert", &authority, "--command-timeout=3s", "--dial-timeout=3s"];
     let ask = ["get", "/registry/", "--prefix", "--keys-only"];
-    let refused = etcdctl("3.4", &[&stranger[..], &ask].concat());
-    assert!(refused.is_err(), "whoever shows no certificate is refused");
+    for version in VERSIONS {
+        let refused = etcdctl(version, &[&stranger[..], &ask].concat());
+        assert!(refused.is_err(), "whoever shows no certificate is refused");
+    }
 
     let maps = "/api/v1/namespaces/default/configmaps";
     let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let saved = cluster.folder().join("saved");
+    let saved = VERSIONS.map(|version| cluster.folder().join(format!("saved-{version}")));
     let acknowledged = std::thread::scope(|scope| {
         let _stop = Stop(&stop);
         scope.spawn(|| {
@@ -175,28 +177,65 @@ fn etcdctl_saves_a_server_under_load_and_the_save_brings_everything_back() {
         let (certificate, key) = (file("admin.crt"), file("admin.key"));
         let administrator =
             ["--endpoints", &endpoint, "--cacert", &authority, "--cert", &certificate, "--key", &key];
-        let to = saved.display().to_string();
-        etcdctl("3.4", &[&administrator[..], &["snapshot", "save", &to]].concat()).unwrap();
+        for (version, to) in VERSIONS.iter().zip(&saved) {
+            let to = to.display().to_string();
+            etcdctl(version, &[&administrator[..], &["snapshot", "save", &to]].concat()).unwrap();
+        }
         acknowledged
     });
-
-    let restored =
-        Cluster::start_on(Options::hollow(IRONCLAD, 1), |data_dir| restore(&saved, &pki, data_dir));
-    let list = restored.send("GET", maps, "application/json", "").body;
-    let names: Vec<&str> = list["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|map| map["metadata"]["name"].as_str())
-        .filter(|name| name.starts_with('m'))
-        .collect();
-    assert!(names.len() >= acknowledged, "what was acknowledged before the save is in it");
-    let expected: Vec<String> = (0..names.len()).map(|n| format!("m{n:05}")).collect();
-    assert_eq!(names, expected, "as of one moment: nothing is missing in between");
-    // The new store's revisions are later than all that anybody saw of the old one.
+    let is_whole = |list: &serde_json::Value| {
+        let names: Vec<&str> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|map| map["metadata"]["name"].as_str())
+            .filter(|name| name.starts_with('m'))
+            .collect();
+        assert!(names.len() >= acknowledged, "what was acknowledged before the save is in it");
+        let expected: Vec<String> = (0..names.len()).map(|n| format!("m{n:05}")).collect();
+        assert_eq!(names, expected, "as of one moment: nothing is missing in between");
+        names.len()
+    };
     let old = cluster.send("GET", maps, "application/json", "").body;
     let revision = |list: &serde_json::Value| -> u64 {
         list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
     };
+
+    // Into a cluster of one server.
+    let restored =
+        Cluster::start_on(Options::hollow(IRONCLAD, 1), |data_dir| restore(&saved[0], &pki, data_dir));
+    let list = restored.send("GET", maps, "application/json", "").body;
+    is_whole(&list);
+    // The new store's revisions are later than all that anybody saw of the old one.
     assert!(revision(&list) > revision(&old));
+    drop(restored);
+
+    // Into one of three.
+    let mut servers: Vec<Server> = (21..=23).map(Server::new).collect();
+    restore(&saved[1], &pki, &servers[0].data_dir());
+    servers[0].start(&["--cluster-init"]);
+    let (server, token) = (servers[0].url(), servers[0].ironclad(&["token", "server"]).unwrap());
+    let join = [format!("--server={server}"), format!("--token={token}")];
+    for joiner in &mut servers[1..] {
+        joiner.start(&join.each_ref().map(String::as_str));
+    }
+    let mut found = Vec::new();
+    for server in &servers {
+        let (code, list) = server.send("GET", maps, "");
+        assert_eq!(code, 200, "{list}");
+        assert!(revision(&list) > revision(&old));
+        found.push(is_whole(&list));
+    }
+    assert!(found.iter().all(|count| *count == found[0]), "every server has all: {found:?}");
+    // They go on from there, without the one that had the save.
+    servers[0].kill();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "after"}}).to_string();
+    wait::until("a write is acknowledged", || match servers[1].send("POST", maps, &map) {
+        // The one before it may have been carried out though its answer was lost.
+        (201 | 409, _) => Ok(()),
+        (code, answer) => Err(format!("{code} {answer}")),
+    });
+    let (code, list) = servers[2].send("GET", maps, "");
+    assert_eq!(code, 200, "{list}");
+    assert_eq!(is_whole(&list), found[0]);
 }
