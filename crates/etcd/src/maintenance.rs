@@ -1,6 +1,7 @@
 //! The service Maintenance: where the store stands, its hash, its snapshot.
 //!
-//! Reads the store. A snapshot is written to a temporary file first, so that a slow client keeps nothing in memory.
+//! Reads the store. A snapshot is written to a temporary file first, so that neither a large store nor a slow client keeps
+//! much in memory.
 //! Hashes are of this server's own making: they compare one of its stores with another, never with etcd's.
 //! Upstream: etcd's `server/etcdserver/api/v3rpc/maintenance.go`.
 
@@ -103,16 +104,16 @@ impl Maintenance for Server {
         let Ok(slot) = self.snapshots.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted("etcdserver: too many requests"));
         };
-        let contents = snapshot::collect(&*self.store).await.map_err(failed)?;
-        let header = self.header(contents.revision());
-        let (sender, receiver) = mpsc::channel(4);
         let scratch = self.options.scratch.clone();
+        let gathered = snapshot::gather(&*self.store, scratch.as_deref()).await.map_err(failed)?;
+        let header = self.header(gathered.revision());
+        let (sender, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let send = |item| sender.blocking_send(item).is_ok();
             let file = scratch.map_or_else(tempfile::tempfile, tempfile::tempfile_in);
             let written = file.map_err(snapshot::Error::from).and_then(|mut file| {
-                let size = snapshot::write(&contents, &mut file)?;
+                let size = gathered.write(&mut file)?;
                 file.rewind()?;
                 Ok((file, size))
             });

@@ -4,14 +4,15 @@
 //! that etcd's tools can look at ours and restore it, and a cluster can move from one to the other by its backup.
 //! Ours holds no history: to its reader it is a store that was compacted at its revision.
 //!
-//! Not here: the pages of the file (`bolt`), what becomes of what was read (`store::embedded::restore`). Upstream:
-//! etcd's `etcdutl/snapshot`, `server/storage/{mvcc,schema}`.
+//! Not here: the pages of the file (`bolt`), how a store is read for it (`gathered`), what becomes of what was read
+//! (`store::embedded::restore`). Upstream: etcd's `etcdutl/snapshot`, `server/storage/{mvcc,schema}`.
 
 mod bolt;
+mod gathered;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,16 +21,10 @@ use store::{KeyValue, LeaseId, LeaseInfo, Range, Revision, Store};
 
 use crate::wire::{leasepb, mvccpb};
 use crate::{convert, stamp};
+pub use gathered::{Gathered, gather};
 
-/// Keys read at once.
-const PAGE: usize = 8192;
-/// How often a snapshot is begun anew because what it was reading was compacted.
-const ATTEMPTS: usize = 5;
 /// Bytes of the checksum at the end.
 const SUM: u64 = 32;
-/// Buckets that etcd expects to find, empty if there is nothing in them.
-const EMPTY: [&[u8]; 7] =
-    [b"alarm", b"auth", b"authRoles", b"authUsers", b"cluster", b"members", b"members_removed"];
 
 /// Why a snapshot could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +40,7 @@ pub enum Error {
     Damaged(&'static str),
 }
 
-/// A store as of one revision.
+/// What a file holds: a store as of one revision.
 #[derive(Debug, Default)]
 pub struct Contents {
     revision: Revision,
@@ -76,89 +71,10 @@ impl Contents {
     }
 }
 
-/// Reads a whole store as of the latest revision that is known where it is read: the survivor of a majority that is lost
-/// can be saved, too. Values are shared with it, not copied.
-pub async fn collect(store: &dyn Store) -> Result<Contents, Error> {
-    let mut attempt = 0;
-    let mut contents = loop {
-        attempt += 1;
-        match collect_keys(store).await {
-            Err(store::Error::Compacted { .. }) if attempt < ATTEMPTS => {}
-            other => break other?,
-        }
-    };
-    contents.keys.sort_by_key(|kv| kv.mod_revision);
-    contents.leases = store.leases_known().await?;
-    // A lease that ended after the keys were read has taken its keys with it: without it they would stay for ever.
-    let leases: std::collections::BTreeSet<_> = contents.leases.iter().map(|lease| lease.id).collect();
-    contents.keys.retain(|kv| kv.lease == 0 || leases.contains(&kv.lease));
-    Ok(contents)
-}
-
 /// The latest revision that is known where the store is read.
 pub(crate) async fn known_revision(store: &dyn Store) -> Result<Revision, store::Error> {
     let range = Range { keys_only: true, limit: 1, uncounted: true, ..Range::key(&b"\0"[..]) };
     Ok(store.range(range.serializable()).await?.revision)
-}
-
-async fn collect_keys(store: &dyn Store) -> Result<Contents, store::Error> {
-    let mut contents = Contents { revision: known_revision(store).await?, ..Contents::default() };
-    let mut start = Bytes::new();
-    loop {
-        let (revision, limit) = (contents.revision, PAGE);
-        let range = Range { start, revision, limit, uncounted: true, ..Range::default() };
-        let found = store.range(range.serializable()).await?;
-        contents.keys.extend(found.kvs);
-        match contents.keys.last().filter(|_| found.more) {
-            Some(last) => start = convert::range_end(&last.key, &Bytes::new()),
-            None => return Ok(contents),
-        }
-    }
-}
-
-/// The name of a version of a key: its revision, and its place among the changes of that revision.
-fn name(revision: Revision, place: u64) -> Vec<u8> {
-    let mut name = Vec::with_capacity(17);
-    name.extend_from_slice(&revision.to_be_bytes());
-    name.push(b'_');
-    name.extend_from_slice(&place.to_be_bytes());
-    name
-}
-
-/// Writes a snapshot file from its beginning, and syncs it. Returns its size.
-pub fn write(contents: &Contents, file: &mut File) -> Result<u64, Error> {
-    {
-        let mut writer = bolt::Writer::new(BufWriter::with_capacity(1 << 20, &mut *file))?;
-        let mut place = 0;
-        let mut last = 0;
-        for kv in &contents.keys {
-            place = if kv.mod_revision == last { place + 1 } else { 0 };
-            last = kv.mod_revision;
-            writer.put(&name(kv.mod_revision, place), &convert::to_wire(kv.clone()).encode_to_vec())?;
-        }
-        writer.finish_bucket(b"key")?;
-        for lease in &contents.leases {
-            let stored = leasepb::Lease { id: lease.id, ttl: lease.granted_ttl, remaining_ttl: lease.ttl };
-            writer.put(&lease.id.to_be_bytes(), &stored.encode_to_vec())?;
-        }
-        writer.finish_bucket(b"lease")?;
-        let compacted = name(contents.revision, 0);
-        writer.put(b"consistent_index", &contents.revision.to_be_bytes())?;
-        writer.put(b"finishedCompactRev", &compacted)?;
-        writer.put(b"scheduledCompactRev", &compacted)?;
-        writer.put(b"term", &1u64.to_be_bytes())?;
-        writer.finish_bucket(b"meta")?;
-        for bucket in EMPTY {
-            writer.finish_bucket(bucket)?;
-        }
-        writer.finish()?.flush()?;
-    }
-    let size = file.seek(SeekFrom::End(0))?;
-    let sum = sum(file, size)?;
-    file.seek(SeekFrom::End(0))?;
-    file.write_all(&sum)?;
-    file.sync_all()?;
-    Ok(size + SUM)
 }
 
 fn sum(file: &mut File, size: u64) -> Result<[u8; 32], Error> {
@@ -226,7 +142,13 @@ pub fn read(file: &mut File) -> Result<Contents, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    fn write(contents: &Contents, file: &mut File) -> Result<u64, Error> {
+        Gathered::of(contents).write(file)
+    }
 
     fn contents(keys: usize) -> Contents {
         let kv = |n: usize| KeyValue {
@@ -333,7 +255,7 @@ mod tests {
         }
         let before: Vec<u64> = acknowledged.iter().map(|count| count.load(Ordering::SeqCst)).collect();
         let mut file = tempfile::tempfile().unwrap();
-        write(&collect(&*store).await.unwrap(), &mut file).unwrap();
+        gather(&*store, Some(directory.path())).await.unwrap().write(&mut file).unwrap();
         stop.store(true, Ordering::SeqCst);
         for writer in writers {
             writer.await.unwrap();

@@ -1,8 +1,9 @@
 //! `ironclad store`: what an operator does with a store.
 //!
 //! Works on a running store through the etcd v3 API (`--endpoints`, ours or an etcd's), or on a stopped one in its
-//! directory (`--data-dir`), which is locked meanwhile. Prints what was found; `snapshot restore` makes a new store.
-//! Not here: the file format (`etcd::snapshot`).
+//! directory (`--data-dir`), which is locked meanwhile: one that a server kept alone, or a member of several servers'. A
+//! stopped one is only read, and none of its files changes, by all but `compact`. Prints what was found; `snapshot restore`
+//! makes a new store. Not here: the file format (`etcd::snapshot`); what of a member's log counts (`store_raft::look`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use etcd::snapshot;
 use foundation::SystemClock;
 use store::embedded::check::{Owner, check};
+use store::embedded::view::View;
 use store::{Range, Store};
 
 use crate::roles;
@@ -105,37 +107,89 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Snapshot { command } => snapshots(command).await,
         Command::Verify(target) => verify(&target).await,
-        Command::Compact(target) => compact(&*open(&target)?).await,
-        Command::Dump(options) => dump(&*open(&options.target)?, &options).await,
-        Command::Stats(target) => stats(&*open(&target)?).await,
+        Command::Compact(target) => compact_target(&target).await,
+        Command::Dump(options) => dump(&*open(&options.target).await?, &options).await,
+        Command::Stats(target) => stats(&*open(&target).await?).await,
     }
 }
 
-fn open(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
-    let clock = SystemClock::shared();
-    if !target.endpoints.is_empty() {
-        let mut options = store_etcd::Options::new(target.endpoints.clone(), clock);
-        if target.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
-            let files = [&target.cacert, &target.cert, &target.key];
-            let pki = target.data_dir.join("pki");
-            let own = ["ca.crt", "admin.crt", "admin.key"].map(|file| pki.join(file));
-            let named = files.iter().any(|file| file.is_some());
-            let [cacert, cert, key] = match own.iter().all(|file| file.exists()) && !named {
-                true => own.each_ref().map(|file| Some(file.as_path())),
-                false => files.map(|file| file.as_deref()),
-            };
-            options.tls = Some(store_etcd::tls::client(cacert, cert, key)?);
-        }
-        return Ok(Arc::new(store_etcd::EtcdStore::new(options)?));
+/// The running store that the endpoints are of.
+fn reach(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
+    let mut options = store_etcd::Options::new(target.endpoints.clone(), SystemClock::shared());
+    if target.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+        let files = [&target.cacert, &target.cert, &target.key];
+        let pki = target.data_dir.join("pki");
+        let own = ["ca.crt", "admin.crt", "admin.key"].map(|file| pki.join(file));
+        let named = files.iter().any(|file| file.is_some());
+        let [cacert, cert, key] = match own.iter().all(|file| file.exists()) && !named {
+            true => own.each_ref().map(|file| Some(file.as_path())),
+            false => files.map(|file| file.as_deref()),
+        };
+        options.tls = Some(store_etcd::tls::client(cacert, cert, key)?);
     }
-    refuse_member(&target.data_dir, "reach it through a running server's --etcd-listen, by --endpoints")?;
-    let directory = roles::store::directory(&target.data_dir);
+    Ok(Arc::new(store_etcd::EtcdStore::new(options)?))
+}
+
+/// Where a stopped store is, and whose.
+fn place(target: &Target) -> anyhow::Result<(PathBuf, Owner)> {
+    let member = roles::store::member_directory(&target.data_dir);
+    let (directory, owner) = match member.join("member").exists() {
+        true => (member, Owner::Replica),
+        false => (roles::store::directory(&target.data_dir), Owner::Engine),
+    };
     if !directory.is_dir() {
         // Opening would make one.
         bail!("there is no store in {}; name it with --data-dir or --endpoints", directory.display());
     }
-    let hint = "a running server's is reached by --endpoints, once it has --etcd-listen";
-    Ok(roles::store::open_embedded(&directory, clock).context(hint)?)
+    Ok((directory, owner))
+}
+
+const RUNNING: &str = "a running server's is reached by --endpoints, once it has --etcd-listen";
+
+/// A store to be read: a running one, or what the files of a stopped one hold.
+async fn open(target: &Target) -> anyhow::Result<Arc<dyn Store>> {
+    if !target.endpoints.is_empty() {
+        return reach(target);
+    }
+    let (directory, owner) = place(target)?;
+    let shown = directory.display().to_string();
+    let looked = tokio::task::spawn_blocking(move || -> Result<Arc<dyn Store>, store::Error> {
+        if owner == Owner::Engine {
+            return Ok(Arc::new(View::of_engine(&directory)?));
+        }
+        let looked = store_raft::look(&directory)?;
+        let left_out = match looked.left_out {
+            0 => String::new(),
+            count => format!(
+                "; {count} later ones are left out, of which only the other members know whether they were agreed on: \
+                 among them may be what was acknowledged last"
+            ),
+        };
+        // Not among what was asked for, which may go into another program.
+        eprintln!(
+            "ironclad: this is what the member knows to be agreed on, up to entry {} of its log{left_out}",
+            looked.index
+        );
+        Ok(Arc::new(looked.view))
+    });
+    let looked = looked.await.context("reading the store was lost")?;
+    looked.with_context(|| format!("cannot read the store in {shown}")).context(RUNNING)
+}
+
+/// Compacts a running store, or a stopped one that nobody else has a say in.
+async fn compact_target(target: &Target) -> anyhow::Result<()> {
+    if !target.endpoints.is_empty() {
+        return compact(&*reach(target)?).await;
+    }
+    let (directory, owner) = place(target)?;
+    let clock = SystemClock::shared();
+    if owner == Owner::Engine {
+        return compact(&*roles::store::open_embedded(&directory, clock).context(RUNNING)?).await;
+    }
+    let member = roles::store::member::open_alone(&target.data_dir, clock).await.context(RUNNING)?;
+    let compacted = compact(&*member).await;
+    tokio::task::spawn_blocking(move || member.shutdown()).await.context("closing the store was lost")?;
+    compacted
 }
 
 /// What a member has is one of several copies, in a form of its own, and no command of one's own is to change it.
@@ -155,7 +209,7 @@ fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
 async fn snapshots(command: Snapshot) -> anyhow::Result<()> {
     match command {
         Snapshot::Save { file, target } => {
-            let store = open(&target)?;
+            let store = open(&target).await?;
             let saved = save(&*store, &file).await?;
             say(format_args!(
                 "saved revision {} with {} keys to {}",
@@ -204,20 +258,26 @@ pub struct Saved {
     keys: usize,
 }
 
-/// Saves a store. The file is there whole, or not at all.
+/// Saves a store. The file is there whole, or not at all; so much room again is taken beside it meanwhile.
 pub async fn save(store: &dyn Store, file: &Path) -> anyhow::Result<Saved> {
-    let contents = snapshot::collect(store).await.context("the store cannot be read")?;
-    let saved = Saved { revision: contents.revision(), keys: contents.keys().len() };
+    let gathered = snapshot::gather(store, Some(parent(file))).await;
+    let gathered = gathered.with_context(|| format!("the store cannot be saved to {}", file.display()))?;
+    let saved = Saved { revision: gathered.revision(), keys: gathered.keys() };
     let file = file.to_owned();
-    tokio::task::spawn_blocking(move || write(&contents, &file)).await.context("the save was lost")??;
+    tokio::task::spawn_blocking(move || write(&gathered, &file)).await.context("the save was lost")??;
     Ok(saved)
 }
 
-fn write(contents: &snapshot::Contents, file: &Path) -> anyhow::Result<()> {
+/// The directory that a file is in.
+fn parent(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn write(gathered: &snapshot::Gathered, file: &Path) -> anyhow::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let written = write_part(contents, &part).and_then(|()| {
+    let written = write_part(gathered, &part).and_then(|()| {
         std::fs::rename(&part, file).with_context(|| format!("cannot rename {}", part.display()))
     });
     if written.is_err() {
@@ -225,19 +285,19 @@ fn write(contents: &snapshot::Contents, file: &Path) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(&part);
     }
     written?;
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(file);
     let synced = std::fs::File::open(parent).and_then(|directory| directory.sync_all());
     synced.with_context(|| format!("cannot sync {}", parent.display()))
 }
 
-fn write_part(contents: &snapshot::Contents, part: &Path) -> anyhow::Result<()> {
+fn write_part(gathered: &snapshot::Gathered, part: &Path) -> anyhow::Result<()> {
     let problem = || format!("cannot write {}", part.display());
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
     // It holds every Secret.
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut out = options.open(part).with_context(problem)?;
-    snapshot::write(contents, &mut out).with_context(problem)?;
+    gathered.write(&mut out).with_context(problem)?;
     Ok(())
 }
 
@@ -271,18 +331,11 @@ async fn pages(
 
 async fn verify(target: &Target) -> anyhow::Result<()> {
     if !target.endpoints.is_empty() {
-        verify_keys(&*open(target)?).await?;
+        verify_keys(&*reach(target)?).await?;
         let where_to = "`ironclad store verify --data-dir` on the server's machine reads them";
         return say(format_args!("this is what it has in memory; its files were not read: {where_to}"));
     }
-    let member = roles::store::member_directory(&target.data_dir);
-    let (directory, owner) = match member.join("member").exists() {
-        true => (member, Owner::Replica),
-        false => (roles::store::directory(&target.data_dir), Owner::Engine),
-    };
-    if !directory.is_dir() {
-        bail!("there is no store in {}; name it with --data-dir or --endpoints", directory.display());
-    }
+    let (directory, owner) = place(target)?;
     let checked = tokio::task::spawn_blocking(move || check(&directory, owner)).await;
     let checked = checked.context("the check was lost")?.context("the store's files are not sound")?;
     let torn = match &checked.torn {
@@ -295,10 +348,7 @@ async fn verify(target: &Target) -> anyhow::Result<()> {
         "a checkpoint of {} bytes and {} segments of {} bytes: sound{torn}",
         checked.checkpoint_bytes, checked.segments, checked.log_bytes
     ))?;
-    if owner == Owner::Replica {
-        return say(format_args!("a member's keys are looked at through a running server, by --endpoints"));
-    }
-    match open(target) {
+    match open(target).await {
         Ok(store) => verify_keys(&*store).await,
         Err(error) if matches!(error.downcast_ref(), Some(store::Error::Locked { .. })) => {
             say(format_args!("a running server has it open: its keys are looked at by --endpoints"))

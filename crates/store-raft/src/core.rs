@@ -322,6 +322,11 @@ impl Core {
         }
     }
 
+    /// Term, vote and how far the log is agreed on, to be made durable after everything else: for a member that stops.
+    pub fn last_word(&self) -> Persist {
+        Persist { hard: self.node.store().hard.clone(), ..Persist::default() }
+    }
+
     /// Another member says that this one has been removed.
     pub fn told_removed(&mut self) {
         if self.removed {

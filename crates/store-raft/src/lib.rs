@@ -59,7 +59,7 @@
 //! ```
 //!
 //! After the loss of the majority, [`reset`] makes a member that is not running the only one of a new cluster; the others
-//! join it anew with empty directories. Beside the contract of every store, [`RaftStore::ended`] says when a member
+//! join it anew with empty directories. [`look`] tells what a member holds that is stopped. Beside the contract of every store, [`RaftStore::ended`] says when a member
 //! cannot go on or was removed: whoever runs it should stop then. `status().alarm` says that nobody leads,
 //! `warnings()` what else people should know, and the metrics `store_raft_*` the same in numbers.
 
@@ -73,6 +73,7 @@ mod identity;
 pub mod keeper;
 pub mod level;
 mod logging;
+mod look;
 mod member;
 mod membership;
 mod records;
@@ -82,6 +83,7 @@ pub mod transport;
 mod wire;
 
 pub use identity::Identity;
+pub use look::{Looked, look};
 pub use member::{Ended, Options, RaftStore};
 pub use membership::Member;
 pub use reset::reset;

@@ -5,15 +5,12 @@
 //! cluster: members of the old one are not let in, and join anew with empty directories. Not here: the command.
 
 use std::path::Path;
-use std::time::Duration;
 
-use raft::eraftpb::EntryType;
 use store::Error;
-use store::embedded::replica::Step;
 
-use crate::entry::{Body, Envelope};
 use crate::identity::Identity;
 use crate::keeper::Keeper;
+use crate::look::step;
 use crate::member::Options;
 use crate::membership::{Member, Membership};
 
@@ -26,17 +23,8 @@ pub fn reset(directory: &Path, options: &Options) -> Result<Identity, Error> {
         return Err(Error::Invalid("the member had not joined its cluster yet: it holds nothing"));
     }
     for entry in recovered.entries {
-        let mut step = Step { index: entry.index, term: entry.term, time: Duration::ZERO, command: None };
-        if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
-            let envelope = Envelope::decode(entry.data).ok_or(Error::Invalid(
-                "the log has an entry that this version does not understand: a later one has to reset the member",
-            ))?;
-            if let Body::Command(command) = envelope.body {
-                (step.time, step.command) = (envelope.time, Some(command));
-            }
-        }
         // Whoever asked has gone.
-        drop(replica.apply(vec![step]));
+        drop(replica.apply(vec![step(entry)?.0]));
     }
     // First: members of the old cluster must not take one that is alone for one of theirs. If it goes no further than
     // this, it is alone in talking to nobody, and can be reset again.

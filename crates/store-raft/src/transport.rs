@@ -33,6 +33,19 @@ pub trait Transport: Send + Sync {
     fn close(&self);
 }
 
+/// Reaches nobody: for a member that needs nobody.
+pub struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&self, _: Message) {}
+
+    fn send_snapshot(&self, _: Message, _: Box<dyn Read + Send>) {}
+
+    fn members(&self, _: &[Member], _: &[u64]) {}
+
+    fn close(&self) {}
+}
+
 /// Where a transport delivers to.
 #[derive(Clone)]
 pub struct Inward {

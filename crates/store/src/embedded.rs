@@ -6,7 +6,8 @@
 //! and drops what was compacted, on a thread that exists only then; `expiry` is a task that exists only
 //! while there are leases. So an idle engine makes no system call and has no timer.
 //!
-//! [`replica`] is the same memory under a log that several machines agree on, [`log`] the files of that log.
+//! [`replica`] is the same memory under a log that several machines agree on, [`log`] the files of that log; [`view`] is
+//! either of them stopped, and only looked at.
 //!
 //! Files of the directory: `LOCK`, `checkpoint`, `<number>.wal`, `spare-<n>`.
 
@@ -31,6 +32,7 @@ mod restore;
 #[cfg(test)]
 mod simulation;
 pub mod slowness;
+pub mod view;
 mod wal;
 mod watch;
 mod writer;
@@ -343,17 +345,8 @@ impl Store for Engine {
 
     async fn status(&self) -> Result<Status, Error> {
         self.check_open()?;
-        let state = self.shared.memory.state.read();
         let checkpoint = self.shared.maintenance.checkpoint_bytes.load(Ordering::Relaxed);
-        Ok(Status {
-            revision: state.mvcc.revision,
-            compact_revision: state.mvcc.compact_revision,
-            keys: state.mvcc.keys,
-            leases: state.leases.len() as u64,
-            live_bytes: state.mvcc.live_bytes,
-            history_bytes: state.mvcc.history_bytes,
-            db_size: self.shared.files.bytes() + checkpoint,
-            alarm: self.shared.alarm.lock().clone(),
-        })
+        let status = self.shared.memory.status(self.shared.files.bytes() + checkpoint);
+        Ok(Status { alarm: self.shared.alarm.lock().clone(), ..status })
     }
 }

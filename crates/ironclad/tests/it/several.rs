@@ -2,7 +2,7 @@
 //! and lose nothing that was acknowledged.
 
 mod changes;
-mod server;
+pub mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,6 +167,62 @@ fn lose_the_leader_under_load(servers: &mut [Server], leader: usize) -> BTreeSet
     acknowledged
 }
 
+/// Whether a stopped member can be compacted: the others have to agree, if there are any.
+#[derive(PartialEq, Eq)]
+enum Compacts {
+    Yes,
+    No,
+}
+
+/// Every file of a member's directory, with its content.
+fn files(server: &Server) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(server.data_dir().join("raft")).unwrap().map(|entry| entry.unwrap());
+    let entries = entries.filter(|entry| entry.metadata().unwrap().is_file());
+    entries
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+/// What an operator does with a stopped member that has a ConfigMap of this name.
+fn look_after(server: &Server, name: &str, compacts: Compacts) {
+    let before = files(server);
+    let run = |arguments: &[&str]| server.ironclad(&[&["store"], arguments].concat());
+    let sound = run(&["verify"]).unwrap();
+    assert!(sound.contains(": sound") && sound.contains("all sound"), "{sound}");
+    let dumped = run(&["dump", "--prefix=/registry/core/configmaps/"]).unwrap();
+    assert!(dumped.lines().any(|line| line.contains(&format!("/{name} made "))), "{dumped}");
+    let figure = |printed: &str, what: &str| -> u64 {
+        let line =
+            printed.lines().find_map(|line| line.strip_prefix(what).filter(|rest| rest.starts_with("  ")));
+        line.unwrap_or_else(|| panic!("no {what} in {printed}")).trim().parse().unwrap()
+    };
+    let stats = run(&["stats"]).unwrap();
+    let (revision, keys) = (figure(&stats, "revision"), figure(&stats, "keys"));
+    let file = server.data_dir().join("saved").display().to_string();
+    let saved = run(&["snapshot", "save", &file]).unwrap();
+    assert!(saved.starts_with(&format!("saved revision {revision} with {keys} keys to ")), "{saved}");
+    let held = etcd::snapshot::read(&mut std::fs::File::open(&file).unwrap()).unwrap();
+    let key = format!("/registry/core/configmaps/default/{name}");
+    assert!(held.keys().iter().any(|kv| kv.key == key.as_bytes()), "the save holds {key}");
+    assert!(files(server) == before, "nothing of the member has changed");
+    match compacts {
+        Compacts::Yes => {
+            let compacted = run(&["compact"]).unwrap();
+            assert!(compacted.starts_with("compacted at revision "), "{compacted}");
+            let after = run(&["stats"]).unwrap();
+            assert!(
+                figure(&after, "compact revision") >= revision && figure(&after, "keys") == keys,
+                "{after}"
+            );
+        }
+        Compacts::No => {
+            let refused = run(&["compact"]).unwrap_err();
+            assert!(refused.contains("several servers keep together"), "{refused}");
+            assert!(files(server) == before, "nothing of the member has changed");
+        }
+    }
+}
+
 #[test]
 fn three_servers_lose_their_leader_their_majority_and_all_and_nothing_that_was_acknowledged() {
     let mut servers: Vec<Server> = (1..=3).map(Server::new).collect();
@@ -184,7 +240,12 @@ fn three_servers_lose_their_leader_their_majority_and_all_and_nothing_that_was_a
     servers[0].start(&["--cluster-init"]);
     assert!(names(&servers[0]).contains("from-before"));
     let said = servers[0].ironclad(&["store", "stats"]).unwrap_err();
-    assert!(said.contains("several servers keep together"), "{said}");
+    assert!(said.contains("in use by another process") && said.contains("--endpoints"), "{said}");
+    // One that is alone yet is an operator's while it is stopped.
+    assert!(servers[0].stop().success());
+    look_after(&servers[0], "from-before", Compacts::Yes);
+    servers[0].start(&["--cluster-init"]);
+    assert!(names(&servers[0]).contains("from-before"));
 
     // Who may not join is told why.
     let (head, secret) = token.split_at(token.len() - 32);
@@ -256,8 +317,12 @@ fn three_servers_lose_their_leader_their_majority_and_all_and_nothing_that_was_a
     writes(&servers[2], "with-a-majority");
 
     // All stop, and start in another order.
+    assert!(servers.iter().all(|server| names(server).contains("with-a-majority")));
     for server in &mut servers {
         assert!(server.stop().success(), "{}", server.log());
+    }
+    for server in &servers {
+        look_after(server, "with-a-majority", Compacts::No);
     }
     servers[2].launch(&[]);
     servers[0].launch(&[]);

@@ -1,6 +1,5 @@
 //! What a member keeps for others, and for how long: of the callers that have gone, of the checkpoints it has no use for.
 
-use std::io::Read;
 use std::time::Instant;
 
 use foundation::ManualClock;
@@ -11,16 +10,7 @@ use store::{Op, Store as _, Txn};
 
 use super::*;
 use crate::membership::Membership;
-
-/// The others are not there.
-struct Nowhere;
-
-impl Transport for Nowhere {
-    fn send(&self, _: Message) {}
-    fn send_snapshot(&self, _: Message, _: Box<dyn Read + Send>) {}
-    fn members(&self, _: &[Member], _: &[u64]) {}
-    fn close(&self) {}
-}
+use crate::transport::Nowhere;
 
 /// One of two members, whose other one is gone.
 fn left_alone(directory: &Path, clock: &ManualClock) -> (Arc<RaftStore>, Inward) {

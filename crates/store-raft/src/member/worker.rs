@@ -57,6 +57,10 @@ impl Worker {
         }
         self.shared.end(Ended::Stopped);
         self.shared.inbox.close();
+        if ended.is_ok() {
+            // While it ran this was not worth a sync. Who looks at it when it is stopped has nobody else to ask.
+            self.disk.job(Job::Persist(self.core.last_word()));
+        }
         self.disk.stop();
         self.transport.close();
         self.shared.slots.close();

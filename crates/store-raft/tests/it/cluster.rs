@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -373,6 +374,10 @@ impl Cluster {
     }
 
     /// Where a member is reached.
+    pub fn directory(&self, index: usize) -> &Path {
+        self.directories[index].path()
+    }
+
     pub fn address(&self, index: usize) -> &str {
         &self.addresses[index]
     }

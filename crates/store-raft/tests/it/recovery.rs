@@ -1,8 +1,12 @@
 //! What comes back by itself, and what is done when it cannot: all members stopped, and most of them lost.
 
-use store::{Error, Op, Range, Store, Txn};
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::cluster::{Authority, Cluster, Under};
+use store::{Error, Op, Range, Store, Txn};
+use store_raft::look;
+
+use super::cluster::{Authority, Cluster, Network, Under};
 use super::failover::soon;
 
 fn put(value: usize) -> Txn {
@@ -82,5 +86,49 @@ async fn one_goes_on_alone_and_the_others_join_anew() {
     cluster.restart(0).await;
     cluster.settled().await;
     assert_eq!(value(&cluster, 0).await, "4");
+    cluster.stop().await;
+}
+
+/// Every file of a directory, with its content.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_member_is_looked_at_and_nothing_of_it_changes() {
+    let mut cluster = Cluster::start(Under::Memory(Network::default())).await;
+    for value in 0..20 {
+        soon(cluster.member(value % 3).txn(put(value))).await.unwrap();
+    }
+    let lease = soon(cluster.member(0).lease_grant(600, 0)).await.unwrap().id;
+    soon(cluster.member(1).defragment()).await.unwrap();
+    soon(cluster.member(1).txn(put(20))).await.unwrap();
+    // Each has all of it, and so knows that it was agreed on.
+    for index in 0..3 {
+        assert_eq!(value(&cluster, index).await, "20");
+    }
+    let revision = cluster.member(0).revision().await.unwrap();
+    let held = look(cluster.directory(0)).err();
+    assert!(matches!(held, Some(Error::Locked { .. })), "it runs: {held:?}");
+    cluster.stop().await;
+    for index in 0..3 {
+        let before = files(cluster.directory(index));
+        let looked = look(cluster.directory(index)).unwrap();
+        let found = looked.view.range(Range::key("a")).await.unwrap();
+        assert_eq!((found.revision, &found.kvs[0].value[..]), (revision, &b"20"[..]), "member {index}");
+        assert_eq!(looked.view.range(Range::key("a").at(revision - 1)).await.unwrap().kvs[0].value, "19");
+        assert_eq!(looked.view.leases().await.unwrap(), [lease]);
+        assert!(!looked.alone && looked.member.id == cluster.id(index));
+        drop(looked);
+        assert!(files(cluster.directory(index)) == before, "member {index}: a file has changed");
+    }
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    cluster.settled().await;
+    assert_eq!(value(&cluster, 2).await, "20");
     cluster.stop().await;
 }

@@ -112,6 +112,23 @@ impl FileLock {
     }
 }
 
+/// Keeps a directory of the host from being opened for as long as it is only looked at; others may look too. Changes
+/// nothing: a directory without the file has never been opened, and gets none.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`]: somebody has it open.
+pub(super) fn share(directory: &Path) -> io::Result<Option<Lock>> {
+    let file = match fs::File::open(directory.join("LOCK")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(Box::new(FileLock(file)))),
+        Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
 impl Drop for FileLock {
     fn drop(&mut self) {
         // Closing is not enough: a process that is being started has the file too until it runs its program, and the

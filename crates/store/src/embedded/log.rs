@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Options;
-use super::wal::replay::{replay, segments};
+use super::disk::{Disk, HostDisk};
+use super::wal::replay::{numbers, replay, segments};
 use super::wal::{Files, Wal};
 use crate::error::Error;
 
@@ -85,6 +86,19 @@ impl Log {
     pub fn upkeep(&self) -> Upkeep {
         Upkeep(self.files.clone())
     }
+}
+
+/// Reads a log of the host's disk and leaves it as it is; `found` as for [`Log::open`]. Gives the bytes of its files.
+///
+/// # Errors
+/// As [`Log::open`].
+pub fn read(directory: &Path, found: impl FnMut(Batch, &[u8]) -> bool) -> Result<u64, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(HostDisk);
+    let numbers = numbers(&*disk, directory)?;
+    if numbers.is_empty() {
+        return Ok(0);
+    }
+    Ok(replay(&disk, directory, &numbers, None, None, found)?.bytes)
 }
 
 #[cfg(test)]

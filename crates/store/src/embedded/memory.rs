@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 
 use super::{State, mvcc, watch};
 use crate::error::Error;
-use crate::types::{Range, RangeResponse};
+use crate::types::{Range, RangeResponse, Status};
 
 /// Keys read under one lock.
 const READ_STEPS: usize = 1024;
@@ -41,6 +41,21 @@ impl Memory {
 
     pub fn check_open(&self) -> Result<(), Error> {
         if self.is_closed() { Err(Error::Unavailable("the store is shut down")) } else { Ok(()) }
+    }
+
+    /// Where it stands, with the bytes that it takes on the disk.
+    pub fn status(&self, db_size: u64) -> Status {
+        let state = self.state.read();
+        Status {
+            revision: state.mvcc.revision,
+            compact_revision: state.mvcc.compact_revision,
+            keys: state.mvcc.keys,
+            leases: state.leases.len() as u64,
+            live_bytes: state.mvcc.live_bytes,
+            history_bytes: state.mvcc.history_bytes,
+            db_size,
+            alarm: None,
+        }
     }
 
     /// Reads, a piece at a time.

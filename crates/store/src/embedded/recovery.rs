@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ahead::ahead;
+use super::disk::Disk;
 use super::entry::Entry;
-use super::wal::replay::{replay, segments};
-use super::wal::{Files, Wal};
+use super::wal::replay::{End, replay, segments};
+use super::wal::{Batch, Files, Wal};
 use super::{Options, State, checkpoint};
 use crate::error::Error;
 use crate::types::Revision;
@@ -67,28 +68,28 @@ pub(super) struct Recovered {
     pub report: Recovery,
 }
 
-/// Opens what is in a directory, or makes a new store in an empty one.
-pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Result<Recovered, Error> {
-    let started = Instant::now();
-    let disk = &options.disk;
+/// What a directory holds, read and left as it was.
+pub(super) struct Loaded {
+    pub state: State,
+    pub checkpoint_bytes: u64,
+    /// The newest batch that the checkpoint holds.
+    after: Batch,
+    /// Where the log ends. `None`: there is neither a checkpoint nor a log.
+    pub end: Option<End>,
+}
+
+/// Reads the checkpoint and the segments of the log with these numbers.
+pub(super) fn load(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    numbers: &[u64],
+    now: Duration,
+) -> Result<Loaded, Error> {
     let mut state = State::new();
-    let temporary = directory.join("checkpoint.tmp");
-    match disk.remove(&temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io(format!("removing {}", temporary.display()), error));
-        }
-        _ => {}
-    }
-    let numbers = segments(&**disk, directory)?;
     let loaded = checkpoint::load(disk, directory, &mut state, now)?;
     let checkpoint_bytes = loaded.map_or(0, |(_, bytes)| bytes);
     if numbers.is_empty() && loaded.is_none() {
-        let store_id = options.randomness.u64();
-        let files = Arc::new(Files::new(disk.clone(), directory, store_id, options.segment_bytes));
-        let wal = Wal::create(files.clone())?;
-        let report =
-            Recovery { revision: state.mvcc.revision, took: started.elapsed(), ..Recovery::default() };
-        return Ok(Recovered { state, files, wal, checkpoint_bytes, report });
+        return Ok(Loaded { state, checkpoint_bytes, after: 0, end: None });
     }
     let after = state.batch;
     let store_id = loaded.map(|(head, _)| head.store_id);
@@ -98,13 +99,13 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
         state.apply(entry, now, |_| ());
     };
     let end = if numbers.len() <= ALONE {
-        replay(disk, directory, &numbers, store_id, Some(after), |_, payload| {
+        replay(disk, directory, numbers, store_id, Some(after), |_, payload| {
             decode(payload).map(&mut carry_out).is_some()
         })?
     } else {
         let read = |send: &dyn Fn(Vec<Entry>)| {
             let mut entries = Vec::new();
-            let end = replay(disk, directory, &numbers, store_id, Some(after), |_, payload| {
+            let end = replay(disk, directory, numbers, store_id, Some(after), |_, payload| {
                 let Some(entry) = decode(payload) else { return false };
                 entries.push(entry);
                 if entries.len() == TOGETHER {
@@ -118,6 +119,30 @@ pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Res
         ahead(read, |entries| entries.into_iter().for_each(&mut carry_out))??
     };
     state.batch = end.batch;
+    Ok(Loaded { state, checkpoint_bytes, after, end: Some(end) })
+}
+
+/// Opens what is in a directory, or makes a new store in an empty one.
+pub(super) fn recover(directory: &Path, options: &Options, now: Duration) -> Result<Recovered, Error> {
+    let started = Instant::now();
+    let disk = &options.disk;
+    let temporary = directory.join("checkpoint.tmp");
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("removing {}", temporary.display()), error));
+        }
+        _ => {}
+    }
+    let numbers = segments(&**disk, directory)?;
+    let Loaded { mut state, checkpoint_bytes, after, end } = load(disk, directory, &numbers, now)?;
+    let Some(end) = end else {
+        let store_id = options.randomness.u64();
+        let files = Arc::new(Files::new(disk.clone(), directory, store_id, options.segment_bytes));
+        let wal = Wal::create(files.clone())?;
+        let report =
+            Recovery { revision: state.mvcc.revision, took: started.elapsed(), ..Recovery::default() };
+        return Ok(Recovered { state, files, wal, checkpoint_bytes, report });
+    };
     state.leases.restart(now);
     let files = Arc::new(Files::new(disk.clone(), directory, end.store_id, options.segment_bytes));
     let mut report = Recovery {

@@ -197,21 +197,10 @@ impl Replica {
     /// Carries out commands, in order. What they changed is visible, and its watchers are told, when it returns.
     pub fn apply(&self, steps: Vec<Step>) -> Vec<Result<Outcome, Error>> {
         let mut changes = Vec::new();
-        let mut outcomes = Vec::with_capacity(steps.len());
-        let revision = {
+        let (outcomes, revision) = {
             let mut state = self.memory.state.write();
-            for step in steps {
-                let replicated = state.replicated.get_or_insert_default();
-                replicated.time = replicated.time.max(step.time);
-                replicated.term = step.term;
-                let now = replicated.time;
-                state.batch = step.index;
-                outcomes.push(match step.command {
-                    Some(command) => carry_out(&mut state, command, now, &mut changes),
-                    None => Ok(Outcome::Done),
-                });
-            }
-            state.mvcc.revision
+            let outcomes = carry_out_all(&mut state, steps, &mut changes);
+            (outcomes, state.mvcc.revision)
         };
         if !changes.is_empty() {
             self.memory.watchers.publish(&changes, revision);
@@ -325,9 +314,7 @@ impl Replica {
     /// Carries out a transaction that only reads.
     pub fn read_txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
         self.memory.check_open()?;
-        let state = self.memory.state.read();
-        let (response, entry) = Planner::new(&state.mvcc, &state.leases, usize::MAX).txn(txn)?;
-        if entry.changes.is_empty() { Ok(response) } else { Err(Error::Invalid("the transaction writes")) }
+        read_txn(&self.memory, txn)?.ok_or(Error::Invalid("the transaction writes"))
     }
 
     /// Watches what is applied here.
@@ -356,17 +343,7 @@ impl Replica {
     pub fn status(&self) -> Result<Status, Error> {
         self.memory.check_open()?;
         let db_size = self.upkeep.try_lock().map_or(0, |bytes| *bytes);
-        let state = self.memory.state.read();
-        Ok(Status {
-            revision: state.mvcc.revision,
-            compact_revision: state.mvcc.compact_revision,
-            keys: state.mvcc.keys,
-            leases: state.leases.len() as u64,
-            live_bytes: state.mvcc.live_bytes,
-            history_bytes: state.mvcc.history_bytes,
-            db_size,
-            alarm: None,
-        })
+        Ok(self.memory.status(db_size))
     }
 
     /// Refuses everything from now on, ends the watches, and gives the directory free. Blocks for a checkpoint that is
@@ -379,9 +356,37 @@ impl Replica {
     }
 }
 
-fn position(state: &State) -> Position {
+pub(super) fn position(state: &State) -> Position {
     let replicated = state.replicated.clone().unwrap_or_default();
     Position { index: state.batch, term: replicated.term, attachment: replicated.attachment }
+}
+
+/// What a transaction that only reads finds; `None` if it writes.
+pub(super) fn read_txn(memory: &Memory, txn: Txn) -> Result<Option<TxnResponse>, Error> {
+    let state = memory.state.read();
+    let (response, entry) = Planner::new(&state.mvcc, &state.leases, usize::MAX).txn(txn)?;
+    Ok(entry.changes.is_empty().then_some(response))
+}
+
+/// Carries out commands, in order.
+pub(super) fn carry_out_all(
+    state: &mut State,
+    steps: Vec<Step>,
+    changes: &mut Vec<super::mvcc::Change>,
+) -> Vec<Result<Outcome, Error>> {
+    let mut outcomes = Vec::with_capacity(steps.len());
+    for step in steps {
+        let replicated = state.replicated.get_or_insert_default();
+        replicated.time = replicated.time.max(step.time);
+        replicated.term = step.term;
+        let now = replicated.time;
+        state.batch = step.index;
+        outcomes.push(match step.command {
+            Some(command) => carry_out(state, command, now, changes),
+            None => Ok(Outcome::Done),
+        });
+    }
+    outcomes
 }
 
 fn carry_out(

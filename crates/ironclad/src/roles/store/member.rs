@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use foundation::SharedClock;
 use pki::Leaf;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
+use store_raft::transport::Nowhere;
 use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join};
 use store_raft::{Identity, Member, Options, RaftStore};
 use tokio::net::TcpListener;
@@ -97,6 +99,31 @@ pub async fn open(
         })
     });
     opened.await.context("opening the store was cut off")?.context("cannot open the member of the store")
+}
+
+/// Opens a member that votes alone, for an operator, while no server does. Others that only learn get to know later.
+///
+/// # Errors
+/// What is wrong with its files; that others vote.
+pub async fn open_alone(data_dir: &Path, clock: SharedClock) -> anyhow::Result<Arc<RaftStore>> {
+    let directory = member_directory(data_dir);
+    let opened = tokio::task::spawn_blocking(move || {
+        let looked = store_raft::look(&directory)?;
+        if !looked.alone {
+            bail!(
+                "the store in {} is one that several servers keep together, and they forget together: ask a running one, by \
+                 --endpoints",
+                directory.display()
+            );
+        }
+        // As it is recorded, so that opening it changes nothing of that.
+        let options = Options::new(looked.member.name.clone(), looked.member.address.clone());
+        drop(looked);
+        Ok(RaftStore::open(&directory, options, clock, |_, _| Arc::new(Nowhere))?)
+    });
+    let store = opened.await.context("opening the store was cut off")??;
+    store.joined().await?;
+    Ok(store)
 }
 
 async fn found(data_dir: &Path, options: &Options) -> anyhow::Result<()> {
