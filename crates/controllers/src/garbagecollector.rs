@@ -32,6 +32,10 @@ const CACHE_SECONDS: i64 = 30;
 /// When discovery is tried again that could not tell of all. Upstream's period.
 const DISCOVERY_SECONDS: i64 = 30;
 
+/// When an owner that the server knows and no cache has shown yet is asked for again: one that is created and deleted
+/// before the first list of its kind is never shown. Upstream asks with a growing pause, of 5 ms to 1000 s.
+const UNSEEN_SECONDS: i64 = 5;
+
 /// The key of the work of finding out which kinds there are. No UID looks so.
 const DISCOVERY: &str = "#discovery";
 
@@ -80,7 +84,7 @@ impl Controller for GarbageCollector {
             return plan;
         }
         let mut graph = self.graph.lock();
-        let decision = decide::decide(&graph, key.as_str(), view.answers());
+        let mut decision = decide::decide(&graph, key.as_str(), view.answers());
         for owner in &decision.puzzling {
             graph.puzzle(owner, key.as_str());
         }
@@ -89,6 +93,9 @@ impl Controller for GarbageCollector {
             for uid in decision.wake {
                 trigger.wake(Key::cluster(&uid));
             }
+        }
+        if decision.unseen {
+            decision.plan.requeue_at(object::after(now, UNSEEN_SECONDS));
         }
         decision.plan
     }

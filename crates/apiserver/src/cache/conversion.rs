@@ -105,11 +105,19 @@ impl Progress {
 pub(super) struct Inlet {
     sender: mpsc::Sender<(u64, Changes)>,
     progress: Arc<Progress>,
+    /// The revision of the list that the cache was filled with.
+    filled_at: u64,
 }
 
 impl Inlet {
     /// Hands over the changes of a revision; false if too many wait already.
+    ///
+    /// What the list has already is left out: the watch may lag behind it, and whoever wants the cache would wait for a
+    /// conversion of which nothing is used.
     pub(super) fn offer(&self, revision: u64, changes: Changes) -> bool {
+        if revision <= self.filled_at {
+            return true;
+        }
         self.progress.offered.fetch_add(1, Ordering::AcqRel);
         let size = weight(&changes);
         // One that is larger than all may be goes in where nothing else waits.
@@ -143,11 +151,11 @@ impl Drop for Converter {
 }
 
 impl Converter {
-    /// For `cache`, whose changes come in by the inlet.
-    pub(super) fn new(cache: Arc<Cache>, ask: Arc<dyn Ask>) -> (Self, Inlet) {
+    /// For `cache`, filled as of revision `filled_at`, whose changes come in by the inlet.
+    pub(super) fn new(cache: Arc<Cache>, filled_at: u64, ask: Arc<dyn Ask>) -> (Self, Inlet) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let progress = cache.progress.get_or_init(Progress::shared).clone();
-        let inlet = Inlet { sender, progress: progress.clone() };
+        let inlet = Inlet { sender, progress: progress.clone(), filled_at };
         (Self { cache, ask, receiver, progress, waiting: Vec::new(), taken: 0, gap: false }, inlet)
     }
 
@@ -274,7 +282,7 @@ mod tests {
         let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         cache.fill(1, Default::default());
         let asked = Arc::new(Picky(Mutex::default()));
-        let (converter, inlet) = Converter::new(cache.clone(), asked.clone());
+        let (converter, inlet) = Converter::new(cache.clone(), 1, asked.clone());
         tokio::spawn(converter.run());
         let (_, mut watcher) = cache.watch(Interest::All, &Wanted::default(), Some(1), 1, |_| true).unwrap();
         assert!(inlet.offer(2, change("a", Some("{}"))));
@@ -302,9 +310,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_list_has_already_is_not_asked_for() {
+        let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
+        cache.fill(5, Default::default());
+        // Nobody converts: whoever waited for it would wait for ever.
+        let (converter, inlet) = Converter::new(cache.clone(), 5, Arc::new(Picky(Mutex::default())));
+        for revision in [4, 5] {
+            assert!(inlet.offer(revision, change("a", Some("{}"))));
+            assert!(!converter.progress.is_behind());
+        }
+        assert!(inlet.offer(6, change("a", Some("{}"))));
+        assert!(converter.progress.is_behind());
+    }
+
+    #[tokio::test]
     async fn whoever_waits_for_a_dropped_cache_is_let_go() {
         let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
-        let (converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
+        let (converter, inlet) = Converter::new(cache.clone(), 1, Arc::new(Picky(Mutex::default())));
         assert!(inlet.offer(2, change("a", Some("{}"))));
         drop((converter, inlet));
         cache.settled().await.unwrap();
@@ -315,7 +337,7 @@ mod tests {
     async fn a_cache_that_falls_too_far_behind_lets_its_readers_go() {
         let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
         // Nobody converts, and the task that would is still there.
-        let (_converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
+        let (_converter, inlet) = Converter::new(cache.clone(), 1, Arc::new(Picky(Mutex::default())));
         let taken = (2..).take_while(|revision| inlet.offer(*revision, change("a", Some("{}")))).count();
         assert_eq!(taken, QUEUE);
         cache.close();
@@ -325,7 +347,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes_too() {
         let cache = Arc::new(Cache::new(Arc::new(Extractor::new([])), b""));
-        let (mut converter, inlet) = Converter::new(cache.clone(), Arc::new(Picky(Mutex::default())));
+        let (mut converter, inlet) = Converter::new(cache.clone(), 1, Arc::new(Picky(Mutex::default())));
         let large = Bytes::from(vec![b' '; QUEUE_BYTES / 2]);
         let offer = |revision| inlet.offer(revision, vec![(Bytes::new(), Some(large.clone()))]);
         assert!(offer(2) && offer(3) && !offer(4));

@@ -314,17 +314,14 @@ impl Hub {
         }
         cache.fill(listed.revision, objects);
         if let Conversion::Asked(ask) = &view.convert {
-            let (converter, inlet) = Converter::new(cache.clone(), ask.clone());
+            let (converter, inlet) = Converter::new(cache.clone(), listed.revision, ask.clone());
             self.tasks.spawn_until_cancelled("conversion", converter.run());
             slot.inlet = Some(inlet);
         }
         let pending = slot.pending.take().unwrap_or_default();
         for revision in pending.changes.chunk_by(|a, b| a.0 == b.0) {
             let changes = revision.iter().map(|(_, key, value)| (key.clone(), value.clone()));
-            // What the list has already is not to be converted again.
-            if revision[0].0 > listed.revision {
-                slot.tell(revision[0].0, changes);
-            }
+            slot.tell(revision[0].0, changes);
         }
         Ok(Some(cache.clone()))
     }

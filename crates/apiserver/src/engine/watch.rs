@@ -256,9 +256,10 @@ impl Watching {
 
     /// A bookmark at the newest revision, unless the client is there or changes are on their way to it.
     fn progress(&mut self) -> Option<Bytes> {
-        // Read first: whatever is dispatched up to here is in the queue by now.
+        // Read first: whatever is dispatched up to here is in the queue by now, unless the cache was closed before. Then
+        // changes have gone to another one, and the client would go on from behind them.
         let revision = self.call.server.hub.revision();
-        if revision <= self.sent || self.subscription.is_behind() {
+        if revision <= self.sent || self.subscription.is_behind() || self.subscription.receiver.has_ended() {
             return None;
         }
         Some(self.bookmark_frame(revision, false))

@@ -18,12 +18,16 @@ pub(super) struct Decision {
     pub(super) wake: Vec<String>,
     /// Its owners of kinds that nobody serves.
     pub(super) puzzling: Vec<OwnerReference>,
+    /// The server knows an owner that the graph has not seen: if it goes before it is seen, nothing will tell.
+    pub(super) unseen: bool,
 }
 
 /// What an owner is to its dependent.
 enum Owner {
     /// There, and to stay.
     Solid,
+    /// There, as the server says; the graph has not seen it yet.
+    Unseen,
     /// Gone.
     Dangling,
     /// Waits for its dependents.
@@ -71,6 +75,10 @@ pub(super) fn decide(graph: &Graph, uid: &str, answers: &Answers) -> Decision {
     for owner in node.owners() {
         match classify(graph, owner, namespace, answers) {
             Owner::Solid => solid += 1,
+            Owner::Unseen => {
+                solid += 1;
+                decision.unseen = true;
+            }
             Owner::Dangling => dangling.push(owner.uid.clone()),
             Owner::Waiting => waiting.push(owner.uid.clone()),
             Owner::Unknown(path) => {
@@ -176,7 +184,7 @@ fn classify(graph: &Graph, owner: &OwnerReference, namespace: Option<&str>, answ
             if foreground && !found["metadata"]["deletionTimestamp"].is_null() {
                 Owner::Waiting
             } else {
-                Owner::Solid
+                Owner::Unseen
             }
         }
     }

@@ -116,6 +116,26 @@ fn a_broken_group_and_a_kind_that_cannot_be_listed_do_not_stop_the_rest() {
 }
 
 #[test]
+fn an_owner_that_the_server_knows_and_no_cache_has_shown_is_asked_for_again() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let path = "/api/v1/namespaces/a/pods/owner";
+    let pods = json!({"groupVersion": "v1", "resources": [
+        {"name": "pods", "kind": "Pod", "namespaced": true, "verbs": ["delete", "list", "watch"]},
+    ]});
+    let fixture = Fixture::new(GarbageCollector::default())
+        .with_answer("/api/v1", Ok(pods))
+        .with_answer("/apis", Ok(json!({"groups": []})))
+        .with_answer(path, Ok(json!({"metadata": {"uid": "owner"}})));
+    fixture.plan("", DISCOVERY, at(100));
+    let graph = fixture.controller().graph.clone();
+    add(&mut graph.lock(), object("child", json!([owner("owner", true)]), json!({})));
+    // It may go before the list of its kind comes, and nothing would tell of it.
+    assert_eq!(fixture.plan("", "child", at(130)).requeue_at, Some(at(135)));
+    add(&mut graph.lock(), object("owner", json!([]), json!({})));
+    assert_eq!(fixture.plan("", "child", at(135)).requeue_at, None, "its cache tells from now on");
+}
+
+#[test]
 fn a_definition_that_the_server_does_not_serve_yet_is_asked_for_again() {
     let at = |millis| Timestamp::from_millisecond(millis).unwrap();
     let definition = |name: &str, more: Value| {
