@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::field::{self, ErrorList, Path};
 use crate::kind::Descriptor;
 use crate::kind::plain::PlainMetadata;
+use crate::kinds::admissionregistration;
 use crate::meta::{LabelSelector, ObjectMeta, OwnerReference};
 use crate::names;
 
@@ -40,7 +41,12 @@ pub fn validate_create(descriptor: &Descriptor, object: &Value) -> ErrorList {
         None | Some("") => {
             errors.push(field::required(&path.child("name"), "name or generateName is required"));
         }
-        Some(name) => push_invalid(&mut errors, &path.child("name"), name, rule(name, false)),
+        Some(name) => {
+            push_invalid(&mut errors, &path.child("name"), name, rule(name, false));
+            if descriptor.group == "admissionregistration.k8s.io" {
+                errors.extend(admissionregistration::reserved_name(name, &path.child("name")));
+            }
+        }
     }
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     match (descriptor.is_namespaced(), namespace.is_empty()) {
@@ -425,5 +431,23 @@ mod tests {
                 "metadata.uid: Invalid value: \"2\": field is immutable",
             ]
         );
+    }
+
+    #[test]
+    fn names_that_only_files_may_give_are_refused() {
+        let all = crate::kinds::all();
+        let own = all.iter().filter(|descriptor| descriptor.group == "admissionregistration.k8s.io");
+        let mut count = 0;
+        for descriptor in own {
+            count += 1;
+            for (name, errors) in [("a.static.k8s.io", 1), ("a.static.k8s.io.b", 0), ("static.k8s.io", 0)] {
+                let found = validate_create(descriptor, &serde_json::json!({"metadata": {"name": name}}));
+                assert_eq!(found.len(), errors, "{name}: {found:?}");
+            }
+        }
+        assert_eq!(count, 6);
+        let map = all.iter().find(|descriptor| descriptor.kind == "ConfigMap").unwrap();
+        let named = serde_json::json!({"metadata": {"name": "a.static.k8s.io", "namespace": "n"}});
+        assert!(validate_create(map, &named).is_empty());
     }
 }

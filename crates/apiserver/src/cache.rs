@@ -159,8 +159,20 @@ impl Cache {
     }
 
     /// Objects as the cache holds them, from keys, values and revisions.
-    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> Objects {
-        objects.map(|(key, value, at)| self.object(key, value, at)).collect()
+    ///
+    /// # Errors
+    /// The keys and revisions of what is no object.
+    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> Result<Objects, Vec<(Bytes, u64)>> {
+        let mut unread = Vec::new();
+        let read = objects.filter_map(|(key, value, at)| {
+            let object = self.object(key.clone(), value, at);
+            if object.is_none() {
+                unread.push((key, at));
+            }
+            object
+        });
+        let read = read.collect();
+        if unread.is_empty() { Ok(read) } else { Err(unread) }
     }
 
     /// Fills an empty cache with what was read at `revision`.
@@ -181,17 +193,30 @@ impl Cache {
         }
     }
 
-    fn object(&self, key: Bytes, value: Bytes, revision: u64) -> Arc<Cached> {
-        let facts = self.extractor.extract(&value);
-        Arc::new(Cached { key, value, revision, facts })
+    fn object(&self, key: Bytes, value: Bytes, revision: u64) -> Option<Arc<Cached>> {
+        let facts = self.extractor.extract(&value)?;
+        Some(Arc::new(Cached { key, value, revision, facts }))
     }
 
     /// Applies the changes of one revision, all of them or none visible. `None` is a deletion.
     fn apply(&self, revision: u64, changes: impl Iterator<Item = (Bytes, Option<Bytes>)>) {
         // Parsed outside the lock: readers go on meanwhile.
-        let parsed: Vec<_> = changes
-            .map(|(key, value)| (key.clone(), value.map(|value| self.object(key, value, revision))))
-            .collect();
+        let mut parsed = Vec::with_capacity(changes.size_hint().0);
+        for (key, value) in changes {
+            let object = match value {
+                None => None,
+                Some(value) => {
+                    let Some(object) = self.object(key.clone(), value, revision) else {
+                        // The cache would go on without it; whoever wants it next is told why there is none.
+                        let key = String::from_utf8_lossy(&key);
+                        tracing::error!(%key, revision, "a watch cache is dropped: an object cannot be decoded");
+                        return self.close();
+                    };
+                    Some(object)
+                }
+            };
+            parsed.push((key, object));
+        }
         let mut state = self.state.write();
         if revision <= state.filled_at {
             return;

@@ -6,7 +6,7 @@
 //! Upstream: apiserver/pkg/server/config.go (DefaultBuildHandlerChain).
 
 mod body;
-mod compression;
+pub(crate) mod compression;
 pub(crate) mod cors;
 pub(crate) mod impersonation;
 mod warnings;

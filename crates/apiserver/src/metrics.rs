@@ -18,9 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use api::GroupResource;
 use api::kind::Verbs;
 use foundation::metrics::{Counter, Family, Gauge, Histogram, registry};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use store::Range;
 
 use crate::request::{Query, RequestInfo};
@@ -47,6 +49,8 @@ pub struct Metrics {
     deprecated: Family<Gauge>,
     stored: Family<Gauge>,
     objects: Family<Gauge>,
+    /// Whose numbers are shown.
+    shown: Mutex<HashSet<GroupResource>>,
     store_size: Family<Gauge>,
 }
 
@@ -150,6 +154,7 @@ impl Metrics {
                 "Stored objects by resource; -1 where they could not be counted.",
                 &["group", "resource"],
             ),
+            shown: Mutex::default(),
             store_size: registry.gauge(
                 "apiserver_storage_size_bytes",
                 "Size of the store on its disk, in bytes.",
@@ -225,7 +230,14 @@ impl Metrics {
             };
             (&resource.group_resource, count)
         });
-        for (name, count) in join_all(counts).await {
+        let counts = join_all(counts).await;
+        let present: HashSet<GroupResource> = counts.iter().map(|(name, _)| (*name).clone()).collect();
+        // What nobody serves any more has no number; two who ask at once may disagree for a moment.
+        for gone in std::mem::replace(&mut *self.shown.lock(), present.clone()).difference(&present) {
+            self.stored.remove(&[&gone.to_string()]);
+            self.objects.remove(&[&gone.group, &gone.resource]);
+        }
+        for (name, count) in counts {
             self.stored.with(&[&name.to_string()]).set(count);
             self.objects.with(&[&name.group, &name.resource]).set(count);
         }

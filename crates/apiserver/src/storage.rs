@@ -5,6 +5,7 @@
 pub mod expiry;
 #[cfg(test)]
 pub(crate) mod interposed;
+pub(crate) mod unreadable;
 
 use std::sync::Arc;
 
@@ -325,7 +326,12 @@ pub async fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status
     let bytes = resource.view.served(&kv.value).await?;
     let object = match resource.is_converted_by_webhook() {
         true => resource.read(&bytes)?,
-        false => resource.decode(&kv.value)?,
+        false => {
+            let decoded = resource.decode(&kv.value);
+            decoded.map_err(|_| {
+                unreadable::check(kv).err().unwrap_or_else(|| unreadable::one(kv, "it is no object"))
+            })?
+        }
     };
     Ok(Stored { object, revision: kv.mod_revision, bytes, value: kv.value.clone() })
 }
@@ -336,6 +342,7 @@ pub fn status(error: store::Error) -> Status {
         store::Error::Compacted { .. } => {
             Status::expired("The resourceVersion for the provided list is too old.")
         }
+        store::Error::Unreadable { values, .. } => unreadable::sealed(&values),
         store::Error::Unavailable { .. } => Status::service_unavailable(error.to_string()),
         other => Status::internal(other),
     }

@@ -1,12 +1,14 @@
-//! Keeps claims and volumes that are in use from vanishing: a finalizer that goes when the last user has gone.
+//! Keeps claims and volumes that are in use from vanishing: a finalizer that goes when the last user has gone. Says of each
+//! claim whether a pod uses it, and since when none does.
 //!
 //! Reads claims, volumes and pods. Adds and removes the finalizers `kubernetes.io/pvc-protection` and
-//! `kubernetes.io/pv-protection`.
+//! `kubernetes.io/pv-protection`; writes the condition `Unused` of claims.
 //! Not here: binding ([`crate::volume_binder`]); the finalizer on new objects (admission sets it).
 //! Upstream: `pkg/controller/volume/pvcprotection`, `pkg/controller/volume/pvprotection`.
 
-use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use client::{Endpoint, Resource};
+use api::meta::Time;
+use api::types::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
+use client::{Change, Endpoint, Resource};
 use jiff::Timestamp;
 use reconcile::{Action, Controller, Key, Plan, View, Watches};
 
@@ -14,6 +16,8 @@ use crate::{object, pods};
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+/// The condition that says whether no pod uses a claim.
+const UNUSED: &str = "Unused";
 /// Pods by the keys of the claims they use.
 const USERS: &str = "users-of-claim";
 
@@ -47,8 +51,15 @@ impl Controller for ClaimProtection {
         watches.primary::<PersistentVolumeClaim>();
         watches.index::<Pod>(USERS, claims_of);
         watches.map::<Pod>(|_, change, wake| {
-            if change.is_deleted() {
-                for key in claims_of(change.object()) {
+            // Pods that end, come and go. A pod may be another one of the same name by now: both may matter.
+            let ended = |pod: &Pod| (object::uid(pod).to_owned(), pods::is_terminal(pod));
+            let old = match change {
+                Change::Updated { old, new } if ended(old) == ended(new) => return,
+                Change::Updated { old, .. } => Some(&**old),
+                Change::Added(_) | Change::Deleted(_) => None,
+            };
+            for pod in std::iter::once(&**change.object()).chain(old) {
+                for key in claims_of(pod) {
                     let (namespace, name) = client::split_key(&key);
                     wake(Key::new(namespace, name));
                 }
@@ -56,7 +67,7 @@ impl Controller for ClaimProtection {
         });
     }
 
-    fn plan(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Plan {
+    fn plan(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Plan {
         let Some(claim) = view.get_key::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
         // A pod without a node holds nothing yet, and its kubelet will refuse a claim that is going.
         let uses = |pod: &Pod| !pods::node(pod).is_empty();
@@ -86,8 +97,39 @@ impl Controller for ClaimProtection {
                 return plan;
             }
         }
-        protect(&*claim, CLAIM_FINALIZER, is_used)
+        let plan = protect(&*claim, CLAIM_FINALIZER, is_used);
+        if plan.actions().next().is_some() {
+            return plan;
+        }
+        // Whoever has not ended wants it, also without a node.
+        let is_wanted = users.iter().any(|pod| !pods::is_terminal(pod));
+        tell(&claim, is_wanted, now)
     }
+}
+
+/// Says of a claim whether it is unused, if that is not said yet.
+fn tell(claim: &PersistentVolumeClaim, is_wanted: bool, now: Timestamp) -> Plan {
+    let mut plan = Plan::nothing();
+    let (status, reason) = if is_wanted { ("False", "PodUsingPVC") } else { ("True", "NoPodsUsingPVC") };
+    let mut changed = claim.clone();
+    let conditions = changed.status.get_or_insert_default().conditions.get_or_insert_default();
+    let found = conditions.iter().position(|condition| condition.type_ == UNUSED);
+    if found.is_some_and(|at| conditions[at].status == status) {
+        return plan;
+    }
+    let condition = PersistentVolumeClaimCondition {
+        type_: UNUSED.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        last_transition_time: Some(Time(object::seconds(now))),
+        ..PersistentVolumeClaimCondition::default()
+    };
+    match found {
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+    plan.act(Action::update_status(&changed));
+    plan
 }
 
 impl Controller for VolumeProtection {
@@ -172,11 +214,68 @@ mod tests {
             let fixture = Fixture::new(ClaimProtection).with(vec![claim]).with(pods.clone());
             let fixture = fixture.with_answer("/api/v1/namespaces/a/pods", Ok(json!({"items": pods})));
             let plan = fixture.plan("a", "p-v", Timestamp::UNIX_EPOCH);
-            let written = plan.actions().next().map(|action| {
+            let updates = plan.actions().filter(|action| matches!(action.verb, reconcile::Verb::Update));
+            let written = updates.map(|action| {
                 let claim: PersistentVolumeClaim = action.object().unwrap();
                 claim.metadata.finalizers.unwrap_or_default().len()
             });
-            assert_eq!(written, left, "{what}");
+            assert_eq!(written.collect::<Vec<_>>(), Vec::from_iter(left), "{what}");
+        }
+    }
+
+    #[test]
+    fn whether_a_claim_is_unused_is_said_once_and_since_when() {
+        let ended = |phase: &str| {
+            let mut pod = pod("n", json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}));
+            pod.status = Some(serde_json::from_value(json!({"phase": phase})).unwrap());
+            pod
+        };
+        let now = Timestamp::from_second(60).unwrap();
+        let said = |status: &str| json!([{"type": "Resizing", "status": "True"}, {"type": UNUSED, "status": status}]);
+        for (what, pods, conditions, wanted) in [
+            ("new", vec![], json!([]), Some(("True", "NoPodsUsingPVC"))),
+            ("known to be unused", vec![], said("True"), None),
+            ("wanted by a pod", vec![ended("Pending")], said("True"), Some(("False", "PodUsingPVC"))),
+            ("known to be used", vec![ended("Running")], said("False"), None),
+            ("left", vec![ended("Succeeded")], said("False"), Some(("True", "NoPodsUsingPVC"))),
+        ] {
+            let mut claim = json!({"metadata": metadata("c", Some(CLAIM_FINALIZER), false)});
+            claim["metadata"]["namespace"] = "a".into();
+            claim["status"] = json!({"phase": "Bound", "conditions": conditions});
+            let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+            let fixture = Fixture::new(ClaimProtection).with(vec![claim]).with(pods);
+            let plan = fixture.plan("a", "c", now);
+            let written = plan.actions().next().map(|action| {
+                let claim: PersistentVolumeClaim = action.object().unwrap();
+                let all = claim.status.unwrap().conditions.unwrap();
+                assert_eq!(all.len(), conditions.as_array().unwrap().len().max(1), "{what}");
+                let found = all.into_iter().find(|condition| condition.type_ == UNUSED).unwrap();
+                assert_eq!(found.last_transition_time, Some(Time(now)), "{what}");
+                (found.status, found.reason.unwrap())
+            });
+            let wanted = wanted.map(|(status, reason): (&str, &str)| (status.to_owned(), reason.to_owned()));
+            assert_eq!(written, wanted, "{what}");
+        }
+    }
+
+    #[test]
+    fn pods_that_come_end_and_go_wake_their_claims() {
+        let uses = || json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+        let in_phase = |phase: &str| {
+            let mut pod = pod("n", uses());
+            pod.status = Some(serde_json::from_value(json!({"phase": phase})).unwrap());
+            pod
+        };
+        let mut fixture = Fixture::new(ClaimProtection).with::<PersistentVolumeClaim>(vec![]);
+        for (pods, wakes) in [
+            (vec![in_phase("Pending")], true),
+            (vec![in_phase("Running")], false),
+            (vec![in_phase("Failed")], true),
+            (vec![], true),
+        ] {
+            fixture = fixture.with::<Pod>(pods.clone());
+            let woken = fixture.woken();
+            assert_eq!(woken.contains(&"a/c".to_owned()), wakes, "{pods:?}: {woken:?}");
         }
     }
 
@@ -220,14 +319,5 @@ mod tests {
             let plan = Fixture::new(VolumeProtection).with(vec![volume]).plan("", "v", Timestamp::UNIX_EPOCH);
             assert_eq!(plan.actions().count() == 1, acts, "{what}");
         }
-    }
-
-    #[test]
-    fn a_pod_that_goes_wakes_its_claims() {
-        let uses = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
-        let fixture = Fixture::new(ClaimProtection).with(vec![pod("n", uses)]);
-        assert_eq!(fixture.woken(), Vec::<String>::new());
-        let fixture = fixture.with::<Pod>(vec![]);
-        assert_eq!(fixture.woken(), ["a/c"]);
     }
 }

@@ -185,7 +185,7 @@ fn holds(migration: &StorageVersionMigration, kind: &str) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
-/// With a condition that is true, in place of `Running`.
+/// With a condition that is true; `Running` is not, beside another one.
 fn with_condition(
     migration: &StorageVersionMigration,
     (kind, reason, message): (&str, &str, &str),
@@ -193,7 +193,11 @@ fn with_condition(
 ) -> StorageVersionMigration {
     let mut next = migration.clone();
     let conditions = next.status.get_or_insert_default().conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != kind && condition.type_ != "Running");
+    conditions.retain(|condition| condition.type_ != kind);
+    for running in conditions.iter_mut().filter(|other| other.type_ == "Running" && other.status == "True") {
+        running.status = "False".to_owned();
+        running.last_transition_time = Time(object::seconds(now));
+    }
     conditions.push(Condition {
         type_: kind.to_owned(),
         status: "True".to_owned(),
@@ -254,8 +258,11 @@ mod tests {
     fn condition(plan: &Plan) -> (String, String) {
         let written: StorageVersionMigration = plan.actions().next().unwrap().object().unwrap();
         let conditions = written.status.unwrap().conditions.unwrap();
-        assert_eq!(conditions.len(), 1);
-        (conditions[0].type_.clone(), conditions[0].message.clone())
+        let (last, before) = conditions.split_last().unwrap();
+        let ended = |other: &Condition| other.type_ == "Running" && other.status == "False";
+        assert!(before.iter().all(ended), "{before:?}");
+        assert_eq!((before.len() == 1, &*last.status), (last.type_ != "Running", "True"));
+        (last.type_.clone(), last.message.clone())
     }
 
     #[test]

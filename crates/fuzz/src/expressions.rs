@@ -17,7 +17,7 @@ pub fn cel(data: &[u8]) {
     };
     let variables = [("self", Type::Dyn), ("l", Type::list(Type::Int)), ("s", Type::String)];
     let variables = variables.into_iter().map(|(name, kind)| (name.to_owned(), kind));
-    let scope = Scope { variables: variables.collect(), ..Scope::default() };
+    let scope = Scope { variables: variables.collect(), binds: true, ..Scope::default() };
     let Ok(program) = compile(source, &scope) else { return };
     let _ = program.estimate(&BTreeMap::from([("self".to_owned(), &Declared::dynamic())]));
     let (list, text) = (serde_json::json!([1, 2, 3, 4, 5, 6, 7, 8]), serde_json::json!("héllo, a b c"));

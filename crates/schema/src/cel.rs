@@ -68,7 +68,8 @@ pub struct Program(Arc<Compiled>);
 
 /// Parses and checks an expression.
 pub fn compile(source: &str, scope: &Scope) -> Result<Program, CompileError> {
-    let (expr, count) = parser::parse(source).map_err(|mistake| report(source, vec![mistake]))?;
+    let (expr, count) =
+        parser::parse(source, scope.binds).map_err(|mistake| report(source, vec![mistake]))?;
     let checked = check::check(&expr, count, scope).map_err(|mistakes| report(source, mistakes))?;
     Ok(Program(Arc::new(Compiled { expr, checked })))
 }

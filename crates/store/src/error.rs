@@ -59,6 +59,15 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
+    /// Values that are there and cannot be read: what was made of them when they were written cannot be undone. The engine
+    /// itself never says so; a store that seals values in another one does.
+    #[error("unable to transform key {}: {}", values.first().map_or("", |value| &value.key), values.first().map_or("", |value| &value.detail))]
+    Unreadable {
+        /// Which, at most as many as [`UNREADABLE`].
+        values: Vec<Unreadable>,
+        /// There are others.
+        more: bool,
+    },
     /// The files are of a format this version does not know.
     #[error("{path} has format version {found}, this version reads up to {known}")]
     Format {
@@ -90,6 +99,25 @@ pub enum Error {
     /// The call was abandoned before it was carried out.
     #[error("request was cancelled")]
     Cancelled,
+}
+
+/// So many keys are named by one [`Error::Unreadable`].
+pub const UNREADABLE: usize = 100;
+
+/// A value that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its key.
+    pub key: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Unreadable {
+    /// The value at `key`.
+    pub fn new(key: &[u8], detail: impl Into<String>) -> Self {
+        Self { key: String::from_utf8_lossy(key).into_owned(), detail: detail.into() }
+    }
 }
 
 impl Error {

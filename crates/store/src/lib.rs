@@ -23,7 +23,7 @@ mod types;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use error::{Error, unavailable};
+pub use error::{Error, UNREADABLE, Unreadable, unavailable};
 pub use types::{
     Compare, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse,
     Relation, Revision, Status, Target, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,

@@ -92,13 +92,20 @@ impl Hub {
         let served = view.all_served(values).await;
         let mut served =
             served.map_err(|_| Error::Unavailable("its objects cannot be converted"))?.into_iter();
-        let mut cached = |key: &Bytes, revision| Some(cache.object(key.clone(), served.next()?, revision));
+        let mut lost = false;
+        let mut cached = |key: &Bytes, revision| {
+            let object = cache.object(key.clone(), served.next()?, revision);
+            lost |= object.is_none();
+            object
+        };
         let changes = changes.into_iter().map(|(revision, key, current, previous)| {
             let current = current.and_then(|revision| cached(&key, revision));
             let previous = previous.and_then(|revision| cached(&key, revision));
             Arc::new(Change::new(revision, current, previous))
         });
-        Ok(Some(changes.collect()))
+        let changes: Vec<_> = changes.collect();
+        // A change of what is no object can be shown to nobody.
+        Ok((!lost).then_some(changes))
     }
 }
 

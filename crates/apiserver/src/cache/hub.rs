@@ -24,7 +24,7 @@ use tokio::sync::{OnceCell, oneshot, watch};
 use super::Cache;
 use super::conversion::{Conversion, Converter, Inlet};
 use crate::encoding::Extractor;
-use crate::storage;
+use crate::storage::unreadable;
 
 /// What a cache holds: the objects under a prefix, in one version.
 #[derive(Clone)]
@@ -284,7 +284,8 @@ impl Hub {
             slots.push(Slot { view: view.clone(), cache: cache.clone(), pending, inlet: None });
         }
         let _unfinished = Unfinished { hub: self, prefix: &view.prefix, cache: &cache };
-        let listed = self.store.range(Range::prefix(view.prefix.clone())).await.map_err(storage::status)?;
+        let listed = self.store.range(Range::prefix(view.prefix.clone())).await;
+        let listed = listed.map_err(|error| unreadable::of_list(&view.prefix, error))?;
         let served = match &view.convert {
             Conversion::Asked(_) => {
                 let stored = listed.kvs.iter().map(|kv| kv.value.clone()).collect();
@@ -307,6 +308,7 @@ impl Hub {
             };
             (kv.key.slice(view.prefix.len()..), value, kv.mod_revision)
         }));
+        let objects = objects.map_err(|unread| unreadable::undecodable(&view.prefix, &unread))?;
         let mut state = self.state.lock();
         let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(Some(cache.clone())) };
         if slot.pending.as_ref().is_some_and(|pending| pending.overtaken) {

@@ -52,15 +52,14 @@ impl Extractor {
         Self { root, absent }
     }
 
-    /// The facts of the object in `json`. Malformed JSON has no facts.
-    pub fn extract(&self, json: &[u8]) -> Facts {
+    /// The facts of the object in `json`; `None` if that is malformed.
+    pub fn extract(&self, json: &[u8]) -> Option<Facts> {
         let mut found = Found { labels: Vec::new(), fields: self.absent.clone() };
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        if (Seed { node: &self.root, found: &mut found }).deserialize(&mut deserializer).is_err() {
-            return Facts { labels: Box::default(), fields: self.absent.clone().into() };
-        }
+        (Seed { node: &self.root, found: &mut found }).deserialize(&mut deserializer).ok()?;
+        deserializer.end().ok()?;
         found.labels.sort_unstable();
-        Facts { labels: found.labels.into(), fields: found.fields.into() }
+        Some(Facts { labels: found.labels.into(), fields: found.fields.into() })
     }
 }
 
@@ -206,6 +205,7 @@ mod tests {
             br#"{"kind":"Pod","metadata":{"labels":{"b":"2","a":"1\u0041"},"name":"x"},
                 "spec":{"containers":[{"nodeName":"no"}],"hostNetwork":true,"nodeName":"n1"},"status":{"n":3}}"#,
         );
+        let facts = facts.unwrap();
         assert_eq!(facts.label("a"), Some("1A"));
         assert_eq!(facts.label("b"), Some("2"));
         assert_eq!(facts.label("c"), None);
@@ -215,9 +215,12 @@ mod tests {
     #[test]
     fn malformed_json_has_no_facts() {
         let extractor = Extractor::new([("/spec/nodeName", "")]);
+        for malformed in [&b"{\"spec\":"[..], b"", b"{} {}", b"k8s\0\n\x0a", b"{\"spec\":{\"x\":[1,]}}"] {
+            assert_eq!(extractor.extract(malformed), None, "{malformed:?}");
+        }
         assert_eq!(
-            extractor.extract(b"{\"spec\":"),
-            Facts { labels: Box::default(), fields: [Box::default()].into() }
+            extractor.extract(b"{} "),
+            Some(Facts { labels: Box::default(), fields: [Box::default()].into() })
         );
     }
 }

@@ -5,7 +5,6 @@
 //! whoever reads it, and in a watch, which carries everybody's changes, an empty value.
 //! Not here: which resources (`configuration`), how (`transformer`).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use store::{
     Error, KeyValue, LeaseId, LeaseInfo, Op, OpResult, PutValue, Range, RangeResponse, Revision, Status,
-    Store, Txn, TxnResponse, WatchRequest, WatchStream,
+    Store, Txn, TxnResponse, UNREADABLE, Unreadable, WatchRequest, WatchStream,
 };
 
 use super::configuration::Configuration;
@@ -28,10 +27,9 @@ pub struct EncryptedStore {
     configuration: Arc<ArcSwap<Configuration>>,
 }
 
-/// What a value is while a transaction prepares it: large objects must not be written by one key and read by none.
+/// What is said of a value that cannot be sealed or opened.
 fn unreadable(key: &[u8], detail: String) -> Error {
-    let path = PathBuf::from(String::from_utf8_lossy(key).into_owned());
-    Error::Corrupt { path, offset: 0, detail: format!("unable to transform key: {detail}") }
+    Error::Unreadable { values: vec![Unreadable::new(key, detail)], more: false }
 }
 
 /// A value of this transaction, before and after.
@@ -70,10 +68,21 @@ impl EncryptedStore {
     }
 
     async fn open_range(&self, mut found: RangeResponse) -> Result<RangeResponse, Error> {
+        // All that cannot be read are named: who is to mend it wants to know of them at once.
+        let mut unread = Vec::new();
+        let mut more = false;
         for kv in &mut found.kvs {
-            *kv = self.open(std::mem::take(kv)).await?;
+            match self.open(std::mem::take(kv)).await {
+                Ok(opened) => *kv = opened,
+                Err(Error::Unreadable { .. }) if unread.len() == UNREADABLE => {
+                    more = true;
+                    break;
+                }
+                Err(Error::Unreadable { values, .. }) => unread.extend(values),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(found)
+        if unread.is_empty() { Ok(found) } else { Err(Error::Unreadable { values: unread, more }) }
     }
 
     /// Decrypts what a transaction gave, where `sealed` is what it was asked to write.

@@ -1,4 +1,4 @@
-//! DELETE of one object and of collections: preconditions, grace, finalizers, propagation.
+//! DELETE of one object and of collections: preconditions, grace, finalizers, propagation. Also of what cannot be read.
 //!
 //! Dependents are the garbage collector's: propagation only sets or clears the finalizers `orphan` and
 //! `foregroundDeletion`.
@@ -14,13 +14,19 @@ use super::selection::{self, Selection, When};
 use super::write::{self, WriteOptions};
 use super::{Call, body, ownership, read};
 use crate::admission::Operation;
+use crate::audit;
+use crate::authz::Decision;
 use crate::cache::Limit;
 use crate::registry::Deletion;
+use crate::request::{Attributes, RequestInfo};
 use crate::response::Response;
-use crate::storage::{self, Stored};
+use crate::storage::{self, Claims, Stored};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+/// The option that deletes what cannot be read, and the permission that it needs beside that to delete.
+const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+const UNREADABLE_VERB: &str = "unsafe-delete-ignore-read-errors";
 
 /// DeleteOptions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +37,8 @@ struct Options {
     revision: Option<String>,
     orphan: Option<bool>,
     propagation: Option<String>,
+    /// Delete what cannot be read, and nothing else.
+    unreadable: bool,
     /// The options as the client gave them, but for their kind: what admission is shown.
     given: Value,
 }
@@ -51,6 +59,7 @@ impl Options {
                     "dryRun": dry_run,
                     "propagationPolicy": query.get("propagationPolicy"),
                     "orphanDependents": query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+                    UNREADABLE: query.get(UNREADABLE).map(|_| query.flag(UNREADABLE)),
                 }),
                 grace,
             );
@@ -106,8 +115,22 @@ impl Options {
         for value in dry_run.iter().filter(|value| **value != "All") {
             errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
         }
+        let unreadable = options.get(UNREADABLE).and_then(Value::as_bool) == Some(true);
+        if unreadable {
+            let others = [
+                ("dryRun", !dry_run.is_empty()),
+                ("propagationPolicy", propagation.is_some()),
+                ("orphanDependents", orphan.is_some()),
+                ("gracePeriodSeconds", grace.is_some()),
+                ("preconditions", options.get("preconditions").is_some_and(|given| !given.is_null())),
+            ];
+            for (other, _) in others.into_iter().filter(|(_, given)| *given) {
+                let detail = format!("cannot be set together with .{other}");
+                errors.push(field::invalid(&Path::new(UNREADABLE), true, detail));
+            }
+        }
         if !errors.is_empty() {
-            return Err(Status::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", errors));
+            return Err(refused(errors));
         }
         Ok(Self {
             dry_run: !dry_run.is_empty(),
@@ -117,6 +140,7 @@ impl Options {
             revision: text(options.pointer("/preconditions/resourceVersion")),
             orphan,
             propagation,
+            unreadable,
             given: given(options, grace),
         })
     }
@@ -149,13 +173,17 @@ fn given(options: &Value, grace: Option<i64>) -> Value {
         Value::Array(items) => !items.is_empty(),
         _ => true,
     };
-    let members = ["dryRun", "orphanDependents", "propagationPolicy", "preconditions"];
+    let members = ["dryRun", "orphanDependents", "propagationPolicy", "preconditions", UNREADABLE];
     let said = members.into_iter().filter_map(|member| Some((member, options.get(member)?.clone())));
     let grace = ("gracePeriodSeconds", grace.map_or(Value::Null, Value::from));
     said.chain([grace])
         .filter(|(_, value)| says(value))
         .map(|(member, value)| (member.to_owned(), value))
         .collect()
+}
+
+fn refused(errors: field::ErrorList) -> Status {
+    Status::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", errors)
 }
 
 /// How a deletion ended.
@@ -166,6 +194,9 @@ enum Outcome {
 
 pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
+    if options.unreadable {
+        return unread(call, &options).await;
+    }
     warn_of_dependents(call, &options);
     match one(call, &call.info.namespace, &call.info.name, &options).await? {
         Outcome::Waiting(stored) => {
@@ -189,6 +220,85 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
             ))
         }
     }
+}
+
+/// Deletes an object that cannot be read: whatever finalizers it has, and without what usually follows a deletion.
+async fn unread(call: &Call, options: &Options) -> Result<Response, Status> {
+    audit::annotate("apiserver.k8s.io/unsafe-delete-ignore-read-error", "");
+    may_delete_unread(call).await?;
+    let (storage, resource) = (&call.server.storage, &call.resource);
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    loop {
+        // Its revision first: what is read afterwards is that, or newer and then left alone.
+        let range = store::Range { keys_only: true, ..store::Range::key(resource.key(namespace, name)) };
+        let found = storage.store.range(range).await.map_err(storage::status)?;
+        let Some(kv) = found.kvs.first() else { return Err(not_unreadable(call)) };
+        match storage.get(resource, namespace, name).await {
+            Ok(_) => return Err(not_unreadable(call)),
+            Err(status) if status.is_not_found() => return Err(not_unreadable(call)),
+            // The store itself does not answer.
+            Err(status) if status.code == 503 => return Err(status),
+            Err(_) => {}
+        }
+        // Nothing is known of it, and that is what admission is shown.
+        let descriptor = &resource.descriptor;
+        let unknown = Object(json!({
+            "kind": descriptor.kind, "apiVersion": descriptor.group_version().to_string(), "metadata": {},
+        }));
+        admit(call, namespace, name, options, &unknown).await?;
+        let deleted =
+            storage.delete_with(resource, namespace, name, kv.mod_revision, Claims::default()).await?;
+        // None: someone wrote meanwhile; look again.
+        if deleted.is_some() {
+            tracing::warn!(resource = %resource.group_resource, namespace, name, user = %call.user.name, "an object that cannot be read was deleted");
+            return Ok(call.respond_value(
+                200,
+                &json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                    "details": {"name": name, "kind": descriptor.kind}, "code": 200,
+                }),
+            ));
+        }
+    }
+}
+
+async fn may_delete_unread(call: &Call) -> Result<(), Status> {
+    let info = RequestInfo { verb: UNREADABLE_VERB.to_owned(), ..call.info.clone() };
+    let attributes = Attributes::new(call.user.clone(), info);
+    let (decision, reason) = call.server.authorization.authorizer.authorize(&attributes).await;
+    if decision == Decision::Allow {
+        return Ok(());
+    }
+    let detail = format!("not permitted to do {UNREADABLE_VERB:?}, reason: {reason}");
+    Err(Status::forbidden(&call.resource.group_resource, &call.info.name, detail))
+}
+
+fn not_unreadable(call: &Call) -> Status {
+    let resource = &call.resource.group_resource;
+    let detail = "is exclusively used to delete corrupt object(s), try again by removing this option";
+    Status::invalid(
+        &GroupKind::new(resource.group.as_str(), resource.resource.as_str()),
+        &call.info.name,
+        vec![field::invalid(&Path::new(UNREADABLE), true, detail)],
+    )
+}
+
+/// Asks admission whether `old` may be deleted.
+async fn admit(
+    call: &Call,
+    namespace: &str,
+    name: &str,
+    options: &Options,
+    old: &Object,
+) -> Result<(), Status> {
+    let write_options =
+        WriteOptions { dry_run: options.dry_run, deletion: options.given.clone(), ..WriteOptions::default() };
+    let mut request = call.admission(Operation::Delete, &write_options, None, Some(old));
+    (request.name, request.namespace, request.subresource) = (name, namespace, "");
+    call.server.admission.admit(&mut request).await?;
+    call.server.admission.validate(&mut request).await?;
+    call.warn(request.warnings);
+    Ok(())
 }
 
 /// Warns a client that leaves dependents behind without having asked for it.
@@ -219,6 +329,10 @@ pub(crate) fn check_deletion(call: &Call, options: &Value, object: &Object) -> R
 
 pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     let options = Options::read(call)?;
+    if options.unreadable {
+        let detail = "is not allowed with DELETECOLLECTION, try again after removing the option";
+        return Err(refused(vec![field::invalid(&Path::new(UNREADABLE), true, detail)]));
+    }
     warn_of_dependents(call, &options);
     let selection = Selection::of(call)?;
     let when = match selection::list_when(call)? {
@@ -250,21 +364,13 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
 /// Deletes one object, or starts to.
 async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Result<Outcome, Status> {
     let (server, resource) = (&call.server, &call.resource);
-    let write_options =
-        WriteOptions { dry_run: options.dry_run, deletion: options.given.clone(), ..WriteOptions::default() };
     loop {
         let Some(kv) = server.storage.read(resource, namespace, name).await? else {
             return Err(Status::not_found(&resource.group_resource, name));
         };
         let old = storage::stored(resource, &kv).await?;
         check_preconditions(call, name, options, &old.object)?;
-        {
-            let mut request = call.admission(Operation::Delete, &write_options, None, Some(&old.object));
-            (request.name, request.namespace, request.subresource) = (name, namespace, "");
-            server.admission.admit(&mut request).await?;
-            server.admission.validate(&mut request).await?;
-            call.warn(request.warnings);
-        }
+        admit(call, namespace, name, options, &old.object).await?;
         let outcome = match step(call, options, &old) {
             Step::Pending => Some(Outcome::Waiting(old)),
             Step::Update(object) if options.dry_run => {
@@ -449,6 +555,31 @@ mod tests {
         let now: jiff::Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
         assert_eq!(write::timestamp(later(now, 30)), "2026-11-21T10:00:30Z");
         assert_eq!(later(now, i64::MAX), jiff::Timestamp::MAX);
+    }
+
+    #[test]
+    fn what_is_unreadable_is_deleted_without_other_options() {
+        let given = json!({UNREADABLE: true});
+        let options = Options::checked(&given, None).unwrap();
+        assert!(options.unreadable);
+        assert_eq!(options.given, given, "admission is shown it");
+        for (other, grace) in [
+            (json!({"dryRun": ["All"]}), None),
+            (json!({"propagationPolicy": "Background"}), None),
+            (json!({"orphanDependents": false}), None),
+            (json!({}), Some(0)),
+            (json!({"preconditions": {}}), None),
+        ] {
+            let mut all = other.clone();
+            all[UNREADABLE] = true.into();
+            let refused = Options::checked(&all, grace).unwrap_err();
+            assert_eq!(refused.code, 422, "{other}");
+            assert!(refused.message.contains("cannot be set together with ."), "{}", refused.message);
+            all[UNREADABLE] = false.into();
+            Options::checked(&all, grace).unwrap();
+        }
+        let all = json!({UNREADABLE: true, "dryRun": ["All"], "orphanDependents": true, "preconditions": {}});
+        assert_eq!(Options::checked(&all, Some(1)).unwrap_err().details.unwrap().causes.len(), 4);
     }
 
     #[test]

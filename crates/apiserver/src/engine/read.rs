@@ -17,7 +17,7 @@ use super::continuation::Token;
 use super::selection::{self, Selection, When};
 use crate::cache::{Cache, Cached, Limit};
 use crate::response::Response;
-use crate::storage;
+use crate::storage::{self, unreadable};
 
 /// How long a read waits for a revision that the server has not seen yet (upstream's blockTimeout).
 const FUTURE_WAIT: Duration = Duration::from_secs(3);
@@ -34,7 +34,10 @@ pub(super) async fn get(call: &Call) -> Result<Response, Status> {
     }
     let kv = call.server.storage.read(&call.resource, &call.info.namespace, &call.info.name).await?;
     match kv {
-        Some(kv) => Ok(call.respond(200, &call.resource.view.served(&kv.value).await?)),
+        Some(kv) => {
+            unreadable::check(&kv)?;
+            Ok(call.respond(200, &call.resource.view.served(&kv.value).await?))
+        }
         None => Err(Status::not_found(&call.resource.group_resource, &call.info.name)),
     }
 }
@@ -172,12 +175,13 @@ async fn past(
             Ok(found) => found,
             Err(store::Error::Compacted { .. }) => return Ok(expired(call, token)),
             Err(store::Error::FutureRevision { current }) => return Err(too_large(revision, current)),
-            Err(error) => return Err(storage::status(error)),
+            Err(error) => return Err(unreadable::of_list(&view.prefix, error)),
         };
         if revision == 0 {
             revision = found.revision;
         }
         let mut last = Bytes::new();
+        let mut unread = Vec::new();
         let (mut seen, returned) = (0, found.kvs.len() as u64);
         fetched += returned;
         let stored = found.kvs.iter().map(|kv| kv.value.clone()).collect();
@@ -185,7 +189,10 @@ async fn past(
         for (kv, value) in found.kvs.into_iter().zip(served) {
             seen += 1;
             last = kv.key.slice(view.prefix.len()..);
-            let facts = view.extractor.extract(&value);
+            let Some(facts) = view.extractor.extract(&value) else {
+                unread.push((last.clone(), kv.mod_revision));
+                continue;
+            };
             let object = Cached { key: last.clone(), value, revision: kv.mod_revision, facts };
             if selection.matches(&object) {
                 items.push(object.value);
@@ -193,6 +200,9 @@ async fn past(
                     break;
                 }
             }
+        }
+        if !unread.is_empty() {
+            return Err(unreadable::undecodable(&view.prefix, &unread));
         }
         let rest =
             if uncounted { left.map(|left| left.saturating_sub(seen)) } else { Some(found.count - seen) };

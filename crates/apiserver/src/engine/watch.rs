@@ -19,6 +19,7 @@ use super::selection::{self, Selection, When};
 use super::{Call, read};
 use crate::cache::{Cached, Change, EventType, Subscription};
 use crate::fairness::width::Counted;
+use crate::filters::compression;
 use crate::metrics::streams::{self, Events};
 use crate::negotiation::{Encoding, Form};
 use crate::output;
@@ -56,8 +57,9 @@ fn start(call: &Call) -> Result<Start, Status> {
         (Some(true), Some(0)) => Start { when: When::Any, initial: true, announce: bookmarks },
         (Some(true), Some(n)) => Start { when: When::NotOlderThan(n), initial: true, announce: bookmarks },
         (Some(false), None | Some(0)) => Start { when: When::Newest, initial: false, announce: false },
-        (None, None) => Start { when: When::Newest, initial: true, announce: false },
-        (None, Some(0)) => Start { when: When::Any, initial: true, announce: false },
+        // Upstream takes these for the same as `sendInitialEvents=true`.
+        (None, None) => Start { when: When::Newest, initial: true, announce: bookmarks },
+        (None, Some(0)) => Start { when: When::Any, initial: true, announce: bookmarks },
         (_, Some(n)) => Start { when: When::Exact(n), initial: false, announce: false },
     })
 }
@@ -65,6 +67,7 @@ fn start(call: &Call) -> Result<Start, Status> {
 pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     let encoding = call.accepted.encoding;
     let start = start(&call)?;
+    let taken = compression::is_taken(&call.headers);
     let selection = Selection::of(&call)?;
     let socket = match websocket::is_requested(&call.headers) {
         true => Some(websocket::watch(&call.headers, call.upgrade.take())?),
@@ -130,7 +133,9 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
         Some((frame, watching))
     });
     let frames = server.readers.guard(frames, crate::listen::own_connection());
-    Ok(respond(&server, socket, encoding, frames))
+    let compress = start.announce && socket.is_none() && taken;
+    let response = respond(&server, socket, encoding, frames);
+    Ok(if compress { compression::stream(response) } else { response })
 }
 
 /// The frames in the body of the answer, or each as a message of a WebSocket: text where the encoding is.

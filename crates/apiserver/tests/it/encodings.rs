@@ -1,6 +1,6 @@
 //! Protobuf, CBOR and gzip: requests, answers, lists, watches, errors.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
 use http::Method;
@@ -8,7 +8,7 @@ use schema::{Schema, cbor, protobuf};
 use serde_json::{Value, json};
 
 use crate::custom::{DEFINITIONS, definition};
-use crate::world::{Answer, User_, World, config_map, pod};
+use crate::world::{Answer, User_, Watch, World, config_map, pod};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -179,4 +179,48 @@ async fn large_answers_are_compressed_for_who_takes_it() {
     }
     let little = admin.ask(Method::GET, "/api/v1/namespaces", &gzip, Bytes::new()).await.is(200);
     assert!(!little.headers.contains_key("content-encoding"), "below 128 KiB it is not worth it");
+}
+
+/// What a watch sends, for a client that takes gzip, until `last` was seen; `None` if it is not compressed.
+async fn unpacked(admin: &User_, path: &str, last: &str) -> Option<Vec<Value>> {
+    let request = http::Request::builder().uri(path).header("accept-encoding", "gzip").body(Bytes::new());
+    let response = admin.send(request.unwrap()).await;
+    assert_eq!(response.status(), 200, "{path}");
+    let coding = response.headers().get("content-encoding")?;
+    assert_eq!([coding, &response.headers()["vary"]], ["gzip", "Accept-Encoding"]);
+    let mut watch = Watch::of(response.into_body());
+    let (mut read, mut out) = (Vec::new(), flate2::write::GzDecoder::new(Vec::new()));
+    loop {
+        read.extend_from_slice(&watch.frame().await);
+        out.write_all(&read).unwrap();
+        read.clear();
+        out.flush().unwrap();
+        let text = String::from_utf8(out.get_ref().clone()).unwrap();
+        if text.contains(last) {
+            return Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect());
+        }
+    }
+}
+
+#[tokio::test]
+async fn watches_that_begin_with_a_list_are_compressed_for_who_takes_it() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    for name in ["a", "b"] {
+        admin.post(MAPS, &config_map(name)).await.is(201);
+    }
+    let list = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    for query in [list, "allowWatchBookmarks=true", "allowWatchBookmarks=true&resourceVersion=0"] {
+        let path = format!("{MAPS}?watch=1&{query}");
+        let events = unpacked(admin, &path, "initial-events-end").await.unwrap_or_else(|| panic!("{query}"));
+        let types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["ADDED", "ADDED", "BOOKMARK"], "{query}");
+    }
+    for query in [
+        "",
+        "resourceVersion=1&allowWatchBookmarks=true",
+        "sendInitialEvents=false&resourceVersionMatch=NotOlderThan",
+    ] {
+        assert_eq!(unpacked(admin, &format!("{MAPS}?watch=1&{query}"), "").await, None, "{query}");
+    }
 }

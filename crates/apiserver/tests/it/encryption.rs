@@ -106,6 +106,87 @@ async fn a_secret_that_cannot_be_read_ends_the_watches_of_secrets_only() {
     admin.delete(&format!("{SECRETS}/a"), None).await.is(200);
 }
 
+/// The option, and nothing else.
+fn unsafely() -> Value {
+    json!({"kind": "DeleteOptions", "apiVersion": "v1", "ignoreStoreReadErrorWithClusterBreakingPotential": true})
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_can_be_deleted_by_who_may() {
+    let current = Arc::new(ArcSwap::new(configuration(&provider("secretbox", "key1", 1))));
+    let shared = current.clone();
+    let world = World::over(|_| {}, |store| Arc::new(EncryptedStore::new(store, shared))).await;
+    let admin = &world.admin;
+    let mut held = secret("held");
+    held["metadata"]["finalizers"] = json!(["example.com/never"]);
+    admin.post(SECRETS, &held).await.is(201);
+    admin.post(SECRETS, &secret("lost")).await.is(201);
+
+    let readable = admin.delete(&format!("{SECRETS}/held"), Some(&unsafely())).await.is(422);
+    assert!(readable.message().contains("exclusively used to delete corrupt object(s)"), "{readable:?}");
+    admin.delete(&format!("{SECRETS}/nobody"), Some(&unsafely())).await.is(422);
+
+    current.store(configuration(&provider("secretbox", "key1", 2)));
+    let listed = admin.get(SECRETS).await.is(500);
+    assert_eq!(listed.text("/reason"), "StorageReadError");
+    assert_eq!(listed.message(), "failed to read one or more secrets from the storage");
+    let causes = listed.at("/details/causes").as_array().unwrap();
+    let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    let keys = ["held", "lost"].map(|name| format!("/registry/core/secrets/default/{name}"));
+    assert_eq!(fields, keys, "all of them");
+    assert!(causes.iter().all(|cause| cause["reason"] == "UnexpectedServerResponse"), "{causes:?}");
+
+    let held = format!("{SECRETS}/held");
+    for lost in [admin.get(&held).await.is(500), admin.delete(&held, None).await.is(500)] {
+        assert_eq!(lost.text("/reason"), "InternalError");
+        let told = "Internal error occurred: StorageError: corrupt object, Code: 7, Key: ";
+        assert!(lost.message().starts_with(told), "{}", lost.message());
+        assert!(lost.message().contains("data from the storage is not transformable"), "{}", lost.message());
+    }
+    let rules = |verbs: Value| json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]);
+    let deleter = world.granted("deleter", rules(json!(["delete", "deletecollection"]))).await;
+    let refused = deleter.delete(&held, Some(&unsafely())).await.is(403);
+    let told =
+        "secrets \"held\" is forbidden: not permitted to do \"unsafe-delete-ignore-read-errors\", reason: ";
+    assert!(refused.message().starts_with(told), "{}", refused.message());
+    let refused = admin.delete(SECRETS, Some(&unsafely())).await.is(422);
+    assert!(refused.message().contains("is not allowed with DELETECOLLECTION"), "{}", refused.message());
+
+    let allowed = json!(["delete", "unsafe-delete-ignore-read-errors"]);
+    let allowed = world.granted("allowed", rules(allowed)).await;
+    let gone = allowed.delete(&held, Some(&unsafely())).await.is(200);
+    assert_eq!(gone.at("/details"), &json!({"name": "held", "kind": "Secret"}));
+    let by_query = "ignoreStoreReadErrorWithClusterBreakingPotential=true";
+    allowed.delete(&format!("{SECRETS}/lost?{by_query}"), None).await.is(200);
+    admin.get(&held).await.is(404);
+    assert!(admin.get(SECRETS).await.is(200).names().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_no_object_is_named_and_can_be_deleted() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    admin.post(maps, &crate::world::config_map("good")).await.is(201);
+    assert_eq!(admin.get(maps).await.is(200).names(), ["good"]);
+    let mut watch = admin.watch(&format!("{maps}?watch=1")).await;
+    assert_eq!(watch.event().await, ("ADDED".into(), "good".into()));
+    let key = "/registry/core/configmaps/default/bad";
+    world.store.txn(store::Txn::of(vec![store::Op::put(key.to_owned(), "k8s\0v1ConfigMap")])).await.unwrap();
+    assert_eq!(watch.next().await, None, "who watches hears of it by listing again");
+    for path in [maps.to_owned(), format!("{maps}?limit=1&resourceVersion=0"), format!("{maps}?watch=1")] {
+        let listed = admin.get(&path).await.is(500);
+        assert_eq!(listed.text("/reason"), "StorageReadError", "{path}");
+        assert_eq!(listed.text("/details/causes/0/field"), key, "{path}");
+    }
+    let bad = format!("{maps}/bad");
+    for lost in [admin.get(&bad).await.is(500), admin.delete(&bad, None).await.is(500)] {
+        assert!(lost.message().contains("object not decodable revision="), "{}", lost.message());
+    }
+    admin.delete(&bad, Some(&unsafely())).await.is(200);
+    assert_eq!(admin.get(maps).await.is(200).names(), ["good"]);
+}
+
 #[tokio::test]
 async fn probes_hear_of_a_plugin_that_does_not_answer() {
     let plugin = "{kms: {apiVersion: v2, name: k, endpoint: 'unix:///nowhere/kms.sock'}}";

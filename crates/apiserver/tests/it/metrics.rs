@@ -4,7 +4,8 @@ use serde_json::json;
 
 use crate::conformance::webhook::{VALIDATING, configuration, rule, webhook};
 use crate::conformance::webhook_server::{WebhookServer, reviewed, seen};
-use crate::world::{World, config_map};
+use crate::custom::{DEFINITIONS, definition};
+use crate::world::{Answer, World, config_map};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -66,6 +67,22 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
     ] {
         assert!(text.lines().any(|line| line.starts_with(series)), "{series} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn the_count_of_a_kind_goes_with_it() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let mut made = definition();
+    // The page is the process's, and other tests have things of their own.
+    made["spec"]["group"] = "fleeting.example.com".into();
+    made["metadata"]["name"] = "things.fleeting.example.com".into();
+    admin.post(DEFINITIONS, &made).await.is(201);
+    let series = r#"apiserver_resource_objects{group="fleeting.example.com",resource="things"} 0"#;
+    let shows = |answer: &Answer| String::from_utf8_lossy(&answer.bytes).lines().any(|line| line == series);
+    admin.until("/metrics", |answer| shows(answer)).await;
+    admin.delete(&format!("{DEFINITIONS}/things.fleeting.example.com"), None).await.is(200);
+    admin.until("/metrics", |answer| !shows(answer)).await;
 }
 
 #[tokio::test]

@@ -94,6 +94,11 @@ async fn a_watch_ends_after_its_timeout_with_a_bookmark() {
     let mut watch = admin
         .watch(&format!("{MAPS}?watch=1&resourceVersion=0&timeoutSeconds=1&allowWatchBookmarks=1"))
         .await;
+    let complete = watch.next().await.unwrap();
+    assert_eq!(
+        complete["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true",
+        "{complete}"
+    );
     // Moves the revision on, in another resource.
     admin.post("/api/v1/namespaces/default/pods", &pod("p")).await.is(201);
     assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");

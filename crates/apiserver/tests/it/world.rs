@@ -173,7 +173,7 @@ impl User_ {
         let request = Request::builder().uri(path).header("accept", accept).body(Bytes::new()).unwrap();
         let response = self.send(request).await;
         assert_eq!(response.status(), 200, "{path}");
-        Watch { body: response.into_body(), read: BytesMut::new() }
+        Watch::of(response.into_body())
     }
 }
 
@@ -184,6 +184,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The watch whose answer has this body.
+    pub fn of(body: Body) -> Self {
+        Self { body, read: BytesMut::new() }
+    }
+
     /// The next event; `None` when the watch has ended.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

@@ -32,7 +32,12 @@ pub(super) enum State {
 
 enum Source {
     Unknown,
-    Watched { endpoint: Endpoint, informer: Option<Informer<PartialMetadata>> },
+    Watched {
+        endpoint: Endpoint,
+        informer: Option<Informer<PartialMetadata>>,
+        /// Its definition has changed: it may be served in another version by now.
+        outdated: bool,
+    },
 }
 
 #[derive(Clone)]
@@ -65,10 +70,9 @@ impl Sources {
             // A definition is called `<plural>.<group>`, as the resource.
             let Some((plural, group)) = object::name(&**change.object()).split_once('.') else { return };
             let resource = GroupResource::new(group, plural);
-            if matches!(change, Change::Deleted(_))
-                || matches!(known.lock().get(&resource), Some(Source::Unknown))
-            {
-                known.lock().remove(&resource);
+            match change {
+                Change::Deleted(_) => drop(known.lock().remove(&resource)),
+                _ => outdate(&mut known.lock(), &resource),
             }
             to_wake.wake(&resource, None);
         });
@@ -95,16 +99,23 @@ impl Sources {
     pub(super) fn find(&self, resource: &GroupResource, answers: &Answers) -> State {
         let Some(outside) = self.outside.get() else { return State::Unknown };
         let mut known = self.known.lock();
-        if !known.contains_key(resource) {
-            match locate(resource, answers) {
-                Err(unknown) => return unknown,
-                Ok(None) => drop(known.insert(resource.clone(), Source::Unknown)),
-                Ok(Some(endpoint)) => {
-                    known.insert(resource.clone(), Source::Watched { endpoint, informer: None });
+        let watched = known.get_mut(resource);
+        if !matches!(watched, Some(Source::Unknown | Source::Watched { outdated: false, .. })) {
+            match (locate(resource, answers), watched) {
+                // While nobody can tell, what is watched is still the best that there is.
+                (Err(State::Down), Some(_)) => {}
+                (Err(unknown), _) => return unknown,
+                (Ok(None), _) => drop(known.insert(resource.clone(), Source::Unknown)),
+                (Ok(Some(found)), Some(Source::Watched { endpoint, outdated, .. })) if *endpoint == found => {
+                    *outdated = false;
+                }
+                (Ok(Some(endpoint)), _) => {
+                    let source = Source::Watched { endpoint, informer: None, outdated: false };
+                    known.insert(resource.clone(), source);
                 }
             }
         }
-        let Some(Source::Watched { endpoint, informer }) = known.get_mut(resource) else {
+        let Some(Source::Watched { endpoint, informer, .. }) = known.get_mut(resource) else {
             return State::Unknown;
         };
         // Asked for anew each time: the garbage collector ends a cache when its kind goes.
@@ -126,6 +137,14 @@ impl Sources {
             });
         }
         if current.has_synced() { State::Ready(current) } else { State::Filling }
+    }
+}
+
+/// Has a resource looked for again when it is needed next.
+fn outdate(known: &mut HashMap<GroupResource, Source>, resource: &GroupResource) {
+    match known.get_mut(resource) {
+        Some(Source::Watched { outdated, .. }) => *outdated = true,
+        _ => drop(known.remove(resource)),
     }
 }
 
@@ -156,5 +175,21 @@ fn locate(resource: &GroupResource, answers: &Answers) -> Result<Option<Endpoint
         Some(served) => Ok(Some(served.endpoint.clone())),
         None if found.failed.is_empty() => Ok(None),
         None => Err(State::Down),
+    }
+}
+
+#[cfg(test)]
+impl Sources {
+    /// As if the resource's definition had changed.
+    pub(super) fn changed(&self, resource: &GroupResource) {
+        outdate(&mut self.known.lock(), resource);
+    }
+
+    /// The version in which a resource is watched.
+    pub(super) fn version(&self, resource: &GroupResource) -> Option<String> {
+        match self.known.lock().get(resource)? {
+            Source::Watched { endpoint, .. } => Some(endpoint.version.to_string()),
+            Source::Unknown => None,
+        }
     }
 }

@@ -174,6 +174,36 @@ fn a_resource_is_looked_up_before_it_is_counted() {
 }
 
 #[test]
+fn a_resource_is_looked_up_again_when_its_definition_has_changed() {
+    let widgets = api::GroupResource::new("example.com", "widgets");
+    let group = |version: &str| {
+        let version = json!({"groupVersion": format!("example.com/{version}"), "version": version});
+        Ok(json!({"preferredVersion": version, "versions": [version]}))
+    };
+    let list = |version: &str| {
+        Ok(json!({"groupVersion": format!("example.com/{version}"),
+            "resources": [{"name": "widgets", "verbs": ["list", "watch"]}]}))
+    };
+    let fresh = quota("1", json!({"hard": {"count/widgets.example.com": "2"}}), json!({}));
+    let mut fixture = Fixture::new(ResourceQuotas::default())
+        .with(vec![fresh])
+        .with_answer("/apis/example.com/v1", list("v1"))
+        .with_answer("/apis/example.com/v2", list("v2"));
+    for (answer, watched) in [
+        (group("v1"), "v1"),
+        // The same again, a group that does not answer, and then another version.
+        (group("v1"), "v1"),
+        (Err(api::Status::service_unavailable("down")), "v1"),
+        (group("v2"), "v2"),
+    ] {
+        fixture = fixture.with_answer("/apis/example.com", answer);
+        fixture.plan("a", "q", at(0));
+        assert_eq!(fixture.controller().sources.version(&widgets).as_deref(), Some(watched));
+        fixture.controller().sources.changed(&widgets);
+    }
+}
+
+#[test]
 fn deletions_wake_the_quotas_of_their_namespace_and_creations_do_not() {
     let fixture = Fixture::new(ResourceQuotas::default()).with(vec![quota(
         "1",

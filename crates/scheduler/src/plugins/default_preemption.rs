@@ -215,7 +215,11 @@ impl Plugin for DefaultPreemption {
             }
         }
         if let Some(Candidate { node, victims, .. }) = best(candidates) {
-            return Some(PostFiltered { nominated_node: Some(node), message: String::new(), victims });
+            let count = victims.len();
+            let message = format!(
+                "preemption: found a potential placement for pod on node {node}, preempting {count} victims"
+            );
+            return Some(PostFiltered { nominated_node: Some(node), message, victims });
         }
         for reason in hopeless.into_values().flatten() {
             *reasons.entry(reason).or_default() += 1;
@@ -282,6 +286,20 @@ mod tests {
         let mut victims: Vec<String> = why.victims.iter().map(|victim| victim.uid().to_owned()).collect();
         victims.sort();
         (why.nominated_node.unwrap_or(why.message), victims)
+    }
+
+    #[test]
+    fn it_says_where_room_is_made() {
+        let mut cluster = cluster([node("n", "4", "4Gi")]);
+        cluster.set_pod(pod("a", 1, "4"), "n");
+        let (profile, random) = (default_profile(), SeededRandomness::new(1));
+        let outcome = cycle::schedule(&pod("big", 100, "4"), &mut cluster, &profile, &mut 0, &random);
+        let cycle::Outcome::Unschedulable(why) = outcome else { panic!("there was room") };
+        assert_eq!(
+            why.message,
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: found a potential placement for pod on node n, \
+             preempting 1 victims"
+        );
     }
 
     #[test]

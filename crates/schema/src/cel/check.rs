@@ -20,6 +20,8 @@ pub struct Scope {
     pub variables: BTreeMap<String, Type>,
     /// Object types that may be constructed by name; those that are `open` also with any path below their name.
     pub constructible: BTreeMap<String, Type>,
+    /// Whether there is `cel.bind`: upstream has it in selectors of devices, and nowhere else.
+    pub binds: bool,
 }
 
 /// What is known of the nodes, by their numbers.

@@ -44,7 +44,9 @@ pub(super) fn is_endless(values: &[Value<'_>], most: u64) -> bool {
     let made = values.iter().filter(|value| {
         matches!(
             value,
-            Value::List(List::Made(_)) | Value::Map(Map::Made(_) | Map::Struct(_)) | Value::Optional(_)
+            Value::List(List::Made(_) | List::Merged(..))
+                | Value::Map(Map::Made(_) | Map::Struct(_))
+                | Value::Optional(_)
         )
     });
     let mut walk = Walk { cost: 0, steps: 0, most };

@@ -453,26 +453,6 @@ jsonpatch.escapeKey string_jsonpatch_escapeKey_string string -> string
 .error decision_error Decision -> string
 .allowed decision_allowed Decision -> bool
 .reason decision_reason Decision -> string
-math.greatest math_@max_int int -> int
-math.greatest math_@max_int_int int int -> int
-math.greatest math_@max_double_double double double -> double
-math.greatest math_@max_list list(A) -> A
-math.least math_@min_int int -> int
-math.least math_@min_int_int int int -> int
-math.least math_@min_double_double double double -> double
-math.least math_@min_list list(A) -> A
-math.abs math_abs_int int -> int
-math.abs math_abs_uint uint -> uint
-math.abs math_abs_double double -> double
-math.ceil math_ceil_double double -> double
-math.floor math_floor_double double -> double
-math.round math_round_double double -> double
-math.trunc math_trunc_double double -> double
-math.sign math_sign_int int -> int
-math.sign math_sign_double double -> double
-math.isNaN math_isNaN_double double -> bool
-math.isInf math_isInf_double double -> bool
-math.isFinite math_isFinite_double double -> bool
 .distinct list_distinct list(A) -> list(A)
 .flatten list_flatten list(list(A)) -> list(A)
 .flatten list_flatten_int list(dyn) int -> list(dyn)

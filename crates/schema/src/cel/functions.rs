@@ -6,7 +6,6 @@ pub(super) mod authz;
 pub(super) mod conversion;
 pub(super) mod format;
 pub(super) mod lists;
-pub(super) mod math;
 pub(super) mod net;
 pub(super) mod operators;
 pub(super) mod optional;
@@ -136,7 +135,6 @@ pub(super) fn implementation(name: &str) -> Option<Function> {
         }
         "validate" => format::call,
         name if name.starts_with("format.") => format::call,
-        name if name.starts_with("math.") => math::call,
         _ => return None,
     })
 }
@@ -145,7 +143,7 @@ pub(super) fn implementation(name: &str) -> Option<Function> {
 mod tests {
     #[test]
     fn every_function_has_an_implementation() {
-        for name in ["_+_", "format.dns1123Label", "math.abs", "isSorted", "authorizer"] {
+        for name in ["_+_", "format.dns1123Label", "isSorted", "authorizer"] {
             assert_eq!(super::implementation(name).is_some(), name != "authorizer", "{name}");
         }
     }

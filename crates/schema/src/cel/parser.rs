@@ -43,17 +43,19 @@ pub(super) struct Parser {
     at: usize,
     next: u32,
     nesting: u16,
+    /// Whether `cel.bind` is known.
+    binds: bool,
 }
 
-/// The tree of an expression and the number of its nodes.
-pub(super) fn parse(source: &str) -> Result<(Expr, u32)> {
+/// The tree of an expression and the number of its nodes; `binds` says whether there is `cel.bind`.
+pub(super) fn parse(source: &str, binds: bool) -> Result<(Expr, u32)> {
     let length = source.chars().count();
     if length > MAX_LENGTH {
         let message = format!("expression code point size exceeds limit: size: {length}, limit {MAX_LENGTH}");
         return Err(Mistake { position: 0, message });
     }
     let tokens = lexer::tokens(source)?;
-    let mut parser = Parser { tokens, at: 0, next: 0, nesting: 0 };
+    let mut parser = Parser { tokens, at: 0, next: 0, nesting: 0, binds };
     let expr = parser.expression()?;
     match parser.token().kind {
         TokenKind::End => Ok((expr, parser.next)),

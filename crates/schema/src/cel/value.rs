@@ -21,6 +21,7 @@ use super::authorizer::Check;
 use super::functions::{format::Format, semver::Semver, url::Url};
 use crate::structural::Node;
 
+pub(super) use compare::same_entry;
 pub use compare::{compare, equal};
 pub use json::from_json;
 pub(crate) use json::from_node;
@@ -127,6 +128,8 @@ pub enum List<'a> {
     Json(&'a [Json], Option<&'a Node>),
     /// Made by the expression.
     Made(Rc<Vec<Value<'a>>>),
+    /// Made by adding to a list of type set or map, and still one: with the schema of that.
+    Merged(Rc<Vec<Value<'a>>>, &'a Node),
 }
 
 /// A map or object.
@@ -282,7 +285,16 @@ impl<'a> List<'a> {
     pub fn len(&self) -> usize {
         match self {
             Self::Json(list, _) => list.len(),
-            Self::Made(list) => list.len(),
+            Self::Made(list) | Self::Merged(list, _) => list.len(),
+        }
+    }
+
+    /// The schema that says of what type it is.
+    pub(super) fn node(&self) -> Option<&'a Node> {
+        match self {
+            Self::Json(_, node) => *node,
+            Self::Merged(_, node) => Some(node),
+            Self::Made(_) => None,
         }
     }
 
@@ -298,7 +310,7 @@ impl<'a> List<'a> {
                 let items = node.and_then(Node::items);
                 list.get(index).map(|element| from_node(element, items)).transpose()
             }
-            Self::Made(list) => Ok(list.get(index).cloned()),
+            Self::Made(list) | Self::Merged(list, _) => Ok(list.get(index).cloned()),
         }
     }
 
@@ -309,7 +321,7 @@ impl<'a> List<'a> {
                 let items = node.and_then(Node::items);
                 list.iter().map(|element| from_node(element, items)).collect()
             }
-            Self::Made(list) => Ok(list.to_vec()),
+            Self::Made(list) | Self::Merged(list, _) => Ok(list.to_vec()),
         }
     }
 }

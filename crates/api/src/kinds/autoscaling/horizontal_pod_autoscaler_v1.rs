@@ -123,6 +123,20 @@ fn unreadable(object: &Value) -> ErrorList {
     errors
 }
 
+fn list(metrics: Option<Value>) -> Vec<Value> {
+    match metrics {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    }
+}
+
+/// What no annotation can say stays where it is, for whoever reads it: it is not to vanish.
+fn leave(fields: &mut Map<String, Value>, name: &str, unsaid: Vec<Value>) {
+    if !unsaid.is_empty() {
+        fields.insert(name.to_owned(), unsaid.into());
+    }
+}
+
 fn stored(object: &Value) -> Value {
     let mut stored = object.clone();
     OldForm.to_storage(&mut stored);
@@ -191,7 +205,8 @@ impl Hooks for OldForm {
         let current = take_annotation(object, CURRENT_METRICS, metrics::measured_from);
         let conditions = take_annotation(object, CONDITIONS, conditions);
         if let Some(spec) = fields(object, "spec") {
-            let mut all = metrics.unwrap_or_default();
+            let mut all = list(spec.remove("metrics"));
+            all.extend(metrics.unwrap_or_default());
             if let Some(percent) = spec.remove("targetCPUUtilizationPercentage") {
                 all.push(json!({"type": "Resource", "resource": {"name": "cpu",
                     "target": {"type": "Utilization", "averageUtilization": percent}}}));
@@ -206,13 +221,15 @@ impl Hooks for OldForm {
         if let Some(status) = fields(object, "status") {
             let percent = status.remove("currentCPUUtilizationPercentage");
             // The annotation has that of CPU too, and more of it.
-            let all = current.unwrap_or_else(|| {
+            let current = current.unwrap_or_else(|| {
                 let cpu = |percent| {
                     json!({"type": "Resource",
                         "resource": {"name": "cpu", "current": {"averageUtilization": percent}}})
                 };
                 percent.into_iter().map(cpu).collect()
             });
+            let mut all = list(status.remove("currentMetrics"));
+            all.extend(current);
             if !all.is_empty() {
                 status.insert("currentMetrics".to_owned(), all.into());
             }
@@ -227,10 +244,6 @@ impl Hooks for OldForm {
 
     fn from_storage(&self, object: &mut Value) {
         let mut annotations = Vec::new();
-        let list = |metrics: Option<Value>| match metrics {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        };
         if let Some(spec) = fields(object, "spec") {
             let (cpu, rest): (Vec<Value>, Vec<Value>) =
                 list(spec.remove("metrics")).into_iter().partition(is_cpu_utilization);
@@ -238,9 +251,9 @@ impl Hooks for OldForm {
             if let Some(percent) = percent {
                 spec.insert("targetCPUUtilizationPercentage".to_owned(), percent.clone());
             }
-            if !rest.is_empty() {
-                annotations.extend(metrics::wanted_annotation(&rest).ok().map(|text| (METRICS, text)));
-            }
+            let (text, unsaid) = metrics::wanted_annotation(rest);
+            annotations.extend(text.map(|text| (METRICS, text)));
+            leave(spec, "metrics", unsaid);
             annotations.extend(spec.remove("behavior").map(|behavior| (BEHAVIOR, behavior.to_string())));
         }
         if let Some(status) = fields(object, "status") {
@@ -252,10 +265,9 @@ impl Hooks for OldForm {
             if let Some(percent) = cpu {
                 status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
             }
-            if !measured.is_empty() {
-                let text = metrics::measured_annotation(&measured).ok();
-                annotations.extend(text.map(|text| (CURRENT_METRICS, text)));
-            }
+            let (text, unsaid) = metrics::measured_annotation(measured);
+            annotations.extend(text.map(|text| (CURRENT_METRICS, text)));
+            leave(status, "currentMetrics", unsaid);
             annotations.extend(status.remove("conditions").map(|list| (CONDITIONS, list.to_string())));
         }
         for (key, value) in annotations {
@@ -290,6 +302,27 @@ mod tests {
         assert_eq!(
             object["metadata"]["annotations"][METRICS],
             r#"[{"type":"Resource","resource":{"name":"memory","targetAverageValue":"1Gi"}}]"#
+        );
+        OldForm.to_storage(&mut object);
+        assert_eq!(object, stored);
+    }
+
+    #[test]
+    fn what_cannot_be_said_in_the_old_form_does_not_vanish() {
+        let pods =
+            json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "current": {"averageValue": "1"}}});
+        let odd =
+            json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "current": {"averageValue": ["1"]}}});
+        let wanted = json!({"type": "Pods", "pods": "all"});
+        let stored = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {},
+            "spec": {"maxReplicas": 3, "metrics": [wanted]}, "status": {"currentMetrics": [odd, pods]}});
+        let mut object = stored.clone();
+        OldForm.from_storage(&mut object);
+        assert_eq!(object["spec"]["metrics"], json!([wanted]));
+        assert_eq!(object["status"]["currentMetrics"], json!([odd]), "the other one is in the annotation");
+        assert_eq!(
+            object["metadata"]["annotations"][CURRENT_METRICS],
+            r#"[{"type":"Pods","pods":{"metricName":"m","currentAverageValue":"1"}}]"#
         );
         OldForm.to_storage(&mut object);
         assert_eq!(object, stored);

@@ -317,7 +317,7 @@ mod tests {
         taken.add(&json!({"shortNames": ["po"]}));
         assert!(decide(&mut definition, &taken, "later"));
         assert!(holds(&definition, "Established") && !holds(&definition, "NamesAccepted"));
-        assert!(definition.0["status"]["acceptedNames"]["shortNames"].is_null());
+        assert_eq!(definition.0["status"]["acceptedNames"].get("shortNames"), None, "not null either");
         let conditions = definition.0["status"]["conditions"].as_array().unwrap();
         assert_eq!(conditions[0]["lastTransitionTime"], "later");
         assert_eq!(conditions[1]["lastTransitionTime"], NOW);

@@ -127,9 +127,9 @@ fn after_subresource(info: &RequestInfo) -> &str {
     rest
 }
 
-/// TLS to whoever answers: what pods and services show is their own affair (as upstream's proxy).
+/// TLS to whoever answers: what pods and services show is their own affair (as upstream's proxy), and so is the version.
 pub(super) fn anyone() -> Arc<rustls::ClientConfig> {
-    let config = foundation::tls::client()
+    let config = foundation::tls::client_of_others()
         .dangerous()
         .with_custom_certificate_verifier(client::trust::any_certificate())
         .with_no_client_auth();

@@ -178,7 +178,7 @@ static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
         ("capacity", by_domain(Type::Opaque(QUANTITY))),
     ];
     let fields = fields.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
-    let mut scope = Scope::default();
+    let mut scope = Scope { binds: true, ..Scope::default() };
     scope.variables.insert("device".to_owned(), Type::object("kubernetes.DRADevice", fields));
     scope
 });

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Call;
-use crate::cel::value::{Error, List, Map, Result, Value, compare, equal};
+use crate::cel::value::{Error, List, Map, Result, Value, compare, equal, same_entry};
 
 /// The moments that CEL knows: the years 1 to 9999.
 const MIN_SECOND: i64 = -62_135_596_800;
@@ -157,24 +157,12 @@ fn add<'a>(a: &Value<'a>, b: &Value<'a>) -> Option<Result<Value<'a>>> {
 fn concat<'a>(a: &List<'a>, b: &List<'a>) -> Result<Value<'a>> {
     let mut all = a.elements()?;
     let more = b.elements()?;
-    let node = match a {
-        List::Json(_, node) => *node,
-        List::Made(_) => None,
-    };
+    let node = a.node();
     let keys = node.and_then(|node| node.map_keys());
     let set = node.is_some_and(|node| node.is_set());
     for element in more {
         let same = match &keys {
-            Some(keys) => all.iter().position(|known| {
-                keys.iter().all(|key| {
-                    let key = Value::text(key);
-                    match (known.get(&key), element.get(&key)) {
-                        (Ok(Some(a)), Ok(Some(b))) => equal(&a, &b),
-                        (Ok(None), Ok(None)) => true,
-                        _ => false,
-                    }
-                })
-            }),
+            Some(keys) => all.iter().position(|known| same_entry(keys, known, &element)),
             None if set => all.iter().position(|known| equal(known, &element)),
             None => None,
         };
@@ -183,7 +171,11 @@ fn concat<'a>(a: &List<'a>, b: &List<'a>) -> Result<Value<'a>> {
             None => all.push(element),
         }
     }
-    Ok(Value::list(all))
+    Ok(match node {
+        // What is added to this again, or compared with it, finds the same type.
+        Some(node) if set || keys.is_some() => Value::List(List::Merged(Rc::new(all), node)),
+        _ => Value::list(all),
+    })
 }
 
 fn moved<'a>(at: Timestamp, nanos: i64) -> Result<Value<'a>> {

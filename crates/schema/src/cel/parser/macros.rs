@@ -69,7 +69,7 @@ impl Parser {
         let count = arguments.len();
         let of_cel = matches!(&target.kind, ExprKind::Ident(name) if name == "cel");
         match (function, count) {
-            ("bind", 3) if of_cel => {
+            ("bind", 3) if of_cel && self.binds => {
                 let (body, value) = (arguments.pop(), arguments.pop());
                 let name = arguments.pop();
                 let (Some(body), Some(value), Some(name)) = (body, value, name) else {

@@ -1,10 +1,8 @@
 //! Equality and order of values, across the kinds of numbers.
-//! Lists of type set and map are equal whatever their order.
+//! Lists of type set and map are equal whatever their order, those with something twice to none.
 //! Upstream: cel-go `common/types/compare.go`, apiserver `pkg/cel/common/values.go`.
 
 use std::cmp::Ordering;
-
-use serde_json::Value as Json;
 
 use super::{List, Map, Opaque, Value};
 use crate::structural::Node;
@@ -56,23 +54,34 @@ fn equal_lists<'a>(left: &List<'a>, right: &List<'a>) -> bool {
         return false;
     }
     let (a, b) = (elements(left), elements(right));
-    let node = match left {
-        List::Json(_, node) => *node,
-        List::Made(_) => None,
-    };
-    if node.is_some_and(Node::is_set) {
-        return a.iter().all(|one| b.iter().any(|other| equal(one, other)));
+    let node = left.node();
+    let keys = node.and_then(Node::map_keys);
+    if !node.is_some_and(Node::is_set) && keys.is_none() {
+        return a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| equal(a, b));
     }
-    if let Some(keys) = node.and_then(Node::map_keys) {
-        let key = |value: &Value<'_>| key_of(value, &keys);
-        return a.iter().all(|one| b.iter().any(|other| key(one) == key(other) && equal(one, other)));
-    }
-    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| equal(a, b))
+    // In any order, each once: what is there twice makes no set.
+    let mut found = vec![false; a.len()];
+    b.iter().all(|other| {
+        let known = |one: &Value<'a>| match &keys {
+            Some(keys) => same_entry(keys, one, other),
+            None => equal(one, other),
+        };
+        a.iter().position(known).is_some_and(|at| {
+            !std::mem::replace(&mut found[at], true) && (keys.is_none() || equal(&a[at], other))
+        })
+    })
 }
 
-fn key_of(value: &Value<'_>, keys: &[String]) -> Vec<Option<Json>> {
-    let Value::Map(Map::Json(object, _)) = value else { return Vec::new() };
-    keys.iter().map(|key| object.get(key).cloned()).collect()
+/// Whether two elements of a list of type map are entries of the same keys.
+pub(in crate::cel) fn same_entry<'a>(keys: &[String], left: &Value<'a>, right: &Value<'a>) -> bool {
+    keys.iter().all(|key| {
+        let key = Value::text(key);
+        match (left.get(&key), right.get(&key)) {
+            (Ok(Some(a)), Ok(Some(b))) => equal(&a, &b),
+            (Ok(None), Ok(None)) => true,
+            _ => false,
+        }
+    })
 }
 
 fn equal_maps<'a>(left: &Map<'a>, right: &Map<'a>) -> bool {

@@ -3,6 +3,7 @@
 //! Not here: the annotations themselves, the fields for CPU ([`super`]).
 //! Upstream: pkg/apis/autoscaling/v1/conversion.go, staging k8s.io/api/autoscaling/v1.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -181,6 +182,46 @@ struct ExternalStatus {
     current_average_value: Option<Amount>,
 }
 
+/// A form of `autoscaling/v1` and the one of `autoscaling/v2` that says the same.
+trait Form<New> {
+    /// As the new version has it.
+    fn to_new(self) -> New;
+    /// As the old version has it.
+    fn of_new(new: New) -> Self;
+}
+
+/// The five sources of a metric, each by its own form.
+macro_rules! five_sources {
+    ($old:ty, $new:ident) => {
+        impl Form<v2::$new> for $old {
+            fn to_new(self) -> v2::$new {
+                v2::$new {
+                    type_: self.kind,
+                    object: self.object.map(Form::to_new),
+                    pods: self.pods.map(Form::to_new),
+                    resource: self.resource.map(Form::to_new),
+                    container_resource: self.container_resource.map(Form::to_new),
+                    external: self.external.map(Form::to_new),
+                }
+            }
+
+            fn of_new(new: v2::$new) -> Self {
+                Self {
+                    kind: new.type_,
+                    object: new.object.map(Form::of_new),
+                    pods: new.pods.map(Form::of_new),
+                    resource: new.resource.map(Form::of_new),
+                    container_resource: new.container_resource.map(Form::of_new),
+                    external: new.external.map(Form::of_new),
+                }
+            }
+        }
+    };
+}
+
+five_sources!(Wanted, MetricSpec);
+five_sources!(Measured, MetricStatus);
+
 fn identifier(name: String, selector: Option<LabelSelector>) -> v2::MetricIdentifier {
     v2::MetricIdentifier { name, selector }
 }
@@ -189,160 +230,231 @@ fn target(kind: &str, value: Option<Quantity>, average: Option<Quantity>) -> v2:
     v2::MetricTarget { type_: kind.to_owned(), value, average_value: average, ..v2::MetricTarget::default() }
 }
 
-fn resource_target(source: &ResourceSource) -> v2::MetricTarget {
-    let kind = if source.target_average_utilization.is_some() { "Utilization" } else { "AverageValue" };
-    v2::MetricTarget {
-        average_utilization: source.target_average_utilization,
-        ..target(kind, None, wire(source.target_average_value.clone()))
+fn current(value: Option<Quantity>, average: Option<Quantity>) -> v2::MetricValueStatus {
+    v2::MetricValueStatus { value, average_value: average, average_utilization: None }
+}
+
+impl Form<v2::ObjectMetricSource> for ObjectSource {
+    fn to_new(self) -> v2::ObjectMetricSource {
+        let kind = if self.average_value.is_some() { "AverageValue" } else { "Value" };
+        let value = self.target_value.beside(&self.average_value);
+        v2::ObjectMetricSource {
+            described_object: self.target.to_new(),
+            metric: identifier(self.metric_name, self.selector),
+            target: target(kind, value, wire(self.average_value)),
+        }
+    }
+
+    fn of_new(new: v2::ObjectMetricSource) -> Self {
+        Self {
+            target: Reference::of_new(new.described_object),
+            metric_name: new.metric.name,
+            target_value: Amount::of(&new.target.value),
+            selector: new.metric.selector,
+            average_value: new.target.average_value.map(Amount),
+        }
     }
 }
 
-fn wanted_to_new(old: Wanted) -> v2::MetricSpec {
-    v2::MetricSpec {
-        type_: old.kind,
-        object: old.object.map(|source| {
-            let kind = if source.average_value.is_some() { "AverageValue" } else { "Value" };
-            v2::ObjectMetricSource {
-                described_object: source.target.to_new(),
-                metric: identifier(source.metric_name, source.selector),
-                target: target(
-                    kind,
-                    source.target_value.beside(&source.average_value),
-                    wire(source.average_value),
-                ),
-            }
-        }),
-        pods: old.pods.map(|source| v2::PodsMetricSource {
-            metric: identifier(source.metric_name, source.selector),
-            target: target("AverageValue", None, Some(source.target_average_value.0)),
-        }),
-        resource: old
-            .resource
-            .map(|source| v2::ResourceMetricSource { target: resource_target(&source), name: source.name }),
-        container_resource: old.container_resource.map(|source| v2::ContainerResourceMetricSource {
-            target: resource_target(&source),
-            container: source.container,
-            name: source.name,
-        }),
-        external: old.external.map(|source| v2::ExternalMetricSource {
-            metric: identifier(source.metric_name, source.metric_selector),
-            target: target(
-                if source.target_value.is_some() { "Value" } else { "AverageValue" },
-                wire(source.target_value),
-                wire(source.target_average_value),
-            ),
-        }),
+impl Form<v2::ObjectMetricStatus> for ObjectStatus {
+    fn to_new(self) -> v2::ObjectMetricStatus {
+        let value = self.current_value.beside(&self.average_value);
+        v2::ObjectMetricStatus {
+            described_object: self.target.to_new(),
+            metric: identifier(self.metric_name, self.selector),
+            current: current(value, wire(self.average_value)),
+        }
+    }
+
+    fn of_new(new: v2::ObjectMetricStatus) -> Self {
+        Self {
+            target: Reference::of_new(new.described_object),
+            metric_name: new.metric.name,
+            current_value: Amount::of(&new.current.value),
+            selector: new.metric.selector,
+            average_value: new.current.average_value.map(Amount),
+        }
     }
 }
 
-fn wanted_of_new(new: v2::MetricSpec) -> Wanted {
-    let resource = |name: String, container: String, target: v2::MetricTarget| ResourceSource {
-        name,
-        target_average_utilization: target.average_utilization,
-        target_average_value: target.average_value.map(Amount),
-        container,
-    };
-    Metric {
-        kind: new.type_,
-        object: new.object.map(|source| ObjectSource {
-            target: Reference::of_new(source.described_object),
-            metric_name: source.metric.name,
-            target_value: Amount::of(&source.target.value),
-            selector: source.metric.selector,
-            average_value: source.target.average_value.map(Amount),
-        }),
-        pods: new.pods.map(|source| PodsSource {
-            metric_name: source.metric.name,
-            target_average_value: Amount::of(&source.target.average_value),
-            selector: source.metric.selector,
-        }),
-        resource: new.resource.map(|source| resource(source.name, String::new(), source.target)),
-        container_resource: new
-            .container_resource
-            .map(|source| resource(source.name, source.container, source.target)),
-        external: new.external.map(|source| ExternalSource {
-            metric_name: source.metric.name,
-            metric_selector: source.metric.selector,
-            target_value: source.target.value.map(Amount),
-            target_average_value: source.target.average_value.map(Amount),
-        }),
+impl Form<v2::PodsMetricSource> for PodsSource {
+    fn to_new(self) -> v2::PodsMetricSource {
+        v2::PodsMetricSource {
+            metric: identifier(self.metric_name, self.selector),
+            target: target("AverageValue", None, Some(self.target_average_value.0)),
+        }
+    }
+
+    fn of_new(new: v2::PodsMetricSource) -> Self {
+        Self {
+            metric_name: new.metric.name,
+            target_average_value: Amount::of(&new.target.average_value),
+            selector: new.metric.selector,
+        }
     }
 }
 
-fn measured_to_new(old: Measured) -> v2::MetricStatus {
-    let current = |value: Option<Quantity>, average: Option<Quantity>, percent: Option<i32>| {
-        v2::MetricValueStatus { value, average_value: average, average_utilization: percent }
-    };
-    let resource = |source: &ResourceStatus| {
-        let percent = source.current_average_utilization;
-        current(None, Some(source.current_average_value.0.clone()), percent)
-    };
-    v2::MetricStatus {
-        type_: old.kind,
-        object: old.object.map(|source| v2::ObjectMetricStatus {
-            described_object: source.target.to_new(),
-            metric: identifier(source.metric_name, source.selector),
-            current: current(
-                source.current_value.beside(&source.average_value),
-                wire(source.average_value),
-                None,
-            ),
-        }),
-        pods: old.pods.map(|source| v2::PodsMetricStatus {
-            metric: identifier(source.metric_name, source.selector),
-            current: current(None, Some(source.current_average_value.0), None),
-        }),
-        resource: old
-            .resource
-            .map(|source| v2::ResourceMetricStatus { current: resource(&source), name: source.name }),
-        container_resource: old.container_resource.map(|source| v2::ContainerResourceMetricStatus {
-            current: resource(&source),
-            container: source.container,
-            name: source.name,
-        }),
-        external: old.external.map(|source| v2::ExternalMetricStatus {
-            metric: identifier(source.metric_name, source.metric_selector),
-            current: current(
-                source.current_value.beside(&source.current_average_value),
-                wire(source.current_average_value),
-                None,
-            ),
-        }),
+impl Form<v2::PodsMetricStatus> for PodsStatus {
+    fn to_new(self) -> v2::PodsMetricStatus {
+        v2::PodsMetricStatus {
+            metric: identifier(self.metric_name, self.selector),
+            current: current(None, Some(self.current_average_value.0)),
+        }
+    }
+
+    fn of_new(new: v2::PodsMetricStatus) -> Self {
+        Self {
+            metric_name: new.metric.name,
+            current_average_value: Amount::of(&new.current.average_value),
+            selector: new.metric.selector,
+        }
     }
 }
 
-fn measured_of_new(new: v2::MetricStatus) -> Measured {
-    let resource = |name: String, container: String, current: v2::MetricValueStatus| ResourceStatus {
-        name,
-        current_average_utilization: current.average_utilization,
-        current_average_value: Amount::of(&current.average_value),
-        container,
-    };
-    Metric {
-        kind: new.type_,
-        object: new.object.map(|source| ObjectStatus {
-            target: Reference::of_new(source.described_object),
-            metric_name: source.metric.name,
-            current_value: Amount::of(&source.current.value),
-            selector: source.metric.selector,
-            average_value: source.current.average_value.map(Amount),
-        }),
-        pods: new.pods.map(|source| PodsStatus {
-            metric_name: source.metric.name,
-            current_average_value: Amount::of(&source.current.average_value),
-            selector: source.metric.selector,
-        }),
-        resource: new.resource.map(|source| resource(source.name, String::new(), source.current)),
-        container_resource: new
-            .container_resource
-            .map(|source| resource(source.name, source.container, source.current)),
-        external: new.external.map(|source| ExternalStatus {
-            metric_name: source.metric.name,
-            metric_selector: source.metric.selector,
-            current_value: Amount::of(&source.current.value),
-            current_average_value: source.current.average_value.map(Amount),
-        }),
+impl ResourceSource {
+    fn target(&self) -> v2::MetricTarget {
+        let kind = if self.target_average_utilization.is_some() { "Utilization" } else { "AverageValue" };
+        v2::MetricTarget {
+            average_utilization: self.target_average_utilization,
+            ..target(kind, None, wire(self.target_average_value.clone()))
+        }
     }
+
+    fn of(name: String, container: String, target: v2::MetricTarget) -> Self {
+        Self {
+            name,
+            target_average_utilization: target.average_utilization,
+            target_average_value: target.average_value.map(Amount),
+            container,
+        }
+    }
+}
+
+impl Form<v2::ResourceMetricSource> for ResourceSource {
+    fn to_new(self) -> v2::ResourceMetricSource {
+        v2::ResourceMetricSource { target: self.target(), name: self.name }
+    }
+
+    fn of_new(new: v2::ResourceMetricSource) -> Self {
+        Self::of(new.name, String::new(), new.target)
+    }
+}
+
+impl Form<v2::ContainerResourceMetricSource> for ResourceSource {
+    fn to_new(self) -> v2::ContainerResourceMetricSource {
+        v2::ContainerResourceMetricSource {
+            target: self.target(),
+            container: self.container,
+            name: self.name,
+        }
+    }
+
+    fn of_new(new: v2::ContainerResourceMetricSource) -> Self {
+        Self::of(new.name, new.container, new.target)
+    }
+}
+
+impl ResourceStatus {
+    fn current(&self) -> v2::MetricValueStatus {
+        v2::MetricValueStatus {
+            average_utilization: self.current_average_utilization,
+            ..current(None, Some(self.current_average_value.0.clone()))
+        }
+    }
+
+    fn of(name: String, container: String, current: v2::MetricValueStatus) -> Self {
+        Self {
+            name,
+            current_average_utilization: current.average_utilization,
+            current_average_value: Amount::of(&current.average_value),
+            container,
+        }
+    }
+}
+
+impl Form<v2::ResourceMetricStatus> for ResourceStatus {
+    fn to_new(self) -> v2::ResourceMetricStatus {
+        v2::ResourceMetricStatus { current: self.current(), name: self.name }
+    }
+
+    fn of_new(new: v2::ResourceMetricStatus) -> Self {
+        Self::of(new.name, String::new(), new.current)
+    }
+}
+
+impl Form<v2::ContainerResourceMetricStatus> for ResourceStatus {
+    fn to_new(self) -> v2::ContainerResourceMetricStatus {
+        v2::ContainerResourceMetricStatus {
+            current: self.current(),
+            container: self.container,
+            name: self.name,
+        }
+    }
+
+    fn of_new(new: v2::ContainerResourceMetricStatus) -> Self {
+        Self::of(new.name, new.container, new.current)
+    }
+}
+
+impl Form<v2::ExternalMetricSource> for ExternalSource {
+    fn to_new(self) -> v2::ExternalMetricSource {
+        let kind = if self.target_value.is_some() { "Value" } else { "AverageValue" };
+        v2::ExternalMetricSource {
+            metric: identifier(self.metric_name, self.metric_selector),
+            target: target(kind, wire(self.target_value), wire(self.target_average_value)),
+        }
+    }
+
+    fn of_new(new: v2::ExternalMetricSource) -> Self {
+        Self {
+            metric_name: new.metric.name,
+            metric_selector: new.metric.selector,
+            target_value: new.target.value.map(Amount),
+            target_average_value: new.target.average_value.map(Amount),
+        }
+    }
+}
+
+impl Form<v2::ExternalMetricStatus> for ExternalStatus {
+    fn to_new(self) -> v2::ExternalMetricStatus {
+        let value = self.current_value.beside(&self.current_average_value);
+        v2::ExternalMetricStatus {
+            metric: identifier(self.metric_name, self.metric_selector),
+            current: current(value, wire(self.current_average_value)),
+        }
+    }
+
+    fn of_new(new: v2::ExternalMetricStatus) -> Self {
+        Self {
+            metric_name: new.metric.name,
+            metric_selector: new.metric.selector,
+            current_value: Amount::of(&new.current.value),
+            current_average_value: new.current.average_value.map(Amount),
+        }
+    }
+}
+
+/// What an annotation says, as `autoscaling/v2` has it.
+fn from<Old: DeserializeOwned + Form<New>, New: Serialize>(
+    annotation: &str,
+) -> Result<Vec<Value>, serde_json::Error> {
+    let old: Vec<Old> = serde_json::from_str(annotation)?;
+    old.into_iter().map(|metric| serde_json::to_value(metric.to_new())).collect()
+}
+
+/// The annotation that says the same as these, and those that it cannot say.
+fn annotation<Old: Serialize + Form<New>, New: for<'a> Deserialize<'a>>(
+    metrics: Vec<Value>,
+) -> (Option<String>, Vec<Value>) {
+    let (mut said, mut unsaid) = (Vec::new(), Vec::new());
+    for metric in metrics {
+        let old = New::deserialize(&metric).and_then(|new| serde_json::to_string(&Old::of_new(new)));
+        match old {
+            Ok(old) => said.push(old),
+            Err(_) => unsaid.push(metric),
+        }
+    }
+    ((!said.is_empty()).then(|| format!("[{}]", said.join(","))), unsaid)
 }
 
 /// What an annotation says of the metrics that are wanted, as `autoscaling/v2` has them.
@@ -350,8 +462,7 @@ fn measured_of_new(new: v2::MetricStatus) -> Measured {
 /// # Errors
 /// A text that is no list of such metrics.
 pub(super) fn wanted_from(annotation: &str) -> Result<Vec<Value>, serde_json::Error> {
-    let old: Vec<Wanted> = serde_json::from_str(annotation)?;
-    old.into_iter().map(|metric| serde_json::to_value(wanted_to_new(metric))).collect()
+    from::<Wanted, v2::MetricSpec>(annotation)
 }
 
 /// As [`wanted_from`], of the values that were measured.
@@ -359,28 +470,17 @@ pub(super) fn wanted_from(annotation: &str) -> Result<Vec<Value>, serde_json::Er
 /// # Errors
 /// A text that is no list of such values.
 pub(super) fn measured_from(annotation: &str) -> Result<Vec<Value>, serde_json::Error> {
-    let old: Vec<Measured> = serde_json::from_str(annotation)?;
-    old.into_iter().map(|metric| serde_json::to_value(measured_to_new(metric))).collect()
+    from::<Measured, v2::MetricStatus>(annotation)
 }
 
-/// The annotation that says what metrics are wanted.
-///
-/// # Errors
-/// What is no metric of `autoscaling/v2`.
-pub(super) fn wanted_annotation(metrics: &[Value]) -> Result<String, serde_json::Error> {
-    let old: Result<Vec<Wanted>, _> =
-        metrics.iter().map(|metric| v2::MetricSpec::deserialize(metric).map(wanted_of_new)).collect();
-    serde_json::to_string(&old?)
+/// The annotation that says what metrics are wanted, and what is no metric of `autoscaling/v2`.
+pub(super) fn wanted_annotation(metrics: Vec<Value>) -> (Option<String>, Vec<Value>) {
+    annotation::<Wanted, v2::MetricSpec>(metrics)
 }
 
-/// The annotation that says what was measured.
-///
-/// # Errors
-/// What is no value of `autoscaling/v2`.
-pub(super) fn measured_annotation(metrics: &[Value]) -> Result<String, serde_json::Error> {
-    let old: Result<Vec<Measured>, _> =
-        metrics.iter().map(|metric| v2::MetricStatus::deserialize(metric).map(measured_of_new)).collect();
-    serde_json::to_string(&old?)
+/// The annotation that says what was measured, and what is no value of `autoscaling/v2`.
+pub(super) fn measured_annotation(metrics: Vec<Value>) -> (Option<String>, Vec<Value>) {
+    annotation::<Measured, v2::MetricStatus>(metrics)
 }
 
 #[cfg(test)]
@@ -428,8 +528,9 @@ mod tests {
             ),
         ] {
             assert_eq!(wanted_from(&json!([old]).to_string()).unwrap(), [new.clone()]);
-            let text = wanted_annotation(&[new]).unwrap();
-            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!([old]));
+            let (text, unsaid) = wanted_annotation(vec![new]);
+            assert_eq!(serde_json::from_str::<Value>(&text.unwrap()).unwrap(), json!([old]));
+            assert!(unsaid.is_empty());
         }
     }
 
@@ -459,8 +560,9 @@ mod tests {
             ),
         ] {
             assert_eq!(measured_from(&json!([old]).to_string()).unwrap(), [new.clone()]);
-            let text = measured_annotation(&[new]).unwrap();
-            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!([old]));
+            let (text, unsaid) = measured_annotation(vec![new]);
+            assert_eq!(serde_json::from_str::<Value>(&text.unwrap()).unwrap(), json!([old]));
+            assert!(unsaid.is_empty());
         }
     }
 

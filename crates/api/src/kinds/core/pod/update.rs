@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::{Value, json};
 
 use super::qos;
-use super::validation::{MIRROR_ANNOTATION, metadata_and_spec, scheduling};
+use super::validation::{self, MIRROR_ANNOTATION, scheduling};
 use crate::field::{self, ErrorList, Path};
 use crate::kinds::check::{self, difference, dns_subdomain, ip, quantity};
 use crate::kinds::optional::{items, items_mut, text};
@@ -117,7 +117,7 @@ fn mirror_annotation(errors: &mut ErrorList, new: &Pod, old: &Pod) {
 
 /// All that is wrong with an update of a pod.
 pub(super) fn validate(new: &Pod, old: &Pod) -> ErrorList {
-    let mut errors = metadata_and_spec(new);
+    let mut errors = validation::updated(new);
     mirror_annotation(&mut errors, new, old);
     let path = Path::new("spec");
     let (Some(new), Some(old)) = (&new.spec, &old.spec) else { return errors };
@@ -364,7 +364,7 @@ fn ephemeral_containers(new: &Pod, old: &Pod) -> ErrorList {
     if is_mirror(old) {
         return vec![field::forbidden(&Path::root(), "static pods do not support ephemeral containers")];
     }
-    let mut errors = metadata_and_spec(new);
+    let mut errors = validation::updated(new);
     let list =
         |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone()).unwrap_or_default();
     let (new, old) = (list(new), list(old));
@@ -390,7 +390,7 @@ fn resized(new: &Pod, old: &Pod) -> ErrorList {
     if is_mirror(old) {
         return vec![field::forbidden(&Path::root(), "static pods cannot be resized")];
     }
-    let mut errors = metadata_and_spec(new);
+    let mut errors = validation::updated(new);
     let path = Path::new("spec");
     let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return errors };
     if qos::of_pod(old) != qos::of_spec(new_spec) {
@@ -479,6 +479,23 @@ mod tests {
 
     fn texts(errors: ErrorList) -> Vec<String> {
         errors.iter().map(|error| error.to_string().lines().next().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn capabilities_that_escalate_stand_in_the_way_of_new_pods_only() {
+        let with = |pod: &mut Value| {
+            pod["spec"]["containers"][0]["securityContext"] =
+                json!({"allowPrivilegeEscalation": false, "capabilities": {"add": ["CAP_SYS_ADMIN"]}});
+        };
+        let old = pod(with);
+        let new = pod(|pod| {
+            with(pod);
+            pod["metadata"]["labels"] = json!({"a": "b"});
+        });
+        assert_eq!(validation::create(&new).len(), 1);
+        for subresource in ["", "ephemeralcontainers", "resize"] {
+            assert_eq!(validate_subresource_update(subresource, &new, &old), [], "{subresource}");
+        }
     }
 
     #[test]

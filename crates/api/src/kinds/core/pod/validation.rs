@@ -58,8 +58,15 @@ pub(crate) fn create(pod: &Pod) -> ErrorList {
     errors
 }
 
+/// What must hold for a pod that is changed.
+pub(crate) fn updated(pod: &Pod) -> ErrorList {
+    let mut errors = metadata_and_spec(pod);
+    errors.retain(|error| !security::is_of_new_pods(error));
+    errors
+}
+
 /// What must hold for a pod at any time.
-pub(crate) fn metadata_and_spec(pod: &Pod) -> ErrorList {
+fn metadata_and_spec(pod: &Pod) -> ErrorList {
     let mut errors = ErrorList::new();
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
