@@ -104,12 +104,20 @@ struct State {
     batch: wal::Batch,
     /// What a replica knows beside the keys.
     replicated: Option<replica::Replicated>,
+    /// What was here has made room for what is about to come: there is nothing to be read.
+    gone: bool,
 }
 
 impl State {
     /// The empty store.
     fn new() -> Self {
-        Self { mvcc: mvcc::Mvcc::new(), leases: lease::Leases::default(), batch: 0, replicated: None }
+        Self {
+            mvcc: mvcc::Mvcc::new(),
+            leases: lease::Leases::default(),
+            batch: 0,
+            replicated: None,
+            gone: false,
+        }
     }
 
     /// Applies an entry that is durable.
@@ -346,7 +354,7 @@ impl Store for Engine {
     async fn status(&self) -> Result<Status, Error> {
         self.check_open()?;
         let checkpoint = self.shared.maintenance.checkpoint_bytes.load(Ordering::Relaxed);
-        let status = self.shared.memory.status(self.shared.files.bytes() + checkpoint);
+        let status = self.shared.memory.status(self.shared.files.bytes() + checkpoint)?;
         Ok(Status { alarm: self.shared.alarm.lock().clone(), ..status })
     }
 }

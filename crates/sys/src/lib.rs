@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod conntrack;
 pub mod container;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

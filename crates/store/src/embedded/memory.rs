@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{State, mvcc, watch};
 use crate::error::Error;
@@ -13,6 +13,9 @@ use crate::types::{Range, RangeResponse, Status};
 
 /// Keys read under one lock.
 const READ_STEPS: usize = 1024;
+
+/// What readers are told meanwhile.
+const REPLACING: Error = Error::Unavailable("the member is taking in a checkpoint of the others");
 
 /// The state with its watchers.
 pub(super) struct Memory {
@@ -43,10 +46,33 @@ impl Memory {
         if self.is_closed() { Err(Error::Unavailable("the store is shut down")) } else { Ok(()) }
     }
 
-    /// Where it stands, with the bytes that it takes on the disk.
-    pub fn status(&self, db_size: u64) -> Status {
+    /// The state, for somebody who answers from it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while another one takes its place.
+    pub fn read(&self) -> Result<RwLockReadGuard<'_, State>, Error> {
         let state = self.state.read();
-        Status {
+        if state.gone { Err(REPLACING) } else { Ok(state) }
+    }
+
+    /// Gives up the state, so that there is room for another one; what is to be known of it until then stays.
+    pub fn make_room(&self) {
+        let old = {
+            let mut state = self.state.write();
+            let (batch, replicated) = (state.batch, state.replicated.clone());
+            let empty = State { batch, replicated, gone: true, ..State::new() };
+            std::mem::replace(&mut *state, empty)
+        };
+        // Not under the lock: a large one takes a while.
+        drop(old);
+        // Other threads are about to need it.
+        sys::memory::give_back();
+    }
+
+    /// Where it stands, with the bytes that it takes on the disk.
+    pub fn status(&self, db_size: u64) -> Result<Status, Error> {
+        let state = self.read()?;
+        Ok(Status {
             revision: state.mvcc.revision,
             compact_revision: state.mvcc.compact_revision,
             keys: state.mvcc.keys,
@@ -55,7 +81,7 @@ impl Memory {
             history_bytes: state.mvcc.history_bytes,
             db_size,
             alarm: None,
-        }
+        })
     }
 
     /// Reads, a piece at a time.
@@ -63,7 +89,7 @@ impl Memory {
         self.check_open()?;
         let mut cursor = mvcc::Cursor::new(range);
         // Only the step itself holds the lock.
-        let step = |cursor: &mut _| self.state.read().mvcc.read(cursor, READ_STEPS);
+        let step = |cursor: &mut _| self.read()?.mvcc.read(cursor, READ_STEPS);
         while !step(&mut cursor)? {
             tokio::task::yield_now().await;
         }

@@ -199,6 +199,7 @@ impl Replica {
         let mut changes = Vec::new();
         let (outcomes, revision) = {
             let mut state = self.memory.state.write();
+            debug_assert!(!state.gone, "nothing is applied until the checkpoint is taken in");
             let outcomes = carry_out_all(&mut state, steps, &mut changes);
             (outcomes, state.mvcc.revision)
         };
@@ -256,6 +257,8 @@ impl Replica {
         let mut upkeep = self.upkeep.lock();
         // Whoever has the directory by now would lose its own.
         self.memory.check_open()?;
+        // An empty one must not take the place of what is to be gone back to.
+        drop(self.memory.read()?);
         let (_, bytes) = checkpoint::write(&self.disk, &self.directory, self.store_id, &self.memory.state)?;
         *upkeep = bytes;
         drop(upkeep);
@@ -280,14 +283,20 @@ impl Replica {
         Ok(Some((position, file)))
     }
 
-    /// Replaces the state by a checkpoint that another member has written, and keeps that as its own. After an error the
-    /// position says whether the state was replaced: then only [`Replica::settle`] is left to be done.
+    /// Replaces the state by a checkpoint that another member has written, and keeps that as its own. While it is read,
+    /// readers are refused and watchers wait. After an error the position says whether the state was replaced: then only
+    /// [`Replica::settle`] is left to be done, else all of this.
     pub fn install(&self, received: &Path) -> Result<Position, Error> {
         let mut upkeep = self.upkeep.lock();
         self.memory.check_open()?;
+        const VANISHED: Error = Error::Unavailable("the received checkpoint has vanished");
+        // Two states may be more than there is memory for. So the old one goes first, once it is certain that the file is
+        // sound; if it cannot be read after all, there is nothing here until it can.
+        checkpoint::check(&self.disk, received)?.ok_or(VANISHED)?;
+        self.memory.make_room();
         let mut state = State::new();
         let loaded = checkpoint::load_from(&self.disk, received, &mut state, Duration::ZERO)?;
-        let (_, bytes) = loaded.ok_or(Error::Unavailable("the received checkpoint has vanished"))?;
+        let (_, bytes) = loaded.ok_or(VANISHED)?;
         let path = checkpoint::path(&self.directory);
         let renamed = self.disk.rename(received, &path);
         renamed.map_err(|error| Error::io(format!("renaming {}", received.display()), error))?;
@@ -330,20 +339,20 @@ impl Replica {
     /// A lease, as of a moment in the time of the steps.
     pub fn lease(&self, id: LeaseId, now: Duration) -> Result<LeaseInfo, Error> {
         self.memory.check_open()?;
-        self.memory.state.read().leases.info(id, now)
+        self.memory.read()?.leases.info(id, now)
     }
 
     /// Every lease, in order.
     pub fn leases(&self) -> Result<Vec<LeaseId>, Error> {
         self.memory.check_open()?;
-        Ok(self.memory.state.read().leases.ids())
+        Ok(self.memory.read()?.leases.ids())
     }
 
     /// Where it stands; `db_size` is that of the checkpoint alone.
     pub fn status(&self) -> Result<Status, Error> {
         self.memory.check_open()?;
         let db_size = self.upkeep.try_lock().map_or(0, |bytes| *bytes);
-        Ok(self.memory.status(db_size))
+        self.memory.status(db_size)
     }
 
     /// Refuses everything from now on, ends the watches, and gives the directory free. Blocks for a checkpoint that is
@@ -363,7 +372,7 @@ pub(super) fn position(state: &State) -> Position {
 
 /// What a transaction that only reads finds; `None` if it writes.
 pub(super) fn read_txn(memory: &Memory, txn: Txn) -> Result<Option<TxnResponse>, Error> {
-    let state = memory.state.read();
+    let state = memory.read()?;
     let (response, entry) = Planner::new(&state.mvcc, &state.leases, usize::MAX).txn(txn)?;
     Ok(entry.changes.is_empty().then_some(response))
 }
@@ -433,90 +442,4 @@ fn carry_out(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Op, PutValue};
-
-    fn step(index: u64, seconds: u64, command: Command) -> Step {
-        Step { index, term: 7, time: Duration::from_secs(seconds), command: Some(command) }
-    }
-
-    fn put(key: &'static str, lease: LeaseId) -> Command {
-        let value = PutValue::Plain("x".into());
-        Command::Txn(Txn::of(vec![Op::Put { key: key.into(), value, lease }]))
-    }
-
-    #[tokio::test]
-    async fn a_checkpoint_holds_what_every_member_must_agree_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options::default();
-        let first = Replica::open(directory.path(), &options).unwrap();
-        assert_eq!(first.position(), Position::default());
-        let time = Duration::from_millis(1_234);
-        let grant = Command::Grant { id: 5, ttl: 10 };
-        let outcomes = first.apply(vec![
-            Step { index: 1, term: 7, time, command: Some(grant) },
-            step(2, 1, put("leased", 5)),
-            step(3, 1, put("free", 0)),
-            Step { index: 4, term: 8, time: Duration::from_secs(2), command: None },
-        ]);
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-        first.attach(Bytes::from_static(b"members"));
-        let position = first.checkpoint().unwrap();
-        assert_eq!(position, Position { index: 4, term: 8, attachment: Bytes::from_static(b"members") });
-
-        let other = tempfile::tempdir().unwrap();
-        let received = other.path().join("received");
-        let (_, mut file) = first.read_checkpoint().unwrap().unwrap();
-        std::io::copy(&mut file, &mut std::fs::File::create(&received).unwrap()).unwrap();
-        let second = Replica::open(other.path(), &options).unwrap();
-        let mut watch = second.watch(WatchRequest::prefix("leased", 2)).unwrap();
-        assert_eq!(second.install(&received).unwrap(), position);
-        let refused = Replica::open(other.path(), &options).err();
-        assert!(matches!(refused, Some(Error::Locked { .. })), "somebody has it: {refused:?}");
-        // What is open goes on reading; only the directory is free.
-        drop(second.lock.lock().take());
-        let reopened = Replica::open(other.path(), &options).unwrap();
-        for replica in [&first, &second, &reopened] {
-            assert_eq!(replica.position(), position);
-            // To the millisecond: not at 11.233, at 11.234.
-            assert_eq!(replica.next_expiry(), Some(Duration::from_millis(11_234)));
-            assert_eq!(replica.time(), Duration::from_secs(2));
-            let before = Step { time: Duration::from_millis(11_233), ..step(5, 0, Command::Expire) };
-            replica.apply(vec![before]);
-            assert_eq!(replica.range(Range::prefix("")).await.unwrap().count, 2);
-            let at = Step { time: Duration::from_millis(11_234), ..step(6, 0, Command::Expire) };
-            replica.apply(vec![at]);
-            assert_eq!(replica.range(Range::prefix("")).await.unwrap().kvs[0].key, "free");
-        }
-        use futures::StreamExt;
-        let batch = watch.next().await.unwrap().unwrap();
-        assert_eq!(batch.events.len(), 2, "the key and its end, over the replacement: {batch:?}");
-    }
-
-    #[test]
-    fn a_directory_is_one_members() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options::default();
-        let position = Position { index: 1, term: 1, ..Position::default() };
-        let open = Replica::open(directory.path(), &options).unwrap();
-        let found = Replica::found(directory.path(), &options, &position, None);
-        assert!(matches!(found, Err(Error::Locked { .. })), "{found:?}");
-        let fresh = tempfile::tempdir().unwrap();
-        let found = Replica::found(fresh.path(), &options, &position, Some(directory.path()));
-        assert!(matches!(found, Err(Error::Locked { .. })), "nor is it read meanwhile: {found:?}");
-        open.close();
-        assert!(matches!(open.checkpoint(), Err(Error::Unavailable(_))), "it is not its own any more");
-        Replica::found(directory.path(), &options, &position, None).unwrap();
-        assert_eq!(Replica::open(directory.path(), &options).unwrap().position(), position);
-    }
-
-    #[test]
-    fn time_does_not_go_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let replica = Replica::open(directory.path(), &Options::default()).unwrap();
-        replica.apply(vec![step(1, 100, Command::Grant { id: 1, ttl: 10 })]);
-        replica.apply(vec![step(2, 50, Command::KeepAlive { id: 1 })]);
-        assert_eq!(replica.next_expiry(), Some(Duration::from_secs(110)));
-    }
-}
+mod tests;

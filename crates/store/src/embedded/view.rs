@@ -123,7 +123,7 @@ impl Store for View {
     }
 
     async fn status(&self) -> Result<Status, Error> {
-        Ok(self.memory.status(self.db_size))
+        self.memory.status(self.db_size)
     }
 }
 

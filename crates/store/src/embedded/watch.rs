@@ -117,7 +117,7 @@ pub(super) fn open(memory: &Arc<Memory>, request: WatchRequest) -> Result<WatchS
         ended: false,
     };
     let (revision, compact_revision) = {
-        let State { mvcc, .. } = &*memory.state.read();
+        let State { mvcc, .. } = &*memory.read()?;
         (mvcc.revision, mvcc.compact_revision)
     };
     if memory.is_closed() {
@@ -150,6 +150,14 @@ struct Stream {
     ended: bool,
 }
 
+/// What a look at the history gives.
+enum Found {
+    Batch(WatchBatch),
+    Nothing,
+    /// There is no history now.
+    Replacing,
+}
+
 impl Stream {
     async fn next(&mut self) -> Option<Result<WatchBatch, Error>> {
         if self.ended {
@@ -173,8 +181,13 @@ impl Stream {
             if self.behind {
                 match self.read() {
                     Err(error) => return Some(Err(error)),
-                    Ok(Some(batch)) => return Some(Ok(batch)),
-                    Ok(None) => {}
+                    Ok(Found::Batch(batch)) => return Some(Ok(batch)),
+                    Ok(Found::Nothing) => {}
+                    Ok(Found::Replacing) => {
+                        // It is woken when the other one is there, and goes on where it is.
+                        self.watcher.wake.notified().await;
+                        continue;
+                    }
                 }
             } else {
                 self.next = self.next.max(told + 1);
@@ -193,10 +206,13 @@ impl Stream {
     }
 
     /// Reads a piece of the history.
-    fn read(&mut self) -> Result<Option<WatchBatch>, Error> {
+    fn read(&mut self) -> Result<Found, Error> {
         let mut found = Vec::new();
         let (seen, latest) = {
             let state = self.memory.state.read();
+            if state.gone {
+                return Ok(Found::Replacing);
+            }
             if self.next < state.mvcc.compact_revision {
                 return Err(Error::Compacted { revision: state.mvcc.compact_revision });
             }
@@ -207,11 +223,11 @@ impl Stream {
         self.next = self.next.max(seen + 1);
         self.behind = seen < latest;
         if found.is_empty() {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         self.reported = seen;
         let events = found.iter().map(|change| change.event(self.prev_kv)).collect();
-        Ok(Some(WatchBatch { revision: seen, events }))
+        Ok(Found::Batch(WatchBatch { revision: seen, events }))
     }
 }
 

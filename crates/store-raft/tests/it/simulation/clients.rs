@@ -84,7 +84,7 @@ impl Simulation {
         let asked = match self.randomness.below(10) {
             0..=3 => Asked::Write { key, value },
             4 | 5 => {
-                let expected = self.value(self.any(), &key);
+                let expected = self.value(self.any(), &key).unwrap_or(0);
                 Asked::Swap { key, expected, value }
             }
             9 => Asked::Grant { id: value as i64, since: now },
@@ -97,11 +97,15 @@ impl Simulation {
         self.after(wait, What::Client);
     }
 
-    /// What a key holds in a member's memory, which may be old; 0 is nothing.
-    fn value(&self, node: usize, key: &str) -> u64 {
-        let Some(running) = &self.nodes[node].running else { return 0 };
-        let found = running.replica.range(Range::key(key.to_owned())).now_or_never().unwrap().unwrap();
-        found.kvs.first().map_or(0, |kv| number(&kv.value))
+    /// What a key holds in a member's memory, which may be old; 0 is nothing. `None`: it has made room for a checkpoint that
+    /// its disk has not given yet.
+    fn value(&self, node: usize, key: &str) -> Option<u64> {
+        let Some(running) = &self.nodes[node].running else { return Some(0) };
+        match running.replica.range(Range::key(key.to_owned())).now_or_never().unwrap() {
+            Ok(found) => Some(found.kvs.first().map_or(0, |kv| number(&kv.value))),
+            Err(Error::Unavailable(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     pub(super) fn ask(&mut self, index: usize, asked: Asked) {
@@ -148,7 +152,6 @@ impl Simulation {
 
     pub(super) fn answered(&mut self, index: usize, request: u64, result: Result<Reply, Error>) {
         let Some((_, _, asked)) = self.asked.remove(&request) else { return };
-        let revision = self.revision(index);
         self.counts.answered += u64::from(result.is_ok());
         match (asked, result) {
             (Asked::Write { key, value }, Ok(Reply::Outcome(Outcome::Txn(response)))) => {
@@ -165,9 +168,12 @@ impl Simulation {
                 self.seen.end(request, key, Act::Swap(expected, value, response.succeeded), true);
             }
             (Asked::Read { key, at_least }, Ok(Reply::Readable)) => {
+                let Some(value) = self.value(index, &key) else {
+                    return self.seen.end(request, key, Act::Read(0), false);
+                };
+                let revision = self.revision(index);
                 assert!(revision >= at_least, "a read at {revision} after {at_least} was seen");
                 self.seen.revision = self.seen.revision.max(revision);
-                let value = self.value(index, &key);
                 self.seen.end(request, key, Act::Read(value), true);
             }
             (Asked::Grant { id, since }, Ok(Reply::Outcome(Outcome::Lease(_)))) => {
