@@ -11,7 +11,7 @@
 //!
 //! The consensus is TiKV's `raft`, a port of etcd's: pre-vote and check-quorum are on, reads ask the leader's majority,
 //! members are known by a random id, new ones learn before they vote. While they are upgraded one after the other, none
-//! writes what another does not understand ([`level`]).
+//! writes what another does not understand ([`level`]). What follows from it all is promised, in numbered prose, below.
 //!
 //! # How a server uses it
 //!
@@ -62,6 +62,8 @@
 //! join it anew with empty directories. [`look`] tells what a member holds that is stopped. Beside the contract of every store, [`RaftStore::ended`] says when a member
 //! cannot go on or was removed: whoever runs it should stop then. `status().alarm` says that nobody leads,
 //! `warnings()` what else people should know, and the metrics `store_raft_*` the same in numbers.
+//!
+#![doc = include_str!("../PROMISES.md")]
 
 // The tests of the transport share a file with those outside of the crate.
 #[cfg(test)]

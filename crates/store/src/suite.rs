@@ -46,6 +46,18 @@ pub trait Factory: Send + Sync {
 
     /// The clock that the store's leases run on. `None`: it is the real one.
     fn clock(&self) -> Option<ManualClock>;
+
+    /// Lets so many seconds pass for the leases. A backend whose clocks a test can put forward does not have to wait.
+    async fn pass(&self, seconds: u64) {
+        let time = Duration::from_secs(seconds);
+        match self.clock() {
+            Some(clock) => {
+                clock.wait_for_sleepers(1).await;
+                clock.advance(time);
+            }
+            None => tokio::time::sleep(time).await,
+        }
+    }
 }
 
 /// Calls a macro with the name of every guarantee.
@@ -94,7 +106,7 @@ macro_rules! certify {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                $crate::suite::$name(&factory()).await;
+                $crate::suite::whole($crate::suite::$name(&factory())).await;
             }
         )+
     };
@@ -102,6 +114,8 @@ macro_rules! certify {
 
 /// How long a test waits for something that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a test may take: whatever a store that does not answer keeps waiting, it fails, and the others have their turn.
+const WHOLE: Duration = Duration::from_secs(300);
 
 tokio::task_local! {
     static PATIENCE: Duration;
@@ -110,6 +124,13 @@ tokio::task_local! {
 /// Runs a test that waits for `patience` where it would wait for half a minute: to see a broken store fail.
 pub async fn with_patience<T>(patience: Duration, test: impl Future<Output = T>) -> T {
     PATIENCE.scope(patience, test).await
+}
+
+/// A whole test.
+pub async fn whole(test: impl Future<Output = ()>) {
+    tokio::time::timeout(WHOLE, test)
+        .await
+        .expect("the store did not answer before the deadline of the whole test");
 }
 
 /// Something that must happen soon.

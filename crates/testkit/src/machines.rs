@@ -236,6 +236,16 @@ impl Machine {
         self.process.is_some()
     }
 
+    /// To which addresses its process, or another one of the machine, has connections to a port.
+    pub fn connected_to(&self, port: u16) -> Vec<Ipv4Addr> {
+        let table = self.process.as_ref().and_then(|process| space::only_child(process.id()));
+        let table = table.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok());
+        let mut found: Vec<_> = table.iter().flat_map(|table| connections(table, port)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// What its process said since the test began.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -263,6 +273,20 @@ impl Machine {
     }
 }
 
+/// The other ends, at a port, of the established connections in the kernel's table (`/proc/net/tcp`).
+fn connections(table: &str, port: u16) -> Vec<Ipv4Addr> {
+    const ESTABLISHED: &str = "01";
+    let other_end = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, at) = fields.get(2)?.split_once(':')?;
+        // The address as the machine keeps it in memory, the port as a number.
+        let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
+        let fits = fields.get(3) == Some(&ESTABLISHED) && u16::from_str_radix(at, 16).ok()? == port;
+        fits.then(|| Ipv4Addr::from(address))
+    };
+    table.lines().filter_map(other_end).collect()
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -282,5 +306,21 @@ impl Drop for Machine {
             }
             let _ = process.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn connections_are_read_from_the_kernels_table() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                     0: 00000000:192B 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n   \
+                     1: 0B004D0A:D2F0 02004D0A:192B 01 00000000:00000000 02:000000B5 00000000     0        0 2 2\n   \
+                     2: 0B004D0A:D2F2 03004D0A:192B 06 00000000:00000000 03:000000B5 00000000     0        0 0 3\n   \
+                     3: 0B004D0A:D2F4 03004D0A:094C 01 00000000:00000000 02:000000B5 00000000     0        0 4 2\n";
+        assert_eq!(connections(table, 6443), [Ipv4Addr::new(10, 77, 0, 2)]);
     }
 }

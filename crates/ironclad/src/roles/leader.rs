@@ -1,8 +1,8 @@
 //! Lets one of several servers run the loops that must run once in a cluster.
 //!
 //! With a store of its own a server is alone and leads at once. Servers that share a store elect a leader by a Lease of
-//! `kube-system`, as upstream's components do, with their durations: another one takes over at most 15 s after the
-//! leader has vanished, and at once when it stops in order.
+//! `kube-system`, as upstream's components do, with their durations: another one takes over once it has seen no sign of the
+//! leader for 15 s, which it looks for every two to four, and at once when the leader stops in order.
 //!
 //! Each term has caches and tasks of its own, which end with it: a server that loses the lead is a candidate again.
 

@@ -99,15 +99,38 @@ fn two_servers_share_an_etcd_and_one_takes_over_when_the_other_is_killed() {
         });
     };
     scheduled(2);
-    let holder =
-        |component: &str| second.field(&["lease", component, "-n", "kube-system"], "{.spec.holderIdentity}");
-    let components = ["kube-scheduler", "kube-controller-manager"];
-    let before = components.map(holder);
+    // What the Lease of each says of who holds it.
+    let leases = || {
+        ["kube-scheduler", "kube-controller-manager"].map(|component| {
+            let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{component}");
+            let lease = second.send("GET", &path, "application/json", "");
+            assert_eq!(lease.code, 200, "{}", lease.body);
+            lease.body["spec"].clone()
+        })
+    };
+    let before = leases();
     first.kill_server();
+    let held = leases();
     second.kubectl(&["scale", "deployment/web", "--replicas=5"]);
     scheduled(5);
-    for (component, before) in components.iter().zip(before) {
-        assert_ne!(holder(component), before, "{component} is led by the other server");
+    for ((before, held), taken) in before.into_iter().zip(held).zip(leases()) {
+        assert_eq!(held["holderIdentity"], before["holderIdentity"], "who is killed gives nothing back");
+        assert_ne!(taken["holderIdentity"], held["holderIdentity"], "the other server leads: {taken}");
+        let time = |lease: &serde_json::Value, field: &str| -> jiff::Timestamp {
+            lease[field].as_str().unwrap().parse().unwrap()
+        };
+        // By what the two have written, not by how long this test had to wait for it.
+        let length = jiff::SignedDuration::from_secs(held["leaseDurationSeconds"].as_i64().unwrap());
+        let end = time(&held, "renewTime") + length;
+        let acquired = time(&taken, "acquireTime");
+        println!("taken over {:#} after the last renewal", acquired.duration_since(end - length));
+        assert!(acquired >= end, "while it was held: {held} {taken}");
+        assert!(acquired <= end + length, "it was free for longer than it is held: {held} {taken}");
+        assert_eq!(
+            taken["leaseTransitions"].as_i64().unwrap(),
+            held["leaseTransitions"].as_i64().unwrap() + 1,
+            "by one, once"
+        );
     }
 }
 

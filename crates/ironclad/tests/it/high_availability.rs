@@ -164,6 +164,43 @@ impl Cluster {
         }
     }
 
+    /// Waits until every agent, which was told of one server, knows all of them for its next start.
+    fn agents_know_all_servers(&self) {
+        let all = self.addresses().map(|address| format!("https://{address}:6443"));
+        for agent in AGENTS {
+            let file = self.machines.get(agent).data_dir().join("agent/servers.json");
+            wait::until("an agent knows all servers", || {
+                let text = std::fs::read(&file).map_err(|error| error.to_string())?;
+                let known: Vec<String> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+                if known == all { Ok(()) } else { Err(format!("{agent}: {known:?}")) }
+            });
+        }
+    }
+
+    /// The servers that an agent talks to, of those that run: one that it has left for another may still have its watches.
+    fn used_by(&self, agent: &str) -> Vec<usize> {
+        let addresses = self.addresses();
+        wait::until("the agent talks to a server", || {
+            let connected = self.machines.get(agent).connected_to(6443);
+            let runs = |server: &usize| self.machines.get(SERVERS[*server]).is_started();
+            let used = |server: &usize| runs(server) && connected.contains(&addresses[*server]);
+            let found: Vec<usize> = (0..SERVERS.len()).filter(used).collect();
+            if found.is_empty() { Err(format!("{agent}: {connected:?}")) } else { Ok(found) }
+        })
+    }
+
+    /// Since when each agent has been Ready, in the words of its node.
+    fn ready_since(&self) -> Vec<String> {
+        let since = |agent: &&str| {
+            let node = wait::until("a node is told of", || self.get(&["node", agent]));
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.clone().find(|it| it["type"] == "Ready").expect("the kubelet says so");
+            assert_eq!(ready["status"], "True", "{agent}: {ready}");
+            ready["lastTransitionTime"].to_string()
+        };
+        AGENTS.iter().map(since).collect()
+    }
+
     /// UID, containers and restarts of both pods.
     fn pods(&self) -> Vec<String> {
         let pods = wait::until("pods are listed", || self.get(&["pods"]));
@@ -254,6 +291,7 @@ fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
     cluster.start_workload();
     let pods = cluster.pods();
     assert_eq!(pods.len(), 2, "{pods:?}");
+    cluster.agents_know_all_servers();
 
     let kubeconfig = cluster.machines.get(SERVERS[0]).data_dir().join("kubeconfig.yaml");
     let clients = Clients::new(cluster.machines.network(), &kubeconfig, &cluster.addresses());
@@ -277,16 +315,21 @@ fn the_leader_a_minority_and_the_majority_are_lost_and_come_back_under_load() {
         cluster.ready(leader);
         written.more(20);
 
-        // A minority, for a while: neither the leader nor the one that has just come back.
-        let follower = (0..3).find(|server| ![cluster.leader(), leader].contains(server));
-        let follower = follower.unwrap_or((cluster.leader() + 1) % 3);
-        cluster.kill(follower);
-        written.more(200);
-        cluster.pods_go_on();
-        cluster.new_pods_run("without-a-follower");
-        cluster.restart(follower);
-        cluster.ready(follower);
-        written.more(20);
+        // A minority, for a while: one after the other the servers that an agent talks to, so that each of the watches that it
+        // has open now is broken, and opened again elsewhere.
+        for used in cluster.used_by(AGENTS[0]) {
+            let ready = cluster.ready_since();
+            cluster.kill(used);
+            written.more(100);
+            cluster.pods_go_on();
+            cluster.new_pods_run(&format!("without-{}", SERVERS[used]));
+            // And with another one, or this would wait in vain.
+            cluster.used_by(AGENTS[0]);
+            assert_eq!(cluster.ready_since(), ready, "the agents have been Ready throughout");
+            cluster.restart(used);
+            cluster.ready(used);
+            written.more(20);
+        }
 
         // The majority, the leader among it: nothing can be acknowledged, and pods do not care.
         let leader = cluster.leader();

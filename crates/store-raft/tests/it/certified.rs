@@ -1,6 +1,7 @@
-//! The suite over a cluster of three, asked through its leader and through one that follows.
+//! The suite over a cluster of three: through its leader over a network in memory, and through one that follows over TLS.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foundation::ManualClock;
@@ -12,27 +13,31 @@ use super::cluster::{Authority, Cluster, Network, Under};
 
 struct Three {
     cluster: Mutex<Option<Cluster>>,
-    tls: bool,
-    /// Ask a member that does not lead.
-    follower: bool,
+    how: How,
+}
+
+enum How {
+    ThroughTheLeader,
+    ThroughAFollowerOverTls,
 }
 
 impl Three {
-    fn new(tls: bool, follower: bool) -> Self {
-        Self { cluster: Mutex::default(), tls, follower }
-    }
-
     fn asked(&self, cluster: &Cluster) -> Arc<dyn Store> {
         let leader = cluster.leader();
-        cluster.member(if self.follower { (leader + 1) % 3 } else { leader })
+        cluster.member(match self.how {
+            How::ThroughTheLeader => leader,
+            How::ThroughAFollowerOverTls => (leader + 1) % 3,
+        })
     }
 }
 
 #[async_trait]
 impl Factory for Three {
     async fn create(&self) -> Arc<dyn Store> {
-        let under =
-            if self.tls { Under::Tls(Authority::default()) } else { Under::Memory(Network::default()) };
+        let under = match self.how {
+            How::ThroughTheLeader => Under::Memory(Network::default()),
+            How::ThroughAFollowerOverTls => Under::Tls(Authority::default()),
+        };
         let cluster = Cluster::start(under).await;
         let asked = self.asked(&cluster);
         *self.cluster.lock().await = Some(cluster);
@@ -55,27 +60,30 @@ impl Factory for Three {
     fn clock(&self) -> Option<ManualClock> {
         None
     }
+
+    async fn pass(&self, seconds: u64) {
+        let cluster = self.cluster.lock().await;
+        for clock in &cluster.as_ref().unwrap().clocks {
+            clock.fetch_add(seconds * 1000, Ordering::Relaxed);
+        }
+    }
 }
 
 mod through_the_leader {
-    fn factory() -> super::Three {
-        super::Three::new(false, false)
+    use super::{How, Three};
+
+    fn factory() -> Three {
+        Three { cluster: Default::default(), how: How::ThroughTheLeader }
     }
 
     store::guarantees!(store::certify);
 }
 
-mod through_a_follower {
-    fn factory() -> super::Three {
-        super::Three::new(false, true)
-    }
+mod through_a_follower_over_tls {
+    use super::{How, Three};
 
-    store::guarantees!(store::certify);
-}
-
-mod over_tls {
-    fn factory() -> super::Three {
-        super::Three::new(true, true)
+    fn factory() -> Three {
+        Three { cluster: Default::default(), how: How::ThroughAFollowerOverTls }
     }
 
     store::guarantees!(store::certify);

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 pub use super::authority::Authority;
+use super::failover::soon;
 
 /// A network in memory.
 #[derive(Clone, Default)]
@@ -173,9 +174,10 @@ impl Cluster {
         let first = RaftStore::found(cluster.directories[0].path(), &cluster.options(0), None).unwrap();
         cluster.identities.push(first);
         cluster.open(0, listener);
+        cluster.identities.extend([first; 2]);
+        // Both before either has caught up: they are brought on at the same time.
         for joiner in 1..3 {
-            cluster.identities.push(first);
-            cluster.join(joiner, joiner - 1, first.member.wrapping_add(joiner as u64).max(1)).await;
+            cluster.join(joiner, 0, first.member.wrapping_add(joiner as u64).max(1)).await;
         }
         cluster.settled().await;
         cluster
@@ -191,7 +193,7 @@ impl Cluster {
                 let mut attempts = 0;
                 loop {
                     let security = authority.security(member.id);
-                    let asked = ask_to_join(&security, &cluster.addresses[running], &member).await;
+                    let asked = soon(ask_to_join(&security, &cluster.addresses[running], &member)).await;
                     match asked {
                         Ok(identity) => break identity,
                         // Of an unknown outcome, on a slow machine: asking again is allowed.
@@ -203,7 +205,7 @@ impl Cluster {
                 }
             }
             Under::Memory(_) => {
-                cluster.member(running).add_member(member.clone()).await.unwrap();
+                soon(cluster.member(running).add_member(member.clone())).await.unwrap();
                 Identity { member: member.id, ..cluster.member(running).identity() }
             }
         };
@@ -328,6 +330,20 @@ impl Cluster {
         }
     }
 
+    /// Waits for an answer that a member gives once its patience has ended, by its clock, which runs ahead meanwhile.
+    pub async fn patience_ends<T>(&self, index: usize, asked: impl Future<Output = T>) -> T {
+        let ahead = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.clocks[index].fetch_add(500, Ordering::Relaxed);
+            }
+        };
+        tokio::select! {
+            answer = soon(asked) => answer,
+            () = ahead => unreachable!("it goes on for ever"),
+        }
+    }
+
     /// The member that leads, as a running one knows it.
     pub fn leader(&self) -> usize {
         let standing = self.members.iter().flatten().next().unwrap().standing();
@@ -341,14 +357,14 @@ impl Cluster {
             network.cut(self.id(index));
         }
         let member = self.members[index].take().unwrap();
-        tokio::task::spawn_blocking(move || member.shutdown()).await.unwrap();
+        soon(tokio::task::spawn_blocking(move || member.shutdown())).await.unwrap();
     }
 
     /// Stops all members.
     pub async fn stop(&mut self) {
         for index in 0..3 {
             if let Some(member) = self.members[index].take() {
-                tokio::task::spawn_blocking(move || member.shutdown()).await.unwrap();
+                soon(tokio::task::spawn_blocking(move || member.shutdown())).await.unwrap();
             }
         }
     }

@@ -121,7 +121,7 @@ async fn what_is_left_of_a_lost_majority_can_be_looked_into_and_saved() {
     });
     assert_eq!(ended.await.unwrap_err().message(), "etcdserver: no leader");
     // Whoever does not say so waits in vain.
-    let late = soon(kv.put(put)).await.unwrap_err();
+    let late = cluster.patience_ends(survivor, kv.put(put)).await.unwrap_err();
     assert_eq!((late.code(), late.message()), (tonic::Code::Unavailable, "etcdserver: request timed out"));
 
     // What it knows it still tells.

@@ -123,11 +123,13 @@ async fn a_majority_is_needed_and_enough() {
     let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
     network.cut(cluster.id(one));
     soon(put(leader)).await.unwrap();
-    assert!(matches!(soon(put(one)).await, Err(Error::Unavailable(_))), "alone it writes nothing");
-    let read = soon(cluster.member(one).range(Range::key("a"))).await;
+    let refused = cluster.patience_ends(one, put(one)).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "alone it writes nothing");
+    let read = cluster.patience_ends(one, cluster.member(one).range(Range::key("a"))).await;
     assert!(matches!(read, Err(Error::Unavailable(_))), "and does not read what may be old: {read:?}");
     network.cut(cluster.id(two));
-    assert!(matches!(soon(put(leader)).await, Err(Error::Unavailable(_))), "nor does a leader alone");
+    let refused = cluster.patience_ends(leader, put(leader)).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "nor does a leader alone");
     network.mend(cluster.id(one));
     network.mend(cluster.id(two));
     for index in 0..3 {
@@ -242,7 +244,7 @@ async fn no_member_speaks_for_another() {
     cluster.certificate_of = Some(7);
     cluster.restart(follower).await;
     let put = || Txn::of(vec![Op::put("a", "1")]);
-    let refused = soon(cluster.member(follower).txn(put())).await;
+    let refused = cluster.patience_ends(follower, cluster.member(follower).txn(put())).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     soon(cluster.member((follower + 1) % 3).txn(put())).await.unwrap();
     let said = cluster.member(follower).status().await.unwrap().alarm;

@@ -13,7 +13,7 @@ use store::embedded::disk::Disk;
 use store::embedded::disk::simulated::{Fault, SimulatedDisk};
 use store::embedded::replica::{Command, Position, Replica};
 use store::{Error, Op, Range, Store, Txn};
-use store_raft::core::{Core, Output, Persist, Settings};
+use store_raft::core::{Change, Core, Output, Persist, Settings};
 use store_raft::keeper::Keeper;
 use store_raft::level::LATEST;
 use store_raft::transport::{Inward, Transport};
@@ -83,23 +83,26 @@ async fn who_writes_is_told_that_the_disk_is_full() {
     soon(put()).await.unwrap();
     disk.set_room(disk.used());
     // What is made ready ahead lasts for a while.
-    let refused = loop {
-        let write = put();
-        tokio::pin!(write);
-        let told = loop {
-            tokio::select! {
-                told = &mut write => break told,
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+    let refused = soon(async {
+        loop {
+            let write = put();
+            tokio::pin!(write);
+            let told = loop {
+                tokio::select! {
+                    told = &mut write => break told,
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                }
+                if store.status().await.unwrap().alarm.is_some() {
+                    // Nobody is waited for any longer.
+                    ahead.fetch_add(1_000, Ordering::Relaxed);
+                }
+            };
+            if let Err(error) = told {
+                break error;
             }
-            if store.status().await.unwrap().alarm.is_some() {
-                // Nobody is waited for any longer.
-                ahead.fetch_add(1_000, Ordering::Relaxed);
-            }
-        };
-        if let Err(error) = told {
-            break error;
         }
-    };
+    })
+    .await;
     assert!(matches!(refused, Error::NoSpace), "{refused:?}");
     // The next ones are told at once, and reads go on.
     let refused = soon(put()).await;
@@ -297,7 +300,14 @@ fn nobody_joins_in_the_place_of_a_member_that_is_not_removed() {
         // Whoever does not know what became of it asks again, perhaps from elsewhere.
         (member(2, "two", "two:2381"), LATEST, None),
         (member(3, "three", "two:2381"), LATEST, Some("removed before")),
+        (member(9, "gone", "gone:2380"), LATEST, Some("was removed")),
     ] {
+        if joiner.id == 9 {
+            core.join(1, joiner.clone(), level, start);
+            assert!(matches!(run(&mut core)[..], [Ok(_)]));
+            core.change(1, Change::Remove(9), start);
+            assert!(matches!(run(&mut core)[..], [Ok(_)]), "whoever only learns is not needed for it");
+        }
         core.join(1, joiner.clone(), level, start);
         let answers = run(&mut core);
         let said = match &answers[..] {
@@ -308,6 +318,11 @@ fn nobody_joins_in_the_place_of_a_member_that_is_not_removed() {
         assert_eq!(said.is_some(), refused.is_some(), "{joiner:?}: {said:?}");
         assert!(refused.is_none_or(|word| said.unwrap().contains(word)), "{joiner:?}: {said:?}");
     }
+    // Who has joined and never comes is known, does not vote, and keeps nothing from being written.
+    assert_eq!(core.standing(start).voters, [1]);
+    assert_eq!(core.standing(start).members.len(), 2);
+    core.propose(1, Command::Txn(Txn::of(vec![Op::put("a", "x")])), start);
+    assert!(matches!(run(&mut core)[..], [Ok(_)]), "one of one has it on its disk");
 }
 
 #[test]

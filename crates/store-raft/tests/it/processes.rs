@@ -40,8 +40,12 @@ fn again(what: &str) -> Vec<String> {
 #[test]
 fn what_clients_see_of_killed_and_separated_processes_has_an_order() {
     let apart = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let ended = Command::new("unshare").args(apart).args(again("inside")).stdin(Stdio::null()).status();
-    assert!(ended.expect("unshare(1) is there").success());
+    // Everything inside has a deadline of its own; this is for what nobody has thought of.
+    let all = ["--kill-after=5", "600", "unshare"];
+    let ended =
+        Command::new("timeout").args(all).args(apart).args(again("inside")).stdin(Stdio::null()).status();
+    let ended = ended.expect("timeout(1) and unshare(1) are there");
+    assert!(ended.success(), "{ended}: 124 is that it was not done within ten minutes");
 }
 
 #[test]

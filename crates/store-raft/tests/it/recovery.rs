@@ -50,7 +50,7 @@ async fn one_goes_on_alone_and_the_others_join_anew() {
     cluster.stop().await;
     let old = cluster.identity(0);
     cluster.restart(0).await;
-    let refused = soon(cluster.member(0).txn(put(2))).await;
+    let refused = cluster.patience_ends(0, cluster.member(0).txn(put(2))).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "alone it is no majority: {refused:?}");
     cluster.kill(0).await;
     let new = cluster.reset(0);
@@ -76,7 +76,7 @@ async fn one_goes_on_alone_and_the_others_join_anew() {
     let mine = cluster.put_back(2, directory);
     assert_eq!(cluster.identity(2).cluster, old.cluster);
     cluster.restart(2).await;
-    let refused = soon(cluster.member(2).range(Range::key("a"))).await;
+    let refused = cluster.patience_ends(2, cluster.member(2).range(Range::key("a"))).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     assert!(cluster.member(2).status().await.unwrap().alarm.is_some());
     cluster.kill(2).await;

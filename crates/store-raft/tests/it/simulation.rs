@@ -6,9 +6,11 @@
 //! One schedule per seed; a failing one says which, and `IRONCLAD_SEED=<n>` runs it alone. What must hold: at most one
 //! leader per term; what was acknowledged is in everybody's history, once, at the revision that was told; what is of
 //! unknown outcome is there once or not at all; reads, writes and conditional writes have an order that explains them
-//! all; no lease ends early; all histories are the same; and once the faults end, every member takes writes again.
-//! `clients` asks and judges, `nodes` runs the members, `scenes` has single faults by themselves, this file the events.
+//! all; no lease ends early; all histories are the same; a member votes for one in a term; and once the faults end, every
+//! member takes writes again. `clients` asks and judges, `nodes` runs the members, `scenes` has single faults by
+//! themselves, `broken` shows for each promise that it is noticed when it is not kept, this file has the events.
 
+mod broken;
 mod clients;
 mod nodes;
 mod scenes;
@@ -29,6 +31,7 @@ use store_raft::core::{Core, Persist};
 use store_raft::keeper::Keeper;
 use store_raft::level::{self, Level};
 
+use broken::Broken;
 use clients::{Asked, Seen};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -172,6 +175,10 @@ struct Simulation {
     told: BTreeMap<String, Option<u64>>,
     seen: Seen,
     leaders: HashMap<u64, u64>,
+    /// For whom a member has voted in a term.
+    votes: HashMap<(u64, u64), u64>,
+    /// What is wrong with the members on purpose.
+    broken: Broken,
     /// Leases granted, with the earliest time that they may end.
     leases: HashMap<i64, Duration>,
     ended: u64,
@@ -235,6 +242,8 @@ impl Simulation {
             told: BTreeMap::new(),
             seen: Seen::default(),
             leaders: HashMap::new(),
+            votes: HashMap::new(),
+            broken: Broken::NotAtAll,
             leases: HashMap::new(),
             ended: 0,
             counts: Counts::default(),

@@ -79,26 +79,18 @@ pub async fn leases_are_listed(factory: &dyn Factory) {
 
 pub async fn an_expired_lease_deletes_its_keys(factory: &dyn Factory) {
     let store = &*factory.create().await;
-    let clock = factory.clock();
-    let wait = async |seconds: u64| match &clock {
-        Some(clock) => {
-            clock.wait_for_sleepers(1).await;
-            clock.advance(Duration::from_secs(seconds));
-        }
-        None => tokio::time::sleep(Duration::from_secs(seconds)).await,
-    };
     let kept = store.lease_grant(6, 0).await.unwrap().id;
     let left = store.lease_grant(6, 0).await.unwrap().id;
     put_with(store, "k/kept", kept).await.unwrap();
     put_with(store, "k/left", left).await.unwrap();
     let mut watch = store.watch(WatchRequest::prefix("k/", 0)).await.unwrap();
-    wait(4).await;
+    factory.pass(4).await;
     assert!(store.lease_time_to_live(left).await.unwrap().ttl <= 2);
     assert_eq!(store.lease_keep_alive(kept).await.unwrap().ttl, 6);
-    wait(3).await;
+    factory.pass(3).await;
     assert!(lines(&mut watch, 1).await[0].ends_with("k/left deleted"));
     assert!(matches!(store.lease_time_to_live(left).await, Err(Error::LeaseNotFound { .. })));
     assert!(get(store, "k/kept").await.is_some());
-    wait(4).await;
+    factory.pass(4).await;
     assert!(lines(&mut watch, 1).await[0].ends_with("k/kept deleted"));
 }

@@ -43,7 +43,7 @@ pub(super) enum Asked {
 #[derive(Default)]
 pub(super) struct Seen {
     /// The latest revision.
-    revision: u64,
+    pub(super) revision: u64,
     /// The order of what happened.
     moment: u64,
     events: BTreeMap<String, Vec<Event>>,

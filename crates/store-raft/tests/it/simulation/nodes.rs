@@ -10,12 +10,13 @@ use std::time::Duration;
 use foundation::SeededRandomness;
 use raft::eraftpb::{Message, MessageType};
 use store::embedded::disk::Disk;
-use store::embedded::disk::simulated::SimulatedDisk;
+use store::embedded::disk::simulated::{Fault, SimulatedDisk};
 use store::{Error, WatchRequest};
 use store_raft::core::{Core, Output, Settings, describe};
 use store_raft::keeper::Keeper;
 use store_raft::level::{self, Level};
 
+use super::broken::Broken;
 use super::{DIRECTORY, Running, Simulation, What, ms};
 
 /// The pause after a disk has refused.
@@ -132,6 +133,7 @@ impl Simulation {
             assert_eq!(leader, standing.id, "two leaders in term {}", standing.term);
         }
         let start = self.nodes[index].start;
+        let mut lied = false;
         for output in outputs {
             // Carrying it out may have been too much for the disk.
             if !self.is_running(index, start) {
@@ -141,6 +143,10 @@ impl Simulation {
                 Output::Send(message) => self.send(index, message),
                 Output::Persist(persist) => {
                     let Some(running) = &mut self.nodes[index].running else { return };
+                    if self.broken.says_that_it_is_durable(&persist, &running.persists) {
+                        running.core.persisted(persist.number);
+                        lied = true;
+                    }
                     running.persists.push_back(persist);
                     let slow =
                         if self.faults && self.chance(if self.slow { 4 } else { 50 }) { 2_000 } else { 5 };
@@ -167,9 +173,24 @@ impl Simulation {
                 Output::Failed(why) => panic!("member {index}: {why}"),
             }
         }
+        if lied {
+            self.carry_out(index);
+        }
+    }
+
+    /// A member votes for one in a term, and for itself when it asks others.
+    fn note_vote(&mut self, message: &Message) {
+        let voted = match message.get_msg_type() {
+            MessageType::MsgRequestVote => message.from,
+            MessageType::MsgRequestVoteResponse if !message.reject => message.to,
+            _ => return,
+        };
+        let first = *self.votes.entry((message.from, message.term)).or_insert(voted);
+        assert_eq!(first, voted, "member {} has voted twice in term {}", message.from, message.term);
     }
 
     fn send(&mut self, from: usize, mut message: Message) {
+        self.note_vote(&message);
         let Some(to) = self.nodes.iter().position(|node| node.id == message.to) else { return };
         let Some(running) = &mut self.nodes[from].running else { return };
         let mut checkpoint = None;
@@ -192,6 +213,10 @@ impl Simulation {
             // The transport sees whether it got through.
             running.core.snapshot_sent(message.to, !lost);
         }
+        if let Some(forged) = self.broken.forged(&message, lost) {
+            let by = (forged.from, self.nodes[to].level);
+            self.after(ms(1), What::Deliver { node: from, message: forged, checkpoint: None, by });
+        }
         if lost {
             return;
         }
@@ -200,7 +225,8 @@ impl Simulation {
             return self.after(ms(5), What::Removed { node: from, start });
         }
         // A proposal is handed over at most once, as the transport promises.
-        let twice = message.get_msg_type() != MessageType::MsgPropose && self.faults && self.chance(20);
+        let once = message.get_msg_type() == MessageType::MsgPropose && self.broken != Broken::ProposesTwice;
+        let twice = !once && self.faults && self.chance(20);
         for _ in 0..=u8::from(twice) {
             let late = if self.faults && self.chance(30) { 3_000 } else { 20 };
             let wait = ms(1 + self.randomness.below(late));
@@ -236,8 +262,10 @@ impl Simulation {
             running.received.insert(index, path);
         }
         let Some(running) = &mut self.nodes[node].running else { return };
-        running.core.told_level(by.0, by.1);
-        running.core.step(message, now);
+        let told = if self.broken == Broken::OverratesOthers { level::LATEST } else { by.1 };
+        running.core.told_level(by.0, told);
+        let term = running.core.standing(now).term;
+        running.core.step(self.broken.twisted(message, term), now);
         self.poll(node);
     }
 
@@ -250,7 +278,9 @@ impl Simulation {
         let Some(last) = work.last().map(|persist| persist.number) else { return };
         let received = running.received.clone();
         let done = running.keeper.persist(&work, |index| received.get(&index).cloned());
-        running.core.disk_refuses(done.as_ref().err().cloned());
+        if self.broken != Broken::KeepsQuietAboutTheDisk {
+            running.core.disk_refuses(done.as_ref().err().cloned());
+        }
         match done {
             Ok(installed) => {
                 running.core.persisted(last);
@@ -295,7 +325,17 @@ impl Simulation {
         let now = self.clock(node);
         let Some(running) = &mut self.nodes[node].running else { return };
         running.replica.drop_compacted();
-        match checkpoint.then(|| running.replica.checkpoint()).transpose() {
+        let trusts = self.broken == Broken::TrustsTheCheckpoint;
+        if checkpoint && trusts {
+            (0..8).for_each(|_| self.nodes[node].disk.arm(0, Fault::Lie));
+        }
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let written = checkpoint.then(|| running.replica.checkpoint()).transpose();
+        if trusts {
+            self.nodes[node].disk.disarm();
+        }
+        let Some(running) = &mut self.nodes[node].running else { return };
+        match written {
             Ok(position) => running.core.upkeep_done(position),
             Err(_) => running.core.upkeep_failed(now),
         }
