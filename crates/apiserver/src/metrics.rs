@@ -9,7 +9,7 @@ pub mod aborts;
 pub mod access;
 pub(crate) mod caches;
 pub mod gates;
-mod process;
+pub mod process;
 pub mod storage;
 pub mod streams;
 

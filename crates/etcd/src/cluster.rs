@@ -3,6 +3,8 @@
 //!
 //! Upstream: etcd's `server/etcdserver/api/v3rpc/member.go`.
 
+use std::collections::HashMap;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::wire::etcdserverpb::{
@@ -42,11 +44,27 @@ pub struct Standing {
     pub members: Vec<Known>,
 }
 
+impl Standing {
+    /// Whether this member does not vote yet.
+    pub fn is_learner(&self) -> bool {
+        self.members.iter().any(|known| known.id == self.id && known.is_learner)
+    }
+}
+
 /// Those who keep a store together, as one of them knows them.
 #[async_trait]
 pub trait Members: Send + Sync + 'static {
     /// Where this one stands.
     fn standing(&self) -> Standing;
+
+    /// How often this one has seen somebody else lead than before.
+    fn leader_changes(&self) -> u64;
+
+    /// Where members serve clients, by their ids, as far as they have said so.
+    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, store::Error>;
+
+    /// Has a voter lead in the place of this one, which leads. Returns once it does.
+    async fn move_leader(&self, id: u64) -> Result<(), store::Error>;
 
     /// Removes a member for good.
     async fn remove(&self, id: u64) -> Result<(), store::Error>;
@@ -64,22 +82,26 @@ fn joining_only() -> Status {
 }
 
 impl Server {
-    fn list(&self) -> Vec<Member> {
+    async fn list(&self) -> Result<Vec<Member>, Status> {
         let own_urls = self.options.client_urls.clone();
         let Some(members) = &self.options.members else {
             let (id, name) = (self.options.id, self.options.name.clone());
-            return vec![Member { id, name, client_ur_ls: own_urls, ..Member::default() }];
+            let peer_ur_ls = self.options.peer_urls.clone();
+            let member = Member { id, name, client_ur_ls: own_urls, peer_ur_ls, ..Member::default() };
+            return Ok(vec![member]);
         };
+        let mut urls = members.client_urls().await.map_err(refusal::status)?;
         let standing = members.standing();
-        let member = |known: Known| Member {
-            // Where the others serve clients is theirs to know.
-            client_ur_ls: if known.id == standing.id { own_urls.clone() } else { Vec::new() },
+        urls.insert(standing.id, own_urls);
+        let mut member = |known: Known| Member {
+            // Nothing of one that serves no clients, or whose word has not come.
+            client_ur_ls: urls.remove(&known.id).unwrap_or_default(),
             id: known.id,
             name: known.name,
             peer_ur_ls: vec![known.peer_url],
             is_learner: known.is_learner,
         };
-        standing.members.into_iter().map(member).collect()
+        Ok(standing.members.into_iter().map(&mut member).collect())
     }
 }
 
@@ -99,7 +121,10 @@ impl Cluster for Server {
             return Err(Status::not_found("etcdserver: member not found"));
         }
         members.remove(id).await.map_err(refusal::status)?;
-        Ok(Response::new(MemberRemoveResponse { header: self.header_now().await?, members: self.list() }))
+        Ok(Response::new(MemberRemoveResponse {
+            header: self.header_now().await?,
+            members: self.list().await?,
+        }))
     }
 
     async fn member_update(
@@ -121,7 +146,7 @@ impl Cluster for Server {
             true => self.header_now().await?,
             false => self.header_known().await?,
         };
-        Ok(Response::new(MemberListResponse { header, members: self.list() }))
+        Ok(Response::new(MemberListResponse { header, members: self.list().await? }))
     }
 
     async fn member_promote(

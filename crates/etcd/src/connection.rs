@@ -2,37 +2,30 @@
 //!
 //! Calls that write (Put, DeleteRange, Txn) are answered by the connection's own task: they come by the ten thousand, the
 //! store answers many of them at once, and a task, a timer and the layers of a general server for each of them took more
-//! processor time than the store itself. All other calls go to the generated services, each in a task of its own, for it
-//! may compute for a while (a large range) or last for ever (a watch). Not here: the listener (`serve`), what a call does
-//! (the services).
+//! processor time than the store itself. All other calls go to the generated services (`services`), each in a task of its own, for it
+//! may compute for a while (a large range) or last for ever (a watch). What is no call is a page. Not here: the listener
+//! (`serve`), what a call does (the services), the pages (`pages`), what comes before the first frame (`opening`).
 
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use foundation::metrics::Gauge;
 use futures::stream::{FuturesUnordered, StreamExt};
 use h2::server::SendResponse;
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body as _, Frame};
-use http_body_util::BodyExt;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
-use tonic::Status;
-use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
+use tonic::{Code, Status};
 
-use crate::auth::Auth;
-use crate::wire::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, TxnRequest, cluster_server::ClusterServer, kv_server::KvServer,
-    lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
-};
-use crate::{Server, leader};
+use crate::opening::Opened;
+use crate::serve::Offer;
+use crate::services::{Services, answer};
+use crate::wire::etcdserverpb::{DeleteRangeRequest, PutRequest, TxnRequest};
+use crate::{Server, leader, pages};
 
 /// How long a client may take until it speaks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// of life, and how long that may take.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(7200), Duration::from_secs(20));
 /// The largest request in bytes: what the store takes in a transaction, and some room.
-const MAX_REQUEST: usize = 10 << 20;
+pub(crate) const MAX_REQUEST: usize = 10 << 20;
 /// What may be on its way to us in one call and on the whole connection: together with the number of calls, what a client
 /// can make us hold.
 const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
@@ -52,7 +45,15 @@ const PREFIX: usize = 5;
 const SMALL: usize = 16 << 10;
 
 /// Serves a client until it goes away.
-pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send, server: &Server) {
+pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send, server: &Server, offer: Offer) {
+    match tokio::time::timeout(PATIENCE, Opened::new(io)).await {
+        Ok(Ok((io, true))) => serve_http2(io, server, offer).await,
+        Ok(Ok((io, false))) => pages::serve(io, server).await,
+        Ok(Err(_)) | Err(_) => tracing::debug!("a client of the etcd API says nothing"),
+    }
+}
+
+async fn serve_http2(io: impl AsyncRead + AsyncWrite + Unpin, server: &Server, offer: Offer) {
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(WINDOW.0).initial_connection_window_size(WINDOW.1);
     builder.max_concurrent_streams(CALLS).max_header_list_size(16 << 10);
@@ -73,6 +74,10 @@ pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send, server
             Some(()) = writes.next() => {}
             Some(_) = others.join_next() => {}
             accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) if offer == Offer::Pages || !is_call(&request) => {
+                    let (server, head) = (server.clone(), request.into_parts().0);
+                    others.spawn(async move { page(&server, head, respond).await });
+                }
                 Some(Ok((request, mut respond))) if leader::is_missing(request.headers(), server) => {
                     if let Err(error) = respond.send_response(leader::missing().into_http(), true) {
                         tracing::debug!(%error, "a client did not wait for its answer");
@@ -80,7 +85,11 @@ pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send, server
                 }
                 Some(Ok((request, respond))) => match Write::of(request.uri().path()) {
                     Some(write) => writes.push(write.answer(server, request.into_body(), respond)),
-                    None => drop(others.spawn(answer(services.clone(), request, respond))),
+                    None => {
+                        let call = server.metrics.begin(request.uri().path());
+                        let services = services.clone();
+                        others.spawn(answer(services, request, respond, server.metrics.clone(), call));
+                    }
                 },
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a connection of the etcd API failed");
@@ -90,6 +99,26 @@ pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send, server
             },
             () = &mut gone => return,
         }
+    }
+}
+
+/// Whether a request is a call of gRPC; the others are for pages.
+fn is_call(request: &Request<RecvStream>) -> bool {
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn page(server: &Server, head: http::request::Parts, mut respond: SendResponse<Bytes>) {
+    let (head, body) = pages::answer(server, &head.into()).await.into_parts();
+    let sent = match respond.send_response(Response::from_parts(head, ()), false) {
+        Ok(mut stream) => match send(&mut stream, body).await {
+            Ok(()) => stream.send_data(Bytes::new(), true),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(%error, "a client did not wait for its page");
     }
 }
 
@@ -118,19 +147,36 @@ enum Write {
 
 impl Write {
     fn of(path: &str) -> Option<Self> {
-        match path {
-            "/etcdserverpb.KV/Put" => Some(Self::Put),
-            "/etcdserverpb.KV/DeleteRange" => Some(Self::DeleteRange),
-            "/etcdserverpb.KV/Txn" => Some(Self::Txn),
-            _ => None,
+        [Self::Put, Self::DeleteRange, Self::Txn].into_iter().find(|write| write.path() == path)
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Put => "/etcdserverpb.KV/Put",
+            Self::DeleteRange => "/etcdserverpb.KV/DeleteRange",
+            Self::Txn => "/etcdserverpb.KV/Txn",
         }
     }
 
     async fn answer(self, server: &Server, request: RecvStream, respond: SendResponse<Bytes>) {
+        let metrics = &server.metrics;
+        let mut call = metrics.begin(self.path());
         let answer = match whole(request).await {
-            Ok(message) => self.carry_out(server, message).await,
+            Ok(message) => {
+                metrics.received.add(message.len() as u64);
+                metrics.pending.inc();
+                let _pending = Pending(&metrics.pending);
+                self.carry_out(server, message).await
+            }
             Err(status) => Err(status),
         };
+        match &answer {
+            Ok(message) => metrics.sent.add((message.len() - PREFIX) as u64),
+            Err(status) => metrics.write_refused(status.code()),
+        }
+        if let Some(call) = &mut call {
+            call.ended(answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        }
         if let Err(error) = reply(respond, answer).await {
             tracing::debug!(%error, "a client did not wait for its answer");
         }
@@ -144,6 +190,15 @@ impl Write {
             }
             Self::Txn => encoded(&server.transaction(decoded::<TxnRequest>(message)?).await?),
         }
+    }
+}
+
+/// A write under way, until it goes.
+struct Pending<'a>(&'a Gauge);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -212,7 +267,7 @@ async fn reply(mut respond: SendResponse<Bytes>, answer: Result<Bytes, Status>) 
 }
 
 /// Sends as the client has room for it.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
+pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let mut room = stream.capacity();
@@ -225,117 +280,6 @@ async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2:
         stream.send_data(data.split_to(room.min(data.len())), false)?;
     }
     Ok(())
-}
-
-/// What a client sends, as the generated services take it.
-struct Received(RecvStream);
-
-impl http_body::Body for Received {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let body = &mut self.0;
-        match std::task::ready!(body.poll_data(context)) {
-            Some(Ok(piece)) => {
-                let released = body.flow_control().release_capacity(piece.len());
-                Poll::Ready(Some(released.map(|()| Frame::data(piece))))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
-            None => {
-                let trailers = std::task::ready!(body.poll_trailers(context));
-                Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-}
-
-/// The generated services.
-#[derive(Clone)]
-struct Services {
-    kv: KvServer<Server>,
-    watch: WatchServer<Server>,
-    lease: LeaseServer<Server>,
-    cluster: ClusterServer<Server>,
-    maintenance: MaintenanceServer<Server>,
-}
-
-impl Services {
-    fn new(server: &Server) -> Self {
-        Self {
-            kv: KvServer::new(server.clone()).max_decoding_message_size(MAX_REQUEST),
-            watch: WatchServer::new(server.clone()),
-            lease: LeaseServer::new(server.clone()),
-            cluster: ClusterServer::new(server.clone()),
-            maintenance: MaintenanceServer::new(server.clone()),
-        }
-    }
-
-    async fn call(&mut self, request: Request<Body>) -> Response<Body> {
-        const KV: &str = <KvServer<Server> as NamedService>::NAME;
-        const WATCH: &str = <WatchServer<Server> as NamedService>::NAME;
-        const LEASE: &str = <LeaseServer<Server> as NamedService>::NAME;
-        const CLUSTER: &str = <ClusterServer<Server> as NamedService>::NAME;
-        const MAINTENANCE: &str = <MaintenanceServer<Server> as NamedService>::NAME;
-        let answer: Result<_, Infallible> = match request.uri().path().split('/').nth(1) {
-            Some(KV) => self.kv.call(request).await,
-            Some(WATCH) => self.watch.call(request).await,
-            Some(LEASE) => self.lease.call(request).await,
-            Some(CLUSTER) => self.cluster.call(request).await,
-            Some(MAINTENANCE) => self.maintenance.call(request).await,
-            Some(Auth::NAME) => Auth.call(request).await,
-            _ => Ok(Status::unimplemented("").into_http()),
-        };
-        answer.unwrap_or_else(|never| match never {})
-    }
-}
-
-async fn answer(mut services: Services, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let request = request.map(|body| Body::new(Received(body)));
-    let response = tokio::select! {
-        response = services.call(request) => response,
-        _ = poll_fn(|context| respond.poll_reset(context)) => return,
-    };
-    if let Err(error) = pass_on(response, respond).await {
-        tracing::debug!(%error, "a client did not wait for its answer");
-    }
-}
-
-async fn pass_on(response: Response<Body>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
-    let (head, mut body) = response.into_parts();
-    let ends = body.is_end_stream();
-    let mut stream = respond.send_response(Response::from_parts(head, ()), ends)?;
-    if ends {
-        return Ok(());
-    }
-    loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            // Nobody reads it any more: a watch would go on for ever.
-            reset = poll_fn(|context| stream.poll_reset(context)) => return reset.map(drop),
-        };
-        match frame.map(|frame| frame.map(Frame::into_data)) {
-            Some(Ok(Ok(data))) => send(&mut stream, data).await?,
-            Some(Ok(Err(other))) => {
-                if let Ok(trailers) = other.into_trailers() {
-                    return stream.send_trailers(trailers);
-                }
-            }
-            Some(Err(status)) => {
-                tracing::debug!(%status, "an answer broke off");
-                stream.send_reset(Reason::INTERNAL_ERROR);
-                return Ok(());
-            }
-            None => return stream.send_data(Bytes::new(), true),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -366,7 +310,7 @@ mod tests {
             let engine = Engine::open(directory.path(), Default::default(), SystemClock::shared()).unwrap();
             let server = Server::new(engine.clone(), Default::default(), SystemClock::shared());
             let (ours, theirs) = tokio::io::duplex(64 << 10);
-            tokio::spawn(async move { serve(theirs, &server).await });
+            tokio::spawn(async move { serve(theirs, &server, Offer::Everything).await });
             // More than one call can fill.
             let mut builder = h2::client::Builder::new();
             builder.initial_connection_window_size(1 << 20);
@@ -442,6 +386,24 @@ mod tests {
             assert!(refused.1.replace("%20", " ").contains(text), "{path}: {refused:?}");
         }
         assert_eq!(store::Store::revision(&*client.engine).await.unwrap(), 2, "nothing was written by them");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_call_is_a_page() {
+        let client = Client::new().await;
+        for (path, status, text) in
+            [("/health", 200, r#"{"health":"true","reason":""}"#), ("/x", 404, "404 page not found\n")]
+        {
+            let request = Request::get(format!("http://store{path}")).body(()).unwrap();
+            let mut requests = client.requests.clone().ready().await.unwrap();
+            let (head, mut body) =
+                requests.send_request(request, true).unwrap().0.await.unwrap().into_parts();
+            let mut whole = Vec::new();
+            while let Some(piece) = body.data().await {
+                whole.extend_from_slice(&piece.unwrap());
+            }
+            assert_eq!((head.status.as_u16(), whole.as_slice()), (status, text.as_bytes()), "{path}");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The etcd v3 API: its messages, a server of it over any [`Store`](store::Store), and the snapshots its tools save.
 //!
 //! Read first: [`wire`], the messages, clients and server traits generated from `proto/`; then [`Server`], which answers
-//! them from a store, and [`serve`], which listens. [`snapshot`] writes and reads the files of `etcdctl snapshot save`;
+//! them from a store, and [`serve`], which listens, also for the pages of health and metrics. [`snapshot`] writes and reads the files of `etcdctl snapshot save`;
 //! [`stamp`] is how values that carry their revision are kept by those who cannot write it.
 //! What each call means upstream is etcd's `server/etcdserver/api/v3rpc`; the texts and codes of the refusals, which
 //! clients compare, are in `refusal`.
@@ -17,8 +17,12 @@ mod kv;
 mod leader;
 mod lease;
 mod maintenance;
+mod metrics;
+mod opening;
+mod pages;
 pub mod refusal;
 mod serve;
+mod services;
 pub mod snapshot;
 pub mod stamp;
 mod txn;
@@ -30,7 +34,7 @@ use foundation::SharedClock;
 use store::{Revision, Store};
 
 pub use cluster::{Known, Members, Standing};
-pub use serve::serve;
+pub use serve::{serve, serve_pages};
 
 /// Messages, clients and server traits, by upstream's package names.
 pub mod wire {
@@ -68,6 +72,8 @@ pub struct Options {
     pub id: u64,
     /// The URLs that the list of members shows.
     pub client_urls: Vec<String>,
+    /// The URLs that the list of members shows for those who keep the store; of one that nobody else keeps.
+    pub peer_urls: Vec<String>,
     /// Comparisons, and operations of a branch, that a transaction may have. etcd's `--max-txn-ops`.
     pub max_txn_ops: usize,
     /// How often a watch that asked for it is told how far it has come while nothing changes. etcd's
@@ -85,6 +91,7 @@ impl Default for Options {
             name: "default".to_owned(),
             id: 1,
             client_urls: Vec::new(),
+            peer_urls: Vec::new(),
             max_txn_ops: 128,
             progress_interval: std::time::Duration::from_secs(600),
             members: None,
@@ -99,6 +106,7 @@ pub struct Server {
     store: Arc<dyn Store>,
     options: Arc<Options>,
     clock: SharedClock,
+    metrics: Arc<metrics::Metrics>,
     /// Snapshots that may be under way: each is the whole store in a temporary file.
     snapshots: Arc<tokio::sync::Semaphore>,
 }
@@ -110,7 +118,8 @@ impl Server {
     /// Answers from `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: SharedClock) -> Self {
         let snapshots = Arc::new(tokio::sync::Semaphore::new(SNAPSHOTS));
-        Self { store, options: Arc::new(options), clock, snapshots }
+        let metrics = Arc::new(metrics::Metrics::new(options.id));
+        Self { store, options: Arc::new(options), clock, metrics, snapshots }
     }
 
     /// The header of an answer as of `revision`.

@@ -19,7 +19,7 @@ use crate::wire::etcdserverpb::{
     MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
     maintenance_server::Maintenance,
 };
-use crate::{Server, VERSION, refusal, snapshot};
+use crate::{Known, Server, VERSION, refusal, snapshot};
 
 /// Bytes of a snapshot in one message.
 const CHUNK: usize = 256 << 10;
@@ -49,10 +49,7 @@ impl Maintenance for Server {
         let standing = self.options.members.as_ref().map(|members| members.standing());
         let (leader, raft_term, indexes, is_learner) = match standing {
             None => (self.options.id, 1, (status.revision, status.revision), false),
-            Some(standing) => {
-                let learns = standing.members.iter().any(|known| known.id == standing.id && known.is_learner);
-                (standing.leader, standing.term, standing.indexes, learns)
-            }
+            Some(standing) => (standing.leader, standing.term, standing.indexes, standing.is_learner()),
         };
         Ok(Response::new(StatusResponse {
             header: self.header(status.revision),
@@ -144,9 +141,32 @@ impl Maintenance for Server {
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(Status::new(Code::FailedPrecondition, refusal::BAD_TRANSFEREE))
+        let target = request.into_inner().target_id;
+        let refused = |text| Err(Status::new(Code::FailedPrecondition, text));
+        match &self.options.members {
+            None if target == self.options.id => {}
+            None => return refused(refusal::BAD_TRANSFEREE),
+            Some(members) => {
+                let standing = members.standing();
+                if standing.leader != standing.id {
+                    return refused(refusal::NOT_LEADER);
+                }
+                let votes = |known: &Known| known.id == target && !known.is_learner;
+                if !standing.members.iter().any(votes) {
+                    return refused(refusal::BAD_TRANSFEREE);
+                }
+                let moved = members.move_leader(target).await;
+                moved.map_err(|error| match error {
+                    store::Error::Unavailable(store::unavailable::UNDECIDED) => {
+                        Status::new(Code::Unavailable, refusal::TRANSFER_TIMEOUT)
+                    }
+                    error => refusal::status(error),
+                })?;
+            }
+        }
+        Ok(Response::new(MoveLeaderResponse { header: self.header_known().await? }))
     }
 
     async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

@@ -50,6 +50,8 @@ pub const STOPPED: &str = "etcdserver: server stopped";
 pub const CORRUPT: &str = "etcdserver: corrupt cluster";
 /// The lead is to be given to who cannot have it.
 pub const BAD_TRANSFEREE: &str = "etcdserver: bad leader transferee";
+/// Who was to be given the lead did not take it in time.
+pub const TRANSFER_TIMEOUT: &str = "etcdserver: request timed out, leader transfer took too long";
 
 /// What a store's error is on the wire.
 pub fn status(error: Error) -> Status {

@@ -4,5 +4,6 @@
 
 mod it {
     pub mod etcdctl;
+    mod pages;
     mod wire;
 }

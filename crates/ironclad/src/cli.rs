@@ -26,7 +26,7 @@ enum Command {
     /// Run a node of a cluster whose servers are elsewhere
     Agent(Box<config::agent::Agent>),
     /// Run the store alone, behind the etcd v3 API
-    Etcd(roles::etcd::Options),
+    Etcd(Box<roles::etcd::Options>),
     /// Look after a store: save and restore it, verify, compact, dump
     Store {
         #[command(subcommand)]
@@ -81,8 +81,8 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             event_loop()?.block_on(agent::run(*options))
         }
         Command::Etcd(options) => {
-            options.logs.start()?;
-            event_loop()?.block_on(roles::etcd::run(options))
+            options.start_logs()?;
+            event_loop()?.block_on(roles::etcd::run(*options))
         }
         Command::Store { command } => event_loop()?.block_on(store_commands::run(command)),
         Command::Member { command } => event_loop()?.block_on(members::run(command)),

@@ -194,6 +194,10 @@ async fn serve(
     progress.done("apiserver", &format!("https://{}:{port}", context.node.ip), started.elapsed());
     let api = Api::new(server, &scopes.loops, context.clock.clone());
     roles::tokens::start(context, &api, &running.changes, &tokens.known, &scopes.control_plane);
+    if let Some(member) = opened.member().filter(|_| context.config.datastore.etcd_listen.is_none()) {
+        // It may have been served before.
+        roles::etcd::tell(context, member, Vec::new(), &scopes.control_plane);
+    }
     if let Some(address) = context.config.datastore.etcd_listen {
         let address = roles::etcd::start(context, opened, address, &scopes.control_plane).await?;
         progress.done("etcd", &format!("https://{address}"), started.elapsed());

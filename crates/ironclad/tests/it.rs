@@ -1,7 +1,7 @@
 //! What a user of `ironclad` notices: the real program, the real kubectl, real containers.
 //!
 //! Each test has a cluster of its own in namespaces of its own (see `testkit`). All but those of `requests`, `serving`, `settings`,
-//! `helm`, `hollow`, `datastore` and `several` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
+//! `helm`, `hollow`, `datastore`, `etcd` and `several` need root; `tests/tools.sh` installs what they use. One test file per thing a user does or suffers.
 
 mod it {
     //! The cases.
@@ -9,6 +9,7 @@ mod it {
     pub mod clients;
     pub mod conformance;
     pub mod datastore;
+    pub mod etcd;
     pub mod faults;
     pub mod helm;
     pub mod high_availability;

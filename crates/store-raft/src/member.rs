@@ -246,6 +246,24 @@ impl RaftStore {
         self.shared.standing.subscribe()
     }
 
+    /// Has another voter lead in the place of this one, which leads. Returns once it does; [`Error::Unavailable`] if it has
+    /// not taken over in the time that a request may take.
+    pub async fn move_leader(&self, to: u64) -> Result<(), Error> {
+        let mut standing = self.standing();
+        self.shared.inbox.push(Input::MoveLeader(to));
+        let taken = standing.wait_for(|standing| standing.leader == to);
+        tokio::select! {
+            taken = taken => taken.map(drop).map_err(|_| STOPPED),
+            () = self.shared.clock.sleep(PATIENCE) => Err(Error::Unavailable(store::unavailable::UNDECIDED)),
+            ended = self.ended() => Err(unavailable(&ended)),
+        }
+    }
+
+    /// How often somebody else led than before, as this process has seen.
+    pub fn leader_changes(&self) -> u64 {
+        self.shared.health.leader_changes()
+    }
+
     /// Waits until this member votes and has all that was acknowledged so far: from then on the cluster can count on it.
     /// Fails when it ends before.
     pub async fn joined(&self) -> Result<(), Error> {

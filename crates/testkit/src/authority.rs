@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair,
     SerialNumber,
 };
 use tempfile::TempDir;
@@ -23,6 +23,8 @@ impl Authority {
         let files = TempDir::new().expect("/tmp can be written");
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new(Vec::new()).expect("nobody has a good name");
+        // Its own: a certificate that has the name of its issuer is one that signed itself, to some.
+        params.distinguished_name.push(DnType::CommonName, "authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("an authority can sign itself");
         std::fs::write(files.path().join("ca.crt"), certificate.pem()).expect("/tmp can be written");
@@ -35,6 +37,7 @@ impl Authority {
         let key = KeyPair::generate().expect("a key can be made");
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).expect("the names are good ones");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![Usage::ServerAuth, Usage::ClientAuth];
         params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority can sign");

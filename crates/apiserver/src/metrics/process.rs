@@ -13,7 +13,7 @@ const TICKS: f64 = 100.0;
 const PAGE: f64 = 4096.0;
 
 /// Registers them.
-pub(super) fn register() {
+pub fn register() {
     let registry = registry();
     registry.gauge_callback("go_goroutines", "Number of tasks that currently exist.", tasks);
     registry.counter_callback(

@@ -84,6 +84,8 @@ impl Program {
                 let mut command = Command::new(path);
                 // So that it says what it does at its start.
                 command.arg("etcd").env("IRONCLAD_LOG", "warn,store=info");
+                // As a cluster's own store keeps its history.
+                command.args(["--auto-compaction-retention=5m", "--quota-backend-bytes=33554432"]);
                 command
             }
             Kind::Etcd(path) => {

@@ -216,7 +216,7 @@ pub struct ApiServer {
 }
 
 /// A span of time as Go writes it: `90s`, `5m`, `1h30m`, `0`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -30,7 +30,13 @@ pub struct Logs {
 impl Logs {
     /// Starts the log of this process.
     pub fn start(&self) -> anyhow::Result<()> {
-        logging::init(self.settings(std::env::var("IRONCLAD_LOG").ok())).context("cannot start logging")
+        self.start_with(None)
+    }
+
+    /// The same, where a level is known that counts unless these flags or `IRONCLAD_LOG` say something.
+    pub fn start_with(&self, level: Option<&str>) -> anyhow::Result<()> {
+        let directives = std::env::var("IRONCLAD_LOG").ok().or_else(|| level.map(str::to_owned));
+        logging::init(self.settings(directives)).context("cannot start logging")
     }
 
     /// How to log; `directives` is what `IRONCLAD_LOG` says, which a flag wins over.

@@ -3,7 +3,7 @@
 //! Reads the PKI; writes the administrator's kubeconfig. Certificates are renewed in place while it serves.
 
 mod access;
-mod follow;
+pub mod follow;
 pub mod pem;
 pub mod sni;
 

@@ -1,92 +1,87 @@
 //! The etcd v3 API of a store: of a server, for the cluster's administrators, or alone as `ironclad etcd`.
 //!
-//! Reads the files of the TLS; opens the store in the data directory. Whoever may use a server's is `administrators`'s to
-//! say.
+//! Opens the store in the data directory, and the ports. Whoever may use a server's is `administrators`'s to say; of
+//! `ironclad etcd`, `flags` are the settings, `others` etcd's flags that mean nothing here, `listeners` the ports,
+//! `retention` and `notify` what it does beside. `client_urls` is how members know where the others are reached.
 
 mod administrators;
+pub mod client_urls;
+pub mod flags;
+mod listeners;
+mod notify;
+pub mod others;
+mod retention;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use foundation::{CancellationToken, SystemClock, Tasks};
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use foundation::{SystemClock, Tasks};
 use store::embedded::Engine;
+use store_raft::RaftStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::members::Peers;
 use super::store::Opened;
+pub use flags::Options;
+use flags::Retention;
 
-/// Settings of `ironclad etcd`. The names are etcd's.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// Name of this member
-    #[arg(long, env = "ETCD_NAME", default_value = "default", value_name = "NAME")]
-    pub name: String,
-    /// Directory of the store
-    #[arg(long, env = "ETCD_DATA_DIR", default_value = "default.etcd", value_name = "DIR")]
-    pub data_dir: PathBuf,
-    /// URL to listen on for clients: http://address:port or https://address:port
-    #[arg(
-        long,
-        env = "ETCD_LISTEN_CLIENT_URLS",
-        default_value = "http://127.0.0.1:2379",
-        value_name = "URL"
-    )]
-    pub listen_client_urls: String,
-    /// URLs that clients are told; the one listened on by default
-    #[arg(long, env = "ETCD_ADVERTISE_CLIENT_URLS", value_delimiter = ',', value_name = "URL")]
-    pub advertise_client_urls: Vec<String>,
-    /// Certificate of the server
-    #[arg(long, env = "ETCD_CERT_FILE", requires = "key_file", value_name = "FILE")]
-    pub cert_file: Option<PathBuf>,
-    /// Key of that certificate
-    #[arg(long, env = "ETCD_KEY_FILE", requires = "cert_file", value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
-    /// Authorities that clients' certificates must come from; clients need none by default
-    #[arg(long, env = "ETCD_TRUSTED_CA_FILE", value_name = "FILE")]
-    pub trusted_ca_file: Option<PathBuf>,
-    /// Comparisons and operations that a transaction may have
-    #[arg(long, env = "ETCD_MAX_TXN_OPS", default_value_t = 128, value_name = "N")]
-    pub max_txn_ops: usize,
-    #[command(flatten)]
-    pub logs: crate::config::logs::Logs,
-}
+/// How long the tasks of `ironclad etcd` may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Runs the store behind its API until it is told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let (secure, address) = listen_url(&options.listen_client_urls)?;
-    let tls = tls(&options)?;
-    if secure != tls.is_some() {
-        bail!("--listen-client-urls must be https with --cert-file, and http without");
+    options.others.check()?;
+    let (retention, settings) = (options.retention()?, options.engine()?);
+    let (clock, tasks) = (SystemClock::shared(), Tasks::new("etcd"));
+    apiserver::metrics::process::register();
+    let tls = listeners::tls(&options, &clock, &tasks)?;
+    let ports = listeners::open(&options.listen_client_urls, tls.as_ref()).await?;
+    if ports.is_empty() {
+        bail!("--listen-client-urls has no URL");
     }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let clock = SystemClock::shared();
-    let engine = super::store::open_embedded(&options.data_dir, clock.clone())?;
-    let urls = match options.advertise_client_urls.is_empty() {
-        true => vec![options.listen_client_urls.clone()],
-        false => options.advertise_client_urls.clone(),
-    };
+    if let Some(port) = ports.iter().find(|port| port.tls.is_none()).filter(|_| tls.is_some()) {
+        tracing::warn!(url = port.url, "neither certificates nor encryption there: the URL is http");
+    }
+    let pages = listeners::open(&options.listen_metrics_urls, tls.as_ref()).await?;
+    let engine = super::store::open_with(&options.data_dir, settings, clock.clone())?;
+    let given = |urls: &[String]| urls.iter().filter(|url| !url.is_empty()).cloned().collect::<Vec<_>>();
+    let mut client_urls = given(&options.advertise_client_urls);
+    if client_urls.is_empty() {
+        client_urls = ports.iter().map(|port| port.url.clone()).collect();
+    }
     let described = etcd::Options {
-        name: options.name,
+        name: options.name.clone(),
+        peer_urls: given(&options.initial_advertise_peer_urls),
         max_txn_ops: options.max_txn_ops,
+        progress_interval: options.watch_progress_notify_interval,
         scratch: Some(options.data_dir.clone()),
-        ..describe(&engine, urls)
+        ..describe(&engine, client_urls)
     };
-    let server = etcd::Server::new(engine.clone(), described, clock);
+    let server = etcd::Server::new(engine.clone(), described, clock.clone());
+    for port in ports {
+        tasks.spawn("etcd", etcd::serve(server.clone(), port.listener, port.tls, tasks.token()));
+    }
+    for port in pages {
+        tasks.spawn("pages", etcd::serve_pages(server.clone(), port.listener, port.tls, tasks.token()));
+    }
+    if let Retention::Revisions(revisions) = retention {
+        let store = engine.clone();
+        tasks.spawn_until_cancelled("retention", async move {
+            retention::keep(&*store, clock, revisions).await;
+        });
+    }
+    notify::ready();
     tokio::select! {
-        () = etcd::serve(server, listener, tls, CancellationToken::new()) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    tasks.shutdown(ENDING).await;
     engine.shutdown();
     Ok(())
 }
@@ -101,7 +96,10 @@ pub async fn start(
     let tls = administrators::tls(context)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("cannot read the listener's address")?;
-    let urls = vec![format!("https://{address}")];
+    let urls = vec![format!("https://{}", listeners::reachable(address, Some(context.node.ip)))];
+    if let Some(member) = opened.member() {
+        tell(context, member, urls.clone(), tasks);
+    }
     let described = match opened {
         Opened::Embedded(engine) => describe(engine, urls),
         Opened::Replicated(member) => etcd::Options {
@@ -121,73 +119,15 @@ pub async fn start(
     Ok(address)
 }
 
+/// Has the other members know where this one is reached; nowhere, where there are no URLs.
+pub fn tell(context: &Context, member: &Arc<RaftStore>, urls: Vec<String>, tasks: &Tasks) {
+    let (clock, member) = (context.clock.clone(), member.clone());
+    tasks.spawn_until_cancelled("client-urls", async move {
+        client_urls::publish(&*member, clock, member.identity().member, &urls).await;
+    });
+}
+
 fn describe(engine: &Engine, client_urls: Vec<String>) -> etcd::Options {
     // Clients take 0 for nobody.
     etcd::Options { id: engine.id().max(1), client_urls, ..etcd::Options::default() }
-}
-
-fn listen_url(url: &str) -> anyhow::Result<(bool, SocketAddr)> {
-    let problem = || format!("{url:?} is no URL such as http://127.0.0.1:2379");
-    let (scheme, rest) = url.split_once("://").with_context(problem)?;
-    let secure = match scheme {
-        "http" => false,
-        "https" => true,
-        _ => bail!(problem()),
-    };
-    let address = rest.trim_end_matches('/').replace("localhost", "127.0.0.1");
-    Ok((secure, address.parse().with_context(problem)?))
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let problem = || format!("cannot read the certificates in {}", path.display());
-    CertificateDer::pem_file_iter(path).with_context(problem)?.collect::<Result<_, _>>().with_context(problem)
-}
-
-fn tls(options: &Options) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
-    let (Some(certificate), Some(key)) = (&options.cert_file, &options.key_file) else {
-        if options.trusted_ca_file.is_some() {
-            bail!("--trusted-ca-file needs --cert-file and --key-file");
-        }
-        return Ok(None);
-    };
-    let provider = foundation::tls::provider();
-    let builder = foundation::tls::server_for_others();
-    let builder = match &options.trusted_ca_file {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates(path)? {
-                roots.add(authority).with_context(|| format!("cannot use {}", path.display()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(verifier.build().context("clients cannot be verified")?)
-        }
-    };
-    let private =
-        PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read {}", key.display()))?;
-    let mut config = builder
-        .with_single_cert(certificates(certificate)?, private)
-        .with_context(|| format!("cannot use {}", certificate.display()))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Some(Arc::new(config)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_to_listen_on() {
-        for (url, expected) in [
-            ("http://127.0.0.1:2379", Some((false, "127.0.0.1:2379"))),
-            ("https://[::1]:1/", Some((true, "[::1]:1"))),
-            ("http://localhost:2379", Some((false, "127.0.0.1:2379"))),
-            ("127.0.0.1:2379", None),
-            ("unix:///x", None),
-            ("http://host", None),
-        ] {
-            let found = listen_url(url).ok().map(|(secure, address)| (secure, address.to_string()));
-            assert_eq!(found, expected.map(|(secure, address)| (secure, address.to_owned())), "{url}");
-        }
-    }
 }

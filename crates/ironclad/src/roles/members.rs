@@ -4,6 +4,7 @@
 //! nobody but `system:masters`, unless a role says so. The etcd v3 API tells the same where it is served. Not here: what the
 //! members agree on (`store_raft`), the command (`crate::members`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +157,18 @@ impl etcd::Members for Peers {
             indexes: (standing.committed, standing.applied),
             members: standing.members.iter().map(known).collect(),
         }
+    }
+
+    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, store::Error> {
+        super::etcd::client_urls::known(&*self.0).await
+    }
+
+    async fn move_leader(&self, id: u64) -> Result<(), store::Error> {
+        self.0.move_leader(id).await
+    }
+
+    fn leader_changes(&self) -> u64 {
+        self.0.leader_changes()
     }
 
     async fn leaderless(&self) {

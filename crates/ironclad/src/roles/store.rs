@@ -252,7 +252,12 @@ fn open_external(settings: &Datastore, clock: SharedClock) -> anyhow::Result<Etc
 
 /// Opens the embedded store in a directory.
 pub fn open_embedded(directory: &Path, clock: SharedClock) -> anyhow::Result<Arc<Engine>> {
-    Engine::open(directory, Options::default(), clock)
+    open_with(directory, Options::default(), clock)
+}
+
+/// Opens the embedded store in a directory, with settings of its own.
+pub fn open_with(directory: &Path, options: Options, clock: SharedClock) -> anyhow::Result<Arc<Engine>> {
+    Engine::open(directory, options, clock)
         .with_context(|| format!("cannot open the store in {}", directory.display()))
 }
 

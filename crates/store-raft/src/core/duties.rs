@@ -98,6 +98,14 @@ impl Core {
         }
     }
 
+    /// Asks this voter to lead, once. Nothing comes of it where another member leads.
+    pub fn move_leader(&mut self, to: u64, now: Duration) {
+        if self.leads() && to != self.settings.id && self.membership.conf.voters.contains(&to) {
+            self.duties.tried = Some((to, now));
+            self.node.transfer_leader(to);
+        }
+    }
+
     fn is_there(&self, id: u64, now: Duration) -> bool {
         self.heard.get(&id).is_some_and(|heard| now <= *heard + PRESENT)
     }

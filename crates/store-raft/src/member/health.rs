@@ -139,6 +139,11 @@ impl Health {
         }
     }
 
+    /// How often somebody else led than before.
+    pub fn leader_changes(&self) -> u64 {
+        self.gauges.leader_changes.get()
+    }
+
     /// Why writes are refused here, if they are.
     pub fn alarm(&self, now: Duration) -> Option<String> {
         self.failing().map(|error| error.to_string()).or_else(|| self.leaderless(now))

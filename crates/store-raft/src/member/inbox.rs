@@ -38,6 +38,8 @@ pub(crate) enum Input {
     UpkeepDone(Option<Position>),
     UpkeepFailed,
     HandOver,
+    /// This voter is to lead.
+    MoveLeader(u64),
     /// A member is somewhere else than is recorded.
     Moved {
         member: u64,

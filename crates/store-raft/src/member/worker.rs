@@ -124,6 +124,7 @@ impl Worker {
             Input::UpkeepFailed => self.core.upkeep_failed(now),
             Input::Moved { member, address } => drop(self.moved.insert(member, (address, now))),
             Input::HandOver => self.core.hand_over(now),
+            Input::MoveLeader(to) => self.core.move_leader(to, now),
         }
     }
 

@@ -1,13 +1,14 @@
 //! The etcd v3 API over members: what they tell of one another, and what the one that is left of them still answers.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use etcd::wire::etcdserverpb::watch_request::RequestUnion;
 use etcd::wire::etcdserverpb::{
-    HashKvRequest, MemberListRequest, PutRequest, RangeRequest, SnapshotRequest, StatusRequest,
-    WatchCreateRequest, WatchRequest, cluster_client::ClusterClient, kv_client::KvClient,
+    HashKvRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, SnapshotRequest,
+    StatusRequest, WatchCreateRequest, WatchRequest, cluster_client::ClusterClient, kv_client::KvClient,
     maintenance_client::MaintenanceClient, watch_client::WatchClient,
 };
 use foundation::{CancellationToken, SystemClock};
@@ -40,6 +41,19 @@ impl etcd::Members for Peers {
             indexes: (standing.committed, standing.applied),
             members: standing.members.iter().map(known).collect(),
         }
+    }
+
+    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, Error> {
+        let urls = |member: &store_raft::Member| (member.id, vec![format!("https://{}:2379", member.name)]);
+        Ok(self.0.standing().borrow().members.iter().map(urls).collect())
+    }
+
+    async fn move_leader(&self, id: u64) -> Result<(), Error> {
+        self.0.move_leader(id).await
+    }
+
+    fn leader_changes(&self) -> u64 {
+        self.0.leader_changes()
     }
 
     async fn leaderless(&self) {
@@ -145,4 +159,45 @@ async fn what_is_left_of_a_lost_majority_can_be_looked_into_and_saved() {
     let mut keys = saved.into_keys();
     keys.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(keys, found.kvs);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lead_is_moved_and_all_members_are_told_of() {
+    let cluster = Cluster::start(Under::Memory(Network::default())).await;
+    let moved = async { while !moved(&cluster).await {} };
+    soon(moved).await;
+    let former = cluster.member(0);
+    soon(former.txn(Txn::of(vec![Op::put("k", "v")]))).await.unwrap();
+}
+
+/// Looks at the members and moves the lead. `false`: somebody else was elected meanwhile, as on a slow machine.
+async fn moved(cluster: &Cluster) -> bool {
+    let leader = cluster.leader();
+    let (target, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (leads, follows) = (cluster.member(leader), cluster.member(other));
+    let terms = || [&leads, &follows].map(|member| member.standing().borrow().term);
+    let before = terms();
+    let (led, _stop) = served(leads.clone()).await;
+    let (following, _stop_too) = served(follows.clone()).await;
+    let list = ClusterClient::new(led.clone()).member_list(MemberListRequest { linearizable: false }).await;
+    let (mut led, mut following) = (MaintenanceClient::new(led), MaintenanceClient::new(following));
+    let ask = |target_id| MoveLeaderRequest { target_id };
+    let elsewhere = following.move_leader(ask(cluster.id(target))).await;
+    let unknown = led.move_leader(ask(1)).await;
+    let itself = led.move_leader(ask(cluster.id(leader))).await;
+    if terms() != before || before[0] != before[1] {
+        return false;
+    }
+    for member in list.unwrap().into_inner().members {
+        let own = member.id == cluster.id(leader);
+        let expected = if own { Vec::new() } else { vec![format!("https://{}:2379", member.name)] };
+        assert_eq!(member.client_ur_ls, expected, "its own it is told by its settings");
+    }
+    assert_eq!(elsewhere.unwrap_err().message(), "etcdserver: not leader");
+    let unknown = unknown.unwrap_err();
+    let told = (unknown.code(), unknown.message());
+    assert_eq!(told, (tonic::Code::FailedPrecondition, "etcdserver: bad leader transferee"));
+    itself.unwrap();
+    // It is answered once the other one leads.
+    led.move_leader(ask(cluster.id(target))).await.is_ok()
 }

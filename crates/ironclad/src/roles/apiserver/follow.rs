@@ -29,6 +29,9 @@ pub const AUTHORIZATION: Followed =
 /// `--tls-cert-file` and `--tls-sni-cert-key`.
 pub const SERVING_CERTIFICATES: Followed = ("serving certificates", None);
 
+/// `--cert-file` of `ironclad etcd`.
+pub const ETCD_CERTIFICATE: Followed = ("certificate of the etcd API", None);
+
 /// Calls `reload` whenever one of the files changes.
 pub fn follow(
     (what, metric): Followed,

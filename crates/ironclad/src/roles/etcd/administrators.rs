@@ -30,7 +30,7 @@ pub(super) fn tls(context: &Context) -> anyhow::Result<Arc<rustls::ServerConfig>
     let mut config = foundation::tls::server_for_others()
         .with_client_cert_verifier(Arc::new(Administrators(known)))
         .with_cert_resolver(Arc::new(Current(context.clone(), Leaf::ApiserverServing)));
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
