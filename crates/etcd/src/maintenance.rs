@@ -114,6 +114,8 @@ impl Maintenance for Server {
                 file.rewind()?;
                 Ok((file, size))
             });
+            // Its room is not for as long as a slow client takes.
+            drop(gathered);
             let (mut file, mut left) = match written {
                 Ok(written) => written,
                 Err(error) => {
