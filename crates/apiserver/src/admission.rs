@@ -23,6 +23,7 @@ mod golden;
 mod json;
 mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
+pub mod manifests;
 mod metrics;
 mod namespace_exists;
 mod namespace_lifecycle;
@@ -249,6 +250,44 @@ pub struct Options {
     pub mutating_identities: Arc<webhook::Identities>,
     /// Who the server is to validating webhooks.
     pub validating_identities: Arc<webhook::Identities>,
+    /// What webhooks and policies there are beside those of the API.
+    pub manifests: AllManifests,
+}
+
+/// The manifests of the four plugins that have some.
+#[derive(Clone, Debug)]
+pub struct AllManifests {
+    /// Of MutatingAdmissionWebhook.
+    pub mutating_webhooks: manifests::Manifests,
+    /// Of ValidatingAdmissionWebhook.
+    pub validating_webhooks: manifests::Manifests,
+    /// Of MutatingAdmissionPolicy.
+    pub mutating_policies: manifests::Manifests,
+    /// Of ValidatingAdmissionPolicy.
+    pub validating_policies: manifests::Manifests,
+}
+
+impl Default for AllManifests {
+    fn default() -> Self {
+        Self {
+            mutating_webhooks: manifests::Manifests::new(manifests::MUTATING_WEBHOOKS),
+            validating_webhooks: manifests::Manifests::new(manifests::VALIDATING_WEBHOOKS),
+            mutating_policies: manifests::Manifests::new(manifests::MUTATING_POLICIES),
+            validating_policies: manifests::Manifests::new(manifests::VALIDATING_POLICIES),
+        }
+    }
+}
+
+impl AllManifests {
+    /// All of them, by the names of their plugins.
+    pub fn each(&self) -> [(&'static str, &manifests::Manifests); 4] {
+        [
+            ("MutatingAdmissionWebhook", &self.mutating_webhooks),
+            ("ValidatingAdmissionWebhook", &self.validating_webhooks),
+            ("MutatingAdmissionPolicy", &self.mutating_policies),
+            ("ValidatingAdmissionPolicy", &self.validating_policies),
+        ]
+    }
 }
 
 impl Options {

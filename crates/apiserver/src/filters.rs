@@ -37,6 +37,7 @@ use crate::authz::{self, Decision};
 use crate::engine::{self, Call};
 use crate::fairness;
 use crate::handlers;
+use crate::metrics::access::Attempt;
 use crate::metrics::gates::{self, Gate};
 use crate::metrics::{self, Answered, Elsewhere, aborts};
 use crate::negotiation;
@@ -430,7 +431,8 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     let began = server.clock.monotonic();
     let said = server.authorization.authorizer.evaluate(&attributes).await;
     drop(step);
-    metrics::access::authorized(said.decision, lap(server, Gate::Authorization, began).saturating_sub(began));
+    let took = lap(server, Gate::Authorization, began).saturating_sub(began);
+    metrics::access::authorized(said.decision, said.error.is_some(), took);
     let allowed = said.decision == Decision::Allow;
     if let Some(error) = said.error.filter(|_| !allowed) {
         audit::annotate("authorization.k8s.io/reason", "internal error");
@@ -552,11 +554,12 @@ async fn authenticate(
             };
             let began = server.clock.monotonic();
             let outcome = server.authentication.authenticator.authenticate(credentials).await;
-            let known = match &outcome {
-                Ok(Some(found)) => Ok(found.user.name.as_str()),
-                _ => Err(()),
+            let attempt = match &outcome {
+                Ok(Some(found)) => Attempt::User(&found.user.name),
+                Ok(None) => Attempt::Nobody,
+                Err(_) => Attempt::Error,
             };
-            metrics::access::authenticated(known, server.clock.monotonic().saturating_sub(began));
+            metrics::access::authenticated(attempt, server.clock.monotonic().saturating_sub(began));
             match outcome {
                 Ok(Some(authenticated)) => {
                     trail.warnings.lock().extend(authenticated.warnings);

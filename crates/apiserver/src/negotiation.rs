@@ -226,16 +226,20 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Acc
     Err(Status::not_acceptable(format!("only the following media types are accepted: {known}")))
 }
 
-/// The group-version-kind form of aggregated discovery that the client wants: `v2` or `v2beta1`.
-pub fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
+/// The version of aggregated discovery that the client wants, `v2` or `v2beta1`, and how it is encoded: as JSON or CBOR.
+pub fn aggregated_discovery(headers: &HeaderMap) -> Option<(&'static str, Encoding)> {
     for clause in clauses(headers) {
-        if !matches!(clause.kind, "application/json" | "*/*" | "application/*") {
-            continue;
-        }
+        let encoding = match clause.kind {
+            "application/json" | "*/*" | "application/*" => Encoding::Json,
+            cbor::MEDIA_TYPE => Encoding::Cbor,
+            _ => continue,
+        };
         match (clause.get("as"), clause.get("g"), clause.get("v")) {
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                return Some(("v2", encoding));
+            }
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
-                return Some("v2beta1");
+                return Some(("v2beta1", encoding));
             }
             (None, ..) => return None,
             _ => {}
@@ -301,7 +305,11 @@ mod tests {
     #[test]
     fn aggregated_discovery_is_chosen_only_where_it_is_wanted_most() {
         let both = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(aggregated_discovery(&accept(both)), Some("v2"));
+        assert_eq!(aggregated_discovery(&accept(both)), Some(("v2", Encoding::Json)));
+        let binary =
+            "application/cbor;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(aggregated_discovery(&accept(binary)), Some(("v2beta1", Encoding::Cbor)));
+        assert_eq!(aggregated_discovery(&accept("application/cbor")), None);
         assert_eq!(aggregated_discovery(&accept("application/json")), None);
         assert_eq!(aggregated_discovery(&accept("*/*")), None);
     }

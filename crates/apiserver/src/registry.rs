@@ -5,7 +5,7 @@
 //! Behaviour that needs the cluster's state is a [`Rest`] per resource, one file each below this folder;
 //! `special` lists them. Not here: how requests are served (`engine`).
 
-mod admissionregistration;
+pub(crate) mod admissionregistration;
 pub(crate) mod apiextensions;
 mod authentication;
 mod authorization;

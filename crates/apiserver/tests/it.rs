@@ -24,6 +24,8 @@ mod forms;
 mod legality;
 #[path = "it/lists.rs"]
 mod lists;
+#[path = "it/manifests.rs"]
+mod manifests;
 #[path = "it/metrics.rs"]
 mod metrics;
 #[path = "it/objects.rs"]

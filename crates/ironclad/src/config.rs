@@ -11,6 +11,7 @@ pub mod apiserver;
 pub mod cluster;
 pub mod datastore;
 pub mod logs;
+pub mod manifests;
 pub mod node;
 pub mod oidc;
 pub mod service_accounts;

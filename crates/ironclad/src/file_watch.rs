@@ -65,6 +65,8 @@ impl FileWatch {
         let kinds = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVE_SELF;
         // A directory that is watched already keeps its number.
         let number = self.inotify.add_watch(directory, kinds | AddWatchFlags::IN_ONLYDIR)?;

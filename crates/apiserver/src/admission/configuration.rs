@@ -15,6 +15,7 @@ use serde_yaml_ng::Value;
 
 use super::Options;
 use super::event_rate_limit::{By, Limit};
+use super::manifests::Manifests;
 use super::pod_node_selector::NodeSelectors;
 use super::pod_security::{Defaults, Exemptions, LevelVersion};
 use super::pod_toleration_restriction::Tolerations;
@@ -56,6 +57,9 @@ pub enum Error {
     /// A plugin that takes no configuration, or none that is known here.
     #[error("plugin {0} takes no configuration")]
     NotConfigurable(String),
+    /// What is said of manifests.
+    #[error(transparent)]
+    Manifests(#[from] super::manifests::Error),
     /// A kubeconfig cannot be used.
     #[error(transparent)]
     Kubeconfig(#[from] kubeconfig::Error),
@@ -159,8 +163,15 @@ impl Options {
             "EventRateLimit" => self.event_limits = event_limits(value)?,
             "PodNodeSelector" => self.node_selectors = node_selectors(value)?,
             "PodTolerationRestriction" => self.tolerations = tolerations(value)?,
-            "MutatingAdmissionWebhook" => self.mutating_identities = identities(value, path, read)?,
-            "ValidatingAdmissionWebhook" => self.validating_identities = identities(value, path, read)?,
+            "MutatingAdmissionWebhook" => {
+                self.mutating_identities = webhooks(value, path, read, &self.manifests.mutating_webhooks)?;
+            }
+            "ValidatingAdmissionWebhook" => {
+                self.validating_identities =
+                    webhooks(value, path, read, &self.manifests.validating_webhooks)?;
+            }
+            "MutatingAdmissionPolicy" => policies(value, name, &self.manifests.mutating_policies)?,
+            "ValidatingAdmissionPolicy" => policies(value, name, &self.manifests.validating_policies)?,
             _ => return Err(Error::NotConfigurable(name.to_owned())),
         }
         Ok(())
@@ -450,12 +461,43 @@ struct WebhookFields {
     #[serde(rename = "kind")]
     _kind: String,
     kube_config_file: Option<PathBuf>,
+    static_manifests_dir: Option<PathBuf>,
 }
 
-fn identities(
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PolicyFields {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    static_manifests_dir: Option<PathBuf>,
+}
+
+/// Where manifests lie; an empty path is none.
+fn place(directory: Option<PathBuf>, manifests: &Manifests) -> Result<(), Error> {
+    match directory.filter(|directory| !directory.as_os_str().is_empty()) {
+        Some(directory) => Ok(manifests.set_directory(directory)?),
+        None => Ok(()),
+    }
+}
+
+fn policies(value: Value, plugin: &str, manifests: &Manifests) -> Result<(), Error> {
+    let kinds: [&'static str; 2] =
+        ["MutatingAdmissionPolicyConfiguration", "ValidatingAdmissionPolicyConfiguration"];
+    let Some(kind) = kinds.into_iter().find(|kind| kind.strip_suffix("Configuration") == Some(plugin)) else {
+        return Err(Error::NotConfigurable(plugin.to_owned()));
+    };
+    let versions = "apiserver.config.k8s.io/v1";
+    let fields: PolicyFields = of_kind(value, &[kind], &["apiserver.config.k8s.io/v1"], (kind, versions))?;
+    place(fields.static_manifests_dir, manifests)
+}
+
+fn webhooks(
     value: Value,
     path: &Path,
     read: &dyn Fn(&Path) -> std::io::Result<String>,
+    manifests: &Manifests,
 ) -> Result<Arc<Identities>, Error> {
     let fields: WebhookFields = of_kind(
         value,
@@ -463,6 +505,7 @@ fn identities(
         &["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1alpha1"],
         ("WebhookAdmissionConfiguration", "apiserver.config.k8s.io/v1"),
     )?;
+    place(fields.static_manifests_dir, manifests)?;
     let Some(named) = fields.kube_config_file.filter(|named| !named.as_os_str().is_empty()) else {
         return Ok(Arc::default());
     };

@@ -156,24 +156,31 @@ const PLUGINS: &[(&str, Runs)] = &[
     ("PodResizeValidator", Usually(|_, _| Arc::new(pod_resize_validator::PodResizeValidator))),
     (
         "MutatingAdmissionPolicy",
-        Usually(|_, with| Arc::new(policy::MutatingAdmissionPolicy::new(with.clone()))),
+        Usually(|options, with| {
+            Arc::new(policy::MutatingAdmissionPolicy::new(with.clone(), &options.manifests.mutating_policies))
+        }),
     ),
     (
         "MutatingAdmissionWebhook",
         Usually(|options, with| {
             let identities = options.mutating_identities.clone();
-            Arc::new(webhook::MutatingAdmissionWebhook::new(with.clone(), identities))
+            let manifests = &options.manifests.mutating_webhooks;
+            Arc::new(webhook::MutatingAdmissionWebhook::new(with.clone(), identities, manifests))
         }),
     ),
     (
         "ValidatingAdmissionPolicy",
-        Usually(|_, with| Arc::new(policy::ValidatingAdmissionPolicy::new(with.clone()))),
+        Usually(|options, with| {
+            let manifests = &options.manifests.validating_policies;
+            Arc::new(policy::ValidatingAdmissionPolicy::new(with.clone(), manifests))
+        }),
     ),
     (
         "ValidatingAdmissionWebhook",
         Usually(|options, with| {
             let identities = options.validating_identities.clone();
-            Arc::new(webhook::ValidatingAdmissionWebhook::new(with.clone(), identities))
+            let manifests = &options.manifests.validating_webhooks;
+            Arc::new(webhook::ValidatingAdmissionWebhook::new(with.clone(), identities, manifests))
         }),
     ),
     (

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use api::{Object, Status};
 use serde_json::Value;
 
+use super::dynamic::configurations::Both;
 use super::dynamic::expressions::Data;
 use super::dynamic::matching::{self, Matched};
 use super::dynamic::versions;
@@ -38,8 +39,21 @@ fn is_judged(request: &Request<'_>) -> bool {
     !matching::is_exempt(&request.resource)
 }
 
-/// The policies and bindings that match a request, policies in the order of their names.
+/// The policies and bindings that match a request: those out of files, and then the others. Neither bind the others.
 async fn matching<'p>(
+    policies: &'p Both<Policy>,
+    bindings: &'p Both<Binding>,
+    request: &Request<'_>,
+    surroundings: &Surroundings,
+    cluster: &Arc<dyn ClusterState>,
+) -> Result<Vec<Matching<'p>>, Status> {
+    let mut found = among(&policies.fixed, &bindings.fixed, request, surroundings, cluster).await?;
+    found.extend(among(&policies.stored, &bindings.stored, request, surroundings, cluster).await?);
+    Ok(found)
+}
+
+/// Of these, policies in the order of their names.
+async fn among<'p>(
     policies: &'p [Arc<Policy>],
     bindings: &'p [Arc<Binding>],
     request: &Request<'_>,

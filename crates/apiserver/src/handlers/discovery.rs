@@ -6,11 +6,12 @@ use api::kind::{Scope, Verbs};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, header, request::Parts};
+use schema::cbor;
 use serde_json::{Value, json};
 
 use super::object;
 use crate::aggregation;
-use crate::negotiation;
+use crate::negotiation::{self, Encoding};
 use crate::registry::{Group, Resource};
 use crate::request::Query;
 use crate::response::{self, Response};
@@ -21,8 +22,8 @@ pub(super) fn root(server: &Server, head: &Parts, query: &Query, prefix: &str) -
     let table = server.registry.table();
     let core = prefix == "api";
     let groups = table.groups().iter().filter(|group| group.name.is_empty() == core);
-    if let Some(version) = negotiation::aggregated_discovery(&head.headers) {
-        return Ok(aggregated(server, head, version, groups, core));
+    if let Some(form) = negotiation::aggregated_discovery(&head.headers) {
+        return Ok(aggregated(server, head, form, groups, core));
     }
     if core {
         let address =
@@ -174,7 +175,7 @@ fn storage_version_hash(group_version: &str, kind: &str) -> String {
 fn aggregated<'a>(
     server: &Server,
     head: &Parts,
-    version: &str,
+    (version, encoding): (&str, Encoding),
     groups: impl Iterator<Item = &'a Group>,
     core: bool,
 ) -> Response {
@@ -198,11 +199,25 @@ fn aggregated<'a>(
         "metadata": {},
         "items": items,
     });
-    let media_type = match version {
-        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    let (media_type, body) = match (version, encoding) {
+        ("v2", Encoding::Cbor) => {
+            let media_type = "application/cbor;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+            (media_type, cbor::encode(&value, None).into())
+        }
+        (_, Encoding::Cbor) => {
+            let media_type = "application/cbor;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+            (media_type, cbor::encode(&value, None).into())
+        }
+        ("v2", _) => {
+            let media_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+            (media_type, crate::encoding::to_json(&value))
+        }
+        _ => {
+            let media_type = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+            (media_type, crate::encoding::to_json(&value))
+        }
     };
-    cacheable(head, media_type, crate::encoding::to_json(&value))
+    cacheable(head, media_type, body)
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use foundation::metrics::{Counter, Family, Histogram, registry};
 use jiff::SignedDuration;
 
+use crate::authz::Decision;
+
 /// Upstream's ExponentialBuckets(0.001, 2, 15), in seconds.
 const GATE: &[f64] = &[
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
@@ -80,23 +82,50 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     }
 });
 
-/// Somebody has shown who they are, or not: `Ok` with their name, or whether there was something wrong to show.
-pub fn authenticated(outcome: Result<&str, ()>, took: Duration) {
-    let result = if outcome.is_ok() { "success" } else { "failure" };
+/// The credentials of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt<'a> {
+    /// They are this user's.
+    User(&'a str),
+    /// They are nobody's, or there are none.
+    Nobody,
+    /// They could not be judged, or are wrong.
+    Error,
+}
+
+impl Attempt<'_> {
+    fn label(self) -> &'static str {
+        match self {
+            Self::User(_) => "success",
+            Self::Nobody => "failure",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Somebody has shown who they are, or not.
+pub fn authenticated(attempt: Attempt<'_>, took: Duration) {
+    let result = attempt.label();
     FAMILIES.attempts.with(&[result]).inc();
     FAMILIES.latency.with(&[result]).observe_duration(took);
-    if let Ok(name) = outcome {
+    if let Attempt::User(name) = attempt {
         FAMILIES.users.with(&[compressed(name)]).inc();
     }
 }
 
-/// A request was let through, or not.
-pub fn authorized(decision: crate::authz::Decision, took: Duration) {
-    let result = match decision {
-        crate::authz::Decision::Allow => "allowed",
-        crate::authz::Decision::Deny => "denied",
-        crate::authz::Decision::NoOpinion => "no-opinion",
-    };
+fn decided(decision: Decision, failed: bool) -> &'static str {
+    match decision {
+        Decision::Allow => "allowed",
+        // Whoever could not say may be the one who would have allowed it.
+        _ if failed => "error",
+        Decision::Deny => "denied",
+        Decision::NoOpinion => "no-opinion",
+    }
+}
+
+/// A request was let through, or not; `failed` says whether somebody who was asked could not decide.
+pub fn authorized(decision: Decision, failed: bool, took: Duration) {
+    let result = decided(decision, failed);
     FAMILIES.decisions.with(&[result]).inc();
     FAMILIES.decision_latency.with(&[result]).observe_duration(took);
 }
@@ -112,5 +141,24 @@ fn compressed(name: &str) -> &str {
         "admin" | "client" | "kube_proxy" | "kubelet" | "system:serviceaccount:kube-system:default" => name,
         name if name.contains('@') => "email_id",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_failures() {
+        let attempts = [Attempt::User("a"), Attempt::Nobody, Attempt::Error];
+        assert_eq!(attempts.map(Attempt::label), ["success", "failure", "error"]);
+        for (decision, failed, label) in [
+            (Decision::Allow, true, "allowed"),
+            (Decision::Deny, false, "denied"),
+            (Decision::NoOpinion, false, "no-opinion"),
+            (Decision::NoOpinion, true, "error"),
+        ] {
+            assert_eq!(decided(decision, failed), label, "{decision:?} {failed}");
+        }
     }
 }

@@ -45,6 +45,15 @@ impl Rest for Expressions {
     }
 }
 
+/// What is wrong with the expressions of an object of `kind`; bindings have none.
+pub(crate) fn wrong_expressions(kind: &str, object: &Value) -> ErrorList {
+    match kind {
+        "ValidatingAdmissionPolicy" => policy(&object["spec"], false),
+        "MutatingAdmissionPolicy" => policy(&object["spec"], true),
+        _ => webhooks(object),
+    }
+}
+
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }

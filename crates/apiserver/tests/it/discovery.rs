@@ -56,6 +56,13 @@ async fn groups_and_resources_are_listed_in_both_forms() {
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
     );
     assert_eq!(list.text("/kind"), "APIGroupDiscoveryList");
+    let binary = accept.replace("application/json;g", "application/cbor;g");
+    let same = admin.ask(Method::GET, "/apis", &[("accept", &binary)], Bytes::new()).await.is(200);
+    assert_eq!(
+        same.headers["content-type"],
+        "application/cbor;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    );
+    assert_eq!(schema::cbor::decode(&same.bytes).unwrap(), list.body, "the same in CBOR");
     let tag = list.headers["etag"].to_str().unwrap().to_owned();
     let again = [("accept", accept), ("if-none-match", tag.as_str())];
     admin.ask(Method::GET, "/apis", &again, Bytes::new()).await.is(304);

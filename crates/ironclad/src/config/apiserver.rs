@@ -11,6 +11,7 @@ use ::apiserver::{Cors, EndpointReconciler, admission, audit, authn, authz, encr
 use anyhow::Context as _;
 use foundation::SharedClock;
 
+use super::manifests;
 use super::oidc::Oidc;
 use super::service_accounts::ServiceAccounts;
 use super::serving::Serving;
@@ -387,6 +388,9 @@ impl ApiServer {
         if let Some(path) = &self.admission_control_config_file {
             let found = options.configure(&read(path)?, path, &|path| std::fs::read_to_string(path));
             found.map_err(|problem| in_file(path, problem))?;
+            for (plugin, manifests) in options.manifests.each() {
+                manifests::take(manifests).with_context(|| format!("plugin {plugin}"))?;
+            }
         }
         options.check()?;
         Ok(options)

@@ -7,8 +7,9 @@ pub mod follow;
 pub mod pem;
 pub mod sni;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
+use ::apiserver::admission::AllManifests;
 use ::apiserver::beside::Page;
 use ::apiserver::encryption::{Configuration as Encryption, EncryptedStore};
 use ::apiserver::{ApiServer, Cidr, Options, aggregation, authn, listen::Tls};
@@ -26,10 +27,13 @@ use super::Context;
 use super::members::Peers;
 use super::store::Opened;
 use super::tokens::{Changes, Pages};
+use crate::config::manifests;
 use crate::join::door::{self, Door};
 use crate::tokens::bootstrap_secret;
 use crate::tokens::shared::{Known, Settled, Shared};
-use follow::{AUTHENTICATION, AUTHORIZATION, ENCRYPTION, SERVING_CERTIFICATES, follow};
+use follow::{
+    AUTHENTICATION, AUTHORIZATION, ENCRYPTION, MANIFESTS, SERVING_CERTIFICATES, follow, follow_directory,
+};
 
 /// Common name of the aggregator's client certificate.
 const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
@@ -61,6 +65,7 @@ pub async fn start(
     let mut pages: Vec<Arc<dyn Page>> = vec![changes.clone()];
     pages.extend(opened.member().map(|member| Arc::new(Peers(member.clone())) as Arc<dyn Page>));
     options.pages = Some(Arc::new(Pages(pages)));
+    follow_manifests(context, &options.admission.manifests, tasks)?;
     let server = ApiServer::new(store, options, tasks, context.clock.clone(), context.randomness.clone())
         .await
         .context("the API server cannot start")?;
@@ -143,6 +148,29 @@ fn follow_files(context: &Context, server: &ApiServer, tasks: &Tasks) -> anyhow:
         follow(AUTHORIZATION, std::slice::from_ref(path), &context.clock, tasks, move || {
             server.configure_authorization(&flags.authorization()?);
             Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes changes of the files with configurations of admission into use.
+fn follow_manifests(context: &Context, manifests: &AllManifests, tasks: &Tasks) -> anyhow::Result<()> {
+    for (plugin, manifests) in manifests.each() {
+        let Some(directory) = manifests.directory().map(Path::to_owned) else { continue };
+        let reloads = foundation::metrics::registry().counter(
+            "apiserver_manifest_admission_config_controller_automatic_reloads_total",
+            "Number of times that changed manifests of an admission plugin were taken into use, or could not be.",
+            &["plugin", "status"],
+        );
+        let manifests = manifests.clone();
+        follow_directory(MANIFESTS, &directory, &context.clock, tasks, move || {
+            let taken = manifests::take(&manifests);
+            match &taken {
+                Ok(false) => {}
+                Ok(true) => reloads.with(&[plugin, "success"]).inc(),
+                Err(_) => reloads.with(&[plugin, "failure"]).inc(),
+            }
+            taken.map(drop).with_context(|| format!("plugin {plugin}"))
         })?;
     }
     Ok(())

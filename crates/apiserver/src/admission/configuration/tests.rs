@@ -122,3 +122,40 @@ fn plugins_that_are_off_by_default_are_configured_too() {
     assert_eq!(options.defaults[0].key.as_deref(), Some("a"));
     assert_eq!(options.allowed[0].operator.as_deref(), Some("Exists"));
 }
+
+#[test]
+fn manifests_lie_where_each_plugin_says() {
+    let policies = |plugin: &str, directory: &str| {
+        format!(
+            "{{name: {plugin}, configuration: {{apiVersion: apiserver.config.k8s.io/v1, kind: {plugin}Configuration, \
+             staticManifestsDir: {directory}}}}}"
+        )
+    };
+    let webhooks = |plugin: &str, directory: &str| {
+        format!(
+            "{{name: {plugin}, configuration: {{apiVersion: apiserver.config.k8s.io/v1, kind: \
+             WebhookAdmissionConfiguration, staticManifestsDir: {directory}}}}}"
+        )
+    };
+    let all = [
+        webhooks("MutatingAdmissionWebhook", "/m/mw"),
+        webhooks("ValidatingAdmissionWebhook", "/m/vw"),
+        policies("MutatingAdmissionPolicy", "/m/mp"),
+        policies("ValidatingAdmissionPolicy", "''"),
+    ];
+    let options = configured(&all.join(", ")).unwrap();
+    let found = options.manifests.each().map(|(_, manifests)| manifests.directory().map(Path::to_owned));
+    assert_eq!(found, [Some("/m/mw".into()), Some("/m/vw".into()), Some("/m/mp".into()), None]);
+    for (plugin, problem) in [
+        (policies("ValidatingAdmissionPolicy", "manifests"), "must be an absolute path"),
+        (webhooks("ValidatingAdmissionWebhook", "manifests"), "must be an absolute path"),
+        (
+            policies("ValidatingAdmissionPolicy", "/m")
+                .replace("ValidatingAdmissionPolicyConf", "MutatingAdmissionPolicyConf"),
+            "must be of kind ValidatingAdmissionPolicyConfiguration",
+        ),
+    ] {
+        let error = configured(&plugin).unwrap_err();
+        assert!(error.contains(problem), "{plugin}: {error}");
+    }
+}

@@ -1,14 +1,16 @@
 //! Objects of one resource, compiled, and compiled anew when one of them has changed.
-//! Reads the watch cache, whose revision says whether anything has.
+//! Reads the watch cache, whose revision says whether anything has, and what came from files, which comes first.
 //! Upstream: apiserver `pkg/admission/configuration`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{GroupResource, Object, Status};
+use api::{GroupResource, GroupVersionResource, Object, Status};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::matching::configures;
+use crate::admission::manifests::{Manifests, Set};
 use crate::cluster::ClusterState;
 
 /// The objects of a resource as `T`, ordered by name.
@@ -16,6 +18,28 @@ pub(in crate::admission) struct Configurations<T> {
     resource: GroupResource,
     compile: fn(&Object) -> Option<T>,
     state: Mutex<State<T>>,
+    manifests: Manifests,
+    fixed: Mutex<(Arc<Set>, Arc<[Arc<T>]>)>,
+}
+
+/// What there is now, each ordered by name.
+pub(in crate::admission) struct Both<T> {
+    /// Out of files.
+    pub fixed: Arc<[Arc<T>]>,
+    /// Out of the API.
+    pub stored: Arc<[Arc<T>]>,
+}
+
+impl<T> Both<T> {
+    /// Those out of files, and then the others.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.fixed.iter().chain(self.stored.iter())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.fixed.is_empty() && self.stored.is_empty()
+    }
 }
 
 struct State<T> {
@@ -27,14 +51,45 @@ struct State<T> {
 }
 
 impl<T> Configurations<T> {
-    /// Of `resource`, each compiled by `compile`, which leaves out what cannot be read.
-    pub fn new(resource: GroupResource, compile: fn(&Object) -> Option<T>) -> Self {
+    /// Of `resource` and out of `manifests`, each compiled by `compile`, which leaves out what cannot be read.
+    pub fn new(resource: &str, manifests: &Manifests, compile: fn(&Object) -> Option<T>) -> Self {
         let state = State { changes: None, known: HashMap::new(), ordered: Arc::new([]), revision: None };
-        Self { resource, compile, state: Mutex::new(state) }
+        Self {
+            resource: GroupResource::new("admissionregistration.k8s.io", resource),
+            compile,
+            state: Mutex::new(state),
+            manifests: manifests.clone(),
+            fixed: Mutex::new((Arc::default(), Arc::new([]))),
+        }
     }
 
-    /// All of them as they are now.
-    pub async fn get(&self, cluster: &Arc<dyn ClusterState>) -> Result<Arc<[Arc<T>]>, Status> {
+    /// Those that judge requests for `resource` now: configurations of admission are judged by what stands in files only,
+    /// so that nothing stands in its own way.
+    pub async fn of(
+        &self,
+        resource: &GroupVersionResource,
+        cluster: &Arc<dyn ClusterState>,
+    ) -> Result<Both<T>, Status> {
+        let fixed = self.fixed();
+        let stored = match configures(resource) {
+            true => Arc::new([]) as Arc<[Arc<T>]>,
+            false => self.get(cluster).await?,
+        };
+        Ok(Both { fixed, stored })
+    }
+
+    fn fixed(&self) -> Arc<[Arc<T>]> {
+        let current = self.manifests.current();
+        let mut fixed = self.fixed.lock();
+        if !Arc::ptr_eq(&fixed.0, &current) {
+            let objects = current.get(&*self.resource.resource).into_iter().flatten();
+            *fixed = (current.clone(), objects.filter_map(self.compile).map(Arc::new).collect());
+        }
+        fixed.1.clone()
+    }
+
+    /// All of the API's as they are now.
+    async fn get(&self, cluster: &Arc<dyn ClusterState>) -> Result<Arc<[Arc<T>]>, Status> {
         if let Some(known) = self.unchanged() {
             return Ok(known);
         }

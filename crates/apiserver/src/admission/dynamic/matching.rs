@@ -44,12 +44,14 @@ pub(in crate::admission) fn unnamed(rules: Option<Vec<RuleWithOperations>>) -> V
     rules.into_iter().flatten().map(named).collect()
 }
 
-/// Whether the request configures admission itself: nothing may stand in its own way there.
+/// Whether nobody is asked about a request: reviews hold tokens, and a webhook that is down would lock out who could mend
+/// it.
 pub(in crate::admission) fn is_exempt(resource: &GroupVersionResource) -> bool {
-    // Reviews hold tokens, and a webhook that is down would lock out who could mend it.
-    if matches!(resource.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io") {
-        return true;
-    }
+    matches!(resource.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io")
+}
+
+/// Whether the request configures admission itself.
+pub(in crate::admission) fn configures(resource: &GroupVersionResource) -> bool {
     resource.group == "admissionregistration.k8s.io"
         && matches!(
             resource.resource.as_str(),

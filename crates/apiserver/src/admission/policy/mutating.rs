@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{GroupResource, Status};
+use api::Status;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -13,6 +13,7 @@ use crate::admission::dynamic::conditions::Verdict;
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::expressions::{self, Data, Decided};
 use crate::admission::dynamic::versions;
+use crate::admission::manifests::Manifests;
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
 
@@ -27,13 +28,13 @@ pub(in crate::admission) struct MutatingAdmissionPolicy {
 
 impl MutatingAdmissionPolicy {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings) -> Self {
-        let resource = |name: &str| GroupResource::new("admissionregistration.k8s.io", name);
+    pub fn new(surroundings: Surroundings, manifests: &Manifests) -> Self {
         Self {
             surroundings,
-            policies: Configurations::new(resource("mutatingadmissionpolicies"), compile::mutating),
+            policies: Configurations::new("mutatingadmissionpolicies", manifests, compile::mutating),
             bindings: Configurations::new(
-                resource("mutatingadmissionpolicybindings"),
+                "mutatingadmissionpolicybindings",
+                manifests,
                 compile::mutating_binding,
             ),
         }
@@ -93,11 +94,11 @@ impl Plugin for MutatingAdmissionPolicy {
         if !is_judged(request) {
             return Ok(());
         }
-        let policies = self.policies.get(cluster).await?;
+        let policies = self.policies.of(&request.resource, cluster).await?;
         if policies.is_empty() {
             return Ok(());
         }
-        let bindings = self.bindings.get(cluster).await?;
+        let bindings = self.bindings.of(&request.resource, cluster).await?;
         let object = request.object.as_deref().map(|object| &object.0);
         request.reinvocation.begin(NAME, object);
         let found = matching(&policies, &bindings, request, &self.surroundings, cluster).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::Cause;
-use api::{GroupResource, Reason, Status};
+use api::{Reason, Status};
 use async_trait::async_trait;
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use super::{Matching, data, is_judged, matching};
 use crate::admission::dynamic::conditions::Verdict;
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::expressions::{Data, Decided};
+use crate::admission::manifests::Manifests;
 use crate::admission::metrics;
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
@@ -31,13 +32,13 @@ pub(in crate::admission) struct ValidatingAdmissionPolicy {
 
 impl ValidatingAdmissionPolicy {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings) -> Self {
-        let resource = |name: &str| GroupResource::new("admissionregistration.k8s.io", name);
+    pub fn new(surroundings: Surroundings, manifests: &Manifests) -> Self {
         Self {
             surroundings,
-            policies: Configurations::new(resource("validatingadmissionpolicies"), compile::validating),
+            policies: Configurations::new("validatingadmissionpolicies", manifests, compile::validating),
             bindings: Configurations::new(
-                resource("validatingadmissionpolicybindings"),
+                "validatingadmissionpolicybindings",
+                manifests,
                 compile::validating_binding,
             ),
         }
@@ -113,11 +114,11 @@ impl Plugin for ValidatingAdmissionPolicy {
         if !is_judged(request) {
             return Ok(());
         }
-        let policies = self.policies.get(cluster).await?;
+        let policies = self.policies.of(&request.resource, cluster).await?;
         if policies.is_empty() {
             return Ok(());
         }
-        let bindings = self.bindings.get(cluster).await?;
+        let bindings = self.bindings.of(&request.resource, cluster).await?;
         let found = matching(&policies, &bindings, request, &self.surroundings, cluster).await?;
         let mut refused = None;
         let mut failures = Vec::new();

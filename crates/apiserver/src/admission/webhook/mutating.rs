@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use api::types::admissionregistration::v1::MutatingWebhookConfiguration;
-use api::{GroupResource, Object, Status};
+use api::{Object, Status};
 use async_trait::async_trait;
 use schema::FieldValidation;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{Annotator, Failure, Identities, Parts, Webhook, data, failed, matching, review, versions};
 use crate::admission::dynamic::configurations::Configurations;
 use crate::admission::dynamic::matching::Matched;
+use crate::admission::manifests::Manifests;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
@@ -28,9 +29,9 @@ pub(in crate::admission) struct MutatingAdmissionWebhook {
 
 impl MutatingAdmissionWebhook {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings, identities: Arc<Identities>) -> Self {
-        let resource = GroupResource::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations");
-        Self { surroundings, configurations: Configurations::new(resource, compile), identities }
+    pub fn new(surroundings: Surroundings, identities: Arc<Identities>, manifests: &Manifests) -> Self {
+        let configurations = Configurations::new("mutatingwebhookconfigurations", manifests, compile);
+        Self { surroundings, configurations, identities }
     }
 
     async fn call(
@@ -120,7 +121,7 @@ impl Plugin for MutatingAdmissionWebhook {
         if matching::is_exempt(&request.resource) {
             return Ok(());
         }
-        let configurations = self.configurations.get(cluster).await?;
+        let configurations = self.configurations.of(&request.resource, cluster).await?;
         if configurations.is_empty() {
             return Ok(());
         }

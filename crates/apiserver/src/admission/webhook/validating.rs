@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::types::admissionregistration::v1::ValidatingWebhookConfiguration;
-use api::{GroupResource, Object, Status};
+use api::{Object, Status};
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 
 use super::{Annotator, Failure, Identities, Parts, Webhook, data, failed, matching, review};
 use crate::admission::dynamic::configurations::Configurations;
+use crate::admission::manifests::Manifests;
 use crate::admission::metrics::{self, Step};
 use crate::admission::{Operation, Plugin, Request, Surroundings};
 use crate::cluster::ClusterState;
@@ -25,9 +26,9 @@ pub(in crate::admission) struct ValidatingAdmissionWebhook {
 
 impl ValidatingAdmissionWebhook {
     /// The plugin over these surroundings.
-    pub fn new(surroundings: Surroundings, identities: Arc<Identities>) -> Self {
-        let resource = GroupResource::new("admissionregistration.k8s.io", "validatingwebhookconfigurations");
-        Self { surroundings, configurations: Configurations::new(resource, compile), identities }
+    pub fn new(surroundings: Surroundings, identities: Arc<Identities>, manifests: &Manifests) -> Self {
+        let configurations = Configurations::new("validatingwebhookconfigurations", manifests, compile);
+        Self { surroundings, configurations, identities }
     }
 
     fn calling<'a>(
@@ -97,7 +98,7 @@ impl Plugin for ValidatingAdmissionWebhook {
         if matching::is_exempt(&request.resource) {
             return Ok(());
         }
-        let configurations = self.configurations.get(cluster).await?;
+        let configurations = self.configurations.of(&request.resource, cluster).await?;
         let (mut calls, mut called) = (Vec::new(), 0);
         // Collected: an iterator with a closure cannot be kept while waiting.
         let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();

@@ -5,7 +5,8 @@
 //! Not here: what the files mean, how changes are seen (`file_watch`).
 //! Upstream: the `…/dynamic…` controllers of apiserver, `metrics` of `authenticationconfig`, `encryptionconfig`, ….
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use foundation::{SharedClock, Tasks};
@@ -31,11 +32,47 @@ pub const SERVING_CERTIFICATES: Followed = ("serving certificates", None);
 
 /// `--cert-file` of `ironclad etcd`.
 pub const ETCD_CERTIFICATE: Followed = ("certificate of the etcd API", None);
+/// `staticManifestsDir`; who takes them counts that by plugin.
+pub const MANIFESTS: Followed = ("admission manifests", None);
 
 /// Calls `reload` whenever one of the files changes.
 pub fn follow(
+    what: Followed,
+    files: &[PathBuf],
+    clock: &SharedClock,
+    tasks: &Tasks,
+    reload: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static,
+) -> anyhow::Result<()> {
+    let named = files.to_vec();
+    let content = move || named.iter().map(|path| std::fs::read(path).ok()).collect::<Option<Vec<_>>>();
+    follow_content(what, files, content, clock, tasks, reload)
+}
+
+/// Calls `reload` whenever a file in `directory` changes, comes or goes.
+pub fn follow_directory(
+    what: Followed,
+    directory: &Path,
+    clock: &SharedClock,
+    tasks: &Tasks,
+    reload: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static,
+) -> anyhow::Result<()> {
+    let at = directory.to_owned();
+    let content = move || {
+        let mut files: Vec<_> = std::fs::read_dir(&at).ok()?.flatten().map(|entry| entry.path()).collect();
+        files.sort_unstable();
+        // What cannot be read (a directory, a file that just went) is not told apart from nothing.
+        let read =
+            |path: PathBuf| [path.as_os_str().as_bytes().to_vec(), std::fs::read(&path).unwrap_or_default()];
+        Some(files.into_iter().flat_map(read).collect::<Vec<_>>())
+    };
+    // Any name will do: what is watched is the directory that it would be in.
+    follow_content(what, &[directory.join("any")], content, clock, tasks, reload)
+}
+
+fn follow_content(
     (what, metric): Followed,
     files: &[PathBuf],
+    read: impl Fn() -> Option<Vec<Vec<u8>>> + Send + Sync + 'static,
     clock: &SharedClock,
     tasks: &Tasks,
     reload: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static,
@@ -53,7 +90,7 @@ pub fn follow(
         // They were read before they were watched, so they are read once more.
         let mut known = None;
         loop {
-            let content: Option<Vec<Vec<u8>>> = files.iter().map(|path| std::fs::read(path).ok()).collect();
+            let content = read();
             // Other files of the directory change too, and what was learnt under the same settings is worth keeping.
             if content.is_some() && content != known {
                 let outcome = reload();
@@ -124,6 +161,32 @@ mod tests {
                 found = told.recv() => if found.as_deref() == Some("3") { break },
                 () = tokio::task::yield_now() => manual.advance(AGAIN),
             }
+        }
+        tasks.shutdown(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn files_that_come_and_go_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let clock: SharedClock = Arc::new(ManualClock::default());
+        let tasks = Tasks::new("test");
+        let path = folder.path().to_owned();
+        let names = move || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(&path).unwrap().map(|one| one.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        follow_directory(MANIFESTS, folder.path(), &clock, &tasks, move || Ok(tell.send(names())?)).unwrap();
+        assert_eq!(told.recv().await.unwrap().len(), 0);
+        for (name, there) in [("a", true), ("b", true), ("a", false)] {
+            let file = folder.path().join(name);
+            match there {
+                true => std::fs::write(&file, name).unwrap(),
+                false => std::fs::remove_file(&file).unwrap(),
+            }
+            while told.recv().await.unwrap().iter().any(|known| known == name) != there {}
         }
         tasks.shutdown(Duration::from_secs(10)).await;
     }
