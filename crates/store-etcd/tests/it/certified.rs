@@ -18,9 +18,10 @@ use super::store;
 struct Real(Mutex<Etcd>);
 
 impl Real {
-    /// One that takes transactions as large as the suite's.
+    /// One that takes transactions as large as the suite's, and leads soon: it is alone, and there is one for each test.
     fn new(version: &'static str) -> Self {
-        Self(Mutex::new(Etcd::new(version).argument("--max-txn-ops=10000")))
+        let etcd = Etcd::new(version).argument("--max-txn-ops=10000");
+        Self(Mutex::new(etcd.argument("--heartbeat-interval=10").argument("--election-timeout=100")))
     }
 }
 

@@ -159,8 +159,8 @@ impl Three {
 
     async fn status(&self, member: usize) -> StatusResponse {
         soon(super::store(vec![self.0[member].url()]).revision()).await.unwrap();
-        let mut client = MaintenanceClient::connect(self.0[member].url()).await.unwrap();
-        client.status(StatusRequest {}).await.unwrap().into_inner()
+        let mut client = soon(MaintenanceClient::connect(self.0[member].url())).await.unwrap();
+        soon(client.status(StatusRequest {})).await.unwrap().into_inner()
     }
 
     /// Which member leads, and the ids of all.
@@ -186,9 +186,9 @@ impl Struck for Three {
         let (leader, ids) = self.leader().await;
         let other = (leader + 1) % self.0.len();
         if round % 3 == 2 {
-            let mut client = MaintenanceClient::connect(self.0[leader].url()).await.unwrap();
+            let mut client = soon(MaintenanceClient::connect(self.0[leader].url())).await.unwrap();
             // It may have lost its office by now.
-            let _ = client.move_leader(MoveLeaderRequest { target_id: ids[other] }).await;
+            let _ = soon(client.move_leader(MoveLeaderRequest { target_id: ids[other] })).await;
             return;
         }
         let victim = if round % 3 == 0 { leader } else { other };
