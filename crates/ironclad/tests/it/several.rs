@@ -2,6 +2,7 @@
 //! and lose nothing that was acknowledged.
 
 mod changes;
+mod etcd_api;
 pub mod server;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -25,6 +25,8 @@ pub struct Server {
     ip: String,
     port: u16,
     peer: String,
+    /// Where it may serve the etcd v3 API: `address:port`.
+    pub etcd: String,
     process: Option<Child>,
     folder: TempDir,
 }
@@ -34,9 +36,9 @@ impl Server {
     pub fn new(number: u8) -> Server {
         let ip = format!("127.88.{}.{number}", std::process::id() % 250 + 1);
         let free = || TcpListener::bind((ip.as_str(), 0)).and_then(|l| l.local_addr()).unwrap().port();
-        let (port, peer) = (free(), format!("{ip}:{}", free()));
+        let (port, peer, etcd) = (free(), format!("{ip}:{}", free()), format!("{ip}:{}", free()));
         let folder = tempfile::Builder::new().prefix("ironclad-").tempdir().unwrap();
-        Server { name: format!("server-{number}"), ip, port, peer, process: None, folder }
+        Server { name: format!("server-{number}"), ip, port, peer, etcd, process: None, folder }
     }
 
     pub fn url(&self) -> String {
