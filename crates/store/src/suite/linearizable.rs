@@ -319,30 +319,81 @@ mod tests {
         })
     }
 
+    /// A history of `count` operations of one key. Half of them have an order, about.
+    fn random_history(random: &SeededRandomness, count: u64) -> Vec<Event> {
+        let event = |_| {
+            let (value, other) = (random.below(3), random.below(3));
+            let act = match random.below(6) {
+                0..=2 => Act::Read(value),
+                3 => Act::Write(value),
+                4 => Act::Delete,
+                _ => Act::Swap(value, other, random.below(2) == 0),
+            };
+            let began = random.below(20);
+            let known = matches!(act, Act::Read(_)) || random.below(4) > 0;
+            Event { act, began, ended: known.then(|| began + 1 + random.below(12)) }
+        };
+        (0..count).map(event).collect()
+    }
+
     #[test]
     fn the_search_finds_what_trying_all_finds() {
         let random = SeededRandomness::new(7);
         let mut found = [0, 0];
         for _ in 0..20_000 {
-            let count = 2 + random.below(5);
-            let events: Vec<Event> = (0..count)
-                .map(|_| {
-                    let (value, other) = (random.below(3), random.below(3));
-                    let act = match random.below(6) {
-                        0..=2 => Act::Read(value),
-                        3 => Act::Write(value),
-                        4 => Act::Delete,
-                        _ => Act::Swap(value, other, random.below(2) == 0),
-                    };
-                    let began = random.below(20);
-                    let known = matches!(act, Act::Read(_)) || random.below(4) > 0;
-                    Event { act, began, ended: known.then(|| began + 1 + random.below(12)) }
-                })
-                .collect();
+            let events = random_history(&random, 2 + random.below(5));
             let expected = by_trying_all(&events, 0, 0);
             assert_eq!(is_linearizable(&events), expected, "{events:?}");
             found[usize::from(expected)] += 1;
         }
         assert!(found.iter().all(|count| *count > 3_000), "{found:?}");
+    }
+
+    /// A register for the judge that others wrote.
+    struct Register;
+
+    impl todc_utils::Specification for Register {
+        type State = Value;
+        type Operation = (Act, bool);
+
+        fn init() -> Value {
+            0
+        }
+
+        fn apply((act, known): &(Act, bool), value: &Value) -> (bool, Value) {
+            match act.after(*value, *known) {
+                Some(after) => (true, after),
+                // It wants every operation to have taken place: one that did nothing has.
+                None => (!known, *value),
+            }
+        }
+    }
+
+    /// Its verdict. It wants an end of every operation: one of unknown fate ends when all is over, and if it never took
+    /// effect it does so then, when nobody looks.
+    fn by_another_judge(events: &[Event]) -> bool {
+        use todc_utils::Action::{Call, Response};
+        let mut actions = Vec::new();
+        for (client, event) in events.iter().enumerate() {
+            let operation = (event.act, event.ended.is_some());
+            actions.push((event.began, false, (client, Call(operation))));
+            actions.push((event.ended.unwrap_or(u64::MAX), true, (client, Response(operation))));
+        }
+        actions.sort_by_key(|(at, is_end, _)| (*at, *is_end));
+        let actions = actions.into_iter().map(|(.., action)| action).collect();
+        todc_utils::WGLChecker::<Register>::is_linearizable(todc_utils::History::from_actions(actions))
+    }
+
+    #[test]
+    fn the_search_finds_what_another_judge_finds() {
+        let random = SeededRandomness::new(8);
+        let mut found = [0, 0];
+        for _ in 0..5_000 {
+            let events = random_history(&random, 2 + random.below(10));
+            let expected = by_another_judge(&events);
+            assert_eq!(is_linearizable(&events), expected, "{events:?}");
+            found[usize::from(expected)] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 500), "{found:?}");
     }
 }
