@@ -18,7 +18,7 @@ mod objects;
 mod queue;
 mod watchers;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
@@ -125,10 +125,15 @@ pub struct Cache {
     progress: OnceLock<Arc<Progress>>,
 }
 
+/// Keys of what cannot be read, with the revisions at which it was written.
+type Unread = BTreeMap<Bytes, u64>;
+
 #[derive(Debug, Default)]
 struct State {
     revision: u64,
     objects: Objects,
+    /// What was there when it was filled, and is no object.
+    unread: Unread,
     /// The sum of their values' lengths.
     bytes: usize,
     /// Per selectable field, made at first use: value to keys.
@@ -158,21 +163,29 @@ impl Cache {
         Self { extractor, counters, state: RwLock::default(), recalling, recalls_failed, changed, progress }
     }
 
-    /// Objects as the cache holds them, from keys, values and revisions.
-    ///
-    /// # Errors
-    /// The keys and revisions of what is no object.
-    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> Result<Objects, Vec<(Bytes, u64)>> {
-        let mut unread = Vec::new();
+    /// Objects as the cache holds them, from keys, values and revisions; and the keys and revisions of what is no object.
+    fn read(&self, objects: impl Iterator<Item = (Bytes, Bytes, u64)>) -> (Objects, Unread) {
+        let mut unread = Unread::new();
         let read = objects.filter_map(|(key, value, at)| {
             let object = self.object(key.clone(), value, at);
             if object.is_none() {
-                unread.push((key, at));
+                unread.insert(key, at);
             }
             object
         });
-        let read = read.collect();
-        if unread.is_empty() { Ok(read) } else { Err(unread) }
+        (read.collect(), unread)
+    }
+
+    /// Notes what of that which the cache is filled with cannot be read.
+    fn leave_out(&self, unread: Unread) {
+        self.state.write().unread = unread;
+    }
+
+    /// What is stored under the keys that `meant` accepts and cannot be read, with revisions: whoever lists is to be told.
+    /// The server itself goes on without it, or one damaged object could not even be deleted.
+    pub fn unread(&self, meant: impl Fn(&[u8]) -> bool) -> Vec<(Bytes, u64)> {
+        let state = self.state.read();
+        state.unread.iter().filter(|(key, _)| meant(key)).map(|(key, at)| (key.clone(), *at)).collect()
     }
 
     /// Fills an empty cache with what was read at `revision`.
@@ -224,6 +237,7 @@ impl Cache {
         state.revision = revision;
         self.counters.received.add(parsed.len() as u64);
         for (key, current) in parsed {
+            state.unread.remove(&key);
             state.apply(revision, key, current, &self.counters);
         }
         drop(state);

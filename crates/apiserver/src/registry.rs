@@ -184,7 +184,8 @@ impl Resource {
 
 fn served(descriptor: &Descriptor, stored: &[u8]) -> Option<Value> {
     let mut value: Value = serde_json::from_slice(stored).ok()?;
-    value["apiVersion"] = descriptor.group_version().to_string().into();
+    let fields = value.as_object_mut()?;
+    fields.insert("apiVersion".to_owned(), descriptor.group_version().to_string().into());
     descriptor.hooks.from_storage(&mut value);
     Some(value)
 }

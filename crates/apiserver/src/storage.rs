@@ -327,8 +327,8 @@ pub async fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status
     let object = match resource.is_converted_by_webhook() {
         true => resource.read(&bytes)?,
         false => {
-            let decoded = resource.decode(&kv.value);
-            decoded.map_err(|_| {
+            let decoded = resource.decode(&kv.value).ok().filter(|object| object.0.is_object());
+            decoded.ok_or_else(|| {
                 unreadable::check(kv).err().unwrap_or_else(|| unreadable::one(kv, "it is no object"))
             })?
         }

@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use store::{EventKind, Range, Store, WatchRequest};
 use tokio::sync::{OnceCell, oneshot, watch};
 
-use super::Cache;
 use super::conversion::{Conversion, Converter, Inlet};
+use super::{Cache, Unread};
 use crate::encoding::Extractor;
 use crate::storage::unreadable;
 
@@ -285,7 +285,18 @@ impl Hub {
         }
         let _unfinished = Unfinished { hub: self, prefix: &view.prefix, cache: &cache };
         let listed = self.store.range(Range::prefix(view.prefix.clone())).await;
-        let listed = listed.map_err(|error| unreadable::of_list(&view.prefix, error))?;
+        let mut listed = listed.map_err(|error| unreadable::of_list(&view.prefix, error))?;
+        let mut unread = Unread::new();
+        if matches!(view.convert, Conversion::Asked(_)) {
+            // Nobody is asked to convert what is none, and whoever lists is told of it by its key.
+            listed.kvs.retain(|kv| {
+                let is_object = unreadable::check(kv).is_ok();
+                if !is_object {
+                    unread.insert(kv.key.slice(view.prefix.len()..), kv.mod_revision);
+                }
+                is_object
+            });
+        }
         let served = match &view.convert {
             Conversion::Asked(_) => {
                 let stored = listed.kvs.iter().map(|kv| kv.value.clone()).collect();
@@ -301,19 +312,24 @@ impl Hub {
         };
         let mut served = served.map(Vec::into_iter);
         // Before the lock is taken, which every change of every resource needs: this is most of the work.
-        let objects = cache.read(listed.kvs.into_iter().map(|kv| {
+        let (objects, undecoded) = cache.read(listed.kvs.into_iter().map(|kv| {
             let value = match &mut served {
                 Some(served) => served.next().unwrap_or_default(),
                 None => view.at_once(&kv.value),
             };
             (kv.key.slice(view.prefix.len()..), value, kv.mod_revision)
         }));
-        let objects = objects.map_err(|unread| unreadable::undecodable(&view.prefix, &unread))?;
+        unread.extend(undecoded);
+        for key in unread.keys() {
+            let (prefix, key) = (String::from_utf8_lossy(&view.prefix), String::from_utf8_lossy(key));
+            tracing::error!(%prefix, %key, "a stored object is none");
+        }
         let mut state = self.state.lock();
         let Some(slot) = state.slot(&view.prefix, &cache) else { return Ok(Some(cache.clone())) };
         if slot.pending.as_ref().is_some_and(|pending| pending.overtaken) {
             return Ok(None);
         }
+        cache.leave_out(unread);
         cache.fill(listed.revision, objects);
         if let Conversion::Asked(ask) = &view.convert {
             let (converter, inlet) = Converter::new(cache.clone(), listed.revision, ask.clone());

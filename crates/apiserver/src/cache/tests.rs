@@ -5,7 +5,7 @@ use super::*;
 fn cache() -> Cache {
     let cache = Cache::new(Arc::new(Extractor::new([("/spec/nodeName", "")])), b"");
     let objects = [object("a/x", "n1", 5), object("a/y", "n2", 6), object("b/x", "n1", 7)];
-    cache.fill(10, cache.read(objects.into_iter()).unwrap());
+    cache.fill(10, cache.read(objects.into_iter()).0);
     cache
 }
 
@@ -194,7 +194,7 @@ fn lists_by_labels_are_what_looking_at_every_object_gives() {
         );
         (Bytes::from(format!("{namespace}/x{n}")), Bytes::from(json), revision)
     };
-    cache.fill(10, cache.read((0..9_000).map(|n| object(n, 5))).unwrap());
+    cache.fill(10, cache.read((0..9_000).map(|n| object(n, 5))).0);
     for n in 0..200 {
         let (key, value, _) = object(9_000 + n, 0);
         cache.apply(11 + n, [(key, Some(value))].into_iter());

@@ -52,8 +52,12 @@ impl Extractor {
         Self { root, absent }
     }
 
-    /// The facts of the object in `json`; `None` if that is malformed.
+    /// The facts of the object in `json`; `None` if that is malformed, or no object.
     pub fn extract(&self, json: &[u8]) -> Option<Facts> {
+        // The seed passes over whatever else it meets.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return None;
+        }
         let mut found = Found { labels: Vec::new(), fields: self.absent.clone() };
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         (Seed { node: &self.root, found: &mut found }).deserialize(&mut deserializer).ok()?;
@@ -215,7 +219,9 @@ mod tests {
     #[test]
     fn malformed_json_has_no_facts() {
         let extractor = Extractor::new([("/spec/nodeName", "")]);
-        for malformed in [&b"{\"spec\":"[..], b"", b"{} {}", b"k8s\0\n\x0a", b"{\"spec\":{\"x\":[1,]}}"] {
+        for malformed in
+            [&b"{\"spec\":"[..], b"", b"{} {}", b"k8s\0\n\x0a", b"{\"spec\":{\"x\":[1,]}}", b"[{}]", b"\"x\""]
+        {
             assert_eq!(extractor.extract(malformed), None, "{malformed:?}");
         }
         assert_eq!(

@@ -5,6 +5,7 @@
 //! whoever reads it, and in a watch, which carries everybody's changes, an empty value.
 //! Not here: which resources (`configuration`), how (`transformer`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -27,9 +28,15 @@ pub struct EncryptedStore {
     configuration: Arc<ArcSwap<Configuration>>,
 }
 
-/// What is said of a value that cannot be sealed or opened.
+/// What is said of a value that cannot be opened.
 fn unreadable(key: &[u8], detail: String) -> Error {
     Error::Unreadable { values: vec![Unreadable::new(key, detail)], more: false }
+}
+
+/// What is said of a value that cannot be sealed: nothing that is stored is damaged.
+fn unsealed(key: &[u8], detail: String) -> Error {
+    let path = PathBuf::from(String::from_utf8_lossy(key).into_owned());
+    Error::Corrupt { path, offset: 0, detail: format!("unable to transform key: {detail}") }
 }
 
 /// A value of this transaction, before and after.
@@ -122,7 +129,7 @@ impl EncryptedStore {
                     plain.freeze()
                 }
             };
-            let value_of = transformer.seal(&plain, key).await.map_err(|detail| unreadable(key, detail))?;
+            let value_of = transformer.seal(&plain, key).await.map_err(|detail| unsealed(key, detail))?;
             let stored = Bytes::from(value_of);
             *value = PutValue::Plain(stored.clone());
             sealed.push(Sealed { stored, plain });

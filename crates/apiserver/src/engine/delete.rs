@@ -341,7 +341,7 @@ pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
     };
     read::settle(call, when).await?;
     let revision = call.server.hub.revision();
-    let cache = read::cache(call).await?;
+    let cache = read::cache(call, &selection).await?;
     let found = cache.snapshot(
         &selection.interest,
         &selection.wanted(),

@@ -77,7 +77,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     span.event("Ready");
     // In this order: the cache then holds every change up to `now`, also when caches were dropped meanwhile.
     let now = call.server.hub.revision();
-    let cache = cache(call).await?;
+    let cache = cache(call, &selection).await?;
     // Upstream's cache answers «any» in one piece, whatever the limit.
     let objects = if when == When::Any { 0 } else { limit };
     let limit = Limit { objects, count_rest: selection.is_everything() };
@@ -105,8 +105,17 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
 }
 
 /// The cache of the call's resource.
-pub(super) async fn cache(call: &Call) -> Result<Arc<Cache>, Status> {
-    call.server.hub.cache(&call.resource.view).await
+///
+/// # Errors
+/// That of the store; and a StoreReadError where something that the call is about cannot be read. It names nothing else: what
+/// is in other namespaces is not for everybody to know.
+pub(super) async fn cache(call: &Call, selection: &Selection) -> Result<Arc<Cache>, Status> {
+    let prefix = &call.resource.view.prefix;
+    let meant = |key: &[u8]| selection.may_mean(key);
+    let cache = call.server.hub.cache(&call.resource.view).await;
+    let cache = cache.map_err(|status| unreadable::withheld(status, prefix, meant))?;
+    let unread = cache.unread(meant);
+    if unread.is_empty() { Ok(cache) } else { Err(unreadable::undecodable(prefix, &unread)) }
 }
 
 /// Waits until the caches are as new as `when` wants them.

@@ -65,6 +65,15 @@ impl Selection {
         }
     }
 
+    /// Whether the object of a key below the resource's prefix can be meant, as far as its key tells.
+    pub fn may_mean(&self, key: &[u8]) -> bool {
+        match &self.interest {
+            Interest::Key(wanted) => key == wanted.as_bytes(),
+            _ if self.namespace.is_empty() => true,
+            _ => key.strip_prefix(self.namespace.as_bytes()).is_some_and(|rest| rest.starts_with(b"/")),
+        }
+    }
+
     /// What it asks of labels.
     pub fn wanted(&self) -> Wanted {
         Wanted::of(&self.labels)

@@ -82,7 +82,7 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
         }
     };
     let now = hub.revision();
-    let cache = read::cache(&call).await?;
+    let cache = read::cache(&call, &selection).await?;
     if let Some(from) = from {
         hub.recall(&call.resource.view, &cache, from).await;
     }

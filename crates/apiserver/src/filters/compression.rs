@@ -24,6 +24,10 @@ const LEAST: u64 = 128 * 1024;
 /// The fastest level: this is for networks of a data centre.
 const LEVEL: u32 = 1;
 
+/// Smaller pieces of a stream, single events above all, go as they are in blocks of their own: a compressor for each would
+/// cost every watcher more than the bytes do.
+const STORED: usize = 16 * 1024;
+
 /// What a member of gzip begins with: deflate, no name, no time, the fastest level, no system.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 /// The last block of a deflate stream, with nothing in it.
@@ -96,6 +100,15 @@ impl Member {
         let mut out = self.head();
         out.reserve(piece.len() / 3 + 64);
         self.sum.update(piece);
+        if piece.len() < STORED {
+            // A block that is stored: its kind, how long it is, and the same inverted.
+            let length = piece.len() as u16;
+            out.push(0);
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&(!length).to_le_bytes());
+            out.extend_from_slice(piece);
+            return Ok(out.into());
+        }
         let mut compressor = Compress::new(Compression::new(LEVEL), false);
         loop {
             let done = usize::try_from(compressor.total_in()).unwrap_or(piece.len());

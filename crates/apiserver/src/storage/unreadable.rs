@@ -43,6 +43,9 @@ pub(crate) fn sealed(values: &[Unreadable]) -> Status {
 /// 500 if it is not.
 pub(crate) fn check(kv: &KeyValue) -> Result<(), Status> {
     match serde_json::from_slice::<IgnoredAny>(&kv.value) {
+        Ok(IgnoredAny) if kv.value.trim_ascii_start().first() != Some(&b'{') => {
+            Err(one(kv, "it is no object"))
+        }
         Ok(IgnoredAny) => Ok(()),
         Err(error) => Err(one(kv, &error.to_string())),
     }
@@ -67,6 +70,19 @@ pub(crate) fn undecodable(prefix: &[u8], keys: &[(Bytes, u64)]) -> Status {
         (key, message)
     });
     list(prefix, named, keys.len() > UNREADABLE)
+}
+
+/// What is told of these to whoever may see only what `may_see` accepts of keys below `prefix`.
+pub(crate) fn withheld(mut status: Status, prefix: &[u8], may_see: impl Fn(&[u8]) -> bool) -> Status {
+    if status.reason == Reason::StoreReadError
+        && let Some(details) = &mut status.details
+    {
+        details.causes.retain(|cause| {
+            let key = cause.field.as_bytes().strip_prefix(prefix);
+            cause.field.is_empty() || key.is_some_and(&may_see)
+        });
+    }
+    status
 }
 
 fn list(prefix: &[u8], named: impl Iterator<Item = (String, String)>, more: bool) -> Status {

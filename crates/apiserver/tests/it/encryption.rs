@@ -179,12 +179,65 @@ async fn what_is_no_object_is_named_and_can_be_deleted() {
         assert_eq!(listed.text("/reason"), "StorageReadError", "{path}");
         assert_eq!(listed.text("/details/causes/0/field"), key, "{path}");
     }
+    // It is told to those whom it concerns.
+    assert_eq!(
+        admin.get("/api/v1/namespaces/kube-system/configmaps?labelSelector=a=b").await.is(200).names().len(),
+        0
+    );
+    admin.get(&format!("{maps}?fieldSelector=metadata.name=good")).await.is(200);
+    admin.get("/api/v1/configmaps").await.is(500);
     let bad = format!("{maps}/bad");
     for lost in [admin.get(&bad).await.is(500), admin.delete(&bad, None).await.is(500)] {
         assert!(lost.message().contains("object not decodable revision="), "{}", lost.message());
     }
     admin.delete(&bad, Some(&unsafely())).await.is(200);
     assert_eq!(admin.get(maps).await.is(200).names(), ["good"]);
+}
+
+#[tokio::test]
+async fn a_server_starts_and_works_beside_what_is_no_object_and_rids_itself_of_it() {
+    let world = World::new().await;
+    let damaged = [
+        (
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            "/registry/apiextensions.k8s.io/customresourcedefinitions/bad",
+        ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "flowschemas",
+            "/registry/flowcontrol.apiserver.k8s.io/flowschemas/bad",
+        ),
+        (
+            "rbac.authorization.k8s.io",
+            "clusterrolebindings",
+            "/registry/rbac.authorization.k8s.io/clusterrolebindings/bad",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "validatingwebhookconfigurations",
+            "/registry/admissionregistration.k8s.io/validatingwebhookconfigurations/bad",
+        ),
+    ];
+    for (.., key) in damaged {
+        world
+            .store
+            .txn(store::Txn::of(vec![store::Op::put(key.to_owned(), "[\"no object\"]")]))
+            .await
+            .unwrap();
+    }
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}]);
+    let user = world.granted("writer", rules).await;
+    user.post("/api/v1/namespaces/default/configmaps", &crate::world::config_map("a")).await.is(201);
+
+    let (_server, admin) = crate::servers::another(&world).await;
+    for (group, plural, key) in damaged {
+        let path = format!("/apis/{group}/v1/{plural}");
+        let listed = admin.get(&path).await.is(500);
+        assert_eq!(listed.text("/details/causes/0/field"), key);
+        admin.delete(&format!("{path}/bad"), Some(&unsafely())).await.is(200);
+        admin.get(&path).await.is(200);
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn narrow(options: &mut Options) {
 }
 
 /// One more server on the world's store, and an administrator who asks it.
-async fn another(world: &World) -> (ApiServer, User_) {
+pub(crate) async fn another(world: &World) -> (ApiServer, User_) {
     let mut options = Options { advertise: Some(([127, 0, 0, 2].into(), 6443)), ..Options::default() };
     narrow(&mut options);
     let (clock, randomness) = (SystemClock::shared(), SystemRandomness::shared());
