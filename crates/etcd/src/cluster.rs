@@ -61,7 +61,7 @@ pub trait Members: Send + Sync + 'static {
     fn leader_changes(&self) -> u64;
 
     /// Where members serve clients, by their ids, as far as they have said so.
-    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, store::Error>;
+    async fn client_urls(&self) -> HashMap<u64, Vec<String>>;
 
     /// Has a voter lead in the place of this one, which leads. Returns once it does.
     async fn move_leader(&self, id: u64) -> Result<(), store::Error>;
@@ -90,7 +90,7 @@ impl Server {
             let member = Member { id, name, client_ur_ls: own_urls, peer_ur_ls, ..Member::default() };
             return Ok(vec![member]);
         };
-        let mut urls = members.client_urls().await.map_err(refusal::status)?;
+        let mut urls = members.client_urls().await;
         let standing = members.standing();
         urls.insert(standing.id, own_urls);
         let mut member = |known: Known| Member {

@@ -1,6 +1,9 @@
 //! The pages beside the API: `/health`, `/livez`, `/readyz`, `/metrics`, `/version`, by HTTP/1.1 and HTTP/2.
 //!
-//! Reads the store. Not here: what is counted (`metrics`), the listeners (`serve`).
+//! Reads the store. A store that refuses writes is not well where the answer is to be the newest, unless its disk is only
+//! full, which etcd tells by `/health` alone; one that refuses them until it is opened anew is never well. Corrupt files
+//! are found when the store is opened, and keep it from being opened: `data_corruption` fails where the store has ended.
+//! Not here: what is counted (`metrics`), the listeners (`serve`).
 //! Upstream: etcd's `server/etcdserver/api/etcdhttp/{health,metrics,version}.go`, of 3.5.
 
 use std::convert::Infallible;
@@ -13,7 +16,7 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use store::Range;
+use store::{Range, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{Server, VERSION};
@@ -142,6 +145,12 @@ fn refused(status: StatusCode, text: &str) -> Response<Bytes> {
     plain(status, format!("{text}\n"))
 }
 
+/// Why a store that refuses writes is not well. An etcd whose disk refuses for another reason than room would not run.
+fn alarm(status: Status, serializable: bool) -> Option<String> {
+    let is_ill = status.is_lost() || (!serializable && !status.is_full());
+    status.alarm.filter(|_| is_ill)
+}
+
 impl Server {
     async fn health(&self, asked: &Asked) -> Response<Bytes> {
         let serializable = asked.has("serializable", "true");
@@ -170,11 +179,7 @@ impl Server {
         if !serializable && leader == Some(0) {
             return Err("RAFT NO LEADER".to_owned());
         }
-        // A disk that refuses for another reason: an etcd on it would not even run.
-        if !serializable
-            && !status.is_full()
-            && let Some(alarm) = status.alarm
-        {
+        if let Some(alarm) = alarm(status, serializable) {
             return Err(format!("ALARM {alarm}"));
         }
         self.can_read(serializable).await.map_err(|why| format!("RANGE ERROR:{why}"))
@@ -219,12 +224,15 @@ impl Server {
 
     async fn check(&self, check: Check) -> Result<(), String> {
         match check {
-            Check::SerializableRead => self.can_read(true).await,
-            Check::LinearizableRead => self.can_read(false).await,
-            Check::DataCorruption => match self.store.status().await {
-                Err(error @ store::Error::Corrupt { .. }) => Err(error.to_string()),
-                _ => Ok(()),
-            },
+            Check::SerializableRead | Check::LinearizableRead => {
+                let serializable = check == Check::SerializableRead;
+                let status = self.store.status().await.map_err(|error| error.to_string())?;
+                match alarm(status, serializable) {
+                    Some(alarm) => Err(alarm),
+                    None => self.can_read(serializable).await,
+                }
+            }
+            Check::DataCorruption => self.store.status().await.map(drop).map_err(|error| error.to_string()),
             Check::NonLearner => {
                 let members = self.options.members.as_ref();
                 match members.is_some_and(|members| members.standing().is_learner()) {

@@ -67,7 +67,9 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     let arguments = config::with_file(arguments, |name| std::env::var_os(name))?;
-    let command = Cli::command();
+    let command = Cli::command().mut_subcommand("etcd", |etcd| {
+        roles::etcd::others::without_empty_variables(etcd, |name| std::env::var_os(name))
+    });
     let matches = command.clone().get_matches_from(arguments);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {

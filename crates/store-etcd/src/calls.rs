@@ -2,6 +2,8 @@
 //!
 //! Every read is linearizable. Upstream: etcd's `client/v3`.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd::wire::etcdserverpb::kv_client::KvClient;
@@ -173,11 +175,12 @@ impl EtcdStore {
     async fn missing_lease(&self, txn: &Txn) -> LeaseId {
         let mut leases = Vec::new();
         leases_of(txn, &mut leases);
+        // Many keys with one lease are one question.
+        let mut seen = HashSet::new();
+        leases.retain(|lease| seen.insert(*lease));
         let last = leases.pop().unwrap_or(0);
         for lease in leases {
-            if lease != last
-                && matches!(self.look_at_lease(lease, false).await, Err(Error::LeaseNotFound { .. }))
-            {
+            if matches!(self.look_at_lease(lease, false).await, Err(Error::LeaseNotFound { .. })) {
                 return lease;
             }
         }

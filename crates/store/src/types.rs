@@ -397,6 +397,14 @@ pub struct Status {
 }
 
 impl Status {
+    /// The alarm of a store whose writer has ended: it writes again when it is opened anew, and not before.
+    pub(crate) const LOST: &str = "the writer has failed";
+
+    /// Whether writes are refused for good, until the store is opened anew.
+    pub fn is_lost(&self) -> bool {
+        self.alarm.as_deref() == Some(Self::LOST)
+    }
+
     /// Whether writes are refused because the disk is full.
     pub fn is_full(&self) -> bool {
         self.alarm.as_ref().is_some_and(|alarm| *alarm == crate::Error::NoSpace.to_string())

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd::{Known, Members, Options, Server, Standing};
@@ -180,8 +180,8 @@ impl Members for Others {
         5
     }
 
-    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, Error> {
-        Ok(HashMap::new())
+    async fn client_urls(&self) -> HashMap<u64, Vec<String>> {
+        HashMap::new()
     }
 
     async fn move_leader(&self, _: u64) -> Result<(), Error> {
@@ -197,19 +197,35 @@ impl Members for Others {
     }
 }
 
-/// A disk without any room, while it is said so.
+/// A disk that refuses to write, while it is said so.
 #[derive(Clone, Default)]
-struct Narrow(Arc<AtomicBool>);
+struct Faulty(Arc<Mutex<Fault>>);
 
-struct NarrowFile(Box<dyn File>, Narrow);
+#[derive(Clone, Copy, Default)]
+enum Fault {
+    #[default]
+    None,
+    /// It has no room.
+    Full,
+    /// It is broken.
+    Broken,
+    /// Whoever writes panics.
+    Panic,
+}
 
-impl Narrow {
+struct FaultyFile(Box<dyn File>, Faulty);
+
+impl Faulty {
+    fn set(&self, fault: Fault) {
+        *self.0.lock().unwrap() = fault;
+    }
+
     fn wrap(&self, file: io::Result<Box<dyn File>>) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(NarrowFile(file?, self.clone())))
+        Ok(Box::new(FaultyFile(file?, self.clone())))
     }
 }
 
-impl Disk for Narrow {
+impl Disk for Faulty {
     fn lock(&self, directory: &Path) -> io::Result<Lock> {
         HostDisk.lock(directory)
     }
@@ -239,11 +255,14 @@ impl Disk for Narrow {
     }
 }
 
-impl File for NarrowFile {
+impl File for FaultyFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.1.0.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => self.0.write_at(bytes, offset),
+        let fault = *self.1.0.lock().unwrap();
+        match fault {
+            Fault::None => self.0.write_at(bytes, offset),
+            Fault::Full => Err(io::ErrorKind::StorageFull.into()),
+            Fault::Broken => Err(io::Error::from_raw_os_error(5)),
+            Fault::Panic => panic!("as the test wants it"),
         }
     }
     fn sync(&self) -> io::Result<()> {
@@ -255,7 +274,7 @@ impl File for NarrowFile {
 fn what_ails_the_server_is_told() {
     let runtime = Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (disk, others) = (Narrow::default(), Arc::new(Others(AtomicU64::new(2))));
+    let (disk, others) = (Faulty::default(), Arc::new(Others(AtomicU64::new(2))));
     let settings = embedded::Options { disk: Arc::new(disk.clone()), ..Default::default() };
     let engine = Engine::open(folder.path(), settings, SystemClock::shared()).unwrap();
     let stop = CancellationToken::new();
@@ -292,14 +311,18 @@ fn what_ails_the_server_is_told() {
     assert_eq!(samples(&address)["etcd_server_has_leader"], 0.0);
     others.0.store(2, Ordering::SeqCst);
 
-    disk.0.store(true, Ordering::SeqCst);
+    disk.set(Fault::Full);
     let refused = runtime.block_on(engine.txn(Txn::of(vec![Op::put("k", "v")]))).unwrap_err();
     assert!(matches!(refused, Error::NoSpace), "{refused}");
     for path in ["/health", "/health?serializable=true"] {
         assert_eq!(get(&address, path), ill("ALARM NOSPACE"));
     }
     assert_eq!(get(&address, "/health?exclude=NOSPACE"), well);
-    disk.0.store(false, Ordering::SeqCst);
+    // A full disk is none of the checks' business: etcd has an alarm of its own for it.
+    for path in ["/livez", "/readyz/linearizable_read"] {
+        assert_eq!(get(&address, path), (200, "ok\n".to_owned()), "{path}");
+    }
+    disk.set(Fault::None);
     runtime.block_on(engine.txn(Txn::of(vec![Op::put("k", "v")]))).unwrap();
     assert_eq!(get(&address, "/health"), well);
     let counted = samples(&address);
@@ -313,5 +336,30 @@ fn what_ails_the_server_is_told() {
         client.range(etcd::wire::etcdserverpb::RangeRequest { key: "k".into(), ..Default::default() }).await
     });
     refused.unwrap_err();
+
+    // Writes that are refused for another reason, and then for good.
+    let statuses = || {
+        let paths =
+            ["/livez", "/readyz/serializable_read", "/readyz/linearizable_read", "/readyz/data_corruption"];
+        let more = ["/health?serializable=true", "/health"];
+        paths.into_iter().chain(more).map(|path| get(&address, path).0).collect::<Vec<_>>()
+    };
+    let write = || runtime.block_on(engine.txn(Txn::of(vec![Op::put("k", "v")])));
+    assert_eq!(statuses(), [200; 6]);
+    disk.set(Fault::Broken);
+    write().unwrap_err();
+    assert_eq!(statuses(), [200, 200, 503, 200, 200, 503]);
+    disk.set(Fault::None);
+    write().unwrap();
+    assert_eq!(statuses(), [200; 6]);
+    disk.set(Fault::Panic);
+    write().unwrap_err();
+    wait::until("the writer has failed", || match get(&address, "/livez") {
+        (503, told) => Ok(assert!(told.contains("the writer has failed"), "{told}")),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(statuses(), [503, 503, 503, 200, 503, 503]);
+    engine.shutdown();
+    assert_eq!(statuses(), [503; 6]);
     stop.cancel();
 }

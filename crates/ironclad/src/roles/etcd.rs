@@ -13,6 +13,7 @@ pub mod others;
 mod retention;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     options.others.check()?;
+    refuse_etcds_own(&options.data_dir)?;
     let (retention, settings) = (options.retention()?, options.engine()?);
     let (clock, tasks) = (SystemClock::shared(), Tasks::new("etcd"));
     apiserver::metrics::process::register();
@@ -59,7 +61,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: options.name.clone(),
         peer_urls: given(&options.initial_advertise_peer_urls),
         max_txn_ops: options.max_txn_ops,
-        progress_interval: options.watch_progress_notify_interval,
+        progress_interval: options.progress_interval(),
         scratch: Some(options.data_dir.clone()),
         ..describe(&engine, client_urls)
     };
@@ -83,6 +85,20 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     tasks.shutdown(ENDING).await;
     engine.shutdown();
+    Ok(())
+}
+
+/// Refuses the data directory of an etcd: beside what is in it an empty store would be made.
+fn refuse_etcds_own(directory: &Path) -> anyhow::Result<()> {
+    let member = directory.join("member");
+    if ["snap", "wal"].iter().any(|below| member.join(below).exists()) {
+        let shown = directory.display();
+        bail!(
+            "{shown} is the data directory of an etcd, whose files are not read here: save what is in it with `etcdctl \
+             snapshot save` while that etcd runs, restore that with `ironclad store snapshot restore --data-dir=NEW`, and \
+             start with --data-dir=NEW/store"
+        );
+    }
     Ok(())
 }
 

@@ -159,7 +159,7 @@ impl etcd::Members for Peers {
         }
     }
 
-    async fn client_urls(&self) -> Result<HashMap<u64, Vec<String>>, store::Error> {
+    async fn client_urls(&self) -> HashMap<u64, Vec<String>> {
         super::etcd::client_urls::known(&*self.0).await
     }
 

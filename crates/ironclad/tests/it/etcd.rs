@@ -16,9 +16,20 @@ use testkit::{run, wait};
 
 use crate::IRONCLAD;
 
+/// A process that ends with its value, also where a test fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The program, which ends with its value.
 struct Server {
-    child: Child,
+    child: Killed,
     client: u16,
     metrics: u16,
     /// What every `etcdctl` is told.
@@ -34,7 +45,8 @@ impl Server {
         let told = folder.join("told");
         let _ = std::fs::remove_file(&told);
         let heard = UnixDatagram::bind(&told).unwrap();
-        heard.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let reach = ["--endpoints", &url].iter().chain(reach).map(|word| (*word).to_owned()).collect();
         let child = Command::new(IRONCLAD)
             .arg("etcd")
             .arg(format!("--data-dir={}", folder.join("data").display()))
@@ -45,11 +57,16 @@ impl Server {
             .env("NOTIFY_SOCKET", &told)
             .spawn()
             .unwrap();
+        let mut server = Server { child: Killed(child), client, metrics, reach };
         let mut said = [0; 64];
-        let size = heard.recv(&mut said).expect("it says when it serves");
+        let size = wait::until("it says that it serves", || {
+            if let Some(ended) = server.child.0.try_wait().unwrap() {
+                panic!("it ended instead of serving: {ended}");
+            }
+            heard.recv(&mut said).map_err(|error| error.to_string())
+        });
         assert!(said[..size].starts_with(b"READY=1"));
-        let reach = ["--endpoints", &url].iter().chain(reach).map(|word| (*word).to_owned()).collect();
-        Server { child, client, metrics, reach }
+        server
     }
 
     fn try_ctl(&self, version: &str, arguments: &[&str]) -> Result<String, String> {
@@ -75,18 +92,10 @@ impl Server {
 
     /// Tells it to stop, and waits until it has.
     fn stop(mut self) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(self.child.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let ended =
-            wait::until("it stops", || self.child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned()));
+            wait::until("it stops", || self.child.0.try_wait().unwrap().ok_or_else(|| "it runs".to_owned()));
         assert!(ended.success(), "{ended}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -112,7 +121,7 @@ fn is_an_etcd(server: &Server, version: &str, folder: &Path) {
     };
     assert_eq!(ctl(&["put", "k/a", "1"]), "OK");
     let first = revision("k/a");
-    let mut watch = Command::new(program(version, "etcdctl"))
+    let watch = Command::new(program(version, "etcdctl"))
         .env("ETCDCTL_API", "3")
         .args(&server.reach)
         .args(["watch", "k/", "--prefix", "--rev", &first])
@@ -120,7 +129,8 @@ fn is_an_etcd(server: &Server, version: &str, folder: &Path) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let printed = BufReader::new(watch.stdout.take().unwrap());
+    let mut watch = Killed(watch);
+    let printed = BufReader::new(watch.0.stdout.take().unwrap());
     let (sender, lines) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         let _ = printed.lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
@@ -138,8 +148,7 @@ fn is_an_etcd(server: &Server, version: &str, folder: &Path) {
     assert_eq!(watched(&lines, 3), "PUT k/c 3");
     ctl(&["lease", "revoke", lease]);
     assert_eq!(watched(&lines, 3).trim_end(), "DELETE k/b");
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    drop(watch);
     reader.join().unwrap();
 
     assert_eq!(ctl(&["get", "k/", "--prefix"]), "k/a 1 k/c 3");
@@ -232,6 +241,10 @@ fn a_manifest_of_kubeadm_starts_it_and_clients_show_certificates() {
         ("ETCD_KEY_FILE", &file(&key)),
         ("ETCD_TRUSTED_CA_FILE", &ca),
         ("ETCD_HEARTBEAT_INTERVAL", "100"),
+        // Empty ones are as if they were not there.
+        ("ETCD_MAX_TXN_OPS", ""),
+        ("ETCD_AUTO_COMPACTION_MODE", ""),
+        ("ETCD_ENABLE_V2", ""),
         ("ETCD_AUTO_COMPACTION_RETENTION", "24"),
     ];
     let server = Server::start(folder.path(), &flags, &variables, &reach);
@@ -287,4 +300,26 @@ fn what_it_cannot_be_it_does_not_pretend_to_be() {
     }
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "no store was made");
+}
+
+#[test]
+fn the_files_of_an_etcd_are_not_passed_over() {
+    for below in ["snap", "wal"] {
+        let folder = TempDir::new().unwrap();
+        let files = folder.path().join("member").join(below);
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("file"), "of an etcd").unwrap();
+        let mut command = Command::new(IRONCLAD);
+        command.args(["etcd", "--listen-client-urls=http://127.0.0.1:0"]);
+        command.arg(format!("--data-dir={}", folder.path().display()));
+        let ended = run(command, "");
+        let told = ended.stderr.contains("is the data directory of an etcd")
+            && ended.stderr.contains("ironclad store snapshot restore");
+        assert!(!ended.success && told, "{}", ended.stderr);
+        let names = |directory: &Path| {
+            let entries = std::fs::read_dir(directory).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        assert_eq!((names(folder.path()), names(&files)), (vec!["member".into()], vec!["file".into()]));
+    }
 }

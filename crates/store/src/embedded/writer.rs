@@ -147,7 +147,7 @@ pub(super) fn run(shared: &Arc<Shared>, wal: Wal) {
     if ended.is_err() {
         // What it was about to write is not acknowledged. Everybody is told; nothing can be written.
         tracing::error!("the store's writer panicked: writes are refused from now on");
-        *shared.alarm.lock() = Some("the writer has failed".to_owned());
+        *shared.alarm.lock() = Some(crate::Status::LOST.to_owned());
         shared.queue.close();
         shared.queue.discard();
     }

@@ -36,15 +36,20 @@ async fn say(store: &dyn Store, member: u64, urls: &[String]) -> Result<(), Erro
     store.txn(Txn::of(vec![op])).await.map(drop)
 }
 
-/// What is known of where members are reached, also where no majority is.
-pub async fn known(store: &dyn Store) -> Result<HashMap<u64, Vec<String>>, Error> {
-    let found = store.range(Range::prefix(PREFIX).serializable()).await?;
+/// What is known of where members are reached, also where no majority is. Nothing, where it cannot be read: the list of
+/// members is worth more than their URLs.
+pub async fn known(store: &dyn Store) -> HashMap<u64, Vec<String>> {
+    let found = store.range(Range::prefix(PREFIX).serializable()).await;
+    let found = found.map(|found| found.kvs).unwrap_or_else(|error| {
+        tracing::debug!(%error, "where members serve the etcd API cannot be read");
+        Vec::new()
+    });
     let one = |kv: &store::KeyValue| {
         let id = std::str::from_utf8(&kv.key).ok()?.strip_prefix(PREFIX)?;
         let urls = std::str::from_utf8(&kv.value).ok()?;
         Some((u64::from_str_radix(id, 16).ok()?, urls.lines().map(str::to_owned).collect()))
     };
-    Ok(found.kvs.iter().filter_map(one).collect())
+    found.iter().filter_map(one).collect()
 }
 
 #[cfg(test)]
@@ -72,9 +77,11 @@ mod tests {
             let before = engine.revision().await.unwrap();
             publish(&*engine, clock.clone(), member, said).await;
             assert_eq!(engine.revision().await.unwrap(), before + writes, "{member} {said:?}");
-            let found = known(&*engine).await.unwrap();
+            let found = known(&*engine).await;
             assert_eq!(found.get(&member).map_or(&[][..], Vec::as_slice), said.as_slice());
         }
-        assert_eq!(known(&*engine).await.unwrap(), HashMap::from([(0xabc, two)]));
+        assert_eq!(known(&*engine).await, HashMap::from([(0xabc, two)]));
+        engine.shutdown();
+        assert_eq!(known(&*engine).await, HashMap::new(), "what cannot be read is not known");
     }
 }

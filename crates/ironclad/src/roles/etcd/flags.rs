@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::ArgAction;
 
-use super::others::Others;
+use super::others::{Others, boolean};
 
 /// What `--quota-backend-bytes` is where it is 0.
 const QUOTA: u64 = 2 << 30;
@@ -17,6 +17,8 @@ const QUOTA: u64 = 2 << 30;
 const LARGEST: usize = 8 << 20;
 /// So long a history is kept that nothing is forgotten for its age.
 const FOR_EVER: Duration = Duration::MAX;
+/// What `--watch-progress-notify-interval` is where it is 0, and at least.
+const PROGRESS: (Duration, Duration) = (Duration::from_mins(10), Duration::from_millis(100));
 
 /// Settings of `ironclad etcd`. The names are etcd's.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,6 +64,7 @@ pub struct Options {
         require_equals = true,
         default_value_t = false,
         default_missing_value = "true",
+        value_parser = boolean,
         action = ArgAction::Set,
         value_name = "BOOL"
     )]
@@ -96,7 +99,7 @@ pub struct Options {
     /// History to keep: hours or a duration (periodic), or a number of revisions; 0: until somebody compacts it
     #[arg(long, env = "ETCD_AUTO_COMPACTION_RETENTION", default_value = "0", value_name = "RETENTION")]
     pub auto_compaction_retention: String,
-    /// How often watches that ask for it are told how far they have come
+    /// How often watches that ask for it are told how far they have come; 100ms at least, 0: 10m
     #[arg(
         long,
         alias = "experimental-watch-progress-notify-interval",
@@ -154,6 +157,14 @@ impl Options {
             (_, None) => duration(text).map_err(anyhow::Error::msg).with_context(problem)?,
         };
         Ok(if age.is_zero() { Retention::Everything } else { Retention::Age(age) })
+    }
+
+    /// How often watches are told how far they have come.
+    pub fn progress_interval(&self) -> Duration {
+        match self.watch_progress_notify_interval {
+            Duration::ZERO => PROGRESS.0,
+            given => given.max(PROGRESS.1),
+        }
     }
 
     /// How the store is to behave.
@@ -224,6 +235,14 @@ mod tests {
         assert_eq!(given(&["--max-request-bytes=33554432"]).engine().unwrap().max_txn_bytes, LARGEST);
     }
 
+    #[test]
+    fn watches_are_told_as_often_as_by_etcd() {
+        for (given_as, millis) in [("0", 600_000), ("1ns", 100), ("100ms", 100), ("5s", 5_000)] {
+            let options = given(&[&format!("--watch-progress-notify-interval={given_as}")]);
+            assert_eq!(options.progress_interval(), Duration::from_millis(millis), "{given_as}");
+        }
+    }
+
     /// As kubeadm 1.34 writes its manifest of a first control plane.
     const KUBEADM: &[&str] = &[
         "--advertise-client-urls=https://10.0.0.1:2379",
@@ -258,12 +277,13 @@ mod tests {
             options.others.check().unwrap();
             assert_eq!(options.listen_client_urls, ["https://127.0.0.1:2379", "https://10.0.0.1:2379"]);
             assert_eq!(options.listen_metrics_urls, ["http://127.0.0.1:2381"]);
-            assert_eq!(options.watch_progress_notify_interval, Duration::from_secs(5));
+            assert_eq!(options.progress_interval(), Duration::from_secs(5));
             assert!(options.client_cert_auth);
         }
         let switches = given(&["--client-cert-auth", "--strict-reconfig-check", "--pre-vote=false"]);
         assert!(switches.client_cert_auth && switches.others.check().is_ok());
         assert!(!given(&["--client-cert-auth=false"]).client_cert_auth);
+        assert!(given(&["--client-cert-auth=1"]).client_cert_auth);
         assert!(Program::try_parse_from(["etcd", "--no-such-flag=1"]).is_err());
         assert!(given(&["--initial-cluster=a=http://a:2380,b=http://b:2380"]).others.check().is_err());
     }

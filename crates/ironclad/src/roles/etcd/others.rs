@@ -4,9 +4,11 @@
 //! several members, for a check of clients or for an API that is not there must not believe to have it.
 //! Not here: the flags that mean something (`flags`). Upstream: etcd's `server/etcdmain/{config,help}.go` of 3.5 and 3.6.
 
+use std::ffi::{OsStr, OsString};
 use std::sync::LazyLock;
 
 use anyhow::bail;
+use clap::builder::Resettable;
 use clap::error::Error;
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
@@ -21,7 +23,9 @@ const VALUES: &[&str] = &[
     "bootstrap-defrag-threshold-megabytes",
     "cipher-suites",
     "client-cert-allowed-hostname",
+    "client-cert-file",
     "client-crl-file",
+    "client-key-file",
     "compact-hash-check-time",
     "compaction-batch-limit",
     "compaction-sleep-interval",
@@ -83,6 +87,11 @@ const VALUES: &[&str] = &[
     "peer-key-file",
     "peer-trusted-ca-file",
     "proxy",
+    "proxy-dial-timeout",
+    "proxy-failure-wait",
+    "proxy-read-timeout",
+    "proxy-refresh-interval",
+    "proxy-write-timeout",
     "raft-read-timeout",
     "raft-write-timeout",
     "self-signed-cert-validity",
@@ -107,11 +116,13 @@ const SWITCHES: &[&str] = &[
     "experimental-enable-lease-checkpoint",
     "experimental-enable-lease-checkpoint-persist",
     "experimental-initial-corrupt-check",
+    "experimental-initial-election-tick-advance",
     "experimental-memory-mlock",
     "experimental-peer-skip-client-san-verification",
     "experimental-stop-grpc-service-on-defrag",
     "experimental-txn-mode-write-with-shared-buffer",
     "force-new-cluster",
+    "initial-election-tick-advance",
     "memory-mlock",
     "peer-auto-tls",
     "peer-client-cert-auth",
@@ -162,6 +173,32 @@ impl Others {
     }
 }
 
+/// A flag that is on or off, in the words that Go takes for it.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// What is neither on nor off is not passed over either.
+fn is_on(value: &str) -> bool {
+    boolean(value).unwrap_or(true)
+}
+
+/// Has variables that are empty count as unset, as for etcd.
+pub fn without_empty_variables(
+    command: Command,
+    variable: impl Fn(&OsStr) -> Option<OsString> + Copy,
+) -> Command {
+    command.mut_args(|flag| {
+        let name = flag.get_env().filter(|name| name.as_encoded_bytes().starts_with(b"ETCD_"));
+        let is_empty = name.and_then(variable).is_some_and(|value| value.is_empty());
+        if is_empty { flag.env(Resettable::Reset) } else { flag }
+    })
+}
+
 /// Why a flag cannot be passed over, if it cannot.
 fn objection(name: &str, value: &str) -> Option<String> {
     let because = |so: bool, why: &str| so.then(|| why.to_owned());
@@ -192,9 +229,9 @@ fn objection(name: &str, value: &str) -> Option<String> {
             "pages and calls share the ports; --listen-metrics-urls has pages only",
         ),
         "auto-tls" => {
-            because(value != "false", "certificates are not made here: give --cert-file and --key-file")
+            because(is_on(value), "certificates are not made here: give --cert-file and --key-file")
         }
-        "enable-v2" => because(value != "false", "there is no v2 API"),
+        "enable-v2" => because(is_on(value), "there is no v2 API"),
         "experimental-enable-v2v3" => because(!value.is_empty(), "there is no v2 API"),
         "proxy" => because(!matches!(value, "" | "off"), "there is no proxy"),
         "tls-max-version" => {
@@ -262,7 +299,15 @@ mod tests {
             ("host-whitelist", "*", false),
             ("host-whitelist", "localhost", true),
             ("auto-tls", "true", true),
+            ("auto-tls", "T", true),
+            ("auto-tls", "perhaps", true),
             ("auto-tls", "false", false),
+            ("auto-tls", "", false),
+            ("enable-v2", "0", false),
+            ("enable-v2", "FALSE", false),
+            ("client-cert-file", "/crt", false),
+            ("proxy-dial-timeout", "1000", false),
+            ("initial-election-tick-advance", "true", false),
             ("peer-auto-tls", "true", false),
             ("enable-v2", "true", true),
             ("proxy", "off", false),

@@ -10,12 +10,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use foundation::SharedClock;
+use foundation::{Clock, SharedClock};
 use pki::Leaf;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
+use store::Store;
 use store_raft::transport::Nowhere;
 use store_raft::transport::tls::{PROTOCOL, Security, TlsTransport, ask_to_join};
 use store_raft::{Identity, Member, Options, RaftStore};
@@ -28,6 +30,8 @@ use crate::roles::apiserver::Current;
 
 /// What the store that a server kept alone is called once it is the content of a cluster.
 const BEFORE: &str = "store-before-cluster";
+/// How long a member that votes alone may take until it leads: many times what an election takes.
+const ALONE: Duration = Duration::from_secs(30);
 
 fn joining_file(data_dir: &Path) -> PathBuf {
     member_directory(data_dir).join("joining")
@@ -104,9 +108,10 @@ pub async fn open(
 /// Opens a member that votes alone, for an operator, while no server does. Others that only learn get to know later.
 ///
 /// # Errors
-/// What is wrong with its files; that others vote.
+/// What is wrong with its files; that others vote; why it cannot write, which it must to lead.
 pub async fn open_alone(data_dir: &Path, clock: SharedClock) -> anyhow::Result<Arc<RaftStore>> {
     let directory = member_directory(data_dir);
+    let time = clock.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let looked = store_raft::look(&directory)?;
         if !looked.alone {
@@ -122,8 +127,24 @@ pub async fn open_alone(data_dir: &Path, clock: SharedClock) -> anyhow::Result<A
         Ok(RaftStore::open(&directory, options, clock, |_, _| Arc::new(Nowhere))?)
     });
     let store = opened.await.context("opening the store was cut off")??;
-    store.joined().await?;
+    leads(&*store, &*time, store.joined()).await?;
     Ok(store)
+}
+
+/// Waits until a member leads, but not for ever: one whose disk refuses tries again and again.
+async fn leads(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    joined: impl Future<Output = Result<(), store::Error>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        joined = joined => return Ok(joined?),
+        () = clock.sleep(ALONE) => {}
+    }
+    match store.status().await?.alarm {
+        Some(alarm) => bail!("the store does not begin to write: {alarm}"),
+        None => bail!("the store does not begin to write within {ALONE:?}"),
+    }
 }
 
 async fn found(data_dir: &Path, options: &Options) -> anyhow::Result<()> {
@@ -256,7 +277,6 @@ fn security(context: &Context, member: u64) -> anyhow::Result<Security> {
 /// Why writes are refused, if they are: nobody leads, or the disk refuses. What `/readyz` is asked for.
 pub fn check(store: &RaftStore) -> Result<(), String> {
     use futures::FutureExt as _;
-    use store::Store as _;
     // It is at hand: nothing is waited for.
     match store.status().now_or_never() {
         Some(Ok(status)) => status.alarm.map_or(Ok(()), Err),
@@ -290,5 +310,19 @@ mod tests {
         assert!(store_raft::transport::tls::vouches_for(&chain[0], 0xab));
         assert!(!store_raft::transport::tls::vouches_for(&chain[0], 0xac));
         assert_eq!(pki::PEER_NAME, store_raft::transport::tls::MEMBER);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_does_not_come_to_lead_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = foundation::ManualClock::new("2026-11-22T10:00:00Z".parse().unwrap());
+        let shared: SharedClock = Arc::new(clock.clone());
+        let store = store::embedded::Engine::open(folder.path(), Default::default(), shared).unwrap();
+        leads(&*store, &clock, async { Ok(()) }).await.unwrap();
+        let (error, ()) = tokio::join!(leads(&*store, &clock, std::future::pending()), async {
+            tokio::task::yield_now().await;
+            clock.advance(ALONE);
+        });
+        assert!(error.unwrap_err().to_string().contains("does not begin to write"));
     }
 }
