@@ -103,6 +103,66 @@ fn holds(source: &str) {
 }
 
 #[test]
+fn large_lists_of_type_set_and_map_are_compared_and_added_to() {
+    let list = |kind: &str, items: serde_json::Value| {
+        json!({"type": "array", "x-kubernetes-list-type": kind, "x-kubernetes-list-map-keys":
+            if kind == "map" { json!(["name", "port"]) } else { json!([]) }, "items": items})
+    };
+    let entry = json!({"type": "object", "properties": {
+        "name": {"type": "string"}, "port": {"type": "integer"}, "note": {"type": "string"},
+    }});
+    let pair = json!({"type": "array", "x-kubernetes-list-type": "atomic", "items": {"type": "integer"}});
+    let atom = json!({"type": "object", "x-kubernetes-map-type": "atomic", "properties": {
+        "name": {"type": "string"}, "port": {"type": "integer"}, "note": {"type": "string"},
+    }});
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "numbers": list("set", json!({"type": "integer"})),
+        "ratios": list("set", json!({"type": "number"})),
+        "texts": list("set", json!({"type": "string"})),
+        "pairs": list("set", pair),
+        "atoms": list("set", atom),
+        "entries": list("map", entry),
+    }}}});
+    let structural =
+        Structural::parse(api::GroupVersionKind::new("example.com", "v1", "Thing"), &schema).unwrap();
+    let number = |n: i64| json!(n);
+    let text = |n: i64| json!(n.to_string());
+    let pair = |n: i64| json!([n / 2, n % 2]);
+    let entry = |n: i64| json!({"name": format!("n{}", n / 2), "port": n % 2, "note": "x"});
+    // Each element of the second list falls together with one of the first, as numbers of all types do.
+    let make: [(&str, i64, &dyn Fn(i64) -> serde_json::Value, &str); 6] = [
+        ("numbers", 50_000, &number, "[dyn(1.0), dyn(2u), dyn(-0.0)]"),
+        ("texts", 10_000, &text, "['1', '2']"),
+        ("ratios", 5_000, &number, "[dyn(1), dyn(2u)]"),
+        ("pairs", 5_000, &pair, "[[0, 1], [1, 0]]"),
+        ("atoms", 5_000, &entry, "[d.spec.atoms[0]]"),
+        ("entries", 10_000, &entry, "[d.spec.entries[1]]"),
+    ];
+    for (field, size, make, known) in make {
+        let thing = |elements: Vec<serde_json::Value>| json!({"spec": {field: elements}});
+        let old = thing((0..size).map(make).collect());
+        let new = thing((0..size).rev().map(make).collect());
+        let other = thing((1..=size).map(make).collect());
+        let value = |data| from_node(data, Some(structural.root())).unwrap();
+        let bindings = Bindings(vec![
+            ("self", value(&new)),
+            ("oldSelf", Value::some(value(&old))),
+            ("d", value(&other)),
+        ]);
+        let (new, old) = (format!("self.spec.{field}"), format!("oldSelf.value().spec.{field}"));
+        for source in [
+            format!("{new} == {old} && {new} != d.spec.{field}"),
+            format!("({new} + {old}) == {old} && size({new} + d.spec.{field}) == {}", size + 1),
+            format!("size({new} + {known}) == {size}"),
+        ] {
+            let program = compile(&source, &scope(&structural)).unwrap();
+            let value = program.evaluate(&bindings, CALL_LIMIT).value;
+            assert!(matches!(value, Ok(Value::Bool(true))), "{source}: {value:?}");
+        }
+    }
+}
+
+#[test]
 fn arithmetic_and_comparison() {
     for source in [
         "1 + 2 * 3 == 7 && (1 + 2) * 3 == 9 && 7 / 2 == 3 && -7 % 3 == -1",

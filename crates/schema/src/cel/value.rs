@@ -4,6 +4,7 @@
 //! Upstream: cel-go `common/types`, apiserver `pkg/cel/common/values.go`.
 
 mod compare;
+mod index;
 mod json;
 
 use std::cell::RefCell;
@@ -21,8 +22,8 @@ use super::authorizer::Check;
 use super::functions::{format::Format, semver::Semver, url::Url};
 use crate::structural::Node;
 
-pub(super) use compare::same_entry;
 pub use compare::{compare, equal};
+pub(super) use index::Index;
 pub use json::from_json;
 pub(crate) use json::from_node;
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Call;
-use crate::cel::value::{Error, List, Map, Result, Value, compare, equal, same_entry};
+use crate::cel::value::{Error, Index, List, Map, Result, Value, compare, equal};
 
 /// The moments that CEL knows: the years 1 to 9999.
 const MIN_SECOND: i64 = -62_135_596_800;
@@ -159,23 +159,18 @@ fn concat<'a>(a: &List<'a>, b: &List<'a>) -> Result<Value<'a>> {
     let more = b.elements()?;
     let node = a.node();
     let keys = node.and_then(|node| node.map_keys());
-    let set = node.is_some_and(|node| node.is_set());
-    for element in more {
-        let same = match &keys {
-            Some(keys) => all.iter().position(|known| same_entry(keys, known, &element)),
-            None if set => all.iter().position(|known| equal(known, &element)),
-            None => None,
-        };
-        match same {
-            Some(index) => all[index] = element,
-            None => all.push(element),
+    match node {
+        Some(node) if node.is_set() || keys.is_some() => {
+            let mut index = Index::new(keys, all, &more);
+            more.into_iter().for_each(|element| index.put(element));
+            // What is added to this again, or compared with it, finds the same type.
+            Ok(Value::List(List::Merged(Rc::new(index.into_all()), node)))
+        }
+        _ => {
+            all.extend(more);
+            Ok(Value::list(all))
         }
     }
-    Ok(match node {
-        // What is added to this again, or compared with it, finds the same type.
-        Some(node) if set || keys.is_some() => Value::List(List::Merged(Rc::new(all), node)),
-        _ => Value::list(all),
-    })
 }
 
 fn moved<'a>(at: Timestamp, nanos: i64) -> Result<Value<'a>> {

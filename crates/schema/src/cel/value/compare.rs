@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 
+use super::index::Index;
 use super::{List, Map, Opaque, Value};
 use crate::structural::Node;
 
@@ -44,7 +45,7 @@ fn equal_opaque(left: &Opaque<'_>, right: &Opaque<'_>) -> bool {
     }
 }
 
-fn elements<'a>(list: &List<'a>) -> Vec<Value<'a>> {
+pub(super) fn elements<'a>(list: &List<'a>) -> Vec<Value<'a>> {
     // What cannot be read by its schema is equal to nothing: it stays out.
     (0..list.len()).filter_map(|index| list.get(index).ok().flatten()).collect()
 }
@@ -61,19 +62,17 @@ fn equal_lists<'a>(left: &List<'a>, right: &List<'a>) -> bool {
     }
     // In any order, each once: what is there twice makes no set.
     let mut found = vec![false; a.len()];
+    let whole = keys.is_some();
+    let a = Index::new(keys, a, &b);
     b.iter().all(|other| {
-        let known = |one: &Value<'a>| match &keys {
-            Some(keys) => same_entry(keys, one, other),
-            None => equal(one, other),
-        };
-        a.iter().position(known).is_some_and(|at| {
-            !std::mem::replace(&mut found[at], true) && (keys.is_none() || equal(&a[at], other))
+        a.position(other).is_some_and(|at| {
+            !std::mem::replace(&mut found[at], true) && (!whole || equal(&a.all()[at], other))
         })
     })
 }
 
 /// Whether two elements of a list of type map are entries of the same keys.
-pub(in crate::cel) fn same_entry<'a>(keys: &[String], left: &Value<'a>, right: &Value<'a>) -> bool {
+pub(super) fn same_entry<'a>(keys: &[String], left: &Value<'a>, right: &Value<'a>) -> bool {
     keys.iter().all(|key| {
         let key = Value::text(key);
         match (left.get(&key), right.get(&key)) {
