@@ -33,8 +33,10 @@ const CACHE_SECONDS: i64 = 30;
 const DISCOVERY_SECONDS: i64 = 30;
 
 /// When an owner that the server knows and no cache has shown yet is asked for again: one that is created and deleted
-/// before the first list of its kind is never shown. Upstream asks with a growing pause, of 5 ms to 1000 s.
+/// before the first list of its kind is never shown. The pause is half the time since the newest cache was made, within
+/// these: a kind that can never be listed is not asked for each time anew. Upstream's grows from 5 ms to 1000 s.
 const UNSEEN_SECONDS: i64 = 5;
+const UNSEEN_MAX_SECONDS: i64 = 1000;
 
 /// The key of the work of finding out which kinds there are. No UID looks so.
 const DISCOVERY: &str = "#discovery";
@@ -95,7 +97,8 @@ impl Controller for GarbageCollector {
             }
         }
         if decision.unseen {
-            decision.plan.requeue_at(object::after(now, UNSEEN_SECONDS));
+            let newest = self.monitors.lock().values().map(|monitor| monitor.since).max();
+            decision.plan.requeue_at(ask_again(newest.unwrap_or(now), now));
         }
         decision.plan
     }
@@ -177,6 +180,12 @@ fn look_again(since: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let waited = now.duration_since(since).max(SignedDuration::ZERO);
     let later = now.checked_add(waited / 2 + SignedDuration::from_millis(10)).unwrap_or(until);
     (now < until).then_some(later.min(until))
+}
+
+/// When to ask again for an owner that no cache has shown; the newest was made at `since`.
+fn ask_again(since: Timestamp, now: Timestamp) -> Timestamp {
+    let waited = now.duration_since(since).as_secs();
+    object::after(now, (waited / 2).clamp(UNSEEN_SECONDS, UNSEEN_MAX_SECONDS))
 }
 
 /// When to ask again for kinds that are defined and that discovery does not tell of: the server learns of a definition by

@@ -194,7 +194,11 @@ impl ResourceQuotas {
             let amounts = if known {
                 continue;
             } else {
-                match self.sources.find(resource, view.answers()) {
+                let state = self.sources.find(resource, view.answers(), now);
+                if let Some(at) = self.sources.changes_at(resource, now) {
+                    count.changes_at(at);
+                }
+                match state {
                     State::Ask(paths) => {
                         questions.extend(paths);
                         continue;

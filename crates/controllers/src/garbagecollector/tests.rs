@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
 use super::graph::{Graph, Kind};
-use super::{DISCOVERY, GarbageCollector, catch_up};
+use super::{DISCOVERY, GarbageCollector, ask_again, catch_up};
 
 fn endpoint(plural: &'static str) -> Endpoint {
     Endpoint::new("", "v1", plural)
@@ -130,9 +130,16 @@ fn an_owner_that_the_server_knows_and_no_cache_has_shown_is_asked_for_again() {
     let graph = fixture.controller().graph.clone();
     add(&mut graph.lock(), object("child", json!([owner("owner", true)]), json!({})));
     // It may go before the list of its kind comes, and nothing would tell of it.
-    assert_eq!(fixture.plan("", "child", at(130)).requeue_at, Some(at(135)));
+    // A kind that cannot be listed is asked for ever more seldom.
+    for (now, pause) in [(130, 15), (300, 100), (2_100, 1000), (90_000, 1000)] {
+        let later = fixture.plan("", "child", at(now)).requeue_at;
+        assert_eq!(later, Some(at(now + pause)), "at {now}");
+    }
+    for now in [90, 100, 109, 111] {
+        assert_eq!(ask_again(at(100), at(now)), at(now + 5));
+    }
     add(&mut graph.lock(), object("owner", json!([]), json!({})));
-    assert_eq!(fixture.plan("", "child", at(135)).requeue_at, None, "its cache tells from now on");
+    assert_eq!(fixture.plan("", "child", at(90_000)).requeue_at, None, "its cache tells from now on");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use api::types::apiextensions::v1::CustomResourceDefinition;
 use api::types::core::v1::ResourceQuota;
 use api::{GroupResource, quota};
 use client::{Change, Endpoint, Informer, Informers, PartialMetadata};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::{Answers, Key, Trigger, Watches};
 
@@ -30,14 +31,43 @@ pub(super) enum State {
     Ready(Informer<PartialMetadata>),
 }
 
+/// When discovery is asked again whether a resource is served in another version. The server's own watch is behind ours by
+/// less.
+const AGAIN_SECONDS: i64 = 5;
+
 enum Source {
-    Unknown,
-    Watched {
-        endpoint: Endpoint,
-        informer: Option<Informer<PartialMetadata>>,
-        /// Its definition has changed: it may be served in another version by now.
-        outdated: bool,
-    },
+    Unknown(Served),
+    Watched { endpoint: Endpoint, informer: Option<Informer<PartialMetadata>>, served: Served },
+}
+
+/// Whether a resource is still served where it is watched, or still not.
+#[derive(Clone, Copy)]
+enum Served {
+    /// So it is, as far as is known.
+    Still,
+    /// Its definition has changed: it may be served in another version by now.
+    Unsure,
+    /// Discovery told nothing new of that yet. The server learns of a definition by a watch of its own, which may be behind
+    /// ours: it is asked once more then.
+    Until(Timestamp),
+}
+
+impl Served {
+    fn asks(self, now: Timestamp) -> bool {
+        match self {
+            Self::Still => false,
+            Self::Unsure => true,
+            Self::Until(at) => now >= at,
+        }
+    }
+
+    /// After an answer that told nothing new.
+    fn same(self, now: Timestamp) -> Self {
+        match self {
+            Self::Unsure => Self::Until(object::after(now, AGAIN_SECONDS)),
+            _ => Self::Still,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -82,7 +112,7 @@ impl Sources {
 
     /// Whether a resource is served, as far as is known.
     pub(super) fn serves(&self, resource: &GroupResource) -> bool {
-        !matches!(self.known.lock().get(resource), Some(Source::Unknown))
+        !matches!(self.known.lock().get(resource), Some(Source::Unknown(_)))
     }
 
     /// The revision that the caches have reached.
@@ -90,27 +120,44 @@ impl Sources {
         let known = self.known.lock();
         let informers = known.values().filter_map(|source| match source {
             Source::Watched { informer, .. } => informer.as_ref(),
-            Source::Unknown => None,
+            Source::Unknown(_) => None,
         });
         informers.filter_map(|informer| informer.resource_version().parse().ok()).max().unwrap_or(0)
     }
 
+    /// When a resource is to be looked for again, though nothing happens.
+    pub(super) fn changes_at(&self, resource: &GroupResource, now: Timestamp) -> Option<Timestamp> {
+        let known = self.known.lock();
+        let (Source::Unknown(served) | Source::Watched { served, .. }) = known.get(resource)?;
+        match served {
+            Served::Still => None,
+            Served::Until(at) if *at > now => Some(*at),
+            // It was asked for, and the server could not tell.
+            _ => Some(object::after(now, super::DOWN_SECONDS)),
+        }
+    }
+
     /// The objects of a resource.
-    pub(super) fn find(&self, resource: &GroupResource, answers: &Answers) -> State {
+    pub(super) fn find(&self, resource: &GroupResource, answers: &Answers, now: Timestamp) -> State {
         let Some(outside) = self.outside.get() else { return State::Unknown };
         let mut known = self.known.lock();
         let watched = known.get_mut(resource);
-        if !matches!(watched, Some(Source::Unknown | Source::Watched { outdated: false, .. })) {
+        let asks = match &watched {
+            None => true,
+            Some(Source::Unknown(served) | Source::Watched { served, .. }) => served.asks(now),
+        };
+        if asks {
             match (locate(resource, answers), watched) {
                 // While nobody can tell, what is watched is still the best that there is.
-                (Err(State::Down), Some(_)) => {}
+                (Err(State::Down), Some(Source::Watched { .. })) => {}
                 (Err(unknown), _) => return unknown,
-                (Ok(None), _) => drop(known.insert(resource.clone(), Source::Unknown)),
-                (Ok(Some(found)), Some(Source::Watched { endpoint, outdated, .. })) if *endpoint == found => {
-                    *outdated = false;
+                (Ok(None), Some(Source::Unknown(served))) => *served = served.same(now),
+                (Ok(None), _) => drop(known.insert(resource.clone(), Source::Unknown(Served::Still))),
+                (Ok(Some(found)), Some(Source::Watched { endpoint, served, .. })) if *endpoint == found => {
+                    *served = served.same(now);
                 }
                 (Ok(Some(endpoint)), _) => {
-                    let source = Source::Watched { endpoint, informer: None, outdated: false };
+                    let source = Source::Watched { endpoint, informer: None, served: Served::Still };
                     known.insert(resource.clone(), source);
                 }
             }
@@ -143,8 +190,9 @@ impl Sources {
 /// Has a resource looked for again when it is needed next.
 fn outdate(known: &mut HashMap<GroupResource, Source>, resource: &GroupResource) {
     match known.get_mut(resource) {
-        Some(Source::Watched { outdated, .. }) => *outdated = true,
-        _ => drop(known.remove(resource)),
+        Some(Source::Unknown(served) | Source::Watched { served, .. }) => *served = Served::Unsure,
+        // It will be asked for when a quota counts it.
+        None => {}
     }
 }
 
@@ -189,7 +237,7 @@ impl Sources {
     pub(super) fn version(&self, resource: &GroupResource) -> Option<String> {
         match self.known.lock().get(resource)? {
             Source::Watched { endpoint, .. } => Some(endpoint.version.to_string()),
-            Source::Unknown => None,
+            Source::Unknown(_) => None,
         }
     }
 }

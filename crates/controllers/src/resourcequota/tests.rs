@@ -184,22 +184,42 @@ fn a_resource_is_looked_up_again_when_its_definition_has_changed() {
         Ok(json!({"groupVersion": format!("example.com/{version}"),
             "resources": [{"name": "widgets", "verbs": ["list", "watch"]}]}))
     };
+    let down = || Err(api::Status::service_unavailable("down"));
+    let none = || Ok(json!({"versions": []}));
     let fresh = quota("1", json!({"hard": {"count/widgets.example.com": "2"}}), json!({}));
     let mut fixture = Fixture::new(ResourceQuotas::default())
         .with(vec![fresh])
         .with_answer("/apis/example.com/v1", list("v1"))
-        .with_answer("/apis/example.com/v2", list("v2"));
-    for (answer, watched) in [
-        (group("v1"), "v1"),
-        // The same again, a group that does not answer, and then another version.
-        (group("v1"), "v1"),
-        (Err(api::Status::service_unavailable("down")), "v1"),
-        (group("v2"), "v2"),
+        .with_answer("/apis/example.com/v2", list("v2"))
+        .with_answer("/apis/example.com/v3", list("v3"));
+    // When, whether its definition changed before, what discovery tells, what is watched then, when it is looked for again.
+    for (now, changed, answer, watched, again) in [
+        (100, false, none(), None, None),
+        // Discovery is behind with a definition that is new, and with one that has another version.
+        (101, true, none(), None, Some(106)),
+        (103, false, none(), None, Some(106)),
+        (106, false, group("v1"), Some("v1"), None),
+        (200, true, group("v1"), Some("v1"), Some(205)),
+        (203, false, group("v2"), Some("v1"), Some(205)),
+        (205, false, group("v2"), Some("v2"), None),
+        // The change was another.
+        (300, true, group("v2"), Some("v2"), Some(305)),
+        (305, false, group("v2"), Some("v2"), None),
+        (400, false, group("v3"), Some("v2"), None),
+        // A group that does not answer.
+        (500, true, down(), Some("v2"), Some(530)),
+        (530, false, group("v2"), Some("v2"), Some(535)),
+        (535, false, down(), Some("v2"), Some(565)),
+        (565, false, group("v3"), Some("v3"), None),
     ] {
+        if changed {
+            fixture.controller().sources.changed(&widgets);
+        }
         fixture = fixture.with_answer("/apis/example.com", answer);
-        fixture.plan("a", "q", at(0));
-        assert_eq!(fixture.controller().sources.version(&widgets).as_deref(), Some(watched));
-        fixture.controller().sources.changed(&widgets);
+        let plan = fixture.plan("a", "q", at(now * 1_000));
+        assert_eq!(fixture.controller().sources.version(&widgets).as_deref(), watched, "at {now}");
+        let later = plan.requeue_at.filter(|later| *later > at(now * 1_000 + 1_000));
+        assert_eq!(later, again.map(|again| at(again * 1_000)), "at {now}");
     }
 }
 
