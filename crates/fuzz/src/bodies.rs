@@ -1,6 +1,7 @@
 //! Request bodies: JSON, YAML, protobuf and CBOR of every kind. The first two bytes choose the kind.
 
 use schema::{FieldValidation, Schema, cbor, decode, decode_yaml, protobuf, yaml_to_json};
+use serde_json::Value;
 
 use crate::sample::{Source, kinds, object};
 
@@ -61,11 +62,27 @@ pub fn cbor(data: &[u8]) {
     }
 }
 
+/// Whether `more` has all that `less` has.
+fn holds(more: &Value, less: &Value) -> bool {
+    match (more, less) {
+        (Value::Object(more), Value::Object(less)) => {
+            less.iter().all(|(name, less)| more.get(name).is_some_and(|more| holds(more, less)))
+        }
+        (Value::Array(more), Value::Array(less)) => {
+            more.len() == less.len() && more.iter().zip(less).all(|(more, less)| holds(more, less))
+        }
+        _ => more == less,
+    }
+}
+
 /// Whole objects, which every form gives back as they were.
 pub fn forms(data: &[u8]) {
     let (schema, object) = object(&mut Source::new(data));
     let written = protobuf::encode(&object, &schema).expect("an object can be written");
-    assert_eq!(protobuf::decode(&written, &schema).as_ref(), Ok(&object));
+    let decoded = protobuf::decode(&written, &schema).expect("what was written can be read");
+    // What has no pointer in upstream's types is always written: a port without a target comes back with the target 0.
+    assert!(holds(&decoded, &object), "{decoded} of {object}");
+    assert_eq!(protobuf::encode(&decoded, &schema).as_ref(), Ok(&written));
     assert_eq!(cbor::decode(&cbor::encode(&object, Some(&schema))).as_ref(), Ok(&object));
     let yaml = yaml_to_json(object.to_string().replace("\\u0000", "").as_bytes());
     yaml.expect("JSON is YAML");
