@@ -62,16 +62,24 @@ pub fn cbor(data: &[u8]) {
     }
 }
 
-/// Whether `more` has all that `less` has.
-fn holds(more: &Value, less: &Value) -> bool {
-    match (more, less) {
-        (Value::Object(more), Value::Object(less)) => {
-            less.iter().all(|(name, less)| more.get(name).is_some_and(|more| holds(more, less)))
+/// Whether `back` is `object` again. A port that is 0 or "" may be missing: upstream's types have no pointer there, so that in
+/// protobuf it is written also where there is none, and read as none.
+fn is_again(back: &Value, object: &Value) -> bool {
+    match (back, object) {
+        (Value::Object(back), Value::Object(object)) => {
+            let unset = |name: &str, value: &Value| {
+                matches!(name, "port" | "targetPort") && (*value == 0 || *value == "")
+            };
+            back.keys().all(|name| object.contains_key(name))
+                && object.iter().all(|(name, value)| match back.get(name) {
+                    Some(back) => is_again(back, value),
+                    None => unset(name, value),
+                })
         }
-        (Value::Array(more), Value::Array(less)) => {
-            more.len() == less.len() && more.iter().zip(less).all(|(more, less)| holds(more, less))
+        (Value::Array(back), Value::Array(object)) => {
+            back.len() == object.len() && back.iter().zip(object).all(|(back, object)| is_again(back, object))
         }
-        _ => more == less,
+        _ => back == object,
     }
 }
 
@@ -80,8 +88,7 @@ pub fn forms(data: &[u8]) {
     let (schema, object) = object(&mut Source::new(data));
     let written = protobuf::encode(&object, &schema).expect("an object can be written");
     let decoded = protobuf::decode(&written, &schema).expect("what was written can be read");
-    // What has no pointer in upstream's types is always written: a port without a target comes back with the target 0.
-    assert!(holds(&decoded, &object), "{decoded} of {object}");
+    assert!(is_again(&decoded, &object), "{decoded} of {object}");
     assert_eq!(protobuf::encode(&decoded, &schema).as_ref(), Ok(&written));
     assert_eq!(cbor::decode(&cbor::encode(&object, Some(&schema))).as_ref(), Ok(&object));
     let yaml = yaml_to_json(object.to_string().replace("\\u0000", "").as_bytes());
