@@ -30,6 +30,8 @@ const STORED: usize = 16 * 1024;
 
 /// What a member of gzip begins with: deflate, no name, no time, the fastest level, no system.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+/// A stored block with nothing in it, which ends every piece.
+const FLUSHED: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// The last block of a deflate stream, with nothing in it.
 const LAST: [u8; 2] = [0x03, 0x00];
 
@@ -107,6 +109,8 @@ impl Member {
             out.extend_from_slice(&length.to_le_bytes());
             out.extend_from_slice(&(!length).to_le_bytes());
             out.extend_from_slice(piece);
+            // Go's reader hands on what a stored block held when the next one begins: an empty one, as a flush makes.
+            out.extend_from_slice(&FLUSHED);
             return Ok(out.into());
         }
         let mut compressor = Compress::new(Compression::new(LEVEL), false);
@@ -190,6 +194,8 @@ mod tests {
         let (mut sent, mut plain) = (Vec::new(), Vec::new());
         for piece in &pieces {
             sent.extend_from_slice(&member.piece(piece).unwrap());
+            // What Go's reader waits for before it hands on what it has.
+            assert!(sent.ends_with(&FLUSHED[1..]), "after {} bytes", plain.len());
             plain.extend_from_slice(piece);
             // All that was sent so far is read, though the end is not there.
             let mut read = vec![0; plain.len()];
