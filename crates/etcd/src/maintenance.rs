@@ -1,7 +1,7 @@
 //! The service Maintenance: where the store stands, its hash, its snapshot.
 //!
 //! Reads the store. A snapshot is written to a temporary file first, so that neither a large store nor a slow client keeps
-//! much in memory.
+//! much in memory; one that the disk has no room for is refused before.
 //! Hashes are of this server's own making: they compare one of its stores with another, never with etcd's.
 //! Upstream: etcd's `server/etcdserver/api/v3rpc/maintenance.go`.
 
@@ -93,15 +93,14 @@ impl Maintenance for Server {
     type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let failed = |error: snapshot::Error| match error {
-            snapshot::Error::Store(error) => refusal::status(error),
-            other => Status::new(Code::Unknown, other.to_string()),
-        };
+        let failed = refusal::of_snapshot;
         // Refused and not queued: what a slow client takes may last for ever.
         let Ok(slot) = self.snapshots.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted("etcdserver: too many requests"));
         };
         let scratch = self.options.scratch.clone();
+        let status = self.store.status().await.map_err(refusal::status)?;
+        snapshot::check_room(scratch.as_deref(), &status).map_err(failed)?;
         let gathered = snapshot::gather(&*self.store, scratch.as_deref()).await.map_err(failed)?;
         let header = self.header(gathered.revision());
         let (sender, receiver) = mpsc::channel(4);

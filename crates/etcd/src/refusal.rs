@@ -6,6 +6,8 @@
 use store::{Error, unavailable};
 use tonic::{Code, Status};
 
+use crate::snapshot;
+
 /// A key is missing in a request.
 pub const EMPTY_KEY: &str = "etcdserver: key is not provided";
 /// A put is to keep the value or lease of a key that does not exist.
@@ -77,6 +79,19 @@ pub fn status(error: Error) -> Status {
         // What etcd has no words for. Of this code, clients ask again.
         Error::Unavailable(reason) => Status::new(Code::Unavailable, format!("etcdserver: {reason}")),
         Error::Cancelled => Status::new(Code::Cancelled, error.to_string()),
+        other => Status::new(Code::Unknown, other.to_string()),
+    }
+}
+
+/// What keeps a snapshot from being made is on the wire.
+pub(crate) fn of_snapshot(error: snapshot::Error) -> Status {
+    match error {
+        snapshot::Error::Store(error) => status(error),
+        // Not etcd's text of a full disk, which clients take for an alarm: writes go on.
+        snapshot::Error::NoRoom { .. } => Status::resource_exhausted(format!("etcdserver: {error}")),
+        snapshot::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
+            Status::resource_exhausted("etcdserver: the snapshot has filled the disk")
+        }
         other => Status::new(Code::Unknown, other.to_string()),
     }
 }

@@ -4,11 +4,13 @@
 //! that etcd's tools can look at ours and restore it, and a cluster can move from one to the other by its backup.
 //! Ours holds no history: to its reader it is a store that was compacted at its revision.
 //!
-//! Not here: the pages of the file (`bolt`), how a store is read for it (`gathered`), what becomes of what was read
+//! Not here: the pages of the file (`bolt`), how a store is read for it (`gathered`), whether there is
+//! room for it (`room`), what becomes of what was read
 //! (`store::embedded::restore`). Upstream: etcd's `etcdutl/snapshot`, `server/storage/{mvcc,schema}`.
 
 mod bolt;
 mod gathered;
+mod room;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,6 +24,7 @@ use store::{KeyValue, LeaseId, LeaseInfo, Range, Revision, Store};
 use crate::wire::{leasepb, mvccpb};
 use crate::{convert, stamp};
 pub use gathered::{Gathered, gather};
+pub use room::check_room;
 
 /// Bytes of the checksum at the end.
 const SUM: u64 = 32;
@@ -35,6 +38,14 @@ pub enum Error {
     /// The system refused.
     #[error("the snapshot cannot be read or written")]
     Io(#[from] std::io::Error),
+    /// The disk has no room for it beside what it must keep free.
+    #[error("there is no room for a snapshot on the disk: {free} bytes are free, and {needed} have to be")]
+    NoRoom {
+        /// What has to be free.
+        needed: u64,
+        /// What is.
+        free: u64,
+    },
     /// The file is no snapshot, or is damaged.
     #[error("not a sound snapshot: {0}")]
     Damaged(&'static str),

@@ -275,13 +275,7 @@ impl Core {
             Change::Add(member) if members.members.contains_key(&member.id) => Change::Update(member),
             other => other,
         };
-        let done = match &change {
-            Change::Add(member) => members.members.get(&member.id) == Some(member),
-            // Not because it is not known: this member may not know of all yet.
-            Change::Remove(id) => members.gone.contains(id),
-            Change::Update(member) => members.members.get(&member.id) == Some(member),
-        };
-        if done {
+        if members.has(&change) {
             return self.answer(request, Ok(Reply::Changed));
         }
         if let Change::Add(member) = &change

@@ -78,6 +78,7 @@ mod logging;
 mod look;
 mod member;
 mod membership;
+pub mod peers;
 mod records;
 mod reset;
 mod tail;

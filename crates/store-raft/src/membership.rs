@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 
+use crate::core::Change;
 use crate::level::{FIRST, Level};
 use crate::wire::{Reader, Writer};
 
@@ -88,6 +89,16 @@ impl Membership {
     pub fn update(&mut self, member: Member) {
         if let Some(known) = self.members.get_mut(&member.id) {
             *known = member;
+        }
+    }
+
+    /// Whether the members are as a change is to make them.
+    pub fn has(&self, change: &Change) -> bool {
+        match change {
+            Change::Add(member) => self.members.contains_key(&member.id),
+            // Not because it is not known: this member may not know of all yet.
+            Change::Remove(id) => self.gone.contains(id),
+            Change::Update(member) => self.members.get(&member.id) == Some(member),
         }
     }
 

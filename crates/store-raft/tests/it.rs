@@ -6,6 +6,7 @@ mod it {
     mod cluster;
     mod etcd_api;
     mod failover;
+    mod joining;
     mod limits;
     mod linearizable;
     mod processes;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use store::{KeyValue, LeaseId, LeaseInfo, Range, Revision, Store};
 
+use super::room::{self, Room};
 use super::{Error, SUM, bolt, known_revision, sum};
 use crate::convert;
 use crate::wire::leasepb;
@@ -31,6 +32,8 @@ const EMPTY: [&[u8]; 7] =
 pub struct Gathered {
     revision: Revision,
     file: File,
+    /// That of the disk which the file is on.
+    room: Room,
     /// Of every key, in the order of the revisions.
     places: Vec<Place>,
     leases: Vec<LeaseInfo>,
@@ -47,6 +50,7 @@ struct Place {
 /// The temporary file while it is written.
 struct Spool {
     file: BufWriter<File>,
+    room: Room,
     offset: u64,
     places: Vec<Place>,
     /// The keys with a lease: which, and which.
@@ -57,13 +61,15 @@ impl Spool {
     fn new(scratch: Option<&Path>) -> Result<Self, Error> {
         let file = scratch.map_or_else(tempfile::tempfile, tempfile::tempfile_in)?;
         let file = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { file, offset: 0, places: Vec::new(), leased: Vec::new() })
+        let room = Room::at(scratch);
+        Ok(Self { file, room, offset: 0, places: Vec::new(), leased: Vec::new() })
     }
 
     fn add(&mut self, keys: Vec<KeyValue>) -> Result<(), Error> {
         for kv in keys {
             let (revision, lease) = (kv.mod_revision, kv.lease);
             let bytes = convert::to_wire(kv).encode_to_vec();
+            self.room.take(bytes.len() as u64)?;
             self.file.write_all(&bytes)?;
             if lease != 0 {
                 self.leased.push((self.places.len(), lease));
@@ -84,7 +90,7 @@ impl Spool {
         self.places.retain(|place| place.length > 0);
         // What one revision has changed stays in the order of the keys.
         self.places.sort_unstable_by_key(|place| (place.revision, place.offset));
-        Ok(Gathered { revision, file, places: self.places, leases })
+        Ok(Gathered { revision, file, room: self.room, places: self.places, leases })
     }
 }
 
@@ -145,11 +151,14 @@ impl Gathered {
         self.places.len()
     }
 
-    /// Writes a snapshot file from its beginning, and syncs it. Returns its size. Blocks.
+    /// Writes a snapshot file from its beginning, and syncs it. Returns its size. Blocks. The file is on the disk that the
+    /// store was read to.
     ///
     /// # Errors
-    /// What the system has against it.
+    /// [`Error::NoRoom`] there; what the system has against it.
     pub fn write(&self, file: &mut File) -> Result<u64, Error> {
+        let mut room = self.room.clone();
+        room.look(room::pages(self.places.iter().map(|kv| u64::from(kv.length)).sum()))?;
         {
             let mut writer = bolt::Writer::new(BufWriter::with_capacity(1 << 20, &mut *file))?;
             let (mut place, mut last, mut value) = (0, 0, Vec::new());
@@ -158,6 +167,7 @@ impl Gathered {
                 last = kv.revision;
                 value.resize(kv.length as usize, 0);
                 self.file.read_exact_at(&mut value, kv.offset)?;
+                room.take(u64::from(kv.length))?;
                 writer.put(&name(kv.revision, place), &value)?;
             }
             writer.finish_bucket(b"key")?;

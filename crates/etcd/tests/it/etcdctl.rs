@@ -1,7 +1,8 @@
 //! `etcdctl` 3.4 and 3.5 against this server over the embedded engine. `tests/tools.sh` installs them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self::serving(None)
+        Self::serving(None, None)
     }
 
     /// One that is reached by TLS, by those who show a certificate of the authority.
@@ -47,10 +48,11 @@ impl World {
             )
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self::serving(Some(Arc::new(config)))
+        Self::serving(Some(Arc::new(config)), None)
     }
 
-    fn serving(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    /// `scratch`: where saves are built.
+    fn serving(tls: Option<Arc<rustls::ServerConfig>>, scratch: Option<PathBuf>) -> Self {
         let directory = TempDir::new().unwrap();
         let clock = SystemClock::shared();
         let engine = Engine::open(directory.path().join("store"), Default::default(), clock.clone()).unwrap();
@@ -59,7 +61,7 @@ impl World {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
-        let options = Options { client_urls: vec![url.clone()], id: 0xabc, ..Options::default() };
+        let options = Options { client_urls: vec![url.clone()], id: 0xabc, scratch, ..Options::default() };
         let server = Server::new(engine.clone(), options, clock);
         runtime.spawn(etcd::serve(server, listener, tls, stop.clone()));
         Self { directory, engine, url, stop, runtime }
@@ -268,6 +270,49 @@ fn snapshots(version: &'static str) {
     assert_eq!(keys, all.kvs);
 }
 
+/// A file system in memory that nobody else sees and that goes with the file. `None`: only root can make one.
+fn small_disk(mib: u64) -> Option<(std::fs::File, PathBuf)> {
+    let place = TempDir::new().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).arg(place.path()).status().unwrap().success()
+    };
+    if !run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]) {
+        assert!(std::env::var_os("CI").is_none(), "a tmpfs cannot be mounted");
+        println!("skipped: a tmpfs cannot be mounted");
+        return None;
+    }
+    let disk = std::fs::File::open(place.path());
+    assert!(run("umount", &["--lazy"]));
+    let disk = disk.unwrap();
+    let path = format!("/proc/self/fd/{}", disk.as_raw_fd()).into();
+    Some((disk, path))
+}
+
+/// A save that would fill the disk is refused before, and in its middle, and takes nothing from the store.
+fn no_room(version: &str) {
+    let Some((_disk, path)) = small_disk(16) else { return };
+    let world = World::serving(None, Some(path.clone()));
+    let run = |ops: Vec<Op>| world.runtime.block_on(world.engine.txn(Txn::of(ops))).unwrap();
+    for n in 0..24 {
+        run(vec![Op::put(format!("k/{n}"), vec![b'x'; 512 << 10])]);
+    }
+    let file = world.directory.path().join("saved.db");
+    let save = || world.try_ctl(version, &["snapshot", "save", file.to_str().unwrap()], "");
+    let refused = save().unwrap_err();
+    let expected = "ResourceExhausted desc = etcdserver: there is no room for a snapshot on the disk";
+    assert!(refused.contains(expected), "{refused}");
+    assert_eq!(world.ctl(version, &["alarm", "list"]), "", "the store's own disk is as it was");
+    // Whoever does not know before what there is finds out in time: once it has been read.
+    let gathered = world.runtime.block_on(snapshot::gather(&*world.engine, Some(&path))).unwrap();
+    let written = gathered.write(&mut tempfile::tempfile_in(&path).unwrap());
+    assert!(matches!(written, Err(snapshot::Error::NoRoom { .. })), "{written:?}");
+    drop(gathered);
+    run((0..20).map(|n| Op::delete(format!("k/{n}"))).collect());
+    save().unwrap();
+    let contents = snapshot::read(&mut std::fs::File::open(&file).unwrap()).unwrap();
+    assert_eq!(contents.keys().len(), 4);
+}
+
 macro_rules! both {
     ($($name:ident)+) => {
         mod etcdctl_3_4 { $(#[test] fn $name() { super::$name("3.4"); })+ }
@@ -275,4 +320,4 @@ macro_rules! both {
     };
 }
 
-both! { reads_and_writes watches leases upkeep over_tls snapshots }
+both! { reads_and_writes watches leases upkeep over_tls snapshots no_room }

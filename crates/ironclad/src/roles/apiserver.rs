@@ -24,7 +24,7 @@ use store::Store;
 use tokio::net::TcpListener;
 
 use super::Context;
-use super::members::Peers;
+use super::members::MembersPage;
 use super::store::Opened;
 use super::tokens::{Changes, Pages};
 use crate::config::manifests;
@@ -63,7 +63,7 @@ pub async fn start(
     options.beside = Some(Arc::new(door(context, opened, tokens.shared.clone())));
     let changes = Arc::new(Changes::new(tokens.shared.clone()));
     let mut pages: Vec<Arc<dyn Page>> = vec![changes.clone()];
-    pages.extend(opened.member().map(|member| Arc::new(Peers(member.clone())) as Arc<dyn Page>));
+    pages.extend(opened.member().map(|member| Arc::new(MembersPage(member.clone())) as Arc<dyn Page>));
     options.pages = Some(Arc::new(Pages(pages)));
     follow_manifests(context, &options.admission.manifests, tasks)?;
     let server = ApiServer::new(store, options, tasks, context.clock.clone(), context.randomness.clone())

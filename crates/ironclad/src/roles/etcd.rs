@@ -2,7 +2,7 @@
 //!
 //! Opens the store in the data directory, and the ports. Whoever may use a server's is `administrators`'s to say; of
 //! `ironclad etcd`, `flags` are the settings, `others` etcd's flags that mean nothing here, `listeners` the ports,
-//! `retention` and `notify` what it does beside. `client_urls` is how members know where the others are reached.
+//! `quota`, `retention` and `notify` what it does beside. `client_urls` is how members know where the others are reached.
 
 mod administrators;
 pub mod client_urls;
@@ -10,6 +10,7 @@ pub mod flags;
 mod listeners;
 mod notify;
 pub mod others;
+mod quota;
 mod retention;
 
 use std::net::SocketAddr;
@@ -18,14 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use foundation::{SystemClock, Tasks};
+use foundation::{SharedClock, SystemClock, Tasks};
+use futures::FutureExt as _;
 use store::embedded::Engine;
 use store_raft::RaftStore;
+use store_raft::peers::Peers;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
-use super::members::Peers;
 use super::store::Opened;
 pub use flags::Options;
 use flags::Retention;
@@ -39,7 +41,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     options.others.check()?;
     refuse_etcds_own(&options.data_dir)?;
-    let (retention, settings) = (options.retention()?, options.engine()?);
+    let (retention, settings) = (options.retention()?, options.engine(quota::memory())?);
     let (clock, tasks) = (SystemClock::shared(), Tasks::new("etcd"));
     apiserver::metrics::process::register();
     let tls = listeners::tls(&options, &clock, &tasks)?;
@@ -122,7 +124,7 @@ pub async fn start(
             id: member.identity().member,
             name: context.node.name.clone(),
             client_urls: urls,
-            members: Some(Arc::new(Peers(member.clone()))),
+            members: Some(Arc::new(peers(member.clone(), context.clock.clone()))),
             ..etcd::Options::default()
         },
         // The flags exclude each other.
@@ -135,11 +137,19 @@ pub async fn start(
     Ok(address)
 }
 
-/// Has the other members know where this one is reached; nowhere, where there are no URLs.
+/// The members, and where they say that they are.
+fn peers(member: Arc<RaftStore>, clock: SharedClock) -> Peers {
+    let client_urls = |member: Arc<RaftStore>| async move { client_urls::known(&*member).await }.boxed();
+    Peers::new(member, Box::new(client_urls), clock)
+}
+
+/// Has the other members know where this one is reached; nowhere, where there are no URLs. What former members have said is
+/// removed.
 pub fn tell(context: &Context, member: &Arc<RaftStore>, urls: Vec<String>, tasks: &Tasks) {
     let (clock, member) = (context.clock.clone(), member.clone());
     tasks.spawn_until_cancelled("client-urls", async move {
-        client_urls::publish(&*member, clock, member.identity().member, &urls).await;
+        client_urls::publish(&*member, clock.clone(), member.identity().member, &urls).await;
+        client_urls::tidy(&*member, clock, member.standing()).await;
     });
 }
 

@@ -39,9 +39,8 @@ async fn until(watch: &mut WatchStream, last: usize) -> Vec<usize> {
     seen
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_goes_on_after_a_restart() {
-    let mut etcd = Etcd::new("3.5");
+async fn a_watch_goes_on_after_a_restart(version: &'static str) {
+    let mut etcd = Etcd::new(version);
     etcd.start();
     let store = store(vec![etcd.url()]);
     put(&store, "k", 0).await;
@@ -57,9 +56,8 @@ async fn a_watch_goes_on_after_a_restart() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_endpoints_are_passed_over() {
-    let mut etcd = Etcd::new("3.4");
+async fn dead_endpoints_are_passed_over(version: &'static str) {
+    let mut etcd = Etcd::new(version);
     etcd.start();
     let [dead] = ports();
     let store = store(vec![format!("http://127.0.0.1:{dead}"), etcd.url()]);
@@ -77,8 +75,7 @@ async fn nobody_at_home_is_said_in_time() {
     assert!(matches!(result, Err(Error::Unavailable("no etcd endpoint answers"))), "{result:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loss_of_the_leader_loses_nothing() {
+async fn the_loss_of_the_leader_loses_nothing(version: &'static str) {
     let ports: [u16; 6] = ports();
     let names = ["a", "b", "c"];
     let cluster: Vec<_> = names
@@ -90,7 +87,7 @@ async fn the_loss_of_the_leader_loses_nothing() {
     let mut members: Vec<_> = names
         .iter()
         .enumerate()
-        .map(|(n, name)| Etcd::member("3.5", name, ports[n], ports[3 + n], &cluster))
+        .map(|(n, name)| Etcd::member(version, name, ports[n], ports[3 + n], &cluster))
         .collect();
     members.iter_mut().for_each(Etcd::start);
     let store = store(members.iter().map(Etcd::url).collect());
@@ -179,9 +176,8 @@ async fn an_endpoint_that_says_nothing_holds_nobody_up_and_all_wait_once() {
     assert!(listener.accept().is_err(), "twenty calls share one connection");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_range_is_as_of_one_revision() {
-    let etcd = Etcd::new("3.5").started();
+async fn a_long_range_is_as_of_one_revision(version: &'static str) {
+    let etcd = Etcd::new(version).started();
     let store = store(vec![etcd.url()]);
     let all = |store: EtcdStore| async move { soon(store.range(Range::prefix("k/"))).await.unwrap() };
     for chunk in 0..15 {
@@ -208,3 +204,32 @@ async fn a_long_range_is_as_of_one_revision() {
     }
     writing.await.unwrap();
 }
+
+macro_rules! over {
+    ($module:ident $version:literal: $($name:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name($version).await;
+                }
+            )+
+        }
+    };
+}
+
+macro_rules! both {
+    ($($name:ident)+) => {
+        over! { etcd_3_4 "3.4": $($name)+ }
+        over! { etcd_3_5 "3.5": $($name)+ }
+    };
+}
+
+both! {
+    a_watch_goes_on_after_a_restart
+    dead_endpoints_are_passed_over
+    a_long_range_is_as_of_one_revision
+}
+
+// A quarter of a minute each: clusters of both lose their leader in the histories (`linearizable`).
+over! { three_etcds_3_5 "3.5": the_loss_of_the_leader_loses_nothing }

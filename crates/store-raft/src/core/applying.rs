@@ -30,6 +30,7 @@ impl Core {
         self.node.advance_apply_to(position.index);
         self.time.observe(self.replica.time(), now);
         self.answer_reads(now);
+        self.answer_changes();
         self.fail_before(position.term, LOST);
     }
 

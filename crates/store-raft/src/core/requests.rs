@@ -48,6 +48,8 @@ struct Waiting {
 
 struct Proposed {
     request: Request,
+    /// What it is, if it is a change of members.
+    change: Option<Change>,
     /// Under whose leadership it was proposed, as far as was known here.
     term: u64,
     deadline: Duration,
@@ -268,7 +270,12 @@ impl Core {
             return Err(waiting);
         }
         if let Some(request) = waiting.request {
-            let proposed = Proposed { request, term: self.node.raft.term, deadline: waiting.deadline };
+            let change = match waiting.asked {
+                Asked::Change(change) => Some(change),
+                Asked::Command(_) | Asked::Promote(_) | Asked::Level(_) => None,
+            };
+            let (term, deadline) = (self.node.raft.term, waiting.deadline);
+            let proposed = Proposed { request, change, term, deadline };
             self.requests.proposed.insert(sequence, proposed);
         }
         Ok(())
@@ -279,6 +286,20 @@ impl Core {
         let own = envelope.proposer == self.settings.id && envelope.incarnation == self.settings.incarnation;
         let proposed = own.then(|| self.requests.proposed.remove(&envelope.sequence)).flatten();
         proposed.map(|proposed| proposed.request)
+    }
+
+    /// Tells those who wait for changes of members which a checkpoint had in it: what it holds does not come as an entry any
+    /// more. (Of a write it cannot be told whether it is in there.)
+    pub(super) fn answer_changes(&mut self) {
+        let mut done = Vec::new();
+        self.requests.proposed.retain(|_, proposed| {
+            let keep = !proposed.change.as_ref().is_some_and(|change| self.membership.has(change));
+            done.extend((!keep).then_some(proposed.request));
+            keep
+        });
+        for request in done {
+            self.answer(request, Ok(super::Reply::Changed));
+        }
     }
 
     /// Tells those who proposed under an earlier leadership than `term` that nobody here will learn what became of it.

@@ -1,76 +1,41 @@
 //! The etcd v3 API over members: what they tell of one another, and what the one that is left of them still answers.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use async_trait::async_trait;
 use etcd::wire::etcdserverpb::watch_request::RequestUnion;
 use etcd::wire::etcdserverpb::{
     HashKvRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, SnapshotRequest,
     StatusRequest, WatchCreateRequest, WatchRequest, cluster_client::ClusterClient, kv_client::KvClient,
     maintenance_client::MaintenanceClient, watch_client::WatchClient,
 };
-use foundation::{CancellationToken, SystemClock};
-use store::{Error, Op, Range, Store, Txn};
-use store_raft::RaftStore;
+use foundation::{CancellationToken, ManualClock, SharedClock, SystemClock};
+use futures::FutureExt as _;
+use store::{Op, Range, Store, Txn};
+use store_raft::peers::Peers;
+use store_raft::{Member, RaftStore};
 use tonic::Request;
 use tonic::transport::Channel;
 
 use super::cluster::{Cluster, Network, Under};
 use super::failover::soon;
 
-/// The members, as a server of the API is told of them.
-struct Peers(Arc<RaftStore>);
-
-#[async_trait]
-impl etcd::Members for Peers {
-    fn standing(&self) -> etcd::Standing {
-        let standing = self.0.standing().borrow().clone();
-        let known = |member: &store_raft::Member| etcd::Known {
-            id: member.id,
-            name: member.name.clone(),
-            peer_url: format!("https://{}", member.address),
-            is_learner: !standing.voters.contains(&member.id),
-        };
-        etcd::Standing {
-            id: standing.id,
-            cluster: self.0.identity().cluster,
-            leader: standing.leader,
-            term: standing.term,
-            indexes: (standing.committed, standing.applied),
-            members: standing.members.iter().map(known).collect(),
-        }
-    }
-
-    async fn client_urls(&self) -> HashMap<u64, Vec<String>> {
-        let urls = |member: &store_raft::Member| (member.id, vec![format!("https://{}:2379", member.name)]);
-        self.0.standing().borrow().members.iter().map(urls).collect()
-    }
-
-    async fn move_leader(&self, id: u64) -> Result<(), Error> {
-        self.0.move_leader(id).await
-    }
-
-    fn leader_changes(&self) -> u64 {
-        self.0.leader_changes()
-    }
-
-    async fn leaderless(&self) {
-        // Ends with the member.
-        let _ = self.0.standing().wait_for(|standing| standing.leader == 0).await;
-    }
-
-    async fn remove(&self, id: u64) -> Result<(), Error> {
-        self.0.remove_member(id).await
-    }
+/// Where members serve clients: told by their names.
+fn peers(member: Arc<RaftStore>, clock: SharedClock) -> Peers {
+    let urls = |member: Arc<RaftStore>| {
+        let one = |member: &Member| (member.id, vec![format!("https://{}:2379", member.name)]);
+        let urls = member.standing().borrow().members.iter().map(one).collect();
+        std::future::ready(urls).boxed()
+    };
+    Peers::new(member, Box::new(urls), clock)
 }
 
 /// Serves a member's store, until the token is dropped.
-async fn served(member: Arc<RaftStore>) -> (Channel, tokio_util::sync::DropGuard) {
+async fn served(member: Arc<RaftStore>, clock: SharedClock) -> (Channel, tokio_util::sync::DropGuard) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let members: Arc<dyn etcd::Members> = Arc::new(Peers(member.clone()));
+    let members: Arc<dyn etcd::Members> = Arc::new(peers(member.clone(), clock));
     let options =
         etcd::Options { id: member.identity().member, members: Some(members), ..Default::default() };
     let server = etcd::Server::new(member, options, SystemClock::shared());
@@ -97,7 +62,8 @@ async fn what_is_left_of_a_lost_majority_can_be_looked_into_and_saved() {
         let (key, value) = (format!("k/{n}").into(), store::PutValue::Plain("v".into()));
         soon(member.txn(Txn::of(vec![Op::Put { key, value, lease }]))).await.unwrap();
     }
-    let (channel, _stop) = served(member.clone()).await;
+    let clock = ManualClock::default();
+    let (channel, _stop) = served(member.clone(), Arc::new(clock.clone())).await;
     let mut kv = KvClient::new(channel.clone());
     let mut maintenance = MaintenanceClient::new(channel.clone());
     let mut members = ClusterClient::new(channel.clone());
@@ -121,7 +87,7 @@ async fn what_is_left_of_a_lost_majority_can_be_looked_into_and_saved() {
     cluster.kill(leader).await;
     cluster.kill(other).await;
     soon(member.standing().wait_for(|standing| standing.leader == 0)).await.unwrap();
-    // Who wants a leader is sent away at once, also from its watches.
+    // Who wants a leader is sent away at once, and from its watches when nobody has been elected for a while.
     let put = PutRequest { key: "k/new".into(), ..Default::default() };
     let refused = kv.put(with_leader(put.clone())).await.unwrap_err();
     assert_eq!(refused.message(), "etcdserver: no leader");
@@ -133,6 +99,8 @@ async fn what_is_left_of_a_lost_majority_can_be_looked_into_and_saved() {
             }
         }
     });
+    soon(clock.wait_for_sleepers(1)).await;
+    clock.advance(Duration::from_secs(3));
     assert_eq!(ended.await.unwrap_err().message(), "etcdserver: no leader");
     // Whoever does not say so waits in vain.
     let late = cluster.patience_ends(survivor, kv.put(put)).await.unwrap_err();
@@ -177,8 +145,8 @@ async fn moved(cluster: &Cluster) -> bool {
     let (leads, follows) = (cluster.member(leader), cluster.member(other));
     let terms = || [&leads, &follows].map(|member| member.standing().borrow().term);
     let before = terms();
-    let (led, _stop) = served(leads.clone()).await;
-    let (following, _stop_too) = served(follows.clone()).await;
+    let (led, _stop) = served(leads.clone(), SystemClock::shared()).await;
+    let (following, _stop_too) = served(follows.clone(), SystemClock::shared()).await;
     let list = ClusterClient::new(led.clone()).member_list(MemberListRequest { linearizable: false }).await;
     let (mut led, mut following) = (MaintenanceClient::new(led), MaintenanceClient::new(following));
     let ask = |target_id| MoveLeaderRequest { target_id };

@@ -1,6 +1,6 @@
 //! The settings of `ironclad etcd`: etcd's flags and variables that mean something here.
 //!
-//! Not here: those that do not (`others`), the ports and their TLS (`listeners`).
+//! Not here: those that do not (`others`), the ports and their TLS (`listeners`), what the quota comes to (`quota`).
 //! Upstream: etcd's `server/embed/config.go` and `server/etcdserver/api/v3compactor`.
 
 use std::path::PathBuf;
@@ -10,9 +10,8 @@ use anyhow::{Context as _, bail};
 use clap::ArgAction;
 
 use super::others::{Others, boolean};
+use super::quota;
 
-/// What `--quota-backend-bytes` is where it is 0.
-const QUOTA: u64 = 2 << 30;
 /// The most that a transaction can write, in bytes of its keys and values.
 const LARGEST: usize = 8 << 20;
 /// So long a history is kept that nothing is forgotten for its age.
@@ -84,7 +83,8 @@ pub struct Options {
     /// Bytes of keys and values that a transaction may write; 8 MiB at most
     #[arg(long, env = "ETCD_MAX_REQUEST_BYTES", default_value_t = LARGEST, value_name = "BYTES")]
     pub max_request_bytes: usize,
-    /// Bytes of history that are kept: of more, the older half is forgotten. 0: 2 GiB
+    /// Bytes of history that are kept, in memory: of more, the older half is forgotten. 0: a quarter of the memory, 2 GiB at
+    /// most; negative: without a bound
     #[arg(long, env = "ETCD_QUOTA_BACKEND_BYTES", default_value_t = 0, value_name = "BYTES")]
     pub quota_backend_bytes: i64,
     /// How --auto-compaction-retention counts
@@ -167,18 +167,16 @@ impl Options {
         }
     }
 
-    /// How the store is to behave.
-    pub fn engine(&self) -> anyhow::Result<store::embedded::Options> {
+    /// How the store is to behave where the process may have so much memory, if that is known.
+    pub fn engine(&self, memory: Option<u64>) -> anyhow::Result<store::embedded::Options> {
         let history_age = match self.retention()? {
             Retention::Age(age) => age,
             Retention::Everything | Retention::Revisions(_) => FOR_EVER,
         };
-        let history_bytes = match self.quota_backend_bytes {
-            0 => QUOTA,
-            // Without a bound: etcd's way to say so.
-            ..0 => u64::MAX,
-            bytes => bytes.unsigned_abs(),
-        };
+        let (history_bytes, warning) = quota::quota(self.quota_backend_bytes, memory);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
         if self.max_request_bytes > LARGEST {
             tracing::warn!(asked = self.max_request_bytes, "--max-request-bytes is {LARGEST} at most");
         }
@@ -226,13 +224,15 @@ mod tests {
             ]);
             assert_eq!(options.retention().ok(), expected, "{mode} {retention}");
         }
-        let of =
-            |flags: &[&str]| given(flags).engine().map(|engine| (engine.history_age, engine.history_bytes));
-        assert_eq!(of(&[]).unwrap(), (FOR_EVER, 2 << 30), "nothing is forgotten unless it is asked for");
+        let of = |flags: &[&str]| {
+            let engine = given(flags).engine(Some(4 << 30));
+            engine.map(|engine| (engine.history_age, engine.history_bytes))
+        };
+        assert_eq!(of(&[]).unwrap(), (FOR_EVER, 1 << 30), "nothing is forgotten for its age");
         let day = Duration::from_secs(86_400);
         let flags = ["--auto-compaction-retention=24", "--quota-backend-bytes=8589934592"];
         assert_eq!(of(&flags).unwrap(), (day, 8 << 30));
-        assert_eq!(given(&["--max-request-bytes=33554432"]).engine().unwrap().max_txn_bytes, LARGEST);
+        assert_eq!(given(&["--max-request-bytes=33554432"]).engine(None).unwrap().max_txn_bytes, LARGEST);
     }
 
     #[test]

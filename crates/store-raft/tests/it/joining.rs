@@ -1,0 +1,146 @@
+//! Who joins, and whom it asks: two members without threads, on a virtual time of a few ticks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::eraftpb::{Message, MessageType};
+use store::Error;
+use store::embedded::replica::Replica;
+use store_raft::core::{Core, Output, Reply, Request, Settings, describe};
+use store_raft::keeper::Keeper;
+use store_raft::level::LATEST;
+use store_raft::{Member, Options};
+use tempfile::TempDir;
+
+const TICK: Duration = Duration::from_millis(100);
+
+fn named(id: u64) -> Member {
+    Member { id, name: format!("m{id}"), address: format!("m{id}:2380") }
+}
+
+/// A member whose disk is quick, and which writes a checkpoint when it is told to.
+struct One {
+    id: u64,
+    directory: TempDir,
+    core: Core,
+    keeper: Keeper,
+    replica: Arc<Replica>,
+    /// A checkpoint is wanted.
+    upkeep: bool,
+    answers: Vec<(Request, Result<Reply, Error>)>,
+}
+
+impl One {
+    fn open(id: u64, directory: TempDir, now: Duration) -> Self {
+        let options = Options::new(named(id).name, named(id).address).engine;
+        let recovered = Keeper::open(directory.path(), &options).unwrap();
+        let settings = Settings {
+            id,
+            incarnation: 1,
+            patience: Duration::from_secs(7),
+            checkpoint_bytes: 1 << 20,
+            keep_bytes: 0,
+            level: LATEST,
+        };
+        let replica = recovered.replica.clone();
+        let core = Core::new(settings, replica.clone(), recovered.hard, recovered.entries, now).unwrap();
+        let (upkeep, answers) = (false, Vec::new());
+        Self { id, directory, core, keeper: recovered.keeper, replica, upkeep, answers }
+    }
+
+    /// Does all that there is to do. Gives what is to be sent.
+    fn work(&mut self, now: Duration) -> Vec<Message> {
+        let mut sent = Vec::new();
+        loop {
+            let outputs = self.core.poll(now);
+            if outputs.is_empty() {
+                return sent;
+            }
+            for output in outputs {
+                match output {
+                    Output::Send(message) => sent.push(message),
+                    Output::Persist(persist) => {
+                        let received = |index| Some(received(self.directory.path(), index));
+                        let installed =
+                            self.keeper.persist(std::slice::from_ref(&persist), received).unwrap();
+                        self.core.persisted(persist.number);
+                        if let Some(position) = installed {
+                            self.core.installed(&position, now);
+                        }
+                    }
+                    Output::Upkeep { .. } => self.upkeep = true,
+                    Output::Answer(request, answer) => self.answers.push((request, answer)),
+                    Output::Failed(why) => panic!("member {}: {why}", self.id),
+                    Output::Members { .. } | Output::Release(_) => {}
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.upkeep = false;
+        let position = self.replica.checkpoint().unwrap();
+        self.core.upkeep_done(Some(position));
+    }
+}
+
+fn received(directory: &Path, index: u64) -> std::path::PathBuf {
+    directory.join(format!("received-{index}"))
+}
+
+/// Takes what one member has sent to the other.
+fn deliver(messages: Vec<Message>, from: &mut One, to: &mut One, now: Duration) {
+    for mut message in messages.into_iter().filter(|message| message.to == to.id) {
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            let Some((position, mut file)) = from.replica.read_checkpoint().unwrap() else {
+                from.core.snapshot_sent(to.id, false);
+                continue;
+            };
+            describe(&mut message, &position);
+            let path = received(to.directory.path(), message.get_snapshot().get_metadata().index);
+            std::io::copy(&mut file, &mut std::fs::File::create(path).unwrap()).unwrap();
+            from.core.snapshot_sent(to.id, true);
+        }
+        to.core.step(message, now);
+    }
+}
+
+/// The third joins through the second, which has not been given the state yet: the checkpoint that it is sent has the
+/// third in it already.
+#[test]
+fn who_joins_through_one_that_is_still_brought_on_is_told_at_once() {
+    let mut now = Duration::from_secs(100);
+    let directory = TempDir::new().unwrap();
+    let options = Options::new("m1", "m1:2380").engine;
+    store_raft::found(directory.path(), &options, named(1), None).unwrap();
+    let mut first = One::open(1, directory, now);
+    first.work(now);
+    first.core.join(1, named(2), LATEST, now);
+    let mut sent = first.work(now);
+    assert!(matches!(first.answers[..], [(1, Ok(Reply::Changed))]), "{:?}", first.answers);
+    let mut second = One::open(2, TempDir::new().unwrap(), now);
+    let began = now;
+    while second.answers.is_empty() {
+        assert!(now < began + Duration::from_secs(3), "nobody says what became of it");
+        deliver(sent, &mut first, &mut second, now);
+        if now == began + TICK * 2 {
+            assert!(second.core.standing(now).members.is_empty(), "it was given the state too early");
+            second.core.join(2, named(3), LATEST, now);
+        }
+        let sent_back = second.work(now);
+        deliver(sent_back, &mut second, &mut first, now);
+        sent = first.work(now);
+        // Not before the third one is known.
+        if first.upkeep && first.core.standing(now).members.len() == 3 {
+            first.checkpoint();
+        }
+        now += TICK;
+        first.core.tick(now);
+        second.core.tick(now);
+        sent.extend(first.work(now));
+    }
+    assert!(matches!(second.answers[..], [(2, Ok(Reply::Changed))]), "{:?}", second.answers);
+    let known: Vec<_> = second.core.standing(now).members.iter().map(|member| member.id).collect();
+    assert_eq!(known, [1, 2, 3]);
+}
