@@ -73,15 +73,15 @@ async fn follow(node: &Node, pods: &Pods) -> Result<(), tonic::Status> {
 async fn list(node: &Node, pods: &Pods) {
     let mut known: HashMap<String, (String, i32)> = HashMap::new();
     let mut changed_at = node.clock.monotonic();
-    let mut last: Option<Duration> = None;
+    let mut listings = Listings::default();
     loop {
         let began = node.clock.monotonic();
         let listed = snapshot(node).await;
         let took = node.clock.monotonic().saturating_sub(began);
-        metrics::relisted(took, last.replace(began).map(|last| began.saturating_sub(last)));
-        metrics::heard(node.clock.now().as_second());
+        metrics::relisted(took, listings.ended(began, listed.is_ok()));
         match listed {
             Ok(now) => {
+                metrics::heard(node.clock.now().as_second());
                 let different = |(id, entry): &(&String, &(String, i32))| known.get(*id) != Some(*entry);
                 let gone = known.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(_, (uid, _))| uid);
                 let mut uids: Vec<String> =
@@ -104,6 +104,22 @@ async fn list(node: &Node, pods: &Pods) {
     }
 }
 
+/// When the runtime was last listed.
+#[derive(Default)]
+struct Listings(Option<Duration>);
+
+impl Listings {
+    /// An attempt that began then has ended. Returns the time since the last one that worked, however often a dead runtime
+    /// was tried meanwhile.
+    fn ended(&mut self, began: Duration, worked: bool) -> Option<Duration> {
+        let since = self.0.map(|last| began.saturating_sub(last));
+        if worked {
+            self.0 = Some(began);
+        }
+        since
+    }
+}
+
 /// Everything that the runtime has: id to pod and state.
 async fn snapshot(node: &Node) -> Result<HashMap<String, (String, i32)>, tonic::Status> {
     let mut runtime = node.runtime.raw();
@@ -115,4 +131,25 @@ async fn snapshot(node: &Node) -> Result<HashMap<String, (String, i32)>, tonic::
     let sandboxes =
         sandboxes.into_iter().map(|s| (s.id, (s.metadata.map(|m| m.uid).unwrap_or_default(), s.state)));
     Ok(containers.chain(sandboxes).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_runtime_is_as_long_not_listed_as_it_is_dead() {
+        let mut listings = Listings::default();
+        let at = Duration::from_secs;
+        for (began, worked, since) in [
+            (1, false, None),
+            (2, true, None),
+            (3, false, Some(1)),
+            (12, false, Some(10)),
+            (13, true, Some(11)),
+            (14, true, Some(1)),
+        ] {
+            assert_eq!(listings.ended(at(began), worked), since.map(at), "at {began}");
+        }
+    }
 }

@@ -122,7 +122,7 @@ impl Proxy {
             &["ip_family"],
             PROGRAMMING,
         );
-        let mut triggers: Vec<Timestamp> = Vec::new();
+        let mut triggers = Triggers::default();
         let began = clock.now();
         let mut dirty: BTreeSet<String> = BTreeSet::new();
         let mut wait = RETRY.0;
@@ -131,7 +131,7 @@ impl Proxy {
                 dirty.insert(changed_service(&change));
             }
             while let Some(change) = slice_changes.try_recv() {
-                triggers.extend(trigger(&change));
+                triggers.note(&change);
                 dirty.extend(changed_slices(&change));
             }
             // The first transaction is written even for no Service: it holds the fixed rules.
@@ -139,13 +139,12 @@ impl Proxy {
                 tokio::select! {
                     change = service_changes.recv() => { dirty.insert(changed_service(&change)); }
                     change = slice_changes.recv() => {
-                        triggers.extend(trigger(&change));
+                        triggers.note(&change);
                         dirty.extend(changed_slices(&change));
                     }
                 }
                 continue;
             }
-            triggers.truncate(TRIGGERS);
             let started = clock.monotonic();
             queued.set(clock.now().as_second() as f64);
             let changes = dirty
@@ -172,7 +171,7 @@ impl Proxy {
                     let now = clock.now();
                     last.set(now.as_second() as f64);
                     // What happened before this proxy was there is none of its delays.
-                    for trigger in triggers.drain(..).filter(|trigger| *trigger >= began) {
+                    for trigger in triggers.take().filter(|trigger| *trigger >= began) {
                         let took = now.duration_since(trigger).max(jiff::SignedDuration::ZERO);
                         programming.with(&["IPv4"]).observe_duration(took.unsigned_abs());
                     }
@@ -205,10 +204,31 @@ fn plan_of(
     plan::plan(&service, &slices.by_index(BY_SERVICE, key), here)
 }
 
-/// When that happened which has made an EndpointSlice change, as its controller says.
-fn trigger(change: &Change<EndpointSlice>) -> Option<Timestamp> {
-    let annotations = change.object().metadata.annotations.as_ref()?;
-    annotations.get("endpoints.kubernetes.io/last-change-trigger-time")?.parse().ok()
+/// When that happened which has made EndpointSlices change, by their Services, as long as it is not yet in the rules.
+#[derive(Default)]
+struct Triggers(Vec<(Option<String>, Timestamp)>);
+
+impl Triggers {
+    /// Notes what the slice's controller says. A slice that is gone names what made it change last, not what made it go:
+    /// of its Service nothing is measured.
+    fn note(&mut self, change: &Change<EndpointSlice>) {
+        let slice = change.object();
+        let service = service_key(slice);
+        if matches!(change, Change::Deleted(_)) {
+            return self.0.retain(|(known, _)| *known != service);
+        }
+        let annotations = slice.metadata.annotations.as_ref();
+        let time = annotations.and_then(|all| all.get("endpoints.kubernetes.io/last-change-trigger-time"));
+        if let Some(time) = time.and_then(|time| time.parse().ok())
+            && self.0.len() < TRIGGERS
+        {
+            self.0.push((service, time));
+        }
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Timestamp> {
+        self.0.drain(..).map(|(_, time)| time)
+    }
 }
 
 fn changed_service(change: &Change<Service>) -> String {
@@ -220,5 +240,40 @@ fn changed_slices(change: &Change<EndpointSlice>) -> Vec<String> {
     match change {
         Change::Updated { old, new } => service_key(old).into_iter().chain(service_key(new)).collect(),
         other => service_key(other.object()).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_slice_that_is_gone_delays_nothing() {
+        let slice = |service: &str, time: Option<&str>| -> Arc<EndpointSlice> {
+            let annotations =
+                time.map(|time| json!({"endpoints.kubernetes.io/last-change-trigger-time": time}));
+            let metadata = json!({"name": "s", "namespace": "n", "labels": {SERVICE_NAME: service},
+                "annotations": annotations});
+            let value = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []});
+            Arc::new(serde_json::from_value(value).unwrap())
+        };
+        let (one, two) = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z");
+        let (a, b, silent) = (slice("a", Some(one)), slice("b", Some(two)), slice("b", None));
+        let mut triggers = Triggers::default();
+        for change in [
+            Change::Added(a.clone()),
+            Change::Updated { old: silent.clone(), new: b.clone() },
+            Change::Added(silent),
+            Change::Deleted(a),
+        ] {
+            triggers.note(&change);
+        }
+        let left: Vec<String> = triggers.take().map(|time| time.to_string()).collect();
+        assert_eq!(left, [two], "of the other Service");
+        assert_eq!(triggers.take().count(), 0, "each once");
     }
 }

@@ -54,6 +54,12 @@ impl<C: Controller> Fixture<C> {
         self
     }
 
+    /// The same, with an attempt that was refused, by the path of what it was at.
+    pub fn with_refusal(mut self, path: &str, why: api::Status) -> Fixture<C> {
+        self.answers.refuse(path, why);
+        self
+    }
+
     /// The controller.
     pub fn controller(&self) -> &C {
         &self.controller

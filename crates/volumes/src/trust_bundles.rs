@@ -40,7 +40,7 @@ impl TrustBundles {
         if let Some(name) = &source.name {
             let named = self.bundles.iter().find(|bundle| bundle.metadata.name.as_ref() == Some(name));
             return match named {
-                Some(bundle) => self.normalized([&**bundle]),
+                Some(bundle) => Ok(self.normalized([&**bundle])),
                 None if optional => Ok(String::new()),
                 None => Err(Error::Invalid(format!(
                     "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io \"{name}\" not found"
@@ -56,7 +56,7 @@ impl TrustBundles {
             let message = "combination of signerName and labelSelector matched zero ClusterTrustBundles";
             return Err(Error::Invalid(message.to_owned()));
         }
-        self.normalized(chosen)
+        Ok(self.normalized(chosen))
     }
 
     /// The bundles of a signer that the selector matches: none without a selector, all with an empty one.
@@ -80,21 +80,16 @@ impl TrustBundles {
         Ok(chosen.map(|bundle| &**bundle).collect())
     }
 
-    fn normalized<'a>(
-        &self,
-        bundles: impl IntoIterator<Item = &'a ClusterTrustBundle>,
-    ) -> Result<String, Error> {
+    /// A block that is none is passed over: the roots beside it, and those of other bundles, are no worse for it.
+    fn normalized<'a>(&self, bundles: impl IntoIterator<Item = &'a ClusterTrustBundle>) -> String {
         let mut anchors = BTreeMap::new();
-        for bundle in bundles {
-            let blocks = pki::pem::decode("CERTIFICATE", &bundle.spec.trust_bundle)
-                .map_err(|error| Error::Invalid(format!("while normalizing trust anchors: {error}")))?;
-            for der in blocks {
-                let mut hasher = DefaultHasher::new();
-                (self.seed, &der).hash(&mut hasher);
-                anchors.insert((hasher.finish(), der), ());
-            }
+        let blocks = bundles.into_iter().flat_map(|bundle| pki::pem::blocks(&bundle.spec.trust_bundle));
+        for (_, der) in blocks.filter(|(label, _)| label == "CERTIFICATE") {
+            let mut hasher = DefaultHasher::new();
+            (self.seed, &der).hash(&mut hasher);
+            anchors.insert((hasher.finish(), der), ());
         }
-        Ok(anchors.keys().map(|(_, der)| pki::pem::encode("CERTIFICATE", der)).collect())
+        anchors.keys().map(|(_, der)| pki::pem::encode("CERTIFICATE", der)).collect()
     }
 }
 
@@ -112,7 +107,7 @@ mod tests {
         let bundle = |name: &str, signer: Option<&str>, alive: &str, anchors: &[&str]| {
             let text: String = anchors.iter().map(|anchor| format!("a note\n{}", block(anchor))).collect();
             Arc::new(
-                serde_json::from_value(json!({
+                serde_json::from_value::<ClusterTrustBundle>(json!({
                     "metadata": {"name": name, "labels": {"alive": alive}},
                     "spec": {"signerName": signer, "trustBundle": text},
                 }))
@@ -120,12 +115,19 @@ mod tests {
             )
         };
         let one = Some("test.test/one");
+        // One block that is no base64 between two that are whole.
+        let mut broken: ClusterTrustBundle =
+            (*bundle("test.test:two:d", Some("test.test/two"), "false", &["d", "?", "e"])).clone();
+        let text = &mut broken.spec.trust_bundle;
+        *text = text.replace("Pw==", "?w==");
+        let broken = Arc::new(broken);
         TrustBundles::new(
             vec![
                 bundle("plain", None, "true", &["p"]),
                 bundle("test.test:one:a", one, "true", &["a", "shared"]),
                 bundle("test.test:one:b", one, "false", &["b", "shared"]),
                 bundle("test.test:two:c", Some("test.test/two"), "true", &["c"]),
+                broken,
             ],
             seed,
         )
@@ -164,6 +166,8 @@ mod tests {
                 json!({"signerName": "test.test/one", "labelSelector": {"matchLabels": {"alive": "true"}}}),
                 Ok(vec!["a", "shared"]),
             ),
+            (json!({"name": "test.test:two:d"}), Ok(vec!["d", "e"])),
+            (json!({"signerName": "test.test/two", "labelSelector": {}}), Ok(vec!["c", "d", "e"])),
             (json!({"signerName": "test.test/one"}), Err(none)),
             (json!({"signerName": "test.test/one", "optional": true}), Ok(vec![])),
             (json!({"signerName": "test.test/three", "labelSelector": {}}), Err(none)),
