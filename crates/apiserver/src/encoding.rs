@@ -80,6 +80,11 @@ pub fn with_revision(object: &[u8], revision: u64) -> Bytes {
     }
 }
 
+/// Whether JSON, if that is what the bytes are, is an object: no text, number, list or null.
+pub(crate) fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
 /// Compact JSON of a value.
 pub fn to_json(value: &Value) -> Bytes {
     let mut out = Vec::with_capacity(256);

@@ -15,6 +15,7 @@ use store::{Compare, KeyValue, LeaseId, Op, OpResult, PutValue, Range, Store, Tx
 use tokio::sync::OwnedMutexGuard;
 
 use self::expiry::Expiry;
+use crate::encoding;
 use crate::registry::Resource;
 use crate::traces::{self, Span};
 
@@ -327,7 +328,7 @@ pub async fn stored(resource: &Resource, kv: &KeyValue) -> Result<Stored, Status
     let object = match resource.is_converted_by_webhook() {
         true => resource.read(&bytes)?,
         false => {
-            let decoded = resource.decode(&kv.value).ok().filter(|object| object.0.is_object());
+            let decoded = resource.decode(&kv.value).ok().filter(|_| encoding::is_object(&kv.value));
             decoded.ok_or_else(|| {
                 unreadable::check(kv).err().unwrap_or_else(|| unreadable::one(kv, "it is no object"))
             })?

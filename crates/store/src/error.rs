@@ -65,7 +65,7 @@ pub enum Error {
     Unreadable {
         /// Which, at most as many as [`UNREADABLE`].
         values: Vec<Unreadable>,
-        /// There are others.
+        /// There are others, or may be.
         more: bool,
     },
     /// The files are of a format this version does not know.

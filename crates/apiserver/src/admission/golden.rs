@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{GroupVersionKind, GroupVersionResource, Object};
-use foundation::{ManualClock, SeededRandomness};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::json::{items, text};
-use super::{Chain, Operation, Options, Request, Surroundings, build};
-use crate::authz;
+use super::testing::surroundings;
+use super::{Chain, Operation, Options, Request, build};
 use crate::authz::fake::FakeCluster;
 use crate::cluster::ClusterState;
 use crate::request::User;
@@ -38,20 +37,7 @@ fn chain() -> Chain {
         );
     }
     let cluster: Arc<dyn ClusterState> = cluster;
-    let clock: foundation::SharedClock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
-    let surroundings = Surroundings {
-        clock: clock.clone(),
-        randomness: Arc::new(SeededRandomness::new(1)),
-        authorization: authz::build(&authz::Options::default(), &cluster, &clock).unwrap(),
-        registry: Arc::new(crate::registry::Registry::builtin().unwrap()),
-        caller: Arc::new(super::webhook::Caller::new(
-            cluster.clone(),
-            clock,
-            Arc::new(SeededRandomness::new(1)),
-        )),
-        cluster,
-    };
-    build(&Options::default(), &surroundings).unwrap()
+    build(&Options::default(), &surroundings(&cluster)).unwrap()
 }
 
 /// What admission gave the pod, with the random part of names taken out.

@@ -110,3 +110,6 @@ async fn data(
     }
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests;

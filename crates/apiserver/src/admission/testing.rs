@@ -1,11 +1,13 @@
-//! One write through one plugin, for the plugins' tests.
+//! One write through one plugin, and what plugins need, for the plugins' tests.
 
 use std::sync::Arc;
 
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
+use foundation::{ManualClock, SeededRandomness};
 use serde_json::{Value, json};
 
-use super::{Operation, Plugin, Request};
+use super::{Operation, Plugin, Request, Surroundings};
+use crate::authz;
 use crate::authz::fake::FakeCluster;
 use crate::cluster::ClusterState;
 use crate::request::User;
@@ -40,6 +42,21 @@ impl Write {
 
     pub(super) fn by(self, user: User) -> Self {
         Self { user, ..self }
+    }
+}
+
+/// What plugins need, in a cluster of built-in kinds.
+pub(super) fn surroundings(cluster: &Arc<dyn ClusterState>) -> Surroundings {
+    let clock: foundation::SharedClock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+    let randomness = || Arc::new(SeededRandomness::new(1));
+    let caller = super::webhook::Caller::new(cluster.clone(), clock.clone(), randomness());
+    Surroundings {
+        authorization: authz::build(&authz::Options::default(), cluster, &clock).unwrap(),
+        cluster: cluster.clone(),
+        clock,
+        randomness: randomness(),
+        registry: Arc::new(crate::registry::Registry::builtin().unwrap()),
+        caller: Arc::new(caller),
     }
 }
 

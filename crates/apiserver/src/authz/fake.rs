@@ -20,6 +20,7 @@ pub(crate) struct FakeCluster {
     objects: Mutex<BTreeMap<Key, Bytes>>,
     revision: Mutex<watch::Sender<u64>>,
     lists: AtomicUsize,
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl FakeCluster {
@@ -28,6 +29,7 @@ impl FakeCluster {
             objects: Mutex::default(),
             revision: Mutex::new(watch::Sender::new(1)),
             lists: AtomicUsize::new(0),
+            meanwhile: Mutex::default(),
         })
     }
 
@@ -47,6 +49,11 @@ impl FakeCluster {
     /// How often all of anything was listed.
     pub(crate) fn lists(&self) -> usize {
         self.lists.load(Ordering::Relaxed)
+    }
+
+    /// Does this while somebody waits for the next list.
+    pub(crate) fn during_list(&self, meanwhile: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock() = Some(Box::new(meanwhile));
     }
 
     /// What the watch caches do when the store ends their watch: nobody hears from them any more.
@@ -91,6 +98,10 @@ impl ClusterState for FakeCluster {
 
     async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Listing, Status> {
         self.lists.fetch_add(1, Ordering::Relaxed);
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         Ok(self.all(resource, namespace))
     }
 

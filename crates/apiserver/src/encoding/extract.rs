@@ -55,7 +55,7 @@ impl Extractor {
     /// The facts of the object in `json`; `None` if that is malformed, or no object.
     pub fn extract(&self, json: &[u8]) -> Option<Facts> {
         // The seed passes over whatever else it meets.
-        if json.trim_ascii_start().first() != Some(&b'{') {
+        if !super::is_object(json) {
             return None;
         }
         let mut found = Found { labels: Vec::new(), fields: self.absent.clone() };

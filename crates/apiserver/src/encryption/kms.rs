@@ -8,6 +8,7 @@
 //! Upstream: apiserver/pkg/storage/value/encrypt/envelope/kmsv2, staging/src/k8s.io/kms/apis/v2/api.proto.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,9 +19,11 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prost::Message;
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::ciphers::{open_gcm, random, seal_gcm};
+use super::transformer::Error;
 
 /// How long the plugin's answer to Status is believed.
 const FRESH: Duration = Duration::from_secs(60);
@@ -173,7 +176,7 @@ impl Kms {
         Ok(object.encode_to_vec())
     }
 
-    pub(super) async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Vec<u8>, Error> {
         let object =
             EncryptedObject::decode(stored).map_err(|error| format!("no encrypted object: {error}"))?;
         let known = self.seeds.lock().get(&object.encrypted_dek_source).cloned();
@@ -193,11 +196,11 @@ impl Kms {
             }
         };
         if object.encrypted_dek_source_type != FROM_SEED {
-            return open_gcm(&source, &object.encrypted_data, place).map_err(str::to_owned);
+            return open_gcm(&source, &object.encrypted_data, place).map_err(Error::from);
         }
         let (info, sealed) =
             object.encrypted_data.split_at_checked(INFO).ok_or("the encrypted object is too short")?;
-        open_gcm(&derive(&source, info)?, sealed, place).map_err(str::to_owned)
+        open_gcm(&derive(&source, info)?, sealed, place).map_err(Error::from)
     }
 
     /// Whether it was sealed with the plugin's key of today. While the plugin cannot say, nothing is known to be old.
@@ -281,7 +284,8 @@ impl Kms {
 
     /// Asks the plugin for its key, and makes a new seed if that is another one.
     async fn renew(&self, now: Duration) -> Result<Arc<Current>, String> {
-        let status: StatusResponse = self.call("Status", StatusRequest {}).await?;
+        let status = self.call::<_, StatusResponse>("Status", StatusRequest {}).await;
+        let status = status.map_err(|error| error.to_string())?;
         if status.healthz != "ok" || !matches!(status.version.as_str(), "v2" | "v2beta1") {
             return Err(format!(
                 "the KMS plugin {} is not ready: version {:?}, health {:?}",
@@ -295,7 +299,8 @@ impl Kms {
         }
         let seed: [u8; SEED] = random()?;
         let request = EncryptRequest { plaintext: seed.to_vec(), uid: self.uid()? };
-        let sealed: EncryptResponse = self.call("Encrypt", request).await?;
+        let sealed = self.call::<_, EncryptResponse>("Encrypt", request).await;
+        let sealed = sealed.map_err(|error| error.to_string())?;
         if sealed.key_id.is_empty() || sealed.ciphertext.is_empty() {
             return Err(format!("the KMS plugin {} answered Encrypt with nothing", self.name));
         }
@@ -321,24 +326,33 @@ impl Kms {
         channel.cloned().map_err(|error| format!("the KMS plugin {} cannot be reached: {error}", self.name))
     }
 
-    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    /// Asks the plugin. What it refuses is about what it was asked, whatever else goes wrong about itself.
+    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, Error>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let failed = |error: &dyn std::fmt::Display| format!("KMS plugin {}, {method}: {error}", self.name);
         let call = async {
-            let mut client = tonic::client::Grpc::new(self.channel().await?);
-            client.ready().await.map_err(|error| failed(&error))?;
+            let mut client = tonic::client::Grpc::new(self.channel().await.map_err(Error::Plugin)?);
+            client.ready().await.map_err(|error| Error::Plugin(failed(&error)))?;
             let path = http::uri::PathAndQuery::try_from(format!("/v2.KeyManagementService/{method}"))
                 .map_err(|error| failed(&error))?;
             let codec = tonic_prost::ProstCodec::<Q, A>::default();
             let answer = client.unary(tonic::Request::new(request), path, codec).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| failed(&status.message()))
+            answer.map(tonic::Response::into_inner).map_err(|status| {
+                let problem = failed(&status.message());
+                match status.code() {
+                    Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Error::Plugin(problem),
+                    // The connection broke.
+                    _ if status.source().is_some() => Error::Plugin(problem),
+                    _ => Error::Value(problem),
+                }
+            })
         };
         tokio::select! {
             answer = call => answer,
-            () = self.clock.sleep(self.timeout) => Err(failed(&"no answer in time")),
+            () = self.clock.sleep(self.timeout) => Err(Error::Plugin(failed(&"no answer in time"))),
         }
     }
 }

@@ -18,7 +18,7 @@ use store::{
 };
 
 use super::configuration::Configuration;
-use super::transformer::{Opened, Transformer};
+use super::transformer::{self, Opened, Transformer};
 use crate::encoding;
 
 /// A store behind encryption. Clones are the same.
@@ -28,9 +28,22 @@ pub struct EncryptedStore {
     configuration: Arc<ArcSwap<Configuration>>,
 }
 
-/// What is said of a value that cannot be opened.
-fn unreadable(key: &[u8], detail: String) -> Error {
-    Error::Unreadable { values: vec![Unreadable::new(key, detail)], more: false }
+/// A value that cannot be opened, and why.
+struct Unopened {
+    key: Bytes,
+    why: transformer::Error,
+}
+
+impl Unopened {
+    fn named(&self) -> Unreadable {
+        Unreadable::new(&self.key, self.why.to_string())
+    }
+}
+
+impl From<Unopened> for Error {
+    fn from(unopened: Unopened) -> Self {
+        Self::Unreadable { values: vec![unopened.named()], more: false }
+    }
 }
 
 /// What is said of a value that cannot be sealed: nothing that is stored is damaged.
@@ -58,7 +71,7 @@ impl EncryptedStore {
         self.configuration.load().find(group, resource).cloned()
     }
 
-    async fn open(&self, kv: KeyValue) -> Result<KeyValue, Error> {
+    async fn open(&self, kv: KeyValue) -> Result<KeyValue, Unopened> {
         // Without a value there is nothing to read: keys only, or a deletion.
         if kv.value.is_empty() {
             return Ok(kv);
@@ -70,23 +83,30 @@ impl EncryptedStore {
                 let value = encoding::with_revision(&plain, kv.mod_revision);
                 Ok(KeyValue { value, ..kv })
             }
-            Err(detail) => Err(unreadable(&kv.key, detail)),
+            Err(why) => Err(Unopened { key: kv.key, why }),
         }
     }
 
     async fn open_range(&self, mut found: RangeResponse) -> Result<RangeResponse, Error> {
-        // All that cannot be read are named: who is to mend it wants to know of them at once.
+        // All that cannot be read are named: who is to mend it wants to know of them at once. But nobody waits for a plugin
+        // that gives no answer once for each of them.
         let mut unread = Vec::new();
         let mut more = false;
-        for kv in &mut found.kvs {
+        let mut left = found.kvs.iter_mut();
+        while let Some(kv) = left.next() {
             match self.open(std::mem::take(kv)).await {
                 Ok(opened) => *kv = opened,
-                Err(Error::Unreadable { .. }) if unread.len() == UNREADABLE => {
+                Err(_) if unread.len() == UNREADABLE => {
                     more = true;
                     break;
                 }
-                Err(Error::Unreadable { values, .. }) => unread.extend(values),
-                Err(error) => return Err(error),
+                Err(unopened) => {
+                    unread.push(unopened.named());
+                    if matches!(unopened.why, transformer::Error::Plugin(_)) {
+                        more = left.len() > 0;
+                        break;
+                    }
+                }
             }
         }
         if unread.is_empty() { Ok(found) } else { Err(Error::Unreadable { values: unread, more }) }
@@ -164,8 +184,8 @@ impl Store for EncryptedStore {
                     let mut kv = std::mem::take(&mut event.kv);
                     event.kv = match store.open(kv.clone()).await {
                         Ok(opened) => opened,
-                        Err(error) => {
-                            tracing::error!(%error, "a value that was written cannot be read");
+                        Err(Unopened { why: error, .. }) => {
+                            tracing::error!(%error, key = %String::from_utf8_lossy(&kv.key), "a value that was written cannot be read");
                             kv.value = Bytes::new();
                             kv
                         }

@@ -9,6 +9,31 @@ use super::kms::Kms;
 
 /// What every encrypted value begins with.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
+/// What is said of a value that no provider has written.
+const NO_PREFIX: &str = "no matching prefix found";
+
+/// Why a value cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// The value, with the keys there are.
+    #[error("{0}")]
+    Value(String),
+    /// The plugin that keeps its key gives no answer; the next value would wait for it as long.
+    #[error("{0}")]
+    Plugin(String),
+}
+
+impl From<String> for Error {
+    fn from(problem: String) -> Self {
+        Self::Value(problem)
+    }
+}
+
+impl From<&str> for Error {
+    fn from(problem: &str) -> Self {
+        Self::Value(problem.to_owned())
+    }
+}
 
 /// One way to keep a value.
 pub enum Provider {
@@ -84,18 +109,18 @@ impl Transformer {
     /// Reads what is stored at the store's key `place`.
     ///
     /// # Errors
-    /// A sentence about why none of the providers can.
-    pub async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Opened, String> {
+    /// Why none of the providers can.
+    pub async fn open(&self, stored: &[u8], place: &[u8]) -> Result<Opened, Error> {
         if !stored.starts_with(ENCRYPTED) {
             let plain = self.providers.iter().any(|provider| matches!(provider, Provider::Identity));
-            return if plain { Ok(Opened::AsStored) } else { Err("no matching prefix found".to_owned()) };
+            return if plain { Ok(Opened::AsStored) } else { Err(NO_PREFIX.into()) };
         }
-        let mut refused = "no matching prefix found".to_owned();
+        let mut refused = Error::from(NO_PREFIX);
         for provider in &self.providers {
             let opened = match provider {
                 Provider::Identity => continue,
                 Provider::Key(key) => match stored.strip_prefix(key.prefix().as_bytes()) {
-                    Some(sealed) => key.open(sealed, place).map_err(str::to_owned),
+                    Some(sealed) => key.open(sealed, place).map_err(Error::from),
                     None => continue,
                 },
                 Provider::Kms(kms) => match stored.strip_prefix(kms.prefix().as_bytes()) {

@@ -269,5 +269,14 @@ mod tests {
             ["bob", "get", "/api/v1/namespaces/a/pods/p/status", "a", "p", "v1", "pods", "status"]
         );
         assert!(!requests(&names, &digest, &waiting, false).contains("UserName"));
+
+        // Whoever gives up is one more that was rejected, for whatever reason.
+        let Arrival::Wait(other, _) = seats.arrive(1, 1, || 3, ()) else { panic!("its queue has room") };
+        seats.end(1, ticket, 3, 0.0);
+        seats.end(1, other, 1, 0.0);
+        seats.timed_out(1);
+        let shown = levels(&names, &seats.digest());
+        let row: Vec<&str> = shown.lines().nth(1).unwrap().split(',').map(str::trim).collect();
+        assert_eq!(row[7..], ["3", "1", "1"]);
     }
 }

@@ -38,7 +38,7 @@ impl Ticket {
 pub struct Counts {
     /// They got their seats.
     pub dispatched: u64,
-    /// They were turned away at once.
+    /// They never got them: turned away at once, or one of the next two.
     pub rejected: u64,
     /// They waited for too long.
     pub timed_out: u64,
@@ -265,6 +265,7 @@ impl<T> Seats<T> {
         }
         if waited {
             level.waiting -= 1;
+            level.counts.rejected += 1;
             level.counts.cancelled += 1;
         } else {
             level.in_use = level.in_use.saturating_sub(width);

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use store::{KeyValue, UNREADABLE, Unreadable};
 
+use crate::encoding;
+
 /// Upstream's text of the error of its store.
 fn text(key: &str, what: &str, revision: u64, detail: &str) -> String {
     format!(
@@ -43,10 +45,8 @@ pub(crate) fn sealed(values: &[Unreadable]) -> Status {
 /// 500 if it is not.
 pub(crate) fn check(kv: &KeyValue) -> Result<(), Status> {
     match serde_json::from_slice::<IgnoredAny>(&kv.value) {
-        Ok(IgnoredAny) if kv.value.trim_ascii_start().first() != Some(&b'{') => {
-            Err(one(kv, "it is no object"))
-        }
-        Ok(IgnoredAny) => Ok(()),
+        Ok(IgnoredAny) if encoding::is_object(&kv.value) => Ok(()),
+        Ok(IgnoredAny) => Err(one(kv, "it is no object")),
         Err(error) => Err(one(kv, &error.to_string())),
     }
 }

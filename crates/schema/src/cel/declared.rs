@@ -28,7 +28,11 @@ pub struct Declared {
     kind: Type,
     max_elements: u64,
     min_size: u64,
+    /// The longest key of a map.
+    longest_key: u64,
     element: Option<Box<Declared>>,
+    /// Any name is that of an entry of the map.
+    is_open: bool,
     fields: BTreeMap<String, Declared>,
 }
 
@@ -44,7 +48,8 @@ impl Declared {
     }
 
     fn simple(kind: Type, max_elements: u64, min_size: u64) -> Self {
-        Self { kind, max_elements, min_size, element: None, fields: BTreeMap::new() }
+        let (element, fields) = (None, BTreeMap::new());
+        Self { kind, max_elements, min_size, longest_key: 0, element, is_open: false, fields }
     }
 
     /// The type of a part; `None` for what expressions cannot see: parts without a type.
@@ -110,6 +115,23 @@ impl Declared {
         Self { min_size, ..Self::object(name, fields) }
     }
 
+    /// A value whose size is bounded by other means than a schema.
+    pub fn bounded(kind: Type, max_elements: u64) -> Self {
+        Self::simple(kind, max_elements, NUMBER)
+    }
+
+    /// A map of up to so many entries under keys of up to so many characters.
+    pub fn map(longest_key: u64, element: Self, max_elements: u64) -> Self {
+        let kind = Type::map(Type::String, element.kind.clone());
+        Self { longest_key, element: Some(Box::new(element)), ..Self::simple(kind, max_elements, TEXT) }
+    }
+
+    /// The same map, where an entry that is taken by its name is as large as all are. (Of other maps nobody knows.)
+    #[must_use]
+    pub fn open(self) -> Self {
+        Self { is_open: true, ..self }
+    }
+
     /// An object type of these fields.
     pub fn object(name: &str, fields: BTreeMap<String, Self>) -> Self {
         let kinds = fields.iter().map(|(name, field)| (name.clone(), field.kind.clone())).collect();
@@ -129,13 +151,13 @@ impl Declared {
     /// The most elements, entries or characters of the part at `path`, where the schema knows it.
     pub(super) fn max_elements(&self, path: &[String]) -> Option<u64> {
         let mut at = self;
-        let text = Self::simple(Type::String, 0, TEXT);
         for (index, step) in path.iter().enumerate() {
             at = match step.as_str() {
                 "@items" | "@values" => at.element.as_deref()?,
                 "@keys" if matches!(at.kind, Type::Map(_)) => {
-                    return (index + 1 == path.len()).then_some(text.max_elements);
+                    return (index + 1 == path.len()).then_some(at.longest_key);
                 }
+                _ if at.is_open => at.element.as_deref()?,
                 name => at.fields.get(name)?,
             };
         }

@@ -17,6 +17,13 @@ pub(super) fn validate(root: &Node, value: &Value) -> ErrorList {
     errors
 }
 
+/// What is wrong with the type and the metadata of a value, where it is a resource itself, and of the resources in it.
+pub(super) fn within(node: &Node, value: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    walk(node, value, path, &mut errors);
+    errors
+}
+
 /// Recursion is bounded by the nesting of the value, which decoding bounds.
 fn below(node: &Node, value: &Value, path: &Path, errors: &mut ErrorList) {
     match value {

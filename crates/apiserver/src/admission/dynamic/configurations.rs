@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::matching::configures;
-use crate::admission::manifests::{Manifests, Set};
+use crate::admission::manifests::Set;
 use crate::cluster::ClusterState;
 
 /// The objects of a resource as `T`, ordered by name.
@@ -18,7 +18,6 @@ pub(in crate::admission) struct Configurations<T> {
     resource: GroupResource,
     compile: fn(&Object) -> Option<T>,
     state: Mutex<State<T>>,
-    manifests: Manifests,
     fixed: Mutex<(Arc<Set>, Arc<[Arc<T>]>)>,
 }
 
@@ -51,26 +50,27 @@ struct State<T> {
 }
 
 impl<T> Configurations<T> {
-    /// Of `resource` and out of `manifests`, each compiled by `compile`, which leaves out what cannot be read.
-    pub fn new(resource: &str, manifests: &Manifests, compile: fn(&Object) -> Option<T>) -> Self {
+    /// Of `resource`, each compiled by `compile`, which leaves out what cannot be read.
+    pub fn new(resource: &str, compile: fn(&Object) -> Option<T>) -> Self {
         let state = State { changes: None, known: HashMap::new(), ordered: Arc::new([]), revision: None };
         Self {
             resource: GroupResource::new("admissionregistration.k8s.io", resource),
             compile,
             state: Mutex::new(state),
-            manifests: manifests.clone(),
             fixed: Mutex::new((Arc::default(), Arc::new([]))),
         }
     }
 
     /// Those that judge requests for `resource` now: configurations of admission are judged by what stands in files only,
-    /// so that nothing stands in its own way.
+    /// so that nothing stands in its own way. `manifests` is what stands in files; whoever needs several resources for one
+    /// request gives each the same, as the files may change meanwhile.
     pub async fn of(
         &self,
+        manifests: &Arc<Set>,
         resource: &GroupVersionResource,
         cluster: &Arc<dyn ClusterState>,
     ) -> Result<Both<T>, Status> {
-        let fixed = self.fixed();
+        let fixed = self.fixed(manifests);
         let stored = match configures(resource) {
             true => Arc::new([]) as Arc<[Arc<T>]>,
             false => self.get(cluster).await?,
@@ -78,10 +78,9 @@ impl<T> Configurations<T> {
         Ok(Both { fixed, stored })
     }
 
-    fn fixed(&self) -> Arc<[Arc<T>]> {
-        let current = self.manifests.current();
+    fn fixed(&self, current: &Arc<Set>) -> Arc<[Arc<T>]> {
         let mut fixed = self.fixed.lock();
-        if !Arc::ptr_eq(&fixed.0, &current) {
+        if !Arc::ptr_eq(&fixed.0, current) {
             let objects = current.get(&*self.resource.resource).into_iter().flatten();
             *fixed = (current.clone(), objects.filter_map(self.compile).map(Arc::new).collect());
         }

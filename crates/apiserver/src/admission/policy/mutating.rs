@@ -22,6 +22,7 @@ const NAME: &str = "MutatingAdmissionPolicy";
 /// The plugin.
 pub(in crate::admission) struct MutatingAdmissionPolicy {
     surroundings: Surroundings,
+    manifests: Manifests,
     policies: Configurations<Policy>,
     bindings: Configurations<Binding>,
 }
@@ -31,12 +32,9 @@ impl MutatingAdmissionPolicy {
     pub fn new(surroundings: Surroundings, manifests: &Manifests) -> Self {
         Self {
             surroundings,
-            policies: Configurations::new("mutatingadmissionpolicies", manifests, compile::mutating),
-            bindings: Configurations::new(
-                "mutatingadmissionpolicybindings",
-                manifests,
-                compile::mutating_binding,
-            ),
+            manifests: manifests.clone(),
+            policies: Configurations::new("mutatingadmissionpolicies", compile::mutating),
+            bindings: Configurations::new("mutatingadmissionpolicybindings", compile::mutating_binding),
         }
     }
 
@@ -94,11 +92,13 @@ impl Plugin for MutatingAdmissionPolicy {
         if !is_judged(request) {
             return Ok(());
         }
-        let policies = self.policies.of(&request.resource, cluster).await?;
+        // One set for the whole request: a policy of one and the bindings of the next would go together.
+        let manifests = self.manifests.current();
+        let policies = self.policies.of(&manifests, &request.resource, cluster).await?;
         if policies.is_empty() {
             return Ok(());
         }
-        let bindings = self.bindings.of(&request.resource, cluster).await?;
+        let bindings = self.bindings.of(&manifests, &request.resource, cluster).await?;
         let object = request.object.as_deref().map(|object| &object.0);
         request.reinvocation.begin(NAME, object);
         let found = matching(&policies, &bindings, request, &self.surroundings, cluster).await?;

@@ -26,6 +26,7 @@ const FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
 /// The plugin.
 pub(in crate::admission) struct ValidatingAdmissionPolicy {
     surroundings: Surroundings,
+    manifests: Manifests,
     policies: Configurations<Policy>,
     bindings: Configurations<Binding>,
 }
@@ -35,12 +36,9 @@ impl ValidatingAdmissionPolicy {
     pub fn new(surroundings: Surroundings, manifests: &Manifests) -> Self {
         Self {
             surroundings,
-            policies: Configurations::new("validatingadmissionpolicies", manifests, compile::validating),
-            bindings: Configurations::new(
-                "validatingadmissionpolicybindings",
-                manifests,
-                compile::validating_binding,
-            ),
+            manifests: manifests.clone(),
+            policies: Configurations::new("validatingadmissionpolicies", compile::validating),
+            bindings: Configurations::new("validatingadmissionpolicybindings", compile::validating_binding),
         }
     }
 
@@ -114,11 +112,13 @@ impl Plugin for ValidatingAdmissionPolicy {
         if !is_judged(request) {
             return Ok(());
         }
-        let policies = self.policies.of(&request.resource, cluster).await?;
+        // One set for the whole request: a policy of one and the bindings of the next would go together.
+        let manifests = self.manifests.current();
+        let policies = self.policies.of(&manifests, &request.resource, cluster).await?;
         if policies.is_empty() {
             return Ok(());
         }
-        let bindings = self.bindings.of(&request.resource, cluster).await?;
+        let bindings = self.bindings.of(&manifests, &request.resource, cluster).await?;
         let found = matching(&policies, &bindings, request, &self.surroundings, cluster).await?;
         let mut refused = None;
         let mut failures = Vec::new();

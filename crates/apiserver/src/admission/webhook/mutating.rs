@@ -23,6 +23,7 @@ const NAME: &str = "MutatingAdmissionWebhook";
 /// The plugin.
 pub(in crate::admission) struct MutatingAdmissionWebhook {
     surroundings: Surroundings,
+    manifests: Manifests,
     configurations: Configurations<Vec<Webhook>>,
     identities: Arc<Identities>,
 }
@@ -30,8 +31,8 @@ pub(in crate::admission) struct MutatingAdmissionWebhook {
 impl MutatingAdmissionWebhook {
     /// The plugin over these surroundings.
     pub fn new(surroundings: Surroundings, identities: Arc<Identities>, manifests: &Manifests) -> Self {
-        let configurations = Configurations::new("mutatingwebhookconfigurations", manifests, compile);
-        Self { surroundings, configurations, identities }
+        let configurations = Configurations::new("mutatingwebhookconfigurations", compile);
+        Self { surroundings, manifests: manifests.clone(), configurations, identities }
     }
 
     async fn call(
@@ -121,7 +122,8 @@ impl Plugin for MutatingAdmissionWebhook {
         if matching::is_exempt(&request.resource) {
             return Ok(());
         }
-        let configurations = self.configurations.of(&request.resource, cluster).await?;
+        let configurations =
+            self.configurations.of(&self.manifests.current(), &request.resource, cluster).await?;
         if configurations.is_empty() {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use crate::traces::Span;
 /// The plugin.
 pub(in crate::admission) struct ValidatingAdmissionWebhook {
     surroundings: Surroundings,
+    manifests: Manifests,
     configurations: Configurations<Vec<Webhook>>,
     identities: Arc<Identities>,
 }
@@ -27,8 +28,8 @@ pub(in crate::admission) struct ValidatingAdmissionWebhook {
 impl ValidatingAdmissionWebhook {
     /// The plugin over these surroundings.
     pub fn new(surroundings: Surroundings, identities: Arc<Identities>, manifests: &Manifests) -> Self {
-        let configurations = Configurations::new("validatingwebhookconfigurations", manifests, compile);
-        Self { surroundings, configurations, identities }
+        let configurations = Configurations::new("validatingwebhookconfigurations", compile);
+        Self { surroundings, manifests: manifests.clone(), configurations, identities }
     }
 
     fn calling<'a>(
@@ -98,7 +99,8 @@ impl Plugin for ValidatingAdmissionWebhook {
         if matching::is_exempt(&request.resource) {
             return Ok(());
         }
-        let configurations = self.configurations.of(&request.resource, cluster).await?;
+        let configurations =
+            self.configurations.of(&self.manifests.current(), &request.resource, cluster).await?;
         let (mut calls, mut called) = (Vec::new(), 0);
         // Collected: an iterator with a closure cannot be kept while waiting.
         let webhooks: Vec<&Webhook> = configurations.iter().flat_map(|webhooks| webhooks.iter()).collect();

@@ -4,10 +4,14 @@ use std::convert::Infallible;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foundation::ManualClock;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::TokioExecutor;
+use store::{Op, Range, Store as _, Txn};
 
 use super::*;
+use crate::encryption::{Configuration, EncryptedStore};
+use crate::storage::interposed::Interposed;
 
 /// Encrypts by turning bytes round, under a key id that can be changed.
 async fn plugin(listener: tokio::net::UnixListener, key: Arc<Mutex<String>>, calls: Arc<Mutex<Vec<String>>>) {
@@ -23,6 +27,17 @@ async fn plugin(listener: tokio::net::UnixListener, key: Arc<Mutex<String>>, cal
                     bytes.reverse();
                     bytes
                 };
+                if method == "Decrypt" && matches!(key_id.as_str(), "silent" | "refusing") {
+                    calls.lock().push(method);
+                    if key_id == "silent" {
+                        std::future::pending::<()>().await;
+                    }
+                    let refusal = http::Response::builder()
+                        .header(http::header::CONTENT_TYPE, "application/grpc")
+                        .header("grpc-status", "3")
+                        .header("grpc-message", "no such key");
+                    return Ok(refusal.body(BoxBody::default()).unwrap());
+                }
                 let answer = match method.as_str() {
                     "Status" => {
                         let healthz = if key_id == "broken" { "no key" } else { "ok" };
@@ -51,7 +66,8 @@ async fn plugin(listener: tokio::net::UnixListener, key: Arc<Mutex<String>>, cal
                     Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(framed))),
                     Ok(http_body::Frame::trailers(trailers)),
                 ];
-                let mut response = http::Response::new(StreamBody::new(futures::stream::iter(frames)));
+                let body = StreamBody::new(futures::stream::iter(frames));
+                let mut response = http::Response::new(BoxBody::new(body));
                 let media_type = http::HeaderValue::from_static("application/grpc");
                 response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
                 Ok::<_, Infallible>(response)
@@ -175,5 +191,55 @@ async fn a_plugin_is_checked_each_minute_for_as_long_as_somebody_has_it() {
     drop(kms);
     clock.advance(FRESH);
     tokio::time::timeout(Duration::from_secs(30), following).await.expect("it ends").unwrap();
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_list_waits_for_a_plugin_that_gives_no_answer_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kms.sock");
+    let (key, calls) = (Arc::new(Mutex::new("1".to_owned())), Arc::new(Mutex::new(Vec::new())));
+    let serving =
+        tokio::spawn(plugin(tokio::net::UnixListener::bind(&socket).unwrap(), key.clone(), calls.clone()));
+    let (inner, clock) = (Interposed::new(), ManualClock::default());
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: [{{resources: [secrets], \
+         providers: [{{kms: {{apiVersion: v2, name: k, endpoint: 'unix://{}', timeout: 3s}}}}]}}]",
+        socket.display()
+    );
+    let opened = || {
+        let clock: foundation::SharedClock = Arc::new(clock.clone());
+        let configuration = Arc::new(Configuration::read(&text, &clock).unwrap());
+        EncryptedStore::new(inner.clone(), Arc::new(arc_swap::ArcSwap::new(configuration)))
+    };
+    let writer = opened();
+    for name in ["a", "b", "c"] {
+        let put = Op::put(format!("/registry/core/secrets/{name}"), "{}");
+        writer.txn(Txn::of(vec![put])).await.unwrap();
+    }
+    for (state, asked, named) in [("refusing", 3, 3), ("silent", 1, 1)] {
+        *key.lock() = state.to_owned();
+        calls.lock().clear();
+        let reader = opened();
+        let listing =
+            tokio::spawn(async move { reader.range(Range::prefix("/registry/core/secrets/")).await });
+        // Whoever waits for an answer has waited long enough as soon as the plugin has been asked.
+        let passing = async {
+            loop {
+                let waited = calls.lock().len();
+                if waited > 0 && state == "silent" {
+                    clock.advance(Duration::from_secs(3));
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let listed = tokio::select! {
+            listed = tokio::time::timeout(Duration::from_secs(30), listing) => listed.expect("it ends").unwrap(),
+            () = passing => unreachable!(),
+        };
+        let Err(store::Error::Unreadable { values, more }) = listed else { panic!("{state}: {listed:?}") };
+        assert_eq!((values.len(), more), (named, named < 3), "{state}: {values:?}");
+        assert_eq!(calls.lock().len(), asked, "{state}");
+    }
     serving.abort();
 }

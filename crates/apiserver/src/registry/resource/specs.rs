@@ -1,17 +1,17 @@
-//! What the specs of ResourceClaims, their templates and DeviceClasses ask for: that selectors compile, and that only
-//! namespaces with the label for it ask for access as an administrator.
+//! What the specs of ResourceClaims, their templates and DeviceClasses ask for: that selectors compile and cannot cost too
+//! much, and that only namespaces with the label for it ask for access as an administrator.
 //! Reads Namespaces.
-//! Not here: what needs neither compiler nor cluster (`api`); what a selector may cost, which the one who evaluates it
-//! bounds.
+//! Not here: what needs neither compiler nor cluster (`api`).
 //! Upstream: pkg/apis/resource/validation (validateCELSelector), pkg/registry/resource/authz.go (AuthorizedForAdmin),
 //! dynamic-resource-allocation/cel.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use api::field::{self, ErrorList, Path};
 use api::{GroupResource, Object, Status};
 use async_trait::async_trait;
-use schema::cel::{QUANTITY, Scope, Type};
+use schema::cel::{Declared, QUANTITY, Scope, Type};
 use serde_json::Value;
 
 use super::super::Rest;
@@ -129,7 +129,7 @@ fn administers(list: &Value, pointer: &str) -> Option<usize> {
     list.iter().position(|one| one.pointer(pointer).is_some_and(|access| *access == true))
 }
 
-/// The selectors of a claim that do not compile.
+/// The selectors of a claim that cannot be.
 fn claim_errors(spec: &Value, template: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
@@ -151,35 +151,73 @@ fn claim_errors(spec: &Value, template: bool) -> ErrorList {
 fn compile(errors: &mut ErrorList, path: &Path, selectors: &Value) {
     for (index, selector) in selectors.as_array().into_iter().flatten().enumerate() {
         let Some(expression) = selector.pointer("/cel/expression").and_then(Value::as_str) else { continue };
-        if let Some(problem) = problem(expression) {
-            let path = path.index(index).child("cel").child("expression");
-            errors.push(field::invalid(&path, expression, problem));
+        let path = path.index(index).child("cel").child("expression");
+        match problem(expression) {
+            None => {}
+            Some(Problem::Wrong(why)) => errors.push(field::invalid(&path, expression, why)),
+            Some(Problem::Expensive) => {
+                errors.push(field::forbidden(&path, "too complex, exceeds cost limit"))
+            }
         }
     }
 }
 
-fn problem(expression: &str) -> Option<String> {
-    match schema::cel::compile(expression, &SCOPE) {
-        Err(error) => Some(format!("compilation failed: {error}")),
-        Ok(program) => match program.result_type() {
-            Type::Bool | Type::Dyn => None,
-            other => Some(format!("must evaluate to bool or the unknown type, not {other}")),
-        },
+/// What is wrong with a selector.
+#[derive(Debug, PartialEq, Eq)]
+enum Problem {
+    /// It says nothing of a device, and why.
+    Wrong(String),
+    /// It may cost too much.
+    Expensive,
+}
+
+fn problem(expression: &str) -> Option<Problem> {
+    let program = match schema::cel::compile(expression, &SCOPE) {
+        Err(error) => return Some(Problem::Wrong(format!("compilation failed: {error}"))),
+        Ok(program) => program,
+    };
+    match program.result_type() {
+        Type::Bool | Type::Dyn if cost(&program) > MAX_COST => Some(Problem::Expensive),
+        Type::Bool | Type::Dyn => None,
+        other => Some(Problem::Wrong(format!("must evaluate to bool or the unknown type, not {other}"))),
     }
 }
 
-/// What selectors name: the device.
-static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
-    let by_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
+/// What a selector can cost with the largest device.
+fn cost(program: &schema::cel::Program) -> u64 {
+    program.estimate(&BTreeMap::from([(VARIABLE.to_owned(), &*DEVICE)]))
+}
+
+/// The most that a selector may cost (`CELSelectorExpressionMaxCost`).
+const MAX_COST: u64 = 1_000_000;
+
+/// What selectors name.
+const VARIABLE: &str = "device";
+
+/// A device as selectors see it, and how large what it carries can be.
+static DEVICE: LazyLock<Declared> = LazyLock::new(|| {
+    // Of resource.k8s.io: the longest domains, names, values and drivers, and the most attributes and capacities.
+    const DOMAIN: u64 = 63;
+    const NAME: u64 = 32;
+    const VALUE: u64 = 64;
+    const DRIVER: u64 = 63;
+    const ENTRIES: u64 = 32;
+    let by_domain = |named: Declared| Declared::map(DOMAIN, named, ENTRIES);
+    let attributes = Declared::map(NAME, Declared::bounded(Type::Dyn, VALUE), ENTRIES).open();
+    let capacity = Declared::map(NAME, Declared::bounded(Type::Opaque(QUANTITY), 0), ENTRIES);
     let fields = [
-        ("driver", Type::String),
-        ("allowMultipleAllocations", Type::Bool),
-        ("attributes", by_domain(Type::Dyn)),
-        ("capacity", by_domain(Type::Opaque(QUANTITY))),
+        ("driver", Declared::bounded(Type::String, DRIVER)),
+        ("allowMultipleAllocations", Declared::bounded(Type::Bool, 1)),
+        ("attributes", by_domain(attributes)),
+        ("capacity", by_domain(capacity)),
     ];
-    let fields = fields.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+    let fields = fields.into_iter().map(|(name, field)| (name.to_owned(), field)).collect();
+    Declared::object("kubernetes.DRADevice", fields)
+});
+
+static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
     let mut scope = Scope { binds: true, ..Scope::default() };
-    scope.variables.insert("device".to_owned(), Type::object("kubernetes.DRADevice", fields));
+    scope.variables.insert(VARIABLE.to_owned(), DEVICE.kind().clone());
     scope
 });
 
@@ -206,10 +244,65 @@ mod tests {
         ] {
             match (problem(expression), wrong) {
                 (None, None) => {}
-                (Some(found), Some(wrong)) if found.contains(wrong) => {}
+                (Some(Problem::Wrong(found)), Some(wrong)) if found.contains(wrong) => {}
                 (found, _) => panic!("{expression}: {found:?}"),
             }
         }
+    }
+
+    /// A walk over ten numbers, in a walk, in a walk …
+    fn walks(depth: usize) -> String {
+        let inner =
+            |inside: String, at: usize| format!("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(x{at}, {inside})");
+        (0..depth).fold("int('1'.find('[0-9]*')) < 100".to_owned(), inner)
+    }
+
+    #[test]
+    fn costs_are_those_that_upstream_estimates() {
+        let seven = walks(7);
+        for (expression, expected) in [
+            ("true", 0),
+            ("'gpu.example.com' in device.attributes", 3),
+            ("device.driver == ''", 2),
+            ("device.driver == 'gpu.example.com'", 4),
+            ("device.allowMultipleAllocations == true", 3),
+            ("device.attributes['gpu.example.com'].fast", 4),
+            ("device.attributes['gpu.example.com']['fast']", 4),
+            ("cel.bind(gpu, device.attributes['gpu.example.com'], gpu.fast)", 15),
+            ("device.attributes['gpu.example.com'].count > 0", 5),
+            ("device.attributes['gpu.example.com'].kind == 'fish'", 5),
+            ("device.attributes['gpu.example.com'].version.isGreaterThan(semver('0.0.1'))", 6),
+            ("device.capacity['gpu.example.com'].memory.isGreaterThan(quantity('1Ki'))", 6),
+            (
+                "!('memory' in device.capacity['gpu.example.com']) || \
+                 device.capacity['gpu.example.com'].memory.isGreaterThan(quantity('1Ki'))",
+                11,
+            ),
+            ("device.attributes.exists_one(x, x == 'gpu.example.com')", 164),
+            ("device.attributes['gpu.example.com'].exists_one(x, x == 'services')", 133),
+            ("device.capacity.exists_one(x, x == 'gpu.example.com')", 164),
+            ("device.capacity['gpu.example.com'].exists_one(x, x == 'memory')", 133),
+            ("device.attributes['gpu.example.com'].services.split('example').size() >= 2", 19),
+            ("device.attributes['gpu.example.com'].services.matches('[^a]?sym')", 18),
+            (&seven, 85_555_551),
+        ] {
+            let program = schema::cel::compile(expression, &SCOPE).unwrap();
+            assert_eq!(cost(&program), expected, "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_may_cost_too_much_is_refused() {
+        for (depth, refused) in [(5, None), (6, Some(Problem::Expensive))] {
+            assert_eq!(problem(&walks(depth)), refused, "{depth}");
+        }
+        let mut errors = ErrorList::new();
+        let selectors = json!([{ "cel": { "expression": walks(6) } }]);
+        compile(&mut errors, &Path::new("spec").child("selectors"), &selectors);
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"]
+        );
     }
 
     #[test]

@@ -304,6 +304,69 @@ fn defaults_are_values_of_their_schema() {
 }
 
 #[test]
+fn defaults_make_metadata_what_metadata_may_be() {
+    let text = json!({"type": "string"});
+    // A resource in the resource, whose metadata is as told.
+    let resource = |metadata: Value| {
+        json!({"type": "object", "x-kubernetes-embedded-resource": true,
+            "properties": {"apiVersion": text, "kind": text, "metadata": metadata, "spec": {"type": "object"}}})
+    };
+    let labels = |label: Value| json!({"type": "object", "properties": {"labels": {"type": "object", "properties": {"?": label}}}});
+    let at = "s.properties[a].properties[metadata]";
+    let valid_labels = json!({"type": "object", "properties": {"labels": {"type": "object", "properties": {
+        "a/b": {"type": "string", "default": "c"}}, "default": {"e": "f"}}}});
+    let finalizers = json!({"type": "object", "properties": {"finalizers": {"type": "array", "items": {"type": "string", "default": "?"}}}});
+    let mut whole = resource(json!({"type": "object"}));
+    whole["default"] = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a/b"}});
+    let mut good = whole.clone();
+    good["default"]["metadata"]["name"] = "a".into();
+    let mut kind = resource(json!({"type": "object"}));
+    kind["properties"]["kind"]["default"] = "_".into();
+    for (field, wanted) in [
+        (resource(valid_labels), None),
+        (good, None),
+        (
+            resource(labels(json!({"type": "string", "default": "v"}))),
+            Some((
+                format!("{at}.properties[labels].properties[?].default: Invalid value: \"v\": must result in valid metadata: "),
+                "metadata.labels: Invalid value: \"?\": name part must consist of",
+            )),
+        ),
+        (
+            resource(finalizers),
+            Some((
+                format!("{at}.properties[finalizers].items.default: Invalid value: \"?\": must result in valid metadata: "),
+                "metadata.finalizers: Invalid value: \"?\": ",
+            )),
+        ),
+        (
+            resource(json!({"type": "object", "properties": {"name": {"type": "string", "default": "a/b"}}})),
+            Some((
+                format!("{at}.properties[name].default: Invalid value: \"a/b\": must result in valid metadata: "),
+                "metadata.name: Invalid value: \"a/b\": may not contain '/'",
+            )),
+        ),
+        (
+            kind,
+            Some((
+                "s.properties[a].properties[kind].default: Invalid value: \"_\": must result in valid metadata: ".to_owned(),
+                "kind: Invalid value: \"_\": may have mixed case",
+            )),
+        ),
+        (whole, Some(("s.properties[a].default.metadata.name: Invalid value: \"a/b\": ".to_owned(), "may not contain '/'"))),
+    ] {
+        let found = of_field(field);
+        match wanted {
+            None => assert_eq!(found, [""; 0]),
+            Some((begin, then)) => {
+                let [one] = &found[..] else { panic!("{begin}: {found:?}") };
+                assert!(one.strip_prefix(&begin).is_some_and(|rest| rest.contains(then)), "{begin}{then}: {one}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_stored_may_stay_as_it_is() {
     let schema = |field: Value| json!({"type": "object", "properties": {"a": field}});
     for field in [

@@ -330,30 +330,6 @@ impl ResourceSource {
     }
 }
 
-impl Form<v2::ResourceMetricSource> for ResourceSource {
-    fn to_new(self) -> v2::ResourceMetricSource {
-        v2::ResourceMetricSource { target: self.target(), name: self.name }
-    }
-
-    fn of_new(new: v2::ResourceMetricSource) -> Self {
-        Self::of(new.name, String::new(), new.target)
-    }
-}
-
-impl Form<v2::ContainerResourceMetricSource> for ResourceSource {
-    fn to_new(self) -> v2::ContainerResourceMetricSource {
-        v2::ContainerResourceMetricSource {
-            target: self.target(),
-            container: self.container,
-            name: self.name,
-        }
-    }
-
-    fn of_new(new: v2::ContainerResourceMetricSource) -> Self {
-        Self::of(new.name, new.container, new.target)
-    }
-}
-
 impl ResourceStatus {
     fn current(&self) -> v2::MetricValueStatus {
         v2::MetricValueStatus {
@@ -372,29 +348,33 @@ impl ResourceStatus {
     }
 }
 
-impl Form<v2::ResourceMetricStatus> for ResourceStatus {
-    fn to_new(self) -> v2::ResourceMetricStatus {
-        v2::ResourceMetricStatus { current: self.current(), name: self.name }
-    }
+/// What is said of a resource, of all containers or of one: the same, but for the name of the container.
+macro_rules! of_all_or_one {
+    ($old:ty, $said:ident, $all:ident, $one:ident) => {
+        impl Form<v2::$all> for $old {
+            fn to_new(self) -> v2::$all {
+                v2::$all { $said: self.$said(), name: self.name }
+            }
 
-    fn of_new(new: v2::ResourceMetricStatus) -> Self {
-        Self::of(new.name, String::new(), new.current)
-    }
-}
-
-impl Form<v2::ContainerResourceMetricStatus> for ResourceStatus {
-    fn to_new(self) -> v2::ContainerResourceMetricStatus {
-        v2::ContainerResourceMetricStatus {
-            current: self.current(),
-            container: self.container,
-            name: self.name,
+            fn of_new(new: v2::$all) -> Self {
+                Self::of(new.name, String::new(), new.$said)
+            }
         }
-    }
 
-    fn of_new(new: v2::ContainerResourceMetricStatus) -> Self {
-        Self::of(new.name, new.container, new.current)
-    }
+        impl Form<v2::$one> for $old {
+            fn to_new(self) -> v2::$one {
+                v2::$one { $said: self.$said(), container: self.container, name: self.name }
+            }
+
+            fn of_new(new: v2::$one) -> Self {
+                Self::of(new.name, new.container, new.$said)
+            }
+        }
+    };
 }
+
+of_all_or_one!(ResourceSource, target, ResourceMetricSource, ContainerResourceMetricSource);
+of_all_or_one!(ResourceStatus, current, ResourceMetricStatus, ContainerResourceMetricStatus);
 
 impl Form<v2::ExternalMetricSource> for ExternalSource {
     fn to_new(self) -> v2::ExternalMetricSource {
