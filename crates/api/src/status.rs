@@ -260,6 +260,12 @@ impl Status {
         .with(about(resource, ""))
     }
 
+    /// 405 where no more is known than the path and the method (upstream's `NewGenericServerResponse`).
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, Reason::MethodNotAllowed, message).with(Some(Box::default()))
+    }
+
     /// 406: none of the media types the client accepts can be served.
     pub fn not_acceptable(message: impl Into<String>) -> Self {
         Self::new(406, Reason::NotAcceptable, message)

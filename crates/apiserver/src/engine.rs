@@ -101,9 +101,13 @@ impl Call {
         Output::new(self.accepted, &self.resource, &self.query, now)
     }
 
-    /// The error of a verb that this path does not have.
+    /// The error of a verb that this path does not have. One handler of upstream serves all of a custom resource, and names
+    /// the verb; other resources have no such route there, and more is not known then.
     pub fn method_not_allowed(&self) -> Status {
-        Status::method_not_supported(&self.resource.group_resource, &self.info.verb)
+        match self.resource.is_custom() {
+            true => Status::method_not_supported(&self.resource.group_resource, &self.info.verb),
+            false => Status::method_not_allowed(),
+        }
     }
 
     /// Asks whether the caller may do `verb`, where serving the call is more than the verb it came as.

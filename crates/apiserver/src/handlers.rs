@@ -10,7 +10,7 @@ mod slis;
 
 use std::sync::Arc;
 
-use api::{Reason, Status};
+use api::Status;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -40,11 +40,7 @@ pub async fn serve(
         return page.answer(&head.method, &info.path).await;
     }
     if !matches!(head.method, Method::GET | Method::HEAD) {
-        return Err(Status::new(
-            405,
-            Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Status::method_not_allowed());
     }
     let path: Vec<&str> = info.path.split('/').filter(|segment| !segment.is_empty()).collect();
     match path.as_slice() {

@@ -258,7 +258,8 @@ fn refuse(body: &[u8], schema: &Schema, failure: Failure) -> Status {
     }
 }
 
-fn unrecognized(body: &[u8], expected: &str, error: &str) -> Status {
+/// 400: what a body is cannot be told. `expected`: the kind that was expected.
+pub fn unrecognized(body: &[u8], expected: &str, error: &str) -> Status {
     Status::bad_request(format!(
         "the object provided is unrecognized (must be of type {expected}): {error} ({})",
         summarize(body)

@@ -46,6 +46,11 @@ fn refuse(text: &str, found: &[String]) -> Status {
     invalid(text, format!("strict decoding error: {}", found.join(", ")))
 }
 
+/// 422: this is what the patch leaves, and it is none of the resource's objects.
+pub fn unfit(patched: &Value, error: String) -> Status {
+    invalid(&patched.to_string(), error)
+}
+
 fn invalid(text: &str, error: String) -> Status {
     Status::invalid(
         &GroupKind::new("", ""),

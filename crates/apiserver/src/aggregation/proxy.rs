@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use api::{Reason, Status};
+use api::Status;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::upgrade::OnUpgrade;
@@ -74,11 +74,7 @@ pub(crate) fn check(method: &Method, info: &RequestInfo) -> Result<(), Status> {
         return Err(Status::page_not_found());
     }
     if matches!(info.verb.as_str(), "watch" | "list") && !matches!(*method, Method::GET | Method::HEAD) {
-        return Err(Status::new(
-            405,
-            Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Status::method_not_allowed());
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use api::field::{self, Path};
 use api::{GroupVersion, GroupVersionKind, Object, Status};
 use http::{HeaderMap, header};
 use schema::yaml::Converted;
@@ -69,13 +70,26 @@ pub fn decode_as(
         Body::Json(json) => schema::decode(json, schema, mode),
         Body::Yaml(converted) => schema::decode_yaml(converted, &call.body, schema, mode),
     };
+    // The objects of definitions have no type of their own that would say what they are when they do not.
+    let judge = |api_version: &str, kind: &str| match schema {
+        Schema::Structural(_) => check_custom(api_version, kind, wanted, &call.body),
+        Schema::BuiltIn(_) => check_kind(api_version, kind, wanted),
+    };
     // What a body says it is comes before what is wrong with it. One that could be read is not read twice for that.
     let decoded = match decoded {
         Ok(decoded) => decoded,
-        Err(wrong) => return Err(check_kind_of(body.json(), wanted).err().unwrap_or(wrong)),
+        Err(wrong) => {
+            let meta = TypeMeta::of(body.json());
+            return Err(meta.and_then(|meta| judge(&meta.api_version, &meta.kind).err()).unwrap_or(wrong));
+        }
     };
     let text = |member: &str| decoded.value.get(member).and_then(Value::as_str).unwrap_or_default();
-    check_kind(text("apiVersion"), text("kind"), wanted)?;
+    judge(text("apiVersion"), text("kind"))?;
+    if text("kind") != wanted.kind && !text("kind").is_empty() {
+        let name = decoded.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let errors = custom_type_errors(None, Some(text("kind")), wanted);
+        return Err(Status::invalid(&wanted.group_kind(), name, errors));
+    }
     call.warn(decoded.warnings);
     let mut object = Object(decoded.value);
     if object.0.is_object() {
@@ -94,12 +108,56 @@ struct TypeMeta<'a> {
     kind: Option<Cow<'a, str>>,
 }
 
-/// Refuses a body that says it is something else.
-fn check_kind_of(body: &[u8], wanted: &GroupVersionKind) -> Result<(), Status> {
-    // Unreadable bodies are `schema::decode`'s to describe.
-    let Ok(found) = serde_json::from_slice::<TypeMeta<'_>>(body) else { return Ok(()) };
-    let (api_version, kind) = (found.api_version.as_deref(), found.kind.as_deref());
-    check_kind(api_version.unwrap_or_default(), kind.unwrap_or_default(), wanted)
+/// What a body says it is.
+struct Said<'a> {
+    api_version: Cow<'a, str>,
+    kind: Cow<'a, str>,
+}
+
+impl TypeMeta<'_> {
+    /// `None` for what cannot be read, which is `schema::decode`'s to describe. A list is no object, whatever stands in
+    /// the places of its members.
+    fn of(body: &[u8]) -> Option<Said<'_>> {
+        let is_object = body.trim_ascii_start().first() == Some(&b'{');
+        let found: TypeMeta<'_> = serde_json::from_slice(body).ok().filter(|_| is_object)?;
+        Some(Said {
+            api_version: found.api_version.unwrap_or_default(),
+            kind: found.kind.unwrap_or_default(),
+        })
+    }
+}
+
+/// Refuses a custom resource that does not say what it is, or is of another version.
+fn check_custom(api_version: &str, kind: &str, wanted: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
+    if kind.is_empty() {
+        let error = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
+        return Err(schema::decode::unrecognized(body, &wanted.kind, &error));
+    }
+    if api_version != wanted.api_version() {
+        return Err(other_version(api_version, wanted));
+    }
+    Ok(())
+}
+
+/// What is wrong with what a custom resource says it is.
+pub(super) fn custom_type_errors(
+    api_version: Option<&str>,
+    kind: Option<&str>,
+    wanted: &GroupVersionKind,
+) -> field::ErrorList {
+    let wanted = [("kind", kind, wanted.kind.clone()), ("apiVersion", api_version, wanted.api_version())];
+    let wrong = wanted.into_iter().filter_map(|(member, found, wanted)| {
+        let found = found.filter(|found| *found != wanted)?;
+        Some(field::invalid(&Path::new(member), found, format!("must be {wanted}")))
+    });
+    wrong.collect()
+}
+
+fn other_version(version: &str, wanted: &GroupVersionKind) -> Status {
+    Status::bad_request(format!(
+        "the API version in the data ({version}) does not match the expected API version ({})",
+        wanted.group_version()
+    ))
 }
 
 /// Refuses what is something else than is wanted. What is left unsaid is as wanted.
@@ -115,20 +173,27 @@ fn check_kind(api_version: &str, kind: &str, wanted: &GroupVersionKind) -> Resul
         )));
     };
     let same_version = version.group == wanted.group && version.version == wanted.version;
-    if !kind.is_empty() && kind != wanted.kind {
+    let said = if kind.is_empty() { &wanted.kind } else { kind };
+    let known = || schema::table().of_kind(&version.group, &version.version, said).is_some();
+    if said != wanted.kind || (!same_version && !known()) {
         return Err(Status::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
-             \"{version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-            version.version, wanted.kind
+            "{said} in version \"{}\" cannot be handled as a {}: {}",
+            version.version,
+            wanted.kind,
+            unregistered(said, &version.to_string())
         )));
     }
     if !same_version {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({})",
-            wanted.group_version()
-        )));
+        return Err(other_version(&version.to_string(), wanted));
     }
     Ok(())
+}
+
+/// What upstream says of a kind that no version has.
+pub(super) fn unregistered(kind: &str, version: &str) -> String {
+    format!(
+        "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+    )
 }
 
 /// Checks that the object is meant for the namespace in the path, and puts it there.

@@ -1,26 +1,29 @@
-//! DELETE of one object and of collections: preconditions, grace, finalizers, propagation. Also of what cannot be read.
+//! DELETE of one object: preconditions, grace, finalizers, propagation. Also of what cannot be read, and ([`collection`]) of
+//! what a list finds.
 //!
 //! Dependents are the garbage collector's: propagation only sets or clears the finalizers `orphan` and
 //! `foregroundDeletion`.
 //! Upstream: apiserver/pkg/registry/rest/delete.go, registry/generic/registry/store.go.
 
+mod collection;
+
 use api::field::{self, Path};
 use api::kind::Dependents;
-use api::{GroupKind, Object, Status};
+use api::{GroupKind, GroupResource, Object, Status};
 use schema::Schema;
 use serde_json::{Value, json};
 
-use super::selection::{self, Selection, When};
 use super::write::{self, WriteOptions};
-use super::{Call, body, ownership, read};
+use super::{Call, body, ownership};
 use crate::admission::Operation;
 use crate::audit;
 use crate::authz::Decision;
-use crate::cache::Limit;
 use crate::registry::Deletion;
 use crate::request::{Attributes, RequestInfo};
 use crate::response::Response;
 use crate::storage::{self, Claims, Stored};
+
+pub(super) use collection::collection;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -112,9 +115,7 @@ impl Options {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        for value in dry_run.iter().filter(|value| **value != "All") {
-            errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
-        }
+        errors.extend(write::check_dry_run(&dry_run));
         let unreadable = options.get(UNREADABLE).and_then(Value::as_bool) == Some(true);
         if unreadable {
             let others = [
@@ -143,11 +144,6 @@ impl Options {
             unreadable,
             given: given(options, grace),
         })
-    }
-
-    /// Whether the client asked for deletion of the dependents first.
-    fn cascades_first(&self) -> bool {
-        self.orphan == Some(false) || self.propagation.as_deref() == Some("Foreground")
     }
 
     /// The finalizers that this propagation leaves on an object with `present` ones.
@@ -200,7 +196,8 @@ pub(super) async fn delete(call: &Call) -> Result<Response, Status> {
     warn_of_dependents(call, &options);
     match one(call, &call.info.namespace, &call.info.name, &options).await? {
         Outcome::Waiting(stored) => {
-            let code = if options.cascades_first() { 202 } else { 200 };
+            // Only for the option of old: more would break the clients of old, as upstream says.
+            let code = if options.orphan == Some(false) { 202 } else { 200 };
             Ok(call.respond(code, &stored.bytes))
         }
         Outcome::Gone(object) => {
@@ -327,40 +324,6 @@ pub(crate) fn check_deletion(call: &Call, options: &Value, object: &Object) -> R
     check_preconditions(call, object.name(), &Options::checked(options, None)?, object)
 }
 
-pub(super) async fn collection(call: &Call) -> Result<Response, Status> {
-    let options = Options::read(call)?;
-    if options.unreadable {
-        let detail = "is not allowed with DELETECOLLECTION, try again after removing the option";
-        return Err(refused(vec![field::invalid(&Path::new(UNREADABLE), true, detail)]));
-    }
-    warn_of_dependents(call, &options);
-    let selection = Selection::of(call)?;
-    let when = match selection::list_when(call)? {
-        When::Exact(revision) => When::NotOlderThan(revision),
-        when => when,
-    };
-    read::settle(call, when).await?;
-    let revision = call.server.hub.revision();
-    let cache = read::cache(call, &selection).await?;
-    let found = cache.snapshot(
-        &selection.interest,
-        &selection.wanted(),
-        revision,
-        None,
-        Limit::default(),
-        |object| selection.matches(object),
-    );
-    let mut deleted = Vec::with_capacity(found.objects.len());
-    for object in found.objects {
-        match one(call, object.namespace(), object.name(), &options).await {
-            Ok(_) => deleted.push(object.value.clone()),
-            Err(status) if status.is_not_found() => {}
-            Err(status) => return Err(status),
-        }
-    }
-    Ok(call.output().list(json!({"resourceVersion": found.revision.to_string()}), deleted))
-}
-
 /// Deletes one object, or starts to.
 async fn one(call: &Call, namespace: &str, name: &str, options: &Options) -> Result<Outcome, Status> {
     let (server, resource) = (&call.server, &call.resource);
@@ -480,7 +443,9 @@ fn mark(object: &mut Object, at: &str, grace: i64) {
 }
 
 fn check_preconditions(call: &Call, name: &str, options: &Options, object: &Object) -> Result<(), Status> {
-    let resource = &call.resource.group_resource;
+    // Upstream has the kind in the place of the resource here.
+    let kind = call.resource.descriptor.group_kind();
+    let resource = &GroupResource::new(kind.group, kind.kind);
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object.uid()) {
         return Err(Status::conflict(
             resource,

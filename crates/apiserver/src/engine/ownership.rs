@@ -16,6 +16,9 @@ use super::write::{self, WriteOptions};
 /// Names of managers are cut to this many bytes.
 const MAX_MANAGER: usize = 128;
 
+/// The manager of whoever does not say who they are.
+const UNKNOWN: &str = "unknown";
+
 /// The manager of a request: the one it names, or the first part of its user agent.
 pub(super) fn manager(call: &Call, options: &WriteOptions) -> String {
     if !options.field_manager.is_empty() {
@@ -30,7 +33,7 @@ pub(super) fn manager(call: &Call, options: &WriteOptions) -> String {
         end -= 1;
     }
     manager.truncate(end);
-    manager
+    if manager.is_empty() { UNKNOWN.to_owned() } else { manager }
 }
 
 /// A field, named by the fields on the way to it.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::update::{self, Target};
 use super::write::WriteOptions;
-use super::{Call, apply, scale};
+use super::{Call, apply, body, scale};
 use crate::response::Response;
 
 /// The media type of configurations.
@@ -88,10 +88,7 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
         }
         let same = |member: &str| patched[member] == current.0[member];
         if is_object && !(same("kind") && same("apiVersion")) {
-            return Err(Status::bad_request(format!(
-                "{} in version {} cannot be handled as a {}",
-                patched["kind"], patched["apiVersion"], call.resource.descriptor.kind
-            )));
+            return Err(another(call, &patched));
         }
         let decoded = patches::decode(&patched, &call.resource.schema, options.field_validation)?;
         call.warn(decoded.warnings);
@@ -99,6 +96,18 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
     })
     .await?;
     Ok(call.respond(200, &stored.bytes))
+}
+
+/// What is said of a patch that leaves an object of another kind.
+fn another(call: &Call, patched: &Value) -> Status {
+    let wanted = call.resource.descriptor.group_version_kind();
+    let [api_version, kind] =
+        ["apiVersion", "kind"].map(|member| patched[member].as_str().unwrap_or_default());
+    if !call.resource.is_custom() {
+        return patches::unfit(patched, body::unregistered(kind, api_version));
+    }
+    let errors = body::custom_type_errors(Some(api_version), Some(kind), &wanted);
+    Status::invalid(&wanted.group_kind(), &call.info.name, errors)
 }
 
 /// Patches the scale of an object: the same patches onto a smaller document.

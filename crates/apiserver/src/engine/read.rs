@@ -57,29 +57,64 @@ async fn from_items(call: &Call) -> Result<Response, Status> {
     Ok(call.output().list(json!({"resourceVersion": ""}), items))
 }
 
+/// What a list asks for.
+pub(super) struct Asked {
+    selection: Selection,
+    when: When,
+    limit: usize,
+}
+
+impl Asked {
+    /// Reads it from the call's query. `paged`: who asks reads in pieces although the client named no limit.
+    pub fn of(call: &Call, paged: bool) -> Result<Self, Status> {
+        let limit = selection::limit(call)?;
+        Ok(Self {
+            limit,
+            when: selection::list_when(call, limit > 0 || paged)?,
+            selection: Selection::of(call)?,
+        })
+    }
+}
+
+/// How a list ended.
+pub(super) enum Listed {
+    /// Its ListMeta and its objects.
+    Found(Value, Vec<Arc<Cached>>),
+    /// What it was to go on from is no more; the answer says how to go on all the same.
+    Expired(Response),
+}
+
 pub(super) async fn list(call: &Call) -> Result<Response, Status> {
     if call.resource.rest.items(call).await?.is_some() {
         return from_items(call).await;
     }
-    let when = selection::list_when(call)?;
-    let selection = Selection::of(call)?;
-    let limit = selection::limit(call)?;
+    Ok(match find(call, &Asked::of(call, false)?).await? {
+        Listed::Found(metadata, objects) => {
+            call.output().list(metadata, objects.iter().map(|object| object.value.clone()).collect())
+        }
+        Listed::Expired(answer) => answer,
+    })
+}
+
+/// Finds what is asked for.
+pub(super) async fn find(call: &Call, asked: &Asked) -> Result<Listed, Status> {
+    let Asked { selection, when, limit } = asked;
     if let Some(token) = call.query.get("continue").filter(|token| !token.is_empty()) {
         let token = Token::decode(token)?;
         let revision = u64::try_from(token.revision).unwrap_or(0);
-        return past(call, &selection, revision, Some(&token), limit).await;
+        return past(call, selection, revision, Some(&token), *limit).await;
     }
-    if let When::Exact(revision) = when {
-        return past(call, &selection, revision, None, limit).await;
+    if let When::Exact(revision) = *when {
+        return past(call, selection, revision, None, *limit).await;
     }
     let mut span = crate::traces::span("cacher.GetList");
-    settle(call, when).await?;
+    settle(call, *when).await?;
     span.event("Ready");
     // In this order: the cache then holds every change up to `now`, also when caches were dropped meanwhile.
     let now = call.server.hub.revision();
-    let cache = cache(call, &selection).await?;
+    let cache = cache(call, selection).await?;
     // Upstream's cache answers «any» in one piece, whatever the limit.
-    let objects = if when == When::Any { 0 } else { limit };
+    let objects = if *when == When::Any { 0 } else { *limit };
     let limit = Limit { objects, count_rest: selection.is_everything() };
     let snapshot = cache.snapshot(&selection.interest, &selection.wanted(), now, None, limit, |object| {
         selection.matches(object)
@@ -100,8 +135,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Status> {
             metadata["remainingItemCount"] = left.into();
         }
     }
-    let items = snapshot.objects.iter().map(|object| object.value.clone()).collect();
-    Ok(call.output().list(metadata, items))
+    Ok(Listed::Found(metadata, snapshot.objects))
 }
 
 /// The cache of the call's resource.
@@ -158,7 +192,7 @@ async fn past(
     mut revision: u64,
     token: Option<&Token>,
     limit: usize,
-) -> Result<Response, Status> {
+) -> Result<Listed, Status> {
     let view = &call.resource.view;
     let whole = selection.range(&view.prefix);
     let mut start = whole.start.clone();
@@ -168,7 +202,7 @@ async fn past(
     }
     let everything = selection.is_everything();
     let mut left = token.and_then(|token| token.left).filter(|_| everything);
-    let mut items: Vec<Bytes> = Vec::new();
+    let mut items: Vec<Arc<Cached>> = Vec::new();
     let mut fetched = 0;
     let mut metadata = json!({});
     loop {
@@ -182,7 +216,7 @@ async fn past(
         drop(span);
         let found = match found {
             Ok(found) => found,
-            Err(store::Error::Compacted { .. }) => return Ok(expired(call, token)),
+            Err(store::Error::Compacted { .. }) => return Ok(Listed::Expired(expired(call, token))),
             Err(store::Error::FutureRevision { current }) => return Err(too_large(revision, current)),
             Err(error) => return Err(unreadable::of_list(&view.prefix, error)),
         };
@@ -204,7 +238,7 @@ async fn past(
             };
             let object = Cached { key: last.clone(), value, revision: kv.mod_revision, facts };
             if selection.matches(&object) {
-                items.push(object.value);
+                items.push(Arc::new(object));
                 if limit > 0 && items.len() == limit {
                     break;
                 }
@@ -232,7 +266,7 @@ async fn past(
     }
     crate::metrics::storage::listed(&call.resource.group_resource, fetched, items.len());
     metadata["resourceVersion"] = revision.to_string().into();
-    Ok(call.output().list(metadata, items))
+    Ok(Listed::Found(metadata, items))
 }
 
 /// What the client is told of a revision that is no more, with a token to go on inconsistently.

@@ -199,8 +199,8 @@ pub(super) fn legal(query: &Query, watch: bool) -> Result<(), Status> {
     }
 }
 
-/// Reads `resourceVersion` and `resourceVersionMatch` of a list.
-pub(super) fn list_when(call: &Call) -> Result<When, Status> {
+/// Reads `resourceVersion` and `resourceVersionMatch` of a list, which may be in pieces (`limited`).
+pub(super) fn list_when(call: &Call, limited: bool) -> Result<When, Status> {
     let query = &call.query;
     let text = query.get("resourceVersion").unwrap_or_default();
     let matching = query.get("resourceVersionMatch").unwrap_or_default();
@@ -209,7 +209,6 @@ pub(super) fn list_when(call: &Call) -> Result<When, Status> {
     if continued && !matches!(text, "" | "0") {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
-    let limited = limit(call)? > 0;
     Ok(match (parse_revision(text)?, matching) {
         (None, _) => When::Newest,
         (Some(0), _) => When::Any,

@@ -55,10 +55,8 @@ impl WriteOptions {
             let detail = format!("should only contain printable characters; invalid character at {at}");
             errors.push(field::invalid(&path, field_manager, detail));
         }
-        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
-        for value in dry_run.iter().filter(|value| **value != "All") {
-            errors.push(field::not_supported(&Path::new("dryRun"), *value, &["All"]));
-        }
+        let dry_run: Vec<&str> = query.all("dryRun").collect();
+        errors.extend(check_dry_run(&dry_run));
         let (field_validation, asked_validation) = match query.get("fieldValidation").unwrap_or_default() {
             "" => (FieldValidation::Warn, None),
             "Warn" => (FieldValidation::Warn, Some("Warn")),
@@ -111,6 +109,12 @@ impl WriteOptions {
     }
 }
 
+/// What is wrong with these values of `dryRun`. An empty one is wrong too: it could be meant as a wish to write nothing.
+pub(super) fn check_dry_run(values: &[&str]) -> Option<field::Error> {
+    let wrong = values.iter().any(|value| *value != "All");
+    wrong.then(|| field::not_supported(&Path::new("dryRun"), values.to_vec(), &["All"]))
+}
+
 /// Copies a member of the metadata from `old`, or removes it where `old` has none.
 pub(super) fn carry(new: &mut Object, old: &Object, member: &str) {
     let value = old.0.get("metadata").and_then(|metadata| metadata.get(member)).cloned();
@@ -156,9 +160,17 @@ mod tests {
         assert!(options("dryRun=All").unwrap().dry_run);
         assert_eq!(options("").unwrap().field_validation, FieldValidation::Warn);
         assert_eq!(options("fieldValidation=Strict").unwrap().field_validation, FieldValidation::Strict);
-        let refused = options("dryRun=Some").unwrap_err();
-        assert_eq!(refused.code, 422);
-        assert!(refused.message.contains("dryRun: Unsupported value: \"Some\""), "{refused}");
+        for (query, shown) in [
+            ("dryRun=Some", r#"["Some"]"#),
+            ("dryRun=", r#"[""]"#),
+            ("dryRun", r#"[""]"#),
+            ("dryRun=All&dryRun=&dryRun=x", r#"["All","","x"]"#),
+        ] {
+            let refused = options(query).unwrap_err();
+            assert_eq!(refused.code, 422, "{query}");
+            let said = format!("dryRun: Unsupported value: {shown}: supported values: \"All\"");
+            assert!(refused.message.ends_with(&said), "{query}: {refused}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
-use crate::world::{World, config_map, pod};
+use crate::world::{World, config_map};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
@@ -94,11 +94,73 @@ async fn what_is_not_there_is_not_found_and_what_cannot_be_done_not_allowed() {
         let missing = admin.get(path).await.is(404);
         assert_eq!(missing.text("/kind"), "Status", "{path}");
     }
-    admin.post("/api/v1/pods", &pod("p")).await.is(405);
-    admin.ask(Method::PUT, MAPS, &JSON, "{}").await.is(405);
-    admin.get("/apis/authentication.k8s.io/v1/tokenreviews").await.is(405);
+    let map = format!("{MAPS}/a");
+    for (method, path) in [
+        ("POST", "/api/v1/pods"),
+        ("PUT", MAPS),
+        ("POST", map.as_str()),
+        ("OPTIONS", map.as_str()),
+        ("POST", "/api/v1/namespaces/default/pods/x/status"),
+        ("DELETE", "/api/v1/namespaces"),
+        ("DELETE", "/apis/apps/v1/namespaces/default/deployments/x/scale"),
+        ("GET", "/apis/authentication.k8s.io/v1/tokenreviews"),
+        ("BREW", MAPS),
+    ] {
+        let refused = admin.ask(method.parse().unwrap(), path, &JSON, "{}").await.is(405);
+        let message = "the server does not allow this method on the requested resource";
+        assert_eq!(refused.message(), message, "{method} {path}");
+        assert_eq!(refused.text("/reason"), "MethodNotAllowed", "{method} {path}");
+        assert_eq!(refused.at("/details"), &json!({}), "{method} {path}");
+    }
     let mismatch = admin.put(&format!("{MAPS}/a"), &config_map("b")).await.is(400);
     assert_eq!(mismatch.message(), "the name of the object (b) does not match the name on the URL (a)");
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_or_version_is_told_what_it_says_it_is() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let scheme = "in scheme \"pkg/api/legacyscheme/scheme.go:30\"";
+    for (media_type, body, said) in [
+        (
+            "json",
+            r#"{"apiVersion":"v2","kind":"ConfigMap"}"#,
+            format!(
+                "ConfigMap in version \"v2\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for \
+                 version \"v2\" {scheme}"
+            ),
+        ),
+        (
+            "json",
+            r#"{"apiVersion":"apps/v1","kind":"Nothing"}"#,
+            format!(
+                "Nothing in version \"v1\" cannot be handled as a ConfigMap: no kind \"Nothing\" is registered for \
+                 version \"apps/v1\" {scheme}"
+            ),
+        ),
+        ("yaml", "- a\n- b\n", "couldn't get version/kind; json parse error: ".to_owned()),
+        ("json", r#"["a","b"]"#, "couldn't get version/kind; json parse error: ".to_owned()),
+    ] {
+        let media_type = format!("application/{media_type}");
+        let answer = admin.ask(Method::POST, MAPS, &[("content-type", &media_type)], body).await.is(400);
+        assert!(answer.message().contains(&said), "{body}: {}", answer.message());
+    }
+    // A version that there is, but not here.
+    let scaler = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let other = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler"});
+    assert_eq!(
+        admin.post(scaler, &other).await.is(400).message(),
+        "the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)"
+    );
+    // A patch that leaves something else is one that does not fit.
+    admin.post(MAPS, &config_map("a")).await.is(201);
+    let patch = json!({"kind": "Foo"});
+    let refused = admin.patch(&format!("{MAPS}/a"), "merge-patch+json", &patch).await.is(422);
+    assert!(
+        refused.message().ends_with(&format!("no kind \"Foo\" is registered for version \"v1\" {scheme}")),
+        "{}",
+        refused.message()
+    );
 }
 
 #[tokio::test]

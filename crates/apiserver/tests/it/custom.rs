@@ -138,6 +138,8 @@ async fn a_definition_stays_until_its_objects_are_gone_in_order() {
     assert_eq!(condition(&deleting.body, "Terminating"), ("True", "InstanceDeletionPending"));
     assert_eq!(things.event().await, ("DELETED".into(), "free".into()));
     assert_eq!(things.event().await, ("MODIFIED".into(), "held".into()), "it waits for its finalizer");
+    let refused = admin.put(THINGS, &thing("new", json!({"size": 1}))).await.is(405);
+    assert_eq!(refused.message(), "update is not supported on resources of kind \"things.example.com\"");
     let refused = admin.post(THINGS, &thing("new", json!({"size": 1}))).await.is(405);
     assert_eq!(refused.message(), "create not allowed while custom resource definition is terminating");
     let waiting = admin.get(&path).await.is(200);
@@ -304,4 +306,49 @@ async fn the_groups_of_the_community_say_whether_they_are_approved() {
         (&told["status"], &told["reason"], &told["message"]),
         (&json!("False"), &json!("UnapprovedAnnotation"), &json!("not approved: \"unapproved, a test\""))
     );
+}
+
+#[tokio::test]
+async fn a_custom_resource_says_what_it_is() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(DEFINITIONS, &definition()).await.is(201);
+    let made = thing("there", json!({"size": 1}));
+    admin.post(THINGS, &made).await.is(201);
+    let unkind = "the object provided is unrecognized (must be of type Thing): Object 'Kind' is missing in '";
+    let unversioned = "does not match the expected API version (example.com/v1)";
+    let wrong_kind = "kind: Invalid value: \"Bar\": must be Thing";
+    for (meta, code, said) in [
+        (json!({}), 400, unkind),
+        (json!({"apiVersion": "example.com/v1"}), 400, unkind),
+        (json!({"kind": "Thing"}), 400, unversioned),
+        (json!({"kind": "Thing", "apiVersion": "example.com/v3"}), 400, unversioned),
+        (json!({"kind": "Bar", "apiVersion": "example.com/v1"}), 422, wrong_kind),
+    ] {
+        let mut new = json!({"metadata": {"name": "new"}, "spec": {"size": 1}});
+        new.as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+        let mut there = new.clone();
+        there["metadata"]["name"] = "there".into();
+        for answer in [admin.post(THINGS, &new).await, admin.put(&format!("{THINGS}/there"), &there).await] {
+            let answer = answer.is(code);
+            assert!(answer.message().contains(said), "{meta}: {}", answer.message());
+        }
+    }
+    let short = admin.post(THINGS, &json!({})).await.is(400);
+    assert_eq!(short.message(), format!("{unkind}{{}}' ({{}})"));
+
+    // A patch leaves out what it does not change, and changes it for nothing else.
+    let path = format!("{THINGS}/there");
+    for (patch, said) in [
+        (json!({"kind": "Bar"}), wrong_kind),
+        (
+            json!({"apiVersion": "example.com/v3"}),
+            "apiVersion: Invalid value: \"example.com/v3\": must be example.com/v1",
+        ),
+    ] {
+        let refused = admin.patch(&path, "merge-patch+json", &patch).await.is(422);
+        assert_eq!(refused.message(), format!("Thing.example.com \"there\" is invalid: {said}"));
+    }
+    admin.patch(&path, "merge-patch+json", &json!({"spec": {"size": 2}})).await.is(200);
+    assert_eq!(admin.get(THINGS).await.is(200).names(), ["there"]);
 }

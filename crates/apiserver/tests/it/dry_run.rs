@@ -138,8 +138,25 @@ async fn nothing_is_written() {
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
     let answer = admin.post(&format!("{account}/token?dryRun=All"), &request).await.is(201);
     assert_eq!(answer.text("/kind"), "TokenRequest");
-    for bad in ["dryRun=Some", "dryRun=All&dryRun=Some"] {
-        let answer = admin.post(&format!("{MAPS}?{bad}"), &config_map("c")).await.is(422);
-        assert!(answer.message().contains("dryRun: Unsupported value: \"Some\""), "{}", answer.message());
+    // What is not the one known value is refused, also nothing at all: it could be meant as a wish to write nothing.
+    for (bad, shown) in [
+        ("dryRun=Some", r#"["Some"]"#),
+        ("dryRun=All&dryRun=Some", r#"["All","Some"]"#),
+        ("dryRun=", r#"[""]"#),
+    ] {
+        let path = format!("{MAPS}/a?{bad}");
+        let patch = json!({"data": {"k": "changed"}});
+        for answer in [
+            admin.post(&format!("{MAPS}?{bad}"), &config_map("c")).await,
+            admin.put(&path, &config_map("a")).await,
+            admin.patch(&path, "merge-patch+json", &patch).await,
+            admin.delete(&path, None).await,
+            admin.delete(&format!("{MAPS}?{bad}"), None).await,
+        ] {
+            let wanted = format!("dryRun: Unsupported value: {shown}: supported values: \"All\"");
+            let answer = answer.is(422);
+            assert!(answer.message().ends_with(&wanted), "{bad}: {}", answer.message());
+        }
     }
+    assert_eq!(read(MAPS).await["metadata"]["resourceVersion"], before);
 }

@@ -223,3 +223,66 @@ async fn answers_are_indented_for_who_asks_for_it_or_is_a_person() {
         assert_eq!(is_indented, indented, "{query} {agent}");
     }
 }
+
+/// Who deletes what a list finds deletes that, and nothing more: a piece where they ask for a piece, and nothing where what
+/// they ask for is no more.
+#[tokio::test]
+async fn a_collection_is_deleted_in_the_pieces_that_are_asked_for() {
+    let world = with_maps(&["a", "b", "c", "d", "e"]).await;
+    let admin = &world.admin;
+    let left = async || {
+        let list = admin.get(MAPS).await.is(200);
+        list.names().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    let first = admin.delete(&format!("{MAPS}?limit=2"), None).await.is(200);
+    assert_eq!(first.names(), ["a", "b"]);
+    assert_eq!(first.at("/metadata/remainingItemCount"), 3);
+    assert_eq!(left().await, ["c", "d", "e"]);
+
+    // The next piece is of the same revision as the first: what came later is not meant.
+    admin.post(MAPS, &config_map("f")).await.is(201);
+    let token = first.text("/metadata/continue");
+    let second = admin.delete(&format!("{MAPS}?limit=2&continue={token}"), None).await.is(200);
+    assert_eq!(second.names(), ["c", "d"]);
+    let token = second.text("/metadata/continue");
+    let last = admin.delete(&format!("{MAPS}?continue={token}"), None).await.is(200);
+    assert_eq!((last.names(), last.text("/metadata/continue")), (vec!["e"], ""));
+    assert_eq!(left().await, ["f"]);
+
+    // With a selector the piece is one of what it selects, and what is left is not counted.
+    for name in ["g", "h", "i"] {
+        let mut map = config_map(name);
+        map["metadata"]["labels"] = json!({"z": "1"});
+        admin.post(MAPS, &map).await.is(201);
+    }
+    let some = admin.delete(&format!("{MAPS}?labelSelector=z%3D1&limit=1"), None).await.is(200);
+    assert_eq!(some.names(), ["g"]);
+    assert!(!some.text("/metadata/continue").is_empty());
+    assert_eq!(some.at("/metadata/remainingItemCount"), &Value::Null);
+    assert_eq!(left().await, ["f", "h", "i"]);
+
+    // As of a revision: what was there then. A resourceVersion alone means the same here.
+    let revision = admin.get(MAPS).await.is(200).text("/metadata/resourceVersion").to_owned();
+    admin.post(MAPS, &config_map("later")).await.is(201);
+    let then = format!("{MAPS}?resourceVersion={revision}");
+    let none = admin.delete(&format!("{then}&fieldSelector=metadata.name%3Dlater"), None).await.is(200);
+    assert_eq!(none.at("/items"), &json!([]));
+    let then = admin.delete(&format!("{then}&resourceVersionMatch=Exact"), None).await.is(200);
+    assert_eq!(then.names(), ["f", "h", "i"]);
+    assert_eq!(left().await, ["later"]);
+
+    // What is no more, or cannot be, deletes nothing.
+    let now = admin.get(MAPS).await.is(200).text("/metadata/resourceVersion").parse().unwrap();
+    store::Store::compact(&*world.store, now).await.unwrap();
+    for (query, code) in [
+        (format!("resourceVersion={revision}&resourceVersionMatch=Exact"), 410),
+        (format!("limit=2&continue={token}"), 410),
+        ("resourceVersionMatch=Exact".to_owned(), 422),
+        ("continue=%21%21".to_owned(), 400),
+        ("limit=x".to_owned(), 400),
+    ] {
+        admin.delete(&format!("{MAPS}?{query}"), None).await.is(code);
+    }
+    assert_eq!(left().await, ["later"]);
+    assert_eq!(admin.delete(MAPS, None).await.is(200).names(), ["later"]);
+}

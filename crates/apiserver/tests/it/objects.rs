@@ -164,20 +164,57 @@ async fn propagation_becomes_finalizers_and_preconditions_hold() {
     let created = admin.post(MAPS, &config_map("a")).await.is(201);
     let path = format!("{MAPS}/a");
     let wrong = admin.delete(&path, Some(&json!({"preconditions": {"uid": "x"}}))).await.is(409);
-    assert!(wrong.message().contains("the UID in the precondition (x) does not match the UID in record"));
+    let uid = created.text("/metadata/uid");
+    assert_eq!(
+        wrong.message(),
+        format!(
+            "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (x) does not match the UID \
+             in record ({uid}). The object might have been deleted and then recreated"
+        ),
+        "the kind, where other conflicts name the resource"
+    );
+    assert_eq!(wrong.at("/details"), &json!({"name": "a", "kind": "ConfigMap"}));
     let stale = json!({"preconditions": {"resourceVersion": "1"}});
     admin.delete(&path, Some(&stale)).await.is(409);
     let options = json!({
         "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground",
         "preconditions": {"uid": created.text("/metadata/uid")},
     });
-    let waiting = admin.delete(&path, Some(&options)).await.is(202);
+    let waiting = admin.delete(&path, Some(&options)).await.is(200);
     assert_eq!(waiting.at("/metadata/finalizers"), &json!(["foregroundDeletion"]));
     let orphan = admin.delete(&format!("{path}?propagationPolicy=Orphan"), None).await.is(200);
     assert_eq!(orphan.at("/metadata/finalizers"), &json!(["orphan"]));
     let background = admin.delete(&format!("{path}?propagationPolicy=Background"), None).await.is(200);
     assert_eq!(background.text("/status"), "Success");
     admin.get(&path).await.is(404);
+
+    // Only the option of old is answered with 202, and only where the object still waits for something.
+    let mut held = config_map("held");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    admin.post(MAPS, &held).await.is(201);
+    admin.post(MAPS, &config_map("free")).await.is(201);
+    for (name, query, code) in [
+        ("held", "propagationPolicy=Background", 200),
+        ("held", "orphanDependents=true", 200),
+        ("held", "orphanDependents=false", 202),
+        ("free", "orphanDependents=false", 200),
+    ] {
+        admin.delete(&format!("{MAPS}/{name}?{query}"), None).await.is(code);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_they_are_owns_what_they_write_as_unknown() {
+    let world = World::new().await;
+    for (name, headers, manager) in [
+        ("none", &[("content-type", "application/json")][..], "unknown"),
+        ("empty", &[("content-type", "application/json"), ("user-agent", "/1.0")], "unknown"),
+        ("named", &[("content-type", "application/json"), ("user-agent", "curl/8.0")], "curl"),
+    ] {
+        let body = config_map(name).to_string();
+        let created = world.admin.ask(Method::POST, MAPS, headers, body).await.is(201);
+        assert_eq!(created.text("/metadata/managedFields/0/manager"), manager, "{name}");
+    }
 }
 
 #[tokio::test]

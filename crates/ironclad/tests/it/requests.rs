@@ -79,7 +79,7 @@ fn refused_requests_say_why_as_upstream_does() {
         &cluster.send("PUT", CONFIG_MAPS, JSON, "{}"),
         405,
         "MethodNotAllowed",
-        "update is not supported",
+        "the server does not allow this method on the requested resource",
     );
 
     // A body in a language that nobody speaks.

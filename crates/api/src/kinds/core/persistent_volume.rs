@@ -17,7 +17,9 @@ use crate::kinds::optional::{default_text, items, text};
 use crate::kinds::row;
 use crate::kinds::warn;
 use crate::meta_validation::immutable;
-use crate::types::core::v1::{CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec};
+use crate::types::core::v1::{
+    CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, VolumeNodeAffinity,
+};
 
 /// The fields of the spec that are not the source of the volume.
 const NOT_SOURCES: &[&str] = &[
@@ -236,19 +238,62 @@ fn capacity(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path) {
     }
 }
 
+/// Labels of topology as they were called first, and what they are called now.
+const RENAMED_LABELS: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+];
+
 fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> ErrorList {
     let mut errors = validate(new);
     if let (Some(new), Some(old)) = (&new.spec, &old.spec) {
-        if sources(new) != sources(old) {
-            let path = Path::new("spec").child("persistentvolumesource");
+        let path = Path::new("spec");
+        if sources(&without_late_secret(new, old)) != sources(old) {
+            let path = path.child("persistentvolumesource");
             errors.push(field::forbidden(&path, "spec.persistentvolumesource is immutable after creation\n"));
         }
         immutable(&mut errors, &Path::new("volumeMode"), &new.volume_mode, &old.volume_mode);
-        if old.node_affinity.is_some() {
-            immutable(&mut errors, &Path::new("nodeAffinity"), &new.node_affinity, &old.node_affinity);
+        if let Some(affinity) = &old.node_affinity {
+            let old = Some(renamed(affinity, new.node_affinity.as_ref()));
+            immutable(&mut errors, &Path::new("nodeAffinity"), &new.node_affinity, &old);
+        }
+        if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none() {
+            let path = path.child("volumeAttributesClassName");
+            errors.push(field::forbidden(&path, "update from non-nil value to nil is forbidden"));
         }
     }
     errors
+}
+
+/// The new specification without the secret for expansions, where the old one has none: it may be given later.
+fn without_late_secret(new: &PersistentVolumeSpec, old: &PersistentVolumeSpec) -> PersistentVolumeSpec {
+    let mut new = new.clone();
+    if let (Some(new), Some(old)) = (&mut new.csi, &old.csi)
+        && old.controller_expand_secret_ref.is_none()
+    {
+        new.controller_expand_secret_ref = None;
+    }
+    new
+}
+
+/// The old affinity with those labels under their new names that `new` has so in the same places.
+fn renamed(old: &VolumeNodeAffinity, new: Option<&VolumeNodeAffinity>) -> VolumeNodeAffinity {
+    let mut affinity = old.clone();
+    let Some((old, new)) = affinity.required.as_mut().zip(new.and_then(|new| new.required.as_ref())) else {
+        return affinity;
+    };
+    for (old, new) in old.node_selector_terms.iter_mut().zip(&new.node_selector_terms) {
+        let expressions = old.match_expressions.iter_mut().flatten();
+        for (old, new) in expressions.zip(new.match_expressions.iter().flatten()) {
+            if RENAMED_LABELS.contains(&(&*old.key, &*new.key)) {
+                old.key.clone_from(&new.key);
+            }
+        }
+    }
+    affinity
 }
 
 fn warnings(volume: &PersistentVolume, _: Option<&Value>) -> Vec<String> {
@@ -363,5 +408,55 @@ mod tests {
         let mut moved = right.clone();
         moved["hostPath"] = json!({"path": "/other"});
         assert_eq!(validate_update(&volume(moved), &volume(right)).len(), 1);
+    }
+
+    #[test]
+    fn what_may_still_change() {
+        let csi = |more: Value| {
+            let mut source = json!({"driver": "d.example.com", "volumeHandle": "h"});
+            source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"csi": source})
+        };
+        let secret = |name: &str| csi(json!({"controllerExpandSecretRef": {"name": name, "namespace": "n"}}));
+        let affinity = |keys: &[&str], value: &str| {
+            let expressions: Vec<Value> =
+                keys.iter().map(|key| json!({"key": key, "operator": "In", "values": [value]})).collect();
+            let mut spec = csi(json!({}));
+            spec["nodeAffinity"] =
+                json!({"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}});
+            spec
+        };
+        let class = |name: &str| {
+            let mut spec = csi(json!({}));
+            spec["volumeAttributesClassName"] = name.into();
+            spec
+        };
+        let (zone, beta) = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
+        let source = "spec.persistentvolumesource";
+        for (old, new, wrong) in [
+            (csi(json!({})), secret("s"), None),
+            (secret("s"), secret("s"), None),
+            (secret("s"), secret("t"), Some(source)),
+            (secret("s"), csi(json!({})), Some(source)),
+            (csi(json!({})), csi(json!({"readOnly": true})), Some(source)),
+            (csi(json!({})), affinity(&[beta], "a"), None),
+            (affinity(&[beta, "k"], "a"), affinity(&[zone, "k"], "a"), None),
+            (affinity(&[beta], "a"), affinity(&[zone], "b"), Some("nodeAffinity")),
+            (affinity(&[beta, "k"], "a"), affinity(&[zone], "a"), Some("nodeAffinity")),
+            (affinity(&[zone], "a"), affinity(&[beta], "a"), Some("nodeAffinity")),
+            (affinity(&[zone], "a"), csi(json!({})), Some("nodeAffinity")),
+            (csi(json!({})), class("c"), None),
+            (class("c"), class("d"), None),
+            (class("c"), csi(json!({})), Some("spec.volumeAttributesClassName")),
+        ] {
+            let volume = |mut spec: Value| {
+                spec["accessModes"] = json!(["ReadWriteOnce"]);
+                spec["capacity"] = json!({"storage": "1Gi"});
+                volume(spec)
+            };
+            let (old, new) = (volume(old), volume(new));
+            let fields: Vec<String> = validate_update(&new, &old).into_iter().map(|e| e.field).collect();
+            assert_eq!(fields, wrong.into_iter().collect::<Vec<_>>(), "{old:?} {new:?}");
+        }
     }
 }
