@@ -23,6 +23,9 @@ mod uninstall;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
+#[global_allocator]
+static ALLOCATOR: sys::allocator::Allocator = sys::allocator::Allocator;
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A supervisor forks into containers, and a fork copies only the calling thread: nothing may run before.

@@ -1,4 +1,4 @@
-//! The host, behind safe functions: mounts, cgroups (v1 and v2), namespaces, netlink, nftables and
+//! The host, behind safe functions: memory, mounts, cgroups (v1 and v2), namespaces, netlink, nftables and
 //! process control.
 //!
 //! Reads and writes the kernel only. It is the one crate that may use `unsafe`, and it knows nothing
@@ -6,6 +6,7 @@
 //!
 //! Upstream: none; this is what upstream reaches through runc, vishvananda/netlink and knftables.
 
+pub mod allocator;
 pub mod cgroup;
 pub mod conntrack;
 pub mod container;

@@ -16,6 +16,12 @@ use crate::json;
 /// See [`Hooks::deletion_grace_period`].
 type GracePeriod = fn(&Value, Option<i64>) -> Option<i64>;
 
+/// What is changed of a new object, and of which ones: writing a changed object back costs as much as reading it.
+struct Prepare<T> {
+    concerns: fn(&T) -> bool,
+    change: fn(&mut T),
+}
+
 /// Functions behind [`Hooks::warnings`].
 enum Warnings<T> {
     /// Only of a new object.
@@ -31,7 +37,7 @@ pub struct Typed<T> {
     initial_status: fn() -> Option<Value>,
     status_of_new: Option<fn(&T) -> Value>,
     default: Option<fn(&mut T)>,
-    prepare_for_create: Option<fn(&mut T)>,
+    prepare_for_create: Option<Prepare<T>>,
     prepare_for_update: Option<fn(&mut T, &T)>,
     prepare_for_status_update: Option<fn(&mut T, &T)>,
     validate: Option<fn(&T) -> ErrorList>,
@@ -97,8 +103,12 @@ impl<T> Typed<T> {
         self
     }
     /// See [`Hooks::prepare_for_create`].
-    pub const fn prepare_for_create(mut self, function: fn(&mut T)) -> Self {
-        self.prepare_for_create = Some(function);
+    pub const fn prepare_for_create(self, function: fn(&mut T)) -> Self {
+        self.prepare_for_create_where(|_| true, function)
+    }
+    /// As [`Typed::prepare_for_create`], of those objects alone that it `concerns`; few of a kind of which many are made.
+    pub const fn prepare_for_create_where(mut self, concerns: fn(&T) -> bool, change: fn(&mut T)) -> Self {
+        self.prepare_for_create = Some(Prepare { concerns, change });
         self
     }
     /// See [`Hooks::prepare_for_update`].
@@ -175,15 +185,33 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     fn change(object: &mut Value, change: impl FnOnce(&mut T)) {
         if let Ok(mut typed) = Self::read(object) {
             change(&mut typed);
-            let managed_fields = take_managed_fields(object);
-            // Into the object that it was read from: most of it stays as it is.
-            if json::update(object, &typed).is_err() {
-                // Nothing of the API is so made; the object is then as good as lost, and validation says so.
-                *object = Value::Null;
-            }
-            if let (Some(fields), Some(metadata)) = (managed_fields, object.get_mut("metadata")) {
-                metadata["managedFields"] = fields;
-            }
+            Self::write(object, &typed);
+        }
+    }
+
+    /// Makes `object`, which `typed` was read from, what `typed` has become.
+    fn write(object: &mut Value, typed: &T) {
+        let managed_fields = take_managed_fields(object);
+        // Into the object that it was read from: most of it stays as it is.
+        if json::update(object, typed).is_err() {
+            // Nothing of the API is so made; the object is then as good as lost, and validation says so.
+            *object = Value::Null;
+        }
+        if let (Some(fields), Some(metadata)) = (managed_fields, object.get_mut("metadata")) {
+            metadata["managedFields"] = fields;
+        }
+    }
+
+    /// What is to be done to a new object before it is validated, on both its forms.
+    fn prepare(&self, object: &mut Value, typed: &mut T) {
+        if let Some(prepare) = &self.prepare_for_create
+            && (prepare.concerns)(typed)
+        {
+            (prepare.change)(typed);
+            Self::write(object, typed);
+        }
+        if let Some(initial) = self.status_of_new {
+            set_status(object, Some(initial(typed)));
         }
     }
 
@@ -233,13 +261,10 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
         if self.has_status {
             set_status(object, (self.initial_status)());
         }
-        if let Some(initial) = self.status_of_new
-            && let Ok(typed) = Self::read(object)
+        if (self.status_of_new.is_some() || self.prepare_for_create.is_some())
+            && let Ok(mut typed) = Self::read(object)
         {
-            set_status(object, Some(initial(&typed)));
-        }
-        if let Some(prepare) = self.prepare_for_create {
-            Self::change(object, prepare);
+            self.prepare(object, &mut typed);
         }
     }
 
@@ -269,16 +294,15 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
     }
 
     fn prepare_and_validate(&self, object: &mut Value) -> (ErrorList, Vec<String>) {
-        let initial = self.status_of_new.filter(|_| self.prepare_for_create.is_none());
-        match initial {
-            // The status that we give it ourselves needs no validation: read once for all.
-            Some(_) => set_status(object, (self.initial_status)()),
-            None => self.prepare_for_create(object),
+        if self.has_status {
+            set_status(object, (self.initial_status)());
         }
-        if initial.is_none() && self.validate.is_none() && self.warnings.is_none() {
+        let prepares = self.status_of_new.is_some() || self.prepare_for_create.is_some();
+        if !prepares && self.validate.is_none() && self.warnings.is_none() {
             return Default::default();
         }
-        let typed = match Self::read(object) {
+        // Read once for all: what is validated is what was written.
+        let mut typed = match Self::read(object) {
             Ok(typed) => typed,
             Err(error) if self.validate.is_some() => {
                 let errors = vec![field::internal(&Path::root(), error.to_string())];
@@ -286,8 +310,12 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
             }
             Err(_) => return Default::default(),
         };
-        if let Some(initial) = initial {
-            set_status(object, Some(initial(&typed)));
+        self.prepare(object, &mut typed);
+        if object.is_null() {
+            return (
+                vec![field::internal(&Path::root(), "the object cannot be written".to_owned())],
+                Vec::new(),
+            );
         }
         let errors = self.validate.map_or_else(ErrorList::new, |validate| validate(&typed));
         let warnings = match &self.warnings {
@@ -382,6 +410,35 @@ mod tests {
         let before = object.clone();
         Hooks::default(&Typed::<ConfigMap>::new(), &mut object);
         assert_eq!(object, before);
+    }
+
+    #[test]
+    fn what_is_prepared_is_validated_and_only_what_is_concerned_is_written_back() {
+        let hooks = Typed::<ConfigMap>::new()
+            .prepare_for_create_where(
+                |map| map.immutable == Some(true),
+                |map| map.data = Some([("a".to_owned(), "b".to_owned())].into()),
+            )
+            .validate(|map| match map.data {
+                Some(_) => Vec::new(),
+                None => vec![field::required(&Path::new("data"), "")],
+            });
+        // `unknown` is lost in a conversion.
+        for (immutable, after, errors) in [
+            (false, json!({"immutable": false, "unknown": 1}), 1),
+            (
+                true,
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "immutable": true, "data": {"a": "b"}}),
+                0,
+            ),
+        ] {
+            let mut object = json!({"immutable": immutable, "unknown": 1});
+            assert_eq!(hooks.prepare_and_validate(&mut object).0.len(), errors);
+            assert_eq!(object, after);
+            let mut object = json!({"immutable": immutable, "unknown": 1});
+            Hooks::prepare_for_create(&hooks, &mut object);
+            assert_eq!(object, after);
+        }
     }
 
     #[test]

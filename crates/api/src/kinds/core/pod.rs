@@ -61,7 +61,7 @@ pub fn descriptor() -> Descriptor {
                 .status(|| None)
                 .default_with(defaults::pod)
                 .status_of_new(update::initial_status)
-                .prepare_for_create(label_keys::merge)
+                .prepare_for_create_where(label_keys::are_given, label_keys::merge)
                 .prepare_for_status_update(update::prepare_for_status_update)
                 .prepare_for_subresource_update(update::prepare_for_subresource_update)
                 .validate(validation::create)

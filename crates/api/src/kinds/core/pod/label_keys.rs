@@ -45,6 +45,11 @@ fn terms(affinity: &Affinity) -> impl Iterator<Item = &PodAffinityTerm> {
     })
 }
 
+/// Whether a pod has any.
+pub(super) fn are_given(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| count(spec) > 0)
+}
+
 /// Writes out the keys of all terms and constraints of a new pod, unless they are too many.
 pub(super) fn merge(pod: &mut Pod) {
     let (Some(spec), Some(labels)) = (&mut pod.spec, &pod.metadata.labels) else { return };
