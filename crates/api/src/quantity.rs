@@ -217,12 +217,14 @@ fn magnitude(whole: &str, fraction: &str, factor: Factor) -> i128 {
         }
         Factor::Two(power) => power,
     };
-    while exponent > 0 {
-        mantissa = mantissa.saturating_mul(10);
-        exponent -= 1;
-        if mantissa > CAP {
-            return MAX;
+    if exponent > 0 {
+        // In one step: a division by ten for each digit is most of what reading a quantity takes.
+        let power = u32::try_from(exponent).ok().and_then(|exponent| 10_u128.checked_pow(exponent));
+        match power.and_then(|power| mantissa.checked_mul(power)).filter(|mantissa| *mantissa <= CAP) {
+            Some(shifted) => mantissa = shifted,
+            None => return MAX,
         }
+        exponent = 0;
     }
     // 10³⁸ is the largest power of ten whose remainders can be doubled.
     while exponent < -38 && mantissa > 0 {
@@ -409,5 +411,7 @@ mod tests {
         assert_eq!((quantity("2") - quantity("500m")).to_string(), "1500m");
         assert!(quantity("1Ki") > quantity("1k"));
         assert_eq!(quantity("1Ki"), quantity("1024"));
+        assert_eq!(quantity("1e60"), quantity("100E"));
+        assert_eq!(quantity("-1e60"), -quantity("100E"));
     }
 }

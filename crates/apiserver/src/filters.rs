@@ -456,10 +456,10 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         // How much is too much is the other server's to say.
         let body = if body::is_meaningless(&info) { client::empty_body() } else { body.passed_on() };
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        return Ok(aggregation::proxy::serve(server, &remote, &user, head, body, &path).await);
+        return Ok(Box::pin(aggregation::proxy::serve(server, &remote, &user, head, body, &path)).await);
     }
     if !info.is_resource {
-        return handlers::serve(server, &head, &query, &info, &user).await;
+        return Box::pin(handlers::serve(server, &head, &query, &info, &user)).await;
     }
     let resource = {
         let table = server.registry.table();
@@ -493,7 +493,8 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
     };
     let warned = call.warnings.clone();
     let step = handler_span(&call);
-    let served = step.around(engine::serve(call)).await;
+    // Behind a pointer, as the other ways on: these futures are large, and each level above would move them once more.
+    let served = step.around(Box::pin(engine::serve(call))).await;
     drop(step);
     let mut response = match served {
         Ok(response) => response,

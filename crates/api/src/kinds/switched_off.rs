@@ -7,6 +7,8 @@
 //! Not here: whole kinds and versions that are off (they are not served), values of fields that are off.
 //! Upstream: the `dropDisabledFields` of the kinds' strategies, pkg/api/pod/util.go, pkg/api/persistentvolumeclaim/util.go.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 /// Below the spec of a pod. `*` stands for every element of a list or entry of a map.
@@ -95,13 +97,60 @@ const TABLE: &[(&str, &str, Fields)] = &[
     ("resource.k8s.io", "ResourceSlice", &[("", SLICE)]),
 ];
 
+/// The paths of the rows of [`TABLE`], those that begin alike together.
+static TREES: LazyLock<Vec<Tree>> = LazyLock::new(|| {
+    let tree = |fields: Fields| {
+        let mut tree = Tree::default();
+        for (root, paths) in fields {
+            for path in *paths {
+                tree.add(root.split('/').chain(path.split('/')).filter(|step| !step.is_empty()));
+            }
+        }
+        tree
+    };
+    TABLE.iter().map(|(_, _, fields)| tree(fields)).collect()
+});
+
+/// Fields by their first steps; one without further steps is a field that is off.
+#[derive(Default)]
+struct Tree(Vec<(&'static str, Tree)>);
+
+impl Tree {
+    fn add(&mut self, steps: impl Iterator<Item = &'static str>) {
+        steps.fold(self, |tree, step| {
+            let at = tree.0.iter().position(|(known, _)| *known == step).unwrap_or_else(|| {
+                tree.0.push((step, Self::default()));
+                tree.0.len() - 1
+            });
+            &mut tree.0[at].1
+        });
+    }
+
+    /// Whether a value has any of the fields.
+    fn is_in(&self, value: &Value) -> bool {
+        if self.0.is_empty() {
+            return !value.is_null();
+        }
+        self.0.iter().any(|(step, below)| match (*step, value) {
+            ("*", Value::Array(items)) => items.iter().any(|item| below.is_in(item)),
+            ("*", Value::Object(entries)) => entries.values().any(|entry| below.is_in(entry)),
+            (step, Value::Object(fields)) => fields.get(step).is_some_and(|field| below.is_in(field)),
+            _ => false,
+        })
+    }
+}
+
 /// Takes out of a new object of a built-in kind, or of one that an update makes of `old`, what is switched off.
 pub fn drop_fields(group: &str, kind: &str, new: &mut Value, old: Option<&Value>) {
     if (group, kind) == ("", "PersistentVolumeClaim") {
         return other_namespaces(new, old);
     }
-    let row = TABLE.iter().find(|(of, name, _)| (*of, *name) == (group, kind));
-    for (root, paths) in row.into_iter().flat_map(|(_, _, fields)| *fields) {
+    let Some(at) = TABLE.iter().position(|(of, name, _)| (*of, *name) == (group, kind)) else { return };
+    // Most objects have none of them, and this is asked of every object that is written.
+    if !TREES[at].is_in(new) {
+        return;
+    }
+    for (root, paths) in TABLE[at].2 {
         let steps = || root.split('/').filter(|step| !step.is_empty());
         let Some(below) = steps().try_fold(&mut *new, |value, step| value.get_mut(step)) else { continue };
         let before = old.and_then(|old| steps().try_fold(old, |value, step| value.get(step)));
@@ -203,6 +252,20 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 9);
+    }
+
+    #[test]
+    fn no_field_that_is_off_lies_below_another() {
+        for (_, kind, fields) in TABLE {
+            let paths: Vec<String> = fields
+                .iter()
+                .flat_map(|(root, paths)| paths.iter().map(move |path| format!("{root}/{path}/")))
+                .collect();
+            for path in &paths {
+                let beginnings = paths.iter().filter(|other| path.starts_with(*other)).count();
+                assert_eq!(beginnings, 1, "{kind}: {path}");
+            }
+        }
     }
 
     #[test]
