@@ -51,6 +51,20 @@ impl Standing {
     }
 }
 
+/// Why a member is not removed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotRemoved {
+    /// Without it there is nobody who could decide anything.
+    #[error("nobody would be left to vote")]
+    NobodyLeft,
+    /// Most of those who would be left are not heard of.
+    #[error("most of those that would be left are not heard of")]
+    Unheard,
+    /// Something else.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
 /// Those who keep a store together, as one of them knows them.
 #[async_trait]
 pub trait Members: Send + Sync + 'static {
@@ -67,7 +81,7 @@ pub trait Members: Send + Sync + 'static {
     async fn move_leader(&self, id: u64) -> Result<(), store::Error>;
 
     /// Removes a member for good.
-    async fn remove(&self, id: u64) -> Result<(), store::Error>;
+    async fn remove(&self, id: u64) -> Result<(), NotRemoved>;
 
     /// Returns once nobody has been known to lead for longer than it takes to elect somebody.
     async fn leaderless(&self);
@@ -120,7 +134,7 @@ impl Cluster for Server {
         if !members.standing().members.iter().any(|known| known.id == id) {
             return Err(Status::not_found("etcdserver: member not found"));
         }
-        members.remove(id).await.map_err(refusal::status)?;
+        members.remove(id).await.map_err(refusal::not_removed)?;
         Ok(Response::new(MemberRemoveResponse {
             header: self.header_now().await?,
             members: self.list().await?,

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use foundation::SharedClock;
 use store::{Revision, Store};
 
-pub use cluster::{Known, Members, Standing};
+pub use cluster::{Known, Members, NotRemoved, Standing};
 pub use serve::{serve, serve_pages};
 
 /// Messages, clients and server traits, by upstream's package names.

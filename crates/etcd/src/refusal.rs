@@ -6,7 +6,7 @@
 use store::{Error, unavailable};
 use tonic::{Code, Status};
 
-use crate::snapshot;
+use crate::{NotRemoved, snapshot};
 
 /// A key is missing in a request.
 pub const EMPTY_KEY: &str = "etcdserver: key is not provided";
@@ -55,6 +55,11 @@ pub const BAD_TRANSFEREE: &str = "etcdserver: bad leader transferee";
 /// Who was to be given the lead did not take it in time.
 pub const TRANSFER_TIMEOUT: &str = "etcdserver: request timed out, leader transfer took too long";
 
+/// Those who would be left without a member are too few.
+pub const NOT_ENOUGH_STARTED: &str = "etcdserver: re-configuration failed due to not enough started members";
+/// Most of those who would be left without a member are not heard of: of this, clients ask again.
+pub const UNHEALTHY: &str = "etcdserver: unhealthy cluster";
+
 /// What a store's error is on the wire.
 pub fn status(error: Error) -> Status {
     match error {
@@ -83,6 +88,15 @@ pub fn status(error: Error) -> Status {
     }
 }
 
+/// What keeps a member from being removed is on the wire.
+pub(crate) fn not_removed(error: NotRemoved) -> Status {
+    match error {
+        NotRemoved::NobodyLeft => Status::failed_precondition(NOT_ENOUGH_STARTED),
+        NotRemoved::Unheard => Status::unavailable(UNHEALTHY),
+        NotRemoved::Store(error) => status(error),
+    }
+}
+
 /// What keeps a snapshot from being made is on the wire.
 pub(crate) fn of_snapshot(error: snapshot::Error) -> Status {
     match error {
@@ -104,6 +118,26 @@ pub(crate) fn invalid(text: &'static str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_that_is_needed_stays_by_etcds_words() {
+        for (why, code, text) in [
+            (
+                NotRemoved::NobodyLeft,
+                Code::FailedPrecondition,
+                "etcdserver: re-configuration failed due to not enough started members",
+            ),
+            (NotRemoved::Unheard, Code::Unavailable, "etcdserver: unhealthy cluster"),
+            (
+                Error::Unavailable(unavailable::UNDECIDED).into(),
+                Code::Unavailable,
+                "etcdserver: request timed out",
+            ),
+        ] {
+            let status = not_removed(why);
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+    }
 
     #[test]
     fn clients_compare_code_and_text() {

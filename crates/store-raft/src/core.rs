@@ -478,6 +478,7 @@ impl Core {
             self.led_since = now;
             self.heard.clear();
             self.duties.retires = None;
+            self.duties.forget_put_off();
             self.time = SharedTime::from(self.replica.time(), now);
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use etcd::NotRemoved;
 use foundation::SharedClock;
 use futures::future::BoxFuture;
 use store::Error;
@@ -37,15 +38,23 @@ impl Peers {
     }
 }
 
+/// Why a member may not be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
+    /// Nobody else votes.
+    #[error("it is the only member that votes: without it there is no store")]
+    Alone,
+    /// Others would have to be heard of.
+    #[error("most of those that would be left are not heard of: remove these first")]
+    Unheard,
+}
+
 /// Why a member may not be removed, if that is known here.
-pub fn objection(standing: &Standing, id: u64) -> Option<&'static str> {
-    if standing.members.len() == 1 {
-        return Some("it is the only member: without it there is no store");
+pub fn objection(standing: &Standing, id: u64) -> Option<Objection> {
+    if standing.voters == [id] {
+        return Some(Objection::Alone);
     }
-    if !keeps_majority(standing, id) {
-        return Some("most of those that would be left are not heard of: remove these first");
-    }
-    None
+    (!keeps_majority(standing, id)).then_some(Objection::Unheard)
 }
 
 /// Whether a majority of the voters that would be left is heard of. Only who leads hears of the others; anybody else does
@@ -101,11 +110,12 @@ impl etcd::Members for Peers {
         }
     }
 
-    async fn remove(&self, id: u64) -> Result<(), Error> {
+    async fn remove(&self, id: u64) -> Result<(), NotRemoved> {
         let objection = objection(&self.store.standing().borrow(), id);
         match objection {
-            Some(objection) => Err(Error::Invalid(objection)),
-            None => self.store.remove_member(id).await,
+            Some(Objection::Alone) => Err(NotRemoved::NobodyLeft),
+            Some(Objection::Unheard) => Err(NotRemoved::Unheard),
+            None => Ok(self.store.remove_member(id).await?),
         }
     }
 }
@@ -123,11 +133,18 @@ mod tests {
             silent: silent.to_vec(),
             ..Standing::default()
         };
-        for (silent, removed, expected) in
-            [(&[][..], 2, true), (&[3], 3, true), (&[3], 2, false), (&[3], 1, false), (&[], 9, true)]
-        {
-            assert_eq!(keeps_majority(&standing(silent), removed), expected, "{silent:?} {removed}");
+        for (silent, removed, expected) in [
+            (&[][..], 2, None),
+            (&[3], 3, None),
+            (&[3], 2, Some(Objection::Unheard)),
+            (&[3], 1, Some(Objection::Unheard)),
+            (&[], 9, None),
+        ] {
+            assert_eq!(objection(&standing(silent), removed), expected, "{silent:?} {removed}");
         }
-        assert!(keeps_majority(&Standing { leader: 2, ..standing(&[]) }, 3), "it cannot know");
+        assert_eq!(objection(&Standing { leader: 2, ..standing(&[]) }, 3), None, "it cannot know");
+        let alone = Standing { voters: vec![1], ..standing(&[2]) };
+        assert_eq!(objection(&alone, 1), Some(Objection::Alone));
+        assert_eq!(objection(&alone, 2), None, "who only learns is not needed");
     }
 }

@@ -188,7 +188,7 @@ impl Members for Others {
         Ok(())
     }
 
-    async fn remove(&self, _: u64) -> Result<(), Error> {
+    async fn remove(&self, _: u64) -> Result<(), etcd::NotRemoved> {
         Ok(())
     }
 

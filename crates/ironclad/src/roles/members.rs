@@ -80,7 +80,7 @@ impl MembersPage {
         let number = u64::from_str_radix(id, 16).map_err(|_| Status::bad_request("an id is hexadecimal"))?;
         let objection = objection(&self.0.standing().borrow(), number);
         if let Some(objection) = objection {
-            return Err(Status::new(409, Reason::Conflict, objection));
+            return Err(Status::new(409, Reason::Conflict, objection.to_string()));
         }
         self.0.remove_member(number).await.map_err(::apiserver::storage::status)?;
         tracing::info!(member = id, name = known.name, "removed a member");

@@ -58,6 +58,12 @@ impl Duties {
             self.put_off.push_back(change);
         }
     }
+
+    /// Those of an earlier leadership: whoever asked has been told that nobody knows what became of it, and may have thought
+    /// better of it long ago.
+    pub fn forget_put_off(&mut self) {
+        self.put_off.clear();
+    }
 }
 
 impl Core {

@@ -1,4 +1,4 @@
-//! Who joins, and whom it asks: two members without threads, on a virtual time of a few ticks.
+//! Changes of members that meet something else on their way: two members without threads, on a virtual time of a few ticks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -143,4 +143,64 @@ fn who_joins_through_one_that_is_still_brought_on_is_told_at_once() {
     assert!(matches!(second.answers[..], [(2, Ok(Reply::Changed))]), "{:?}", second.answers);
     let known: Vec<_> = second.core.standing(now).members.iter().map(|member| member.id).collect();
     assert_eq!(known, [1, 2, 3]);
+}
+
+/// Both do what there is to do and hear of each other, for so many ticks.
+fn together(first: &mut One, second: &mut One, now: &mut Duration, ticks: usize) {
+    for _ in 0..ticks {
+        *now += TICK;
+        for one in [&mut *first, &mut *second] {
+            one.core.tick(*now);
+        }
+        // Until nobody has anything to say, which is soon.
+        for _ in 0..20 {
+            let (sent, sent_back) = (first.work(*now), second.work(*now));
+            if first.upkeep {
+                first.checkpoint();
+            }
+            deliver(sent, first, second, *now);
+            deliver(sent_back, second, first, *now);
+        }
+    }
+}
+
+/// Whoever asked for it was told long ago that nobody knows.
+#[test]
+fn a_change_that_was_put_off_goes_with_the_lead() {
+    let mut now = Duration::from_secs(100);
+    let directory = TempDir::new().unwrap();
+    let options = Options::new("m1", "m1:2380").engine;
+    store_raft::found(directory.path(), &options, named(1), None).unwrap();
+    let mut first = One::open(1, directory, now);
+    first.work(now);
+    first.core.join(1, named(2), LATEST, now);
+    let mut second = One::open(2, TempDir::new().unwrap(), now);
+    together(&mut first, &mut second, &mut now, 20);
+    let known = |one: &One| {
+        let standing = one.core.standing(now);
+        let members: Vec<_> = standing.members.iter().map(|member| member.id).collect();
+        (members, standing.voters, standing.leader)
+    };
+    assert_eq!(known(&second), (vec![1, 2], vec![1, 2], 1));
+    // A change that the other one does not hear of, and another that waits for it.
+    first.core.join(2, named(3), LATEST, now);
+    first.work(now);
+    second.core.join(3, named(4), LATEST, now);
+    let asked = second.work(now);
+    assert!(asked.iter().any(|message| message.get_msg_type() == MessageType::MsgPropose));
+    deliver(asked, &mut second, &mut first, now);
+    // It hears of nobody, and leads no more.
+    while first.core.leads() {
+        assert!(now < Duration::from_secs(200), "it does not give up the lead");
+        now += TICK;
+        first.core.tick(now);
+        first.work(now);
+    }
+    // Its log is the longer one: nobody else can be elected.
+    together(&mut first, &mut second, &mut now, 60);
+    let known = |one: &One| {
+        let standing = one.core.standing(now);
+        (standing.members.iter().map(|member| member.id).collect::<Vec<_>>(), standing.leader)
+    };
+    assert_eq!([known(&first), known(&second)], [(vec![1, 2, 3], 1), (vec![1, 2, 3], 1)]);
 }
