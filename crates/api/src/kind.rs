@@ -16,6 +16,7 @@ pub(crate) mod plain;
 mod typed;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -278,6 +279,9 @@ pub struct Descriptor {
     pub subresources: Subresources,
     /// Fields for field selectors.
     pub selectable_fields: Vec<SelectableField>,
+    /// Other names that field selectors may use: each with the selectable field that it means, or the empty text where no
+    /// object has a value for it.
+    pub field_aliases: &'static [(&'static str, &'static str)],
     /// Name of its OpenAPI definition, such as `io.k8s.api.core.v1.Pod`.
     pub schema: Text,
     /// Columns of the Table form; [`Hooks::cells`] gives one cell for each.
@@ -367,6 +371,7 @@ impl Descriptor {
             verbs: Verbs::ALL,
             subresources: Subresources::default(),
             selectable_fields: Vec::new(),
+            field_aliases: &[],
             schema: format!("{}.{version}.{kind}", definition_package(group)).into(),
             columns: default_columns(),
             hooks: Arc::new(NoHooks),
@@ -415,6 +420,11 @@ impl Descriptor {
         self.scope == Scope::Namespaced
     }
 
+    /// The selectable field that `name` means in field selectors; empty where no object has a value for it.
+    pub fn field_meant<'a>(&self, name: &'a str) -> &'a str {
+        self.field_aliases.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, meant)| *meant)
+    }
+
     /// The value of a selectable field of an object, `metadata.name` and `metadata.namespace` included.
     /// `None` when the kind does not offer the field.
     pub fn selectable_value<'a>(&self, object: &'a Value, field: &str) -> Option<Cow<'a, str>> {
@@ -449,12 +459,20 @@ fn definition_package(group: &str) -> String {
     }
 }
 
+/// Compares two objects by the places of their rows.
+pub type RowOrder = fn(&Value, &Value) -> Ordering;
+
 /// What is special about a kind, at each step of a request. Objects are whole; every method has a default that does
 /// nothing. Pure: no clock, no state of the cluster.
 pub trait Hooks: Send + Sync {
     /// Fills in what the request leaves out.
     fn default(&self, object: &mut Value) {
         let _ = object;
+    }
+    /// Fills in, after [`Hooks::default`], the times that a request leaves out and that count from the present. `old` is
+    /// the object before an update.
+    fn set_times(&self, new: &mut Value, old: Option<&Value>, now: Timestamp) {
+        let _ = (new, old, now);
     }
     /// Resets what a client may not set on creation, such as the status.
     fn prepare_for_create(&self, object: &mut Value) {
@@ -511,6 +529,10 @@ pub trait Hooks: Send + Sync {
         let _ = now;
         let field = |name| object.pointer(name).cloned().unwrap_or(Value::Null);
         vec![field("/metadata/name"), field("/metadata/creationTimestamp")]
+    }
+    /// The order of the rows of a list, where it is not that of the objects.
+    fn row_order(&self) -> Option<RowOrder> {
+        None
     }
     /// From the form of this version to the stored form (see [`Descriptor::stored_as`]).
     fn to_storage(&self, object: &mut Value) {

@@ -90,7 +90,9 @@ mod tests {
             let object = serde_json::json!({
                 "apiVersion": kind.group_version().to_string(), "kind": kind.kind, "metadata": {"name": "a"}
             });
-            assert_eq!(kind.hooks.cells(&object, now).len(), kind.columns.len(), "{kind:?}");
+            // Upstream's rows of addresses have an age, and no column for it.
+            let more = usize::from(kind.plural == "ipaddresses");
+            assert_eq!(kind.hooks.cells(&object, now).len(), kind.columns.len() + more, "{kind:?}");
         }
     }
 }

@@ -137,8 +137,12 @@ impl<'a> Output<'a> {
                 })
             })
             .collect();
+        let mut items: Vec<&Value> = items.iter().collect();
+        if let Some(order) = self.descriptor.hooks.row_order() {
+            items.sort_by(|a, b| order(a, b));
+        }
         let rows: Vec<Value> = items
-            .iter()
+            .into_iter()
             .map(|item| {
                 let mut row = Map::new();
                 row.insert("cells".into(), self.descriptor.hooks.cells(item, self.now).into());

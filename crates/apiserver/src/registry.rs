@@ -176,8 +176,9 @@ impl Resource {
         matches!(*self.schema, Schema::Structural(_))
     }
 
-    /// The position of a selectable field in the descriptor.
+    /// The position of a selectable field, by whatever name, in the descriptor.
     pub fn field(&self, name: &str) -> Option<usize> {
+        let name = self.descriptor.field_meant(name);
         self.descriptor.selectable_fields.iter().position(|field| field.name == name)
     }
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::Hooks;
 use super::plain::{Plain, take_managed_fields};
+use super::{Hooks, RowOrder};
 use crate::addresses;
 use crate::field::{self, ErrorList, Path};
 use crate::json;
@@ -21,6 +21,9 @@ struct Prepare<T> {
     concerns: fn(&T) -> bool,
     change: fn(&mut T),
 }
+
+/// See [`Hooks::set_times`].
+type Times = fn(&mut Value, Option<&Value>, Timestamp);
 
 /// Functions behind [`Hooks::warnings`].
 enum Warnings<T> {
@@ -37,6 +40,7 @@ pub struct Typed<T> {
     initial_status: fn() -> Option<Value>,
     status_of_new: Option<fn(&T) -> Value>,
     default: Option<fn(&mut T)>,
+    times: Option<Times>,
     prepare_for_create: Option<Prepare<T>>,
     prepare_for_update: Option<fn(&mut T, &T)>,
     prepare_for_status_update: Option<fn(&mut T, &T)>,
@@ -47,6 +51,7 @@ pub struct Typed<T> {
     validate_subresource_update: Option<fn(&str, &T, &T) -> ErrorList>,
     warnings: Option<Warnings<T>>,
     cells: Option<fn(&T, Timestamp) -> Vec<Value>>,
+    row_order: Option<RowOrder>,
     to_storage: Option<fn(&mut Value)>,
     from_storage: Option<fn(&mut Value)>,
     deletion_grace_period: Option<GracePeriod>,
@@ -66,6 +71,7 @@ impl<T> Typed<T> {
             initial_status: || None,
             status_of_new: None,
             default: None,
+            times: None,
             prepare_for_create: None,
             prepare_for_update: None,
             prepare_for_status_update: None,
@@ -76,6 +82,7 @@ impl<T> Typed<T> {
             validate_subresource_update: None,
             warnings: None,
             cells: None,
+            row_order: None,
             to_storage: None,
             from_storage: None,
             deletion_grace_period: None,
@@ -100,6 +107,18 @@ impl<T> Typed<T> {
     /// See [`Hooks::default`].
     pub const fn default_with(mut self, function: fn(&mut T)) -> Self {
         self.default = Some(function);
+        self
+    }
+
+    /// [`Hooks::set_times`], over the object as it is: most objects have nothing to be set.
+    pub const fn set_times(mut self, function: Times) -> Self {
+        self.times = Some(function);
+        self
+    }
+
+    /// [`Hooks::row_order`].
+    pub const fn row_order(mut self, order: RowOrder) -> Self {
+        self.row_order = Some(order);
         self
     }
     /// See [`Hooks::prepare_for_create`].
@@ -257,6 +276,12 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
         }
     }
 
+    fn set_times(&self, new: &mut Value, old: Option<&Value>, now: Timestamp) {
+        if let Some(times) = self.times {
+            times(new, old, now);
+        }
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         if self.has_status {
             set_status(object, (self.initial_status)());
@@ -376,6 +401,10 @@ impl<T: Serialize + DeserializeOwned> Hooks for Typed<T> {
             Some((cells, Ok(typed))) => cells(&typed, now),
             _ => super::NoHooks.cells(object, now),
         }
+    }
+
+    fn row_order(&self) -> Option<RowOrder> {
+        self.row_order
     }
 
     fn to_storage(&self, object: &mut Value) {

@@ -46,6 +46,7 @@ pub(super) async fn create(
     own_metadata(call, &mut object);
     owners::deduplicate(call, &mut object, owners::When::Asked);
     descriptor.hooks.default(&mut object.0);
+    descriptor.hooks.set_times(&mut object.0, None, call.server.clock.now());
     ownership::track(call, Target::Main, options, None, &mut object).await;
     let name = object.name().to_owned();
     {

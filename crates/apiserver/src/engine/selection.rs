@@ -25,6 +25,8 @@ enum Field {
     Name,
     Namespace,
     Other(usize),
+    /// One that no object has.
+    Nothing,
 }
 
 impl Selection {
@@ -44,6 +46,9 @@ impl Selection {
             let field = match requirement.field.as_str() {
                 "metadata.name" => Field::Name,
                 "metadata.namespace" => Field::Namespace,
+                other if !other.is_empty() && resource.descriptor.field_meant(other).is_empty() => {
+                    Field::Nothing
+                }
                 other => Field::Other(resource.field(other).ok_or_else(|| unknown_field(call, other))?),
             };
             fields.push((field, requirement.equal, requirement.value.clone()));
@@ -93,6 +98,7 @@ impl Selection {
             let value = match field {
                 Field::Name => object.name(),
                 Field::Namespace => object.namespace(),
+                Field::Nothing => "",
                 Field::Other(at) => object.facts.fields.get(*at).map_or("", |value| value),
             };
             (value == wanted) == *equal

@@ -99,6 +99,7 @@ async fn attempt(
     // A status has no defaults; what other subresources take of the object has: an ephemeral container's, for one.
     if target != Target::Status {
         descriptor.hooks.default(&mut new.0);
+        descriptor.hooks.set_times(&mut new.0, Some(&old.object.0), server.clock.now());
     }
     keep_metadata(&mut new, &old.object);
     ownership::track(call, target, options, Some(&old.object), &mut new).await;

@@ -100,6 +100,25 @@ async fn rows_of_ended_pods_say_so() {
 }
 
 #[tokio::test]
+async fn rows_of_flow_schemas_are_in_the_order_of_matching() {
+    let world = World::new().await;
+    let schemas = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+    for (name, precedence) in [("aaa-late", 9998), ("zzz-early", 3), ("aab-early", 3)] {
+        let schema = json!({
+            "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": name},
+            "spec": {"matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": "workload-low"}},
+        });
+        world.admin.post(schemas, &schema).await.is(201);
+    }
+    let shown = get_as(&world, schemas, &table("v1")).await.is(200);
+    let names: Vec<&str> =
+        shown.at("/rows").as_array().unwrap().iter().map(|row| row["cells"][0].as_str().unwrap()).collect();
+    let ours: Vec<&str> =
+        names.into_iter().filter(|name| name.contains("-early") || name.contains("-late")).collect();
+    assert_eq!(ours, ["aab-early", "zzz-early", "aaa-late"]);
+}
+
+#[tokio::test]
 async fn a_table_shows_the_objects_that_it_is_asked_for() {
     let world = World::new().await;
     world.admin.post(MAPS, &config_map("a")).await.is(201);

@@ -62,6 +62,18 @@ async fn pods_are_found_by_node() {
     assert_eq!(list.names(), ["a", "c"]);
     let none = world.admin.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn3").await.is(200);
     assert_eq!(none.at("/items"), &json!([]));
+    for (selector, expected) in [
+        ("spec.host%3Dn1", &["a", "c"][..]),
+        ("spec.host%3Dn1,metadata.name!%3Da", &["c"]),
+        // Taken, and of no object.
+        ("status.podIPs%3D10.0.0.1", &[]),
+        ("status.podIPs%3D,spec.host!%3Dn1", &["b"]),
+        ("status.podIPs!%3D10.0.0.1", &["a", "b", "c"]),
+    ] {
+        let list = world.admin.get(&format!("/api/v1/pods?fieldSelector={selector}")).await.is(200);
+        assert_eq!(list.names(), expected, "{selector}");
+    }
+    world.admin.get("/api/v1/pods?fieldSelector=spec.hosts%3Dn1").await.is(400);
 }
 
 #[tokio::test]

@@ -275,6 +275,28 @@ async fn claims_are_checked_by_compiler_and_namespace() {
 }
 
 #[tokio::test]
+async fn taints_of_devices_say_since_when() {
+    let world = World::new().await;
+    let group = "/apis/resource.k8s.io/v1";
+    let slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "s"}, "spec": {
+        "driver": "gpu.example.com", "nodeName": "n", "pool": {"name": "n", "generation": 1, "resourceSliceCount": 1},
+        "devices": [{"name": "a", "taints": [{"key": "example.com/broken", "effect": "NoExecute"}]}],
+    }});
+    let made = world.admin.post(&format!("{group}/resourceslices"), &slice).await.is(201);
+    assert!(made.text("/spec/devices/0/taints/0/timeAdded").ends_with('Z'), "{made:?}");
+    let rule = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceTaintRule", "metadata": {"name": "r"}, "spec": {
+        "taint": {"key": "example.com/broken", "effect": "None", "timeAdded": "2026-01-01T00:00:00Z"},
+    }});
+    let path = format!("{group}/devicetaintrules/r");
+    world.admin.post(&format!("{group}/devicetaintrules"), &rule).await.is(201);
+    let other = json!({"spec": {"taint": {"effect": "NoExecute"}}});
+    let changed = world.admin.patch(&path, "merge-patch+json", &other).await.is(200);
+    assert!(changed.text("/spec/taint/timeAdded") > "2026-01-01T00:00:00Z", "{changed:?}");
+    // Upstream's v1 of the kind wants to be told what is changed.
+    world.admin.put(&path, &rule).await.is(422);
+}
+
+#[tokio::test]
 async fn a_volume_says_since_when_it_is_in_its_phase() {
     let world = World::new().await;
     let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": {

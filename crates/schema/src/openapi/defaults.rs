@@ -10,39 +10,52 @@ use serde_json::{Value, json};
 
 use crate::table::{Field, Type, Zero, table};
 
-const CORE: &str = "io.k8s.api.core.v1";
+const API: &str = "io.k8s.api.";
 
-/// What is said by hand: the definition (of the core group), its field, the text.
-const SAID: &[(&str, &str, &str)] = &[
-    ("AzureDiskVolumeSource", "cachingMode", "ReadWrite"),
-    ("AzureDiskVolumeSource", "fsType", "ext4"),
-    ("AzureDiskVolumeSource", "kind", "Shared"),
-    ("ContainerPort", "protocol", "TCP"),
-    ("ISCSIPersistentVolumeSource", "iscsiInterface", "default"),
-    ("ISCSIVolumeSource", "iscsiInterface", "default"),
-    ("RBDPersistentVolumeSource", "keyring", "/etc/ceph/keyring"),
-    ("RBDPersistentVolumeSource", "pool", "rbd"),
-    ("RBDPersistentVolumeSource", "user", "admin"),
-    ("RBDVolumeSource", "keyring", "/etc/ceph/keyring"),
-    ("RBDVolumeSource", "pool", "rbd"),
-    ("RBDVolumeSource", "user", "admin"),
-    ("ScaleIOPersistentVolumeSource", "fsType", "xfs"),
-    ("ScaleIOPersistentVolumeSource", "storageMode", "ThinProvisioned"),
-    ("ScaleIOVolumeSource", "fsType", "xfs"),
-    ("ScaleIOVolumeSource", "storageMode", "ThinProvisioned"),
-    ("ServicePort", "protocol", "TCP"),
+/// What is said by hand: the definition (after [`API`]), its field, the default.
+const SAID: &[(&str, &str, Said)] = &[
+    ("certificates.v1.PodCertificateRequestSpec", "maxExpirationSeconds", Said::Number(86400)),
+    ("certificates.v1beta1.PodCertificateRequestSpec", "maxExpirationSeconds", Said::Number(86400)),
+    ("core.v1.AzureDiskVolumeSource", "cachingMode", Said::Text("ReadWrite")),
+    ("core.v1.AzureDiskVolumeSource", "fsType", Said::Text("ext4")),
+    ("core.v1.AzureDiskVolumeSource", "kind", Said::Text("Shared")),
+    ("core.v1.AzureDiskVolumeSource", "readOnly", Said::False),
+    ("core.v1.ContainerPort", "protocol", Said::Text("TCP")),
+    ("core.v1.FileKeySelector", "optional", Said::False),
+    ("core.v1.ISCSIPersistentVolumeSource", "iscsiInterface", Said::Text("default")),
+    ("core.v1.ISCSIVolumeSource", "iscsiInterface", Said::Text("default")),
+    ("core.v1.RBDPersistentVolumeSource", "keyring", Said::Text("/etc/ceph/keyring")),
+    ("core.v1.RBDPersistentVolumeSource", "pool", Said::Text("rbd")),
+    ("core.v1.RBDPersistentVolumeSource", "user", Said::Text("admin")),
+    ("core.v1.RBDVolumeSource", "keyring", Said::Text("/etc/ceph/keyring")),
+    ("core.v1.RBDVolumeSource", "pool", Said::Text("rbd")),
+    ("core.v1.RBDVolumeSource", "user", Said::Text("admin")),
+    ("core.v1.ScaleIOPersistentVolumeSource", "fsType", Said::Text("xfs")),
+    ("core.v1.ScaleIOPersistentVolumeSource", "storageMode", Said::Text("ThinProvisioned")),
+    ("core.v1.ScaleIOVolumeSource", "fsType", Said::Text("xfs")),
+    ("core.v1.ScaleIOVolumeSource", "storageMode", Said::Text("ThinProvisioned")),
+    ("core.v1.ServicePort", "protocol", Said::Text("TCP")),
+    ("resource.v1.DeviceToleration", "operator", Said::Text("Equal")),
+    ("resource.v1beta1.DeviceToleration", "operator", Said::Text("Equal")),
+    ("resource.v1beta2.DeviceToleration", "operator", Said::Text("Equal")),
 ];
+
+/// A default that is said by hand.
+enum Said {
+    Text(&'static str),
+    Number(i64),
+    False,
+}
 
 /// The default of a field of `definition`.
 pub(super) fn of_field(definition: &str, field: &Field) -> Option<Value> {
-    let kind = definition.strip_prefix(CORE).and_then(|kind| kind.strip_prefix('.'));
-    if let Some(kind) = kind {
-        if let Some((.., text)) = SAID.iter().find(|(of, name, _)| (*of, *name) == (kind, field.name)) {
-            return Some((*text).into());
-        }
-        if (kind, field.name) == ("AzureDiskVolumeSource", "readOnly") {
-            return Some(false.into());
-        }
+    let kind = definition.strip_prefix(API).unwrap_or_default();
+    if let Some((.., said)) = SAID.iter().find(|(of, name, _)| (*of, *name) == (kind, field.name)) {
+        return Some(match said {
+            Said::Text(text) => (*text).into(),
+            Said::Number(number) => (*number).into(),
+            Said::False => false.into(),
+        });
     }
     let zero = of_element(&field.r#type)?;
     match field.zero {

@@ -177,6 +177,20 @@ fn version_3_tells_what_is_there_when_nothing_is_given() {
             "{path}: nothing beside a reference"
         );
     }
+    for (group, path, expected) in [
+        ("resource.k8s.io", "resource.v1.DeviceToleration/properties/operator", json!("Equal")),
+        (
+            "certificates.k8s.io",
+            "certificates.v1.PodCertificateRequestSpec/properties/maxExpirationSeconds",
+            json!(86_400),
+        ),
+        ("apps", "core.v1.FileKeySelector/properties/optional", json!(false)),
+        ("apps", "core.v1.AzureDiskVolumeSource/properties/readOnly", json!(false)),
+    ] {
+        let document = v3(&GroupVersion::new(group, "v1"), &all, &Published::new());
+        let schema = document.pointer(&format!("/components/schemas/io.k8s.api.{path}"));
+        assert_eq!(schema.unwrap_or_else(|| panic!("{path} is there"))["default"], expected, "{path}");
+    }
     let second = v2(&all, &Published::new());
     assert!(
         second

@@ -53,6 +53,8 @@ pub fn descriptor() -> Descriptor {
             SelectableField::new("status.podIP", "/status/podIP"),
             SelectableField::new("status.nominatedNodeName", "/status/nominatedNodeName"),
         ],
+        // Upstream: pkg/apis/core/v1/conversion.go (addFieldLabelConversionsForPod).
+        field_aliases: &[("spec.host", "spec.nodeName"), ("status.podIPs", "")],
         generation: true,
         columns: table::columns(),
         graceful_deletion: true,

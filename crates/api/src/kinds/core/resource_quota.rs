@@ -161,9 +161,6 @@ fn unfit(errors: &mut ErrorList, scope: &str, spec: &ResourceQuotaSpec, shown: V
                     | "requests.memory"
                     | "limits.cpu"
                     | "limits.memory"
-                    | "ephemeral-storage"
-                    | "requests.ephemeral-storage"
-                    | "limits.ephemeral-storage"
             )
         }
         "BestEffort" => resource == "pods",
@@ -241,6 +238,20 @@ mod tests {
             (json!({"hard": {"pods": "500m"}}), 1),
             (json!({"hard": {"pods": "1"}, "scopes": ["BestEffort", "NotBestEffort"]}), 1),
             (json!({"hard": {"secrets": "1"}, "scopes": ["BestEffort"]}), 1),
+            (
+                json!({"hard": {"limits.memory": "1", "requests.example.com/gpu": "1"}, "scopes": ["NotBestEffort"]}),
+                0,
+            ),
+            (
+                json!({"hard": {"ephemeral-storage": "1", "limits.ephemeral-storage": "1", "requests.ephemeral-storage": "1"},
+                       "scopes": ["Terminating"]}),
+                3,
+            ),
+            (
+                json!({"hard": {"requests.ephemeral-storage": "1"}, "scopeSelector": {"matchExpressions": [
+                    {"scopeName": "PriorityClass", "operator": "Exists"}]}}),
+                1,
+            ),
             (
                 json!({"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}}),
                 1,

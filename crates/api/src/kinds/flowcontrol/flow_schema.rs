@@ -1,6 +1,7 @@
 //! FlowSchema: which requests belong to which priority level.
 //! Upstream: pkg/registry/flowcontrol/flowschema, pkg/apis/flowcontrol.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -46,6 +47,7 @@ pub fn descriptor() -> Descriptor {
                 .default_with(|schema| default_number(&mut schema.spec.matching_precedence, 1000))
                 .validate(validate)
                 .validate_status_update(validate_status_update)
+                .row_order(row_order)
                 .cells(cells),
         ),
         ..Descriptor::new("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", Scope::Cluster)
@@ -126,6 +128,14 @@ fn validate_status_update(new: &FlowSchema, _: &FlowSchema) -> ErrorList {
     rules::conditions(conditions.iter().map(|condition| condition.type_.as_str()))
 }
 
+/// In the order in which they are asked for a request.
+/// Upstream: pkg/printers/internalversion (printFlowSchemaList).
+fn row_order(a: &Value, b: &Value) -> Ordering {
+    let precedence = |schema: &Value| schema["spec"]["matchingPrecedence"].as_i64().unwrap_or(0);
+    let name = |schema: &Value| schema["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    precedence(a).cmp(&precedence(b)).then_with(|| name(a).cmp(&name(b)))
+}
+
 fn cells(schema: &FlowSchema, now: Timestamp) -> Vec<Value> {
     let spec = &schema.spec;
     let conditions = schema.status.as_ref().map_or(&[][..], |status| items(&status.conditions));
@@ -143,6 +153,15 @@ fn cells(schema: &FlowSchema, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_in_the_order_of_matching() {
+        let schema = |name: &str, precedence: i32| json!({"metadata": {"name": name}, "spec": {"matchingPrecedence": precedence}});
+        let mut list = [schema("a", 9000), schema("z", 1), schema("c", 1000), schema("b", 1000)];
+        list.sort_by(descriptor().hooks.row_order().unwrap());
+        let names: Vec<&str> = list.iter().map(|one| one["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["z", "b", "c", "a"]);
+    }
 
     fn texts(name: &str, change: impl FnOnce(&mut Value)) -> Vec<String> {
         let mut spec = json!({"matchingPrecedence": 100, "priorityLevelConfiguration": {"name": "workload-low"},

@@ -61,7 +61,8 @@ fn validate_update(new: &IPAddress, old: &IPAddress) -> ErrorList {
     errors
 }
 
-fn cells(address: &IPAddress, _: Timestamp) -> Vec<Value> {
+/// Upstream gives each row an age, for which there is no column.
+fn cells(address: &IPAddress, now: Timestamp) -> Vec<Value> {
     let parent = &address.spec.parent_ref;
     let resource = match text(&parent.group) {
         "" => parent.resource.clone(),
@@ -71,7 +72,7 @@ fn cells(address: &IPAddress, _: Timestamp) -> Vec<Value> {
         "" => parent.name.clone(),
         namespace => format!("{namespace}/{}", parent.name),
     };
-    vec![row::name(&address.metadata), format!("{resource}/{name}").into()]
+    vec![row::name(&address.metadata), format!("{resource}/{name}").into(), row::age(&address.metadata, now)]
 }
 
 #[cfg(test)]
@@ -79,6 +80,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn rows_have_upstreams_third_cell() {
+        let address = serde_json::from_value(json!({
+            "metadata": {"name": "10.0.0.1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"parentRef": {"resource": "services", "namespace": "a", "name": "s"}},
+        }))
+        .unwrap();
+        let now = "2026-01-01T00:05:00Z".parse().unwrap();
+        assert_eq!(cells(&address, now), [json!("10.0.0.1"), json!("services/a/s"), json!("5m")]);
+    }
 
     #[test]
     fn the_owner_is_named() {

@@ -1,20 +1,22 @@
 //! RuntimeClass: names a way of running containers.
 //! Upstream: pkg/registry/node/runtimeclass, pkg/apis/node.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::field::{ErrorList, Path};
+use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::dns_label;
 use crate::kinds::core::pod::resources::validate_list;
 use crate::kinds::core::pod::validation::scheduling;
-use crate::kinds::optional::items;
+use crate::kinds::optional::{items, text};
 use crate::kinds::row;
 use crate::kinds::warn;
 use crate::meta_validation::{immutable, labels_errors};
+use crate::types::core::v1::Toleration;
 use crate::types::node::v1::RuntimeClass;
 
 /// How it is served.
@@ -27,7 +29,7 @@ pub fn descriptor() -> Descriptor {
         ],
         hooks: Arc::new(
             Typed::<RuntimeClass>::new()
-                .validate(validate)
+                .validate(validate_new)
                 .validate_update(validate_update)
                 .warnings(warnings)
                 .cells(cells),
@@ -53,6 +55,25 @@ fn validate(class: &RuntimeClass) -> ErrorList {
     errors
 }
 
+/// What is wrong with a new class: no toleration may be there twice. Updates do not ask that, nor does upstream.
+fn validate_new(class: &RuntimeClass) -> ErrorList {
+    let mut errors = validate(class);
+    let path = Path::new("scheduling").child("tolerations");
+    let list = class.scheduling.as_ref().map(|scheduling| items(&scheduling.tolerations)).unwrap_or_default();
+    let mut seen = HashSet::new();
+    for (index, toleration) in list.iter().enumerate() {
+        let Toleration { key, operator, value, effect, toleration_seconds } = toleration;
+        if !seen.insert([key, operator, value, effect].map(|part| text(part))) {
+            let shown = json!({
+                "Key": text(key), "Operator": text(operator), "Value": text(value), "Effect": text(effect),
+                "TolerationSeconds": toleration_seconds,
+            });
+            errors.push(field::duplicate(&path.index(index), shown));
+        }
+    }
+    errors
+}
+
 fn validate_update(new: &RuntimeClass, old: &RuntimeClass) -> ErrorList {
     let mut errors = validate(new);
     immutable(&mut errors, &Path::new("handler"), &new.handler, &old.handler);
@@ -69,4 +90,25 @@ fn warnings(class: &RuntimeClass, _: Option<&Value>) -> Vec<String> {
 
 fn cells(class: &RuntimeClass, now: Timestamp) -> Vec<Value> {
     vec![row::name(&class.metadata), class.handler.clone().into(), row::age(&class.metadata, now)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_class_has_no_toleration_twice() {
+        let toleration = |value: &str, seconds: i64| json!({"key": "k", "operator": "Equal", "value": value, "effect": "NoExecute", "tolerationSeconds": seconds});
+        for (tolerations, wrong) in [
+            (json!([toleration("a", 1), toleration("b", 1)]), false),
+            (json!([toleration("a", 1), toleration("a", 2)]), true),
+        ] {
+            let class = json!({"metadata": {"name": "c"}, "handler": "h", "scheduling": {"tolerations": tolerations}});
+            let hooks = descriptor().hooks;
+            let fields: Vec<String> = hooks.validate(&class).into_iter().map(|error| error.field).collect();
+            let expected: &[&str] = if wrong { &["scheduling.tolerations[1]"] } else { &[] };
+            assert_eq!(fields, expected, "{class}");
+            assert_eq!(hooks.validate_update(&class, &class), []);
+        }
+    }
 }

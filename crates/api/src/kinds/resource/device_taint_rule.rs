@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::{names, taints};
 use crate::field::{self, ErrorList, Path};
@@ -21,16 +22,30 @@ pub fn descriptor() -> Descriptor {
     Descriptor {
         subresources: Subresources { status: true, ..Subresources::default() },
         generation: true,
+        unconditional_update: false,
         columns: vec![Column::object_name(), Column::age()],
         hooks: Arc::new(
             Typed::<DeviceTaintRule>::new()
                 .status(|| Some(json!({})))
+                .set_times(set_times)
                 .validate(|rule| check(rule, None))
                 .validate_update(|new, old| check(new, Some(old)))
                 .validate_status_update(validate_status_update)
                 .cells(|rule, now| vec![row::name(&rule.metadata), row::age(&rule.metadata, now)]),
         ),
         ..Descriptor::new("resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules", Scope::Cluster)
+    }
+}
+
+/// Since when the taint is there: since its effect is.
+fn set_times(new: &mut Value, old: Option<&Value>, now: Timestamp) {
+    let Some(taint) = new.pointer_mut("/spec/taint") else { return };
+    taints::set_time(taint, now);
+    if let Some(old) = old.and_then(|old| old.pointer("/spec/taint"))
+        && taint["effect"] != old["effect"]
+        && taint["timeAdded"] == old["timeAdded"]
+    {
+        taint["timeAdded"] = taints::seconds(now);
     }
 }
 
@@ -70,6 +85,36 @@ mod tests {
 
     fn rule(spec: serde_json::Value) -> DeviceTaintRule {
         serde_json::from_value(json!({"metadata": {"name": "r"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn taints_are_as_old_as_their_effect() {
+        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+        let rule = |effect: &str, time: Option<&str>| {
+            let mut taint = json!({"key": "k", "effect": effect});
+            if let Some(time) = time {
+                taint["timeAdded"] = time.into();
+            }
+            json!({"spec": {"taint": taint}})
+        };
+        let hooks = descriptor().hooks;
+        for (what, old, new, expected) in [
+            ("new", None, ("None", None), late),
+            ("new and said", None, ("None", Some(early)), early),
+            ("the same", Some("None"), ("None", Some(early)), early),
+            ("another effect", Some("None"), ("NoExecute", Some(early)), late),
+            (
+                "another effect and time",
+                Some("None"),
+                ("NoExecute", Some("2025-01-01T00:00:00Z")),
+                "2025-01-01T00:00:00Z",
+            ),
+        ] {
+            let old = old.map(|effect| rule(effect, Some(early)));
+            let mut new = rule(new.0, new.1);
+            hooks.set_times(&mut new, old.as_ref(), "2026-01-02T00:00:00.7Z".parse().unwrap());
+            assert_eq!(new["spec"]["taint"]["timeAdded"], expected, "{what}");
+        }
     }
 
     #[test]

@@ -30,9 +30,11 @@ pub(super) fn default(spec: Option<&mut ResourceClaimSpec>) {
     for request in items_mut(&mut devices.requests) {
         if let Some(exactly) = &mut request.exactly {
             default_count(&mut exactly.allocation_mode, &mut exactly.count);
+            taints::default_tolerations(&mut exactly.tolerations);
         }
         for choice in items_mut(&mut request.first_available) {
             default_count(&mut choice.allocation_mode, &mut choice.count);
+            taints::default_tolerations(&mut choice.tolerations);
         }
     }
 }
@@ -182,6 +184,25 @@ mod tests {
         requests[1].first_available.as_mut().unwrap()[0].count = Some(2);
         let errors = validate(Some(&spec), &Path::new("spec"));
         assert_eq!(errors.len(), 2, "{errors:?}");
+    }
+
+    #[test]
+    fn tolerations_compare_when_they_do_not_say_how() {
+        let tolerations = json!([{"key": "example.com/a", "value": "b"}, {"operator": "Exists"}]);
+        let mut spec = ResourceClaimSpec::deserialize(json!({"devices": {"requests": [
+            {"name": "a", "exactly": {"deviceClassName": "gpu", "tolerations": tolerations}},
+            {"name": "b", "firstAvailable": [{"name": "c", "deviceClassName": "gpu", "tolerations": tolerations}]},
+        ]}}))
+        .unwrap();
+        default(Some(&mut spec));
+        assert_eq!(validate(Some(&spec), &Path::new("spec")), []);
+        let requests = spec.devices.unwrap().requests.unwrap();
+        let exactly = requests[0].exactly.as_ref().unwrap();
+        let choice = &requests[1].first_available.as_ref().unwrap()[0];
+        for list in [&exactly.tolerations, &choice.tolerations] {
+            let operators: Vec<&str> = items(list).iter().map(|one| text(&one.operator)).collect();
+            assert_eq!(operators, ["Equal", "Exists"]);
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{allocation, requests};
+use super::{allocation, requests, taints};
 use crate::field::{ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, Subresources, Typed};
-use crate::kinds::optional::items;
+use crate::kinds::optional::{items, items_mut};
 use crate::kinds::row;
 use crate::meta_validation::immutable;
 use crate::types::resource::v1::{AllocatedDeviceStatus, DeviceRequestAllocationResult, ResourceClaim};
@@ -34,7 +34,7 @@ pub fn descriptor() -> Descriptor {
                 .status(|| Some(json!({})))
                 .default_with(|claim| requests::default(claim.spec.as_mut()))
                 .validate(|claim| requests::validate(claim.spec.as_ref(), &Path::new("spec")))
-                .prepare_for_status_update(drop_deallocated)
+                .prepare_for_status_update(prepare_for_status_update)
                 .validate_update(validate_update)
                 .validate_status_update(allocation::validate_status_update)
                 .cells(cells),
@@ -47,6 +47,21 @@ fn validate_update(new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {
     let mut errors = ErrorList::new();
     immutable(&mut errors, &Path::new("spec"), &new.spec, &old.spec);
     errors
+}
+
+fn prepare_for_status_update(new: &mut ResourceClaim, old: &ResourceClaim) {
+    drop_deallocated(new, old);
+    let allocation =
+        |claim: &ResourceClaim| claim.status.as_ref().and_then(|status| status.allocation.clone());
+    // What is there already does not change.
+    if allocation(new) == allocation(old) {
+        return;
+    }
+    let allocation = new.status.as_mut().and_then(|status| status.allocation.as_mut());
+    let Some(devices) = allocation.and_then(|allocation| allocation.devices.as_mut()) else { return };
+    for result in items_mut(&mut devices.results) {
+        taints::default_tolerations(&mut result.tolerations);
+    }
 }
 
 /// Takes what drivers told of devices out of the status once the devices are not the claim's any more: whoever
@@ -97,6 +112,27 @@ fn cells(claim: &ResourceClaim, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tolerations_of_what_is_allocated_compare_when_they_do_not_say_how() {
+        let hooks = descriptor().hooks;
+        let claim = |tolerations: Value| {
+            let result = json!({"driver": "d", "pool": "p", "device": "a", "request": "r", "tolerations": tolerations});
+            json!({"spec": {}, "status": {"allocation": {"devices": {"results": [result]}}}})
+        };
+        let nothing = json!({"spec": {}, "status": {}});
+        let unsaid = claim(json!([{"key": "k"}]));
+        let said = claim(json!([{"key": "k", "operator": "Equal"}]));
+        for (what, old, expected) in [
+            ("new", &nothing, &said),
+            ("sent again", &said, &said),
+            ("of before there was a default", &unsaid, &unsaid),
+        ] {
+            let mut new = unsaid.clone();
+            hooks.prepare_for_status_update(&mut new, old);
+            assert_eq!(new["status"], expected["status"], "{what}");
+        }
+    }
 
     #[test]
     fn what_was_told_of_a_device_goes_with_it() {

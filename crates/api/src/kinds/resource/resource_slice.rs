@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{devices, names};
+use super::{devices, names, taints};
 use crate::field::{self, ErrorList, Path};
 use crate::kind::{Column, Descriptor, Scope, SelectableField, Typed};
 use crate::kinds::check::{dns_subdomain, driver_name, each, json, unique};
@@ -39,9 +39,22 @@ pub fn descriptor() -> Descriptor {
             Column::age(),
         ],
         hooks: Arc::new(
-            Typed::<ResourceSlice>::new().validate(validate).validate_update(validate_update).cells(cells),
+            Typed::<ResourceSlice>::new()
+                .set_times(set_times)
+                .validate(validate)
+                .validate_update(validate_update)
+                .cells(cells),
         ),
         ..Descriptor::new("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", Scope::Cluster)
+    }
+}
+
+/// Since when taints are there that do not say it.
+fn set_times(new: &mut Value, _: Option<&Value>, now: Timestamp) {
+    let devices = new.pointer_mut("/spec/devices").and_then(Value::as_array_mut);
+    for device in devices.into_iter().flatten() {
+        let taints = device.get_mut("taints").and_then(Value::as_array_mut);
+        taints.into_iter().flatten().for_each(|taint| taints::set_time(taint, now));
     }
 }
 
@@ -176,6 +189,18 @@ mod tests {
 
     fn texts(errors: &ErrorList) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn taints_tell_since_when() {
+        let mut slice = json!({"spec": {"devices": [
+            {"name": "a"},
+            {"name": "b", "taints": [{"key": "k", "effect": "None"}, {"key": "l", "timeAdded": "2025-01-01T00:00:00Z"}]},
+        ]}});
+        descriptor().hooks.set_times(&mut slice, None, "2026-01-02T00:00:00.7Z".parse().unwrap());
+        let taints = &slice["spec"]["devices"][1]["taints"];
+        assert_eq!(taints[0]["timeAdded"], "2026-01-02T00:00:00Z");
+        assert_eq!(taints[1]["timeAdded"], "2025-01-01T00:00:00Z");
     }
 
     #[test]

@@ -1,12 +1,36 @@
 //! Taints and tolerations of devices, and the conditions that bind them.
 //! Upstream: pkg/apis/resource/validation.
 
+use jiff::Timestamp;
+use serde_json::Value;
+
 use crate::field::{self, ErrorList, Path};
 use crate::kinds::check::{each, json, label_value, qualified_name, unique};
-use crate::kinds::optional::{is_unset, text};
+use crate::kinds::optional::{default_text, is_unset, items_mut, text};
 use crate::types::resource::v1::{DeviceTaint, DeviceToleration};
 
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "None"];
+
+/// Sets how tolerations compare that do not say it.
+pub(super) fn default_tolerations(list: &mut Option<Vec<DeviceToleration>>) {
+    for toleration in items_mut(list) {
+        default_text(&mut toleration.operator, "Equal");
+    }
+}
+
+/// Sets since when a taint is there, from which `tolerationSeconds` counts, where it does not say.
+pub(super) fn set_time(taint: &mut Value, now: Timestamp) {
+    if let Some(taint) = taint.as_object_mut()
+        && taint.get("timeAdded").is_none_or(Value::is_null)
+    {
+        taint.insert("timeAdded".to_owned(), seconds(now));
+    }
+}
+
+/// The present as objects have it.
+pub(super) fn seconds(now: Timestamp) -> Value {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
+}
 
 /// What is wrong with a taint. An effect that the object had before is let be.
 pub(super) fn taint(errors: &mut ErrorList, path: &Path, taint: &DeviceTaint, old: Option<&DeviceTaint>) {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::field::{self, ErrorList, Path};
+use crate::json;
 use crate::kind::{Column, Descriptor, Scope, Typed};
 use crate::kinds::check::one_of_if_set;
 use crate::kinds::optional::{default_text, items, text};
@@ -37,6 +38,7 @@ pub fn descriptor() -> Descriptor {
                 .prepare_for_update(prepare_for_update)
                 .validate(validate)
                 .validate_update(validate_update)
+                .warnings(warnings)
                 .cells(cells),
         ),
         unconditional_update: false,
@@ -104,7 +106,24 @@ fn validate(driver: &CSIDriver) -> ErrorList {
             }
         }
     }
+    if let Some(in_secrets) = driver.spec.service_account_token_in_secrets.filter(|_| tokens.is_empty()) {
+        let message = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        errors.push(field::invalid(&path.child("serviceAccountTokenInSecrets"), in_secrets, message));
+    }
     errors
+}
+
+/// Warns of tokens that go where logs may show them, when they are asked for anew.
+fn warnings(new: &CSIDriver, old: Option<&Value>) -> Vec<String> {
+    let tokens = items(&new.spec.token_requests);
+    let before = old.and_then(|old| json::typed::<CSIDriver>(old).ok());
+    let same = before.is_some_and(|before| items(&before.spec.token_requests) == tokens);
+    if tokens.is_empty() || same || new.spec.service_account_token_in_secrets.is_some() {
+        return Vec::new();
+    }
+    let message = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
+                   possible logging of tokens in volume attributes";
+    vec![message.to_owned()]
 }
 
 fn validate_update(new: &CSIDriver, old: &CSIDriver) -> ErrorList {
@@ -140,6 +159,54 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// One that asks for tokens of these audiences and says where to put them, each unless empty.
+    fn with_tokens(audiences: &[&str], in_secrets: Option<bool>) -> Value {
+        let requests: Vec<Value> = audiences.iter().map(|one| json!({"audience": one})).collect();
+        let mut driver = json!({"metadata": {"name": "d"}, "spec": {"tokenRequests": requests}});
+        if let Some(in_secrets) = in_secrets {
+            driver["spec"]["serviceAccountTokenInSecrets"] = in_secrets.into();
+        }
+        driver
+    }
+
+    #[test]
+    fn tokens_in_secrets_need_tokens() {
+        for (audiences, in_secrets, wrong) in [
+            (&["a"][..], Some(true), false),
+            (&["a"], None, false),
+            (&[], None, false),
+            (&[], Some(true), true),
+            (&[], Some(false), true),
+        ] {
+            let driver = serde_json::from_value(with_tokens(audiences, in_secrets)).unwrap();
+            let errors = validate(&driver);
+            let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+            let expected: &[&str] = if wrong { &["spec.serviceAccountTokenInSecrets"] } else { &[] };
+            assert_eq!(fields, expected, "{audiences:?} {in_secrets:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_that_are_not_said_to_be_secrets_are_warned_of() {
+        type Driver<'a> = (&'a [&'a str], Option<bool>);
+        let table: [(Option<Driver<'_>>, Driver<'_>, usize); 8] = [
+            (None, (&["a"], None), 1),
+            (None, (&["a"], Some(false)), 0),
+            (None, (&[], None), 0),
+            (Some((&["a"], None)), (&["a"], None), 0),
+            (Some((&[], None)), (&["a"], None), 1),
+            (Some((&["a"], None)), (&["b"], None), 1),
+            (Some((&["a"], None)), (&["b"], Some(true)), 0),
+            (Some((&["a"], None)), (&[], None), 0),
+        ];
+        let hooks = descriptor().hooks;
+        for (old, new, expected) in table {
+            let before = old.map(|(audiences, in_secrets)| with_tokens(audiences, in_secrets));
+            let told = hooks.warnings(&with_tokens(new.0, new.1), before.as_ref());
+            assert_eq!(told.len(), expected, "{old:?} {new:?}");
+        }
+    }
 
     #[test]
     fn generations_begin_with_the_first_change() {
