@@ -465,7 +465,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         let table = server.registry.table();
         match table.get(&info.group, &info.version, &info.resource) {
             Some(resource) => resource.clone(),
-            None => return Err(Status::page_not_found()),
+            None => return handlers::nothing(server, &info.path),
         }
     };
     let upgrade = head.extensions.remove::<OnUpgrade>();

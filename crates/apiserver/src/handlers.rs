@@ -58,7 +58,7 @@ pub async fn serve(
                 let details = query.get("includeRequestDetails").is_some_and(|value| !value.is_empty());
                 Ok(response::text(200, server.fairness.dump_requests(details)))
             }
-            _ => Err(Status::page_not_found()),
+            _ => nothing(server, &info.path),
         },
         ["version"] => object(head, query, &version()),
         ["metrics"] => {
@@ -70,9 +70,15 @@ pub async fn serve(
         }
         ["metrics", "slis"] => Ok(response::bytes(200, METRICS, slis::page())),
         ["api"] | ["apis"] => discovery::root(server, head, query, path[0]),
-        ["apis", group] => discovery::group(server, head, query, group),
+        ["apis", group] => match discovery::group(server, head, query, group) {
+            Err(status) if status.is_not_found() => nothing(server, &info.path),
+            answer => answer,
+        },
         ["api", version] => discovery::version(server, head, query, "", version),
-        ["apis", group, version] => discovery::version(server, head, query, group, version),
+        ["apis", group, version] => match discovery::version(server, head, query, group, version) {
+            Err(status) if status.is_not_found() => nothing(server, &info.path),
+            answer => answer,
+        },
         [".well-known", "openid-configuration"] => {
             keys(server, |keys| response::json(200, &keys.discovery()))
         }
@@ -85,8 +91,25 @@ pub async fn serve(
             openapi::remote(server, head, user, group, version).await
         }
         ["openapi", "v3", at @ ..] => openapi::v3(server, head, query, at).await,
-        _ => Err(Status::page_not_found()),
+        _ => nothing(server, &info.path),
     }
+}
+
+/// The answer to a path that nothing serves. Built-in groups have all that is below them, and say so in the API's form. The
+/// rest is nobody's, and ends in the words of Go's own server.
+pub(crate) fn nothing(server: &Server, path: &str) -> Result<Response, Status> {
+    let mut parts = path.split('/').skip(1);
+    let is_built_in = match (parts.next(), parts.next()) {
+        (Some("api"), _) => true,
+        (Some("apis"), Some(name)) => {
+            let table = server.registry.table();
+            let group = table.groups().iter().find(|group| group.name == name);
+            let mut resources = group.into_iter().flat_map(|group| &group.versions).flat_map(|(_, all)| all);
+            resources.any(|resource| !resource.is_custom())
+        }
+        _ => false,
+    };
+    if is_built_in { Err(Status::page_not_found()) } else { Ok(response::text(404, "404 page not found\n")) }
 }
 
 /// What is said about the keys that ServiceAccount tokens are signed with, where there are any.

@@ -223,9 +223,9 @@ pub fn failure(accepted: Accepted, status: &Status) -> Response {
     response
 }
 
-/// The shape of a value of a built-in kind.
+/// The shape of a value of a built-in kind. What says no version (the oldest forms of discovery) is of the first.
 fn schema_of(value: &Value) -> Option<Schema> {
-    let version = GroupVersion::parse(value.get("apiVersion")?.as_str()?)?;
+    let version = GroupVersion::parse(value.get("apiVersion").map_or(Some("v1"), Value::as_str)?)?;
     let kind = value.get("kind")?.as_str()?;
     // The forms of meta.k8s.io are the same in both versions.
     let number = if version.group == "meta.k8s.io" { "v1" } else { &version.version };

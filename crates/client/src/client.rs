@@ -336,6 +336,10 @@ fn failure(code: u16, body: &[u8]) -> api::Status {
         .and_then(|value| api::Status::from_json(&value))
         .unwrap_or_else(|| {
             let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
+            // A path that no API has is answered in plain words, also by the server itself.
+            if code == 404 {
+                return api::Status::page_not_found();
+            }
             let mut status = api::Status::internal("");
             status.code = code;
             status.message = format!("the server answered {code}: {}", text.trim());
@@ -353,4 +357,23 @@ fn encode<S: Serialize + ?Sized>(body: &S) -> Result<Bytes, Error> {
 
 fn decode<T: DeserializeOwned>(bytes: Bytes, what: &str) -> Result<T, Error> {
     api::json::read(&bytes).map_err(|source| Error::Decode { what: what.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_apart_in_whatever_form_they_come() {
+        let gone = api::Status::gone("old").to_json().to_string();
+        for (code, body, not_found, message) in [
+            (410, gone.as_str(), false, "old"),
+            (404, "404 page not found\n", true, "the server could not find the requested resource"),
+            (502, "<html>\n", false, "the server answered 502: <html>"),
+        ] {
+            let status = failure(code, body.as_bytes());
+            assert_eq!((status.code, status.is_not_found()), (code, not_found));
+            assert_eq!(status.message, message);
+        }
+    }
 }

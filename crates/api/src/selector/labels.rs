@@ -11,6 +11,9 @@ use crate::names::{is_label_value, is_qualified_name};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The text does not follow the grammar.
+    #[error("{0}")]
+    Grammar(String),
+    /// One of the requirements is none.
     #[error("unable to parse requirement: {0}")]
     Syntax(String),
     /// An operator of a `LabelSelector` that does not exist.
@@ -125,12 +128,18 @@ impl Selector {
         if parser.peek().is_none() {
             return Ok(Self::everything());
         }
+        if let Some(token) = parser.peek().filter(|token| !begins(token)) {
+            return Err(unexpected(token, "!, identifier, or 'end of string'"));
+        }
         loop {
             requirements.push(parser.requirement()?);
             match parser.next() {
                 None => break,
-                Some(",") => {}
-                Some(other) => return Err(found(other, "',' or 'end of string'")),
+                Some(",") => match parser.peek() {
+                    Some(token) if begins(token) => {}
+                    other => return Err(unexpected(other.unwrap_or_default(), "identifier after ','")),
+                },
+                Some(other) => return Err(unexpected(other, "',' or 'end of string'")),
             }
         }
         Ok(requirements.into())
@@ -200,7 +209,17 @@ fn found(token: &str, expected: &str) -> Error {
     Error::Syntax(format!("found '{token}', expected: {expected}"))
 }
 
+/// What is wrong between requirements: upstream names no requirement there.
+fn unexpected(token: &str, expected: &str) -> Error {
+    Error::Grammar(format!("found '{token}', expected: {expected}"))
+}
+
 const SPECIAL: &str = "=!(),><";
+
+/// Whether a requirement may begin with it.
+fn begins(token: &str) -> bool {
+    token == "!" || !token.chars().all(|c| SPECIAL.contains(c))
+}
 
 impl<'a> Parser<'a> {
     fn lex(&self) -> Option<(&'a str, &'a str)> {
@@ -226,10 +245,8 @@ impl<'a> Parser<'a> {
 
     fn key(&mut self) -> Result<&'a str, Error> {
         match self.next() {
-            None => Err(found("", "!, identifier, or 'end of string'")),
-            Some(token) if token.chars().all(|c| SPECIAL.contains(c)) => {
-                Err(found(token, "!, identifier, or 'end of string'"))
-            }
+            None => Err(found("", "identifier")),
+            Some(token) if token.chars().all(|c| SPECIAL.contains(c)) => Err(found(token, "identifier")),
             Some(token) => check(is_qualified_name(token), "key", token),
         }
     }
@@ -319,6 +336,26 @@ mod tests {
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_upstreams_words() {
+        for (text, said) in [
+            ("==", "found '==', expected: !, identifier, or 'end of string'"),
+            ("=a", "found '=', expected: !, identifier, or 'end of string'"),
+            (",a", "found ',', expected: !, identifier, or 'end of string'"),
+            ("a,,b", "found ',', expected: identifier after ','"),
+            ("a,", "found '', expected: identifier after ','"),
+            ("a,=b", "found '=', expected: identifier after ','"),
+            ("a=b c", "found 'c', expected: ',' or 'end of string'"),
+            ("!a=b", "found '=', expected: ',' or 'end of string'"),
+            ("!", "unable to parse requirement: found '', expected: identifier"),
+            ("!!a", "unable to parse requirement: found '!', expected: identifier"),
+            ("a,!", "unable to parse requirement: found '', expected: identifier"),
+            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ] {
+            assert_eq!(Selector::parse(text).unwrap_err().to_string(), said, "{text}");
+        }
     }
 
     #[test]

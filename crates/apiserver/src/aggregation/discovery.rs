@@ -32,7 +32,7 @@ const AGGREGATED: Form = Form {
         let freshness = if remote.available { "Current" } else { "Stale" };
         json!({"version": remote.version, "resources": aggregated(remote, resources), "freshness": freshness})
     },
-    group: |name| json!({"metadata": {"name": name, "creationTimestamp": null}}),
+    group: |name| json!({"metadata": {"name": name}}),
 };
 
 /// `APIGroup`s with the remote ones among them.

@@ -37,7 +37,9 @@ impl Token {
     }
 
     pub fn decode(text: &str) -> Result<Self, Status> {
-        let invalid = |what: String| Status::bad_request(format!("continue key is not valid: {what}"));
+        let invalid = |what: String| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {what}"))
+        };
         let json = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(error.to_string()))?;
         let token: Self = serde_json::from_slice(&json).map_err(|error| invalid(error.to_string()))?;
         if token.version != "meta.k8s.io/v1" {
@@ -65,7 +67,10 @@ mod tests {
         let token = Token::after(7, "default/a", Some(3));
         assert_eq!(Token::decode(&token.encode()).unwrap(), token);
         for garbage in ["", "!!", "e30", "eyJ2Ijoib3RoZXIiLCJydiI6MSwic3RhcnQiOiJhIn0"] {
-            assert_eq!(Token::decode(garbage).unwrap_err().code, 400, "{garbage}");
+            let refused = Token::decode(garbage).unwrap_err();
+            assert_eq!(refused.code, 400, "{garbage}");
+            let said = "invalid continue token: continue key is not valid: ";
+            assert!(refused.message.starts_with(said), "{garbage}: {refused}");
         }
     }
 }

@@ -52,13 +52,21 @@ pub(super) async fn put(call: &Call, target: Target) -> Result<Response, Status>
     if target == Target::Main && descriptor.create_on_update && object.resource_version().is_empty() {
         let exists = call.server.storage.read(&call.resource, &call.info.namespace, wanted).await?.is_some();
         if !exists {
+            check_missing(call, &object)?;
             call.authorize("create").await?;
             let stored = create::create(call, object, &options).await?;
             return Ok(call.respond(201, &stored.bytes));
         }
     }
-    let stored = change(call, target, &options, |_, _| Ok(object.clone())).await?;
-    Ok(call.respond(200, &stored.bytes))
+    match change(call, target, &options, |_, _| Ok(object.clone())).await {
+        Ok(stored) => Ok(call.respond(200, &stored.bytes)),
+        // What is demanded of the object comes before that there is none.
+        Err(status) if status == Status::not_found(&call.resource.group_resource, wanted) => {
+            check_missing(call, &object)?;
+            Err(status)
+        }
+        Err(status) => Err(status),
+    }
 }
 
 /// Changes the object in the path by `mutate`, which gets the newest state, and a way to that of other versions. It may
@@ -202,22 +210,37 @@ async fn admission(
     }
 }
 
+/// Holds the client to the UID that it named, where there is no object.
+fn check_missing(call: &Call, new: &Object) -> Result<(), Status> {
+    if new.uid().is_empty() { Ok(()) } else { Err(another(call, new.uid(), "")) }
+}
+
+/// What is said where the object is not the one that was meant.
+fn another(call: &Call, meant: &str, found: &str) -> Status {
+    let resource = &call.resource.group_resource;
+    // Upstream's key: the groups of built-in kinds are no part of it.
+    let kind = if call.resource.is_custom() {
+        format!("{}/{}", resource.group, resource.resource)
+    } else {
+        resource.resource.clone()
+    };
+    let key = call.resource.short_key(&call.info.namespace, &call.info.name);
+    Status::conflict(
+        resource,
+        &call.info.name,
+        format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{kind}/{key}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {meant}, UID in object meta: {found}"
+        ),
+    )
+}
+
 /// Holds the client to the UID and resourceVersion that it named, and fills in what it left out.
 fn check_preconditions(call: &Call, new: &mut Object, old: &Object) -> Result<(), Status> {
     let resource = &call.resource;
     let uid = new.uid();
     if !uid.is_empty() && uid != old.uid() {
-        let key = resource.key(&call.info.namespace, &call.info.name);
-        return Err(Status::conflict(
-            &resource.group_resource,
-            &call.info.name,
-            format!(
-                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
-                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                String::from_utf8_lossy(&key),
-                old.uid()
-            ),
-        ));
+        return Err(another(call, uid, old.uid()));
     }
     let revision = new.resource_version();
     if revision.is_empty() || revision == "0" {

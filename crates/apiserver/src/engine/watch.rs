@@ -339,19 +339,13 @@ impl Watching {
         let mut object = json!({
             "kind": descriptor.kind,
             "apiVersion": descriptor.group_version().to_string(),
-            "metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": null},
+            "metadata": {"resourceVersion": revision.to_string()},
         });
         if initial_end {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        if let Form::Partial(version) = self.call.accepted.form {
-            object["kind"] = "PartialObjectMetadata".into();
-            object["apiVersion"] = format!("meta.k8s.io/{version}").into();
-        }
-        let object = crate::encoding::to_json(&object);
-        self.counted(match self.call.accepted.form {
-            Form::Partial(_) => output::watch_frame(self.call.accepted.encoding, "BOOKMARK", &object, None),
-            _ => self.whole("BOOKMARK", &object),
-        })
+        // Of a table it is a row, as any other object.
+        let frame = self.event("BOOKMARK", &crate::encoding::to_json(&object));
+        self.counted(frame)
     }
 }

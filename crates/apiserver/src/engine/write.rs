@@ -51,8 +51,8 @@ impl WriteOptions {
         if field_manager.len() > 128 {
             errors.push(field::too_long(&path, 128));
         }
-        if let Some(at) = field_manager.chars().position(char::is_control) {
-            let detail = format!("should only contain printable characters; invalid character at {at}");
+        for (at, character) in field_manager.char_indices().filter(|(_, character)| character.is_control()) {
+            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
             errors.push(field::invalid(&path, field_manager, detail));
         }
         let dry_run: Vec<&str> = query.all("dryRun").collect();
@@ -160,6 +160,10 @@ mod tests {
         assert!(options("dryRun=All").unwrap().dry_run);
         assert_eq!(options("").unwrap().field_validation, FieldValidation::Warn);
         assert_eq!(options("fieldValidation=Strict").unwrap().field_validation, FieldValidation::Strict);
+        let refused = options("fieldManager=%C3%A4%00b%7F").unwrap_err();
+        for said in ["invalid character U+0000 (at position 2)", "invalid character U+007F (at position 4)"] {
+            assert!(refused.message.contains(said), "{refused}");
+        }
         for (query, shown) in [
             ("dryRun=Some", r#"["Some"]"#),
             ("dryRun=", r#"[""]"#),

@@ -189,7 +189,7 @@ fn aggregated<'a>(
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
+            json!({"metadata": {"name": group.name}, "versions": versions})
         })
         .collect();
     let items = if core { items } else { aggregation::discovery::items(server, items) };

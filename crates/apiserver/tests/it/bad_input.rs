@@ -88,11 +88,33 @@ async fn unknown_fields_are_dropped_warned_of_or_refused() {
 async fn what_is_not_there_is_not_found_and_what_cannot_be_done_not_allowed() {
     let world = World::new().await;
     let admin = &world.admin;
-    for path in
-        ["/apis/apps/v1/nothings", "/api/v2/pods", "/nothing", "/api/v1/namespaces/default/pods/x/nothing"]
-    {
+    admin.post(crate::custom::DEFINITIONS, &crate::custom::definition()).await.is(201);
+    for path in [
+        "/apis/apps/v1/nothings",
+        "/apis/apps/v9/deployments",
+        "/apis/apps/v9",
+        "/apis/apiregistration.k8s.io/v1/nothings",
+        "/api/v2/pods",
+        "/api/v2",
+        "/api/v1/namespaces/default/pods/x/nothing",
+    ] {
         let missing = admin.get(path).await.is(404);
         assert_eq!(missing.text("/kind"), "Status", "{path}");
+    }
+    // What no group of the server's own has is nobody's.
+    for path in [
+        "/nothing",
+        "/apis/nothing",
+        "/apis/nothing/v1",
+        "/apis/nothing/v1/bars",
+        "/apis/example.com/v9",
+        "/apis/example.com/v1/namespaces/default/nothings",
+        "/apiss/apps/v1",
+    ] {
+        let missing = admin.get(path).await.is(404);
+        assert_eq!(missing.bytes, "404 page not found\n", "{path}");
+        assert_eq!(missing.headers["content-type"], "text/plain; charset=utf-8", "{path}");
+        assert_eq!(missing.headers["x-content-type-options"], "nosniff", "{path}");
     }
     let map = format!("{MAPS}/a");
     for (method, path) in [

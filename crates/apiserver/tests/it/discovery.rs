@@ -98,3 +98,20 @@ async fn the_cluster_has_its_first_objects() {
     world.admin.get("/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical").await.is(200);
     world.admin.get("/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin").await.is(200);
 }
+
+#[tokio::test]
+async fn every_form_of_discovery_is_protobuf_for_those_who_speak_nothing_else() {
+    let world = World::new().await;
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    for path in ["/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1"] {
+        let answer = world.admin.ask(Method::GET, path, &[("accept", protobuf)], Bytes::new()).await.is(200);
+        assert_eq!(answer.headers["content-type"], protobuf, "{path}");
+        assert!(answer.bytes.starts_with(b"k8s\0"), "{path}");
+    }
+    for path in ["/api", "/apis"] {
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let answer = world.admin.ask(Method::GET, path, &[("accept", accept)], Bytes::new()).await.is(200);
+        assert_eq!(answer.at("/items/0/metadata/creationTimestamp"), &serde_json::Value::Null, "{path}");
+        assert_eq!(answer.at("/items/0/metadata").as_object().unwrap().len(), 1, "{path}: a name alone");
+    }
+}

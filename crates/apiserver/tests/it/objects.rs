@@ -204,6 +204,33 @@ async fn propagation_becomes_finalizers_and_preconditions_hold() {
 }
 
 #[tokio::test]
+async fn an_update_of_another_object_than_was_meant_is_a_conflict_also_where_there_is_none() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let created = admin.post(MAPS, &config_map("there")).await.is(201);
+    for (name, found) in [("there", created.text("/metadata/uid")), ("none", "")] {
+        let mut map = config_map(name);
+        map["metadata"]["uid"] = "x".into();
+        let refused = admin.put(&format!("{MAPS}/{name}"), &map).await.is(409);
+        assert_eq!(
+            refused.message(),
+            format!(
+                "Operation cannot be fulfilled on configmaps \"{name}\": StorageError: invalid object, Code: 4, Key: \
+                 /registry/configmaps/default/{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in \
+                 precondition: x, UID in object meta: {found}"
+            )
+        );
+    }
+    admin.put(&format!("{MAPS}/none"), &config_map("none")).await.is(404);
+    // Also of a kind that an update creates.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let mut lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l", "uid": "x"}});
+    admin.put(&format!("{leases}/l"), &lease).await.is(409);
+    lease["metadata"]["uid"] = "".into();
+    admin.put(&format!("{leases}/l"), &lease).await.is(201);
+}
+
+#[tokio::test]
 async fn who_does_not_say_who_they_are_owns_what_they_write_as_unknown() {
     let world = World::new().await;
     for (name, headers, manager) in [

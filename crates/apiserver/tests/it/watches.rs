@@ -87,6 +87,30 @@ async fn a_streaming_list_ends_with_its_bookmark_and_goes_on() {
 }
 
 #[tokio::test]
+async fn a_bookmark_comes_in_the_form_of_what_is_before_it() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    admin.post(MAPS, &config_map("a")).await.is(201);
+    let path = format!(
+        "{MAPS}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+    );
+    for (form, kind, inner) in [
+        ("", "ConfigMap", ""),
+        (";as=Table;g=meta.k8s.io;v=v1", "Table", "/rows/0/object"),
+        (";as=PartialObjectMetadata;g=meta.k8s.io;v=v1", "PartialObjectMetadata", ""),
+    ] {
+        let mut watch = admin.watch_as(&path, &format!("application/json{form}")).await;
+        assert_eq!(watch.next().await.unwrap()["object"]["kind"], kind);
+        let bookmark = watch.next().await.unwrap();
+        assert_eq!((&bookmark["type"], &bookmark["object"]["kind"]), (&json!("BOOKMARK"), &json!(kind)));
+        let metadata = &bookmark["object"].pointer(inner).unwrap()["metadata"];
+        assert_eq!(metadata["annotations"], json!({"k8s.io/initial-events-end": "true"}), "{kind}");
+        assert_eq!(metadata.get("creationTimestamp"), None, "{kind}");
+        assert!(!metadata["resourceVersion"].as_str().unwrap().is_empty(), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_watch_ends_after_its_timeout_with_a_bookmark() {
     let world = World::new().await;
     let admin = &world.admin;

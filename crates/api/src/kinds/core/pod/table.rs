@@ -35,8 +35,10 @@ pub(super) fn cells(pod: &Pod, now: Timestamp) -> Vec<Value> {
     let status = pod.status.as_ref().unwrap_or(&no_status);
     let summary = summarize(pod, spec, status);
     let restarts = match &summary.last_restart {
-        Some(time) => format!("{} ({} ago)", summary.restarts, row::since(Some(time), now)),
-        None => summary.restarts.to_string(),
+        Some(time) if summary.restarts != 0 => {
+            format!("{} ({} ago)", summary.restarts, row::since(Some(time), now))
+        }
+        _ => summary.restarts.to_string(),
     };
     let address = items(&status.pod_ips).first().map_or("", |address| &address.ip);
     vec![
@@ -218,6 +220,15 @@ mod tests {
                 "1",
             ),
             (json!({"phase": "Failed", "reason": "Evicted"}), false, "0/1", "Evicted", "0"),
+            (
+                json!({"phase": "Running", "containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "",
+                    "imageID": "", "state": {"running": {}},
+                    "lastState": {"terminated": {"exitCode": 1, "finishedAt": "1970-01-01T00:00:00Z"}}}]}),
+                false,
+                "1/1",
+                "Running",
+                "0",
+            ),
             (
                 json!({"phase": "Running", "conditions": [{"type": "AllContainersRestarting", "status": "True"}]}),
                 false,
