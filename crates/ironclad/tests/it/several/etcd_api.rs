@@ -70,4 +70,21 @@ fn members_tell_where_they_are_reached_and_give_the_lead_to_whom_they_are_told()
     assert!(servers[1].stop().success());
     servers[1].start(&[]);
     told(&servers[0], &[&urls[0], ""]);
+
+    // And what a member has said does not outlive it.
+    assert!(servers[1].stop().success());
+    servers[1].start(&[&flags[1]]);
+    told(&servers[0], &[&urls[0], &urls[1]]);
+    let said = || ctl("3.5", &[&servers[0]], &["get", "--prefix", "--keys-only", "/registry/ironclad/etcd/"]);
+    let both = said().unwrap();
+    assert!(members.iter().all(|member| both.contains(&format!("{:016x}", member.1))), "{both}");
+    wait::until("the member is removed", || {
+        let removed = ctl("3.5", &[&servers[0]], &["member", "remove", &format!("{:x}", members[1].1)]);
+        if listed(&servers[0])?.len() == 1 { Ok(()) } else { Err(format!("{removed:?}")) }
+    });
+    wait::until("what it said is gone", || {
+        let left = said()?;
+        let (own, gone) = (format!("{:016x}", members[0].1), format!("{:016x}", members[1].1));
+        if left.contains(&own) && !left.contains(&gone) { Ok(()) } else { Err(left) }
+    });
 }
