@@ -3,7 +3,7 @@
 //! An object of the API is hundreds of small blocks of a few sizes (nodes of maps, texts), which live for one request. The
 //! C library keeps seven of each size for a thread; beyond those, it searches its lists, cuts blocks up and joins them again,
 //! which was a fifth of what a write costs (docs/decisions/0016-small-blocks.md). Here a thread keeps up to [`STOCK`] bytes of
-//! each size, and whatever is beyond goes to the C library, as all that is large does.
+//! each size and [`BUDGET`] of all, and whatever is beyond goes to the C library, as all that is large does.
 //!
 //! Blocks come from the C library, each as large as it would have made it anyway: memory at rest does not grow. One that is
 //! freed by another thread than took it goes to the stock of the one that freed it. A thread that ends gives its stock back.
@@ -15,6 +15,8 @@ use std::ptr;
 
 /// What a thread keeps of one size, in bytes: more than the nodes of a pod's maps.
 const STOCK: usize = 64 << 10;
+/// What a thread keeps of all sizes together, in bytes: machines have many threads, and nobody asks for it while they rest.
+const BUDGET: usize = 512 << 10;
 /// The largest block that is kept: the node of a map of JSON with children has 640 bytes.
 const LARGEST: usize = class_size(CLASSES - 1);
 const CLASSES: usize = 48;
@@ -93,12 +95,36 @@ impl Class {
 }
 
 /// What a thread keeps.
-struct Stock([Class; CLASSES]);
+struct Stock {
+    classes: [Class; CLASSES],
+    /// How much of [`BUDGET`] is left.
+    room: Cell<usize>,
+}
 
-impl Drop for Stock {
-    fn drop(&mut self) {
-        for (class, kept) in self.0.iter().enumerate() {
-            while let Some(block) = kept.take() {
+impl Stock {
+    fn take(&self, class: usize) -> Option<*mut u8> {
+        let block = self.classes[class].take()?;
+        self.room.set(self.room.get() + class_size(class));
+        Some(block)
+    }
+
+    /// Keeps a block; false if there are enough.
+    ///
+    /// # Safety
+    /// As that of [`Class::keep`].
+    unsafe fn keep(&self, block: *mut u8, class: usize) -> bool {
+        let (room, size) = (self.room.get(), class_size(class));
+        // SAFETY: as it is promised to us.
+        let kept = room >= size && unsafe { self.classes[class].keep(block, MOST[class]) };
+        if kept {
+            self.room.set(room - size);
+        }
+        kept
+    }
+
+    fn empty(&self) {
+        for class in 0..CLASSES {
+            while let Some(block) = self.take(class) {
                 // SAFETY: blocks of a class come from the C library, asked for with this layout or one of the same class,
                 // which it does not look at.
                 unsafe { System.dealloc(block, class_layout(class)) };
@@ -107,9 +133,22 @@ impl Drop for Stock {
     }
 }
 
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.empty();
+    }
+}
+
 thread_local! {
     // Without a constructor: whoever allocates for the first time must not allocate for that.
-    static STOCK_OF_THREAD: Stock = const { Stock([Class::EMPTY; CLASSES]) };
+    static STOCK_OF_THREAD: Stock =
+        const { Stock { classes: [Class::EMPTY; CLASSES], room: Cell::new(BUDGET) } };
+}
+
+/// Gives the stock of the calling thread back to the C library.
+pub(crate) fn empty() {
+    // A thread that is ending has none.
+    let _ = STOCK_OF_THREAD.try_with(Stock::empty);
 }
 
 /// See the module. To be named with `#[global_allocator]`.
@@ -119,7 +158,7 @@ pub struct Allocator;
 impl Allocator {
     /// A block of a class: out of the stock, else, or when the thread is ending, of the C library's.
     fn take(class: usize) -> *mut u8 {
-        let kept = STOCK_OF_THREAD.try_with(|stock| stock.0[class].take());
+        let kept = STOCK_OF_THREAD.try_with(|stock| stock.take(class));
         // SAFETY: the layout has a size.
         kept.ok().flatten().unwrap_or_else(|| unsafe { System.alloc(class_layout(class)) })
     }
@@ -128,7 +167,7 @@ impl Allocator {
     /// The block is one of this class of the C library's, and nobody uses it any more.
     unsafe fn give(block: *mut u8, class: usize) {
         // SAFETY: as it is promised to us.
-        let kept = STOCK_OF_THREAD.try_with(|stock| unsafe { stock.0[class].keep(block, MOST[class]) });
+        let kept = STOCK_OF_THREAD.try_with(|stock| unsafe { stock.keep(block, class) });
         if kept != Ok(true) {
             // SAFETY: as it is promised to us; the C library does not look at the layout.
             unsafe { System.dealloc(block, class_layout(class)) };
@@ -328,14 +367,26 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_so_much_and_no_more() {
-        let blocks: Vec<Block> = (0..10_000).map(|_| Block::new(500, 1)).collect();
-        drop(blocks);
-        let class = class_of(layout(500)).unwrap();
-        let kept = STOCK_OF_THREAD.with(|stock| stock.0[class].count.get());
-        assert_eq!(kept as usize, STOCK / class_size(class));
+        let count = |size| {
+            let class = class_of(layout(size)).unwrap();
+            STOCK_OF_THREAD.with(|stock| stock.classes[class].count.get())
+        };
+        let free = |size| drop((0..10_000).map(|_| Block::new(size, 1)).collect::<Vec<_>>());
+        empty();
+        free(500);
+        let kept = count(500);
+        assert_eq!(kept as usize, STOCK / class_size(class_of(layout(500)).unwrap()));
         let block = Block::new(500, 2);
-        assert_eq!(STOCK_OF_THREAD.with(|stock| stock.0[class].count.get()), kept - 1);
+        assert_eq!(count(500), kept - 1);
         drop(block);
+        for size in (1..=LARGEST).step_by(ALIGNMENT) {
+            free(size);
+        }
+        let room = STOCK_OF_THREAD.with(|stock| stock.room.get());
+        assert!(room < LARGEST, "{room} bytes of the budget are left");
+        empty();
+        assert_eq!(STOCK_OF_THREAD.with(|stock| stock.room.get()), BUDGET);
+        assert_eq!(count(500), 0);
     }
 
     #[test]
