@@ -32,13 +32,67 @@ pub fn parse(body: &[u8], mode: FieldValidation) -> Result<(Value, Vec<String>),
 
 /// Makes an object of a patched document. What does not fit the schema is 422 `Invalid`, unlike in a whole object.
 pub fn decode(patched: &Value, schema: &Schema, mode: FieldValidation) -> Result<Decoded, Status> {
+    decode_showing(patched, schema, mode, |text| String::from_utf8_lossy(text).into_owned())
+}
+
+/// As [`decode`], of what a strategic merge patch left: its errors show the patch, and nothing of the object.
+pub fn decode_strategic(
+    patched: &Value,
+    patch: &Value,
+    schema: &Schema,
+    mode: FieldValidation,
+) -> Result<Decoded, Status> {
+    decode_showing(patched, schema, mode, |_| {
+        let mut shown = String::new();
+        print_as_go(&mut shown, patch);
+        shown
+    })
+}
+
+fn decode_showing(
+    patched: &Value,
+    schema: &Schema,
+    mode: FieldValidation,
+    shown: impl Fn(&[u8]) -> String,
+) -> Result<Decoded, Status> {
     let text = serde_json::to_vec(patched).map_err(Status::internal)?;
     match objects::read(&text, schema, mode != FieldValidation::Ignore) {
         Ok((_, found)) if mode == FieldValidation::Strict && !found.is_empty() => {
-            Err(refuse(&String::from_utf8_lossy(&text), &found))
+            Err(refuse(&shown(&text), &found))
         }
         Ok((value, warnings)) => Ok(Decoded { value, warnings }),
-        Err(error) => Err(invalid(&String::from_utf8_lossy(&text), error)),
+        Err(error) => Err(invalid(&shown(&text), error)),
+    }
+}
+
+/// Prints a value as Go prints the maps and lists that it is there: `map[a:[1 b] c:<nil>]`. As deep as the patch, whose
+/// nesting [`parse`] bounds.
+fn print_as_go(out: &mut String, value: &Value) {
+    let separate = |out: &mut String, at: usize| out.push_str(if at > 0 { " " } else { "" });
+    match value {
+        Value::Null => out.push_str("<nil>"),
+        Value::String(text) => out.push_str(text),
+        Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                separate(out, at);
+                print_as_go(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| *name);
+            out.push_str("map[");
+            for (at, (name, field)) in fields.into_iter().enumerate() {
+                separate(out, at);
+                out.push_str(name);
+                out.push(':');
+                print_as_go(out, field);
+            }
+            out.push(']');
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use http::header;
-use schema::{FieldValidation, Schema, patch as patches};
+use schema::{Decoded, FieldValidation, Schema, patch as patches};
 use serde_json::Value;
 
 use super::update::{self, Target};
@@ -69,6 +69,14 @@ impl Patch {
             Kind::Strategic => patches::strategic::apply(document.clone(), &self.patch, &self.schema),
         }
     }
+
+    /// Makes an object of the document that the patch left.
+    fn decode(&self, patched: &Value, mode: FieldValidation) -> Result<Decoded, Status> {
+        match self.kind {
+            Kind::Json | Kind::Merge => patches::decode(patched, &self.schema, mode),
+            Kind::Strategic => patches::decode_strategic(patched, &self.patch, &self.schema, mode),
+        }
+    }
 }
 
 pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Status> {
@@ -90,7 +98,7 @@ pub(super) async fn patch(call: &Call, target: Target) -> Result<Response, Statu
         if is_object && !(same("kind") && same("apiVersion")) {
             return Err(another(call, &patched));
         }
-        let decoded = patches::decode(&patched, &call.resource.schema, options.field_validation)?;
+        let decoded = patch.decode(&patched, options.field_validation)?;
         call.warn(decoded.warnings);
         Ok(Object(decoded.value))
     })
@@ -120,7 +128,7 @@ pub(super) async fn scale(call: &Call) -> Result<Response, Status> {
     let patch = Patch::read(call, &schema, options.field_validation)?;
     scale::change(call, &options, |current| {
         let patched = patch.apply(current)?;
-        Ok(patches::decode(&patched, &schema, options.field_validation)?.value)
+        Ok(patch.decode(&patched, options.field_validation)?.value)
     })
     .await
 }

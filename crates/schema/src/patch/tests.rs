@@ -166,3 +166,20 @@ fn patched_documents_are_checked() {
         (json!({"data": {"a": "1"}}), vec![r#"unknown field "x""#.to_owned()])
     );
 }
+
+#[test]
+fn what_a_strategic_patch_spoils_is_shown_as_the_patch_alone() {
+    let secret = Schema::built_in("io.k8s.api.core.v1.Secret").unwrap();
+    let patch = json!({"metadata": {"finalizers": {"a": 1}}, "x": [null, "b", true, {"c": 1.5}]});
+    let patched = json!({"metadata": {"finalizers": {"a": 1}}, "data": {"password": "aGlkZGVu"}});
+    for mode in [FieldValidation::Ignore, FieldValidation::Strict] {
+        let refused = decode_strategic(&patched, &patch, &secret, mode).unwrap_err();
+        assert_eq!(refused.code, 422);
+        let shown = r#" "" is invalid: patch: Invalid value: "map[metadata:map[finalizers:map[a:1]] x:[<nil> b true map[c:1.5]]]": "#;
+        assert!(refused.message.starts_with(shown), "{refused}");
+        assert!(!refused.message.contains("aGlkZGVu"), "{refused}");
+    }
+    // The other patches show what they leave, as upstream.
+    let refused = decode(&patched, &secret, FieldValidation::Ignore).unwrap_err();
+    assert!(refused.message.contains("aGlkZGVu"), "{refused}");
+}
