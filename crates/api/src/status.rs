@@ -332,6 +332,11 @@ impl Status {
             .with(Some(Box::default()))
     }
 
+    /// Whether it says which object it is about.
+    pub fn names_an_object(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| !details.name.is_empty())
+    }
+
     fn set_retry_after(&mut self, seconds: u32) {
         self.details.get_or_insert_default().retry_after_seconds = seconds;
     }

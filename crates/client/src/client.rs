@@ -336,8 +336,9 @@ fn failure(code: u16, body: &[u8]) -> api::Status {
         .and_then(|value| api::Status::from_json(&value))
         .unwrap_or_else(|| {
             let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
-            // A path that no API has is answered in plain words, also by the server itself.
-            if code == 404 {
+            // A path that no API has is answered in plain words, also by the server itself. Only in these: another 404
+            // may come from anybody on the way, and to take it for an object that is gone would delete its dependents.
+            if code == 404 && text.trim() == "404 page not found" {
                 return api::Status::page_not_found();
             }
             let mut status = api::Status::internal("");
@@ -369,6 +370,7 @@ mod tests {
         for (code, body, not_found, message) in [
             (410, gone.as_str(), false, "old"),
             (404, "404 page not found\n", true, "the server could not find the requested resource"),
+            (404, "<html>\n", false, "the server answered 404: <html>"),
             (502, "<html>\n", false, "the server answered 502: <html>"),
         ] {
             let status = failure(code, body.as_bytes());

@@ -49,11 +49,13 @@ impl WriteOptions {
         let field_manager = query.get("fieldManager").unwrap_or_default();
         let path = Path::new("fieldManager");
         if field_manager.len() > 128 {
+            // Its characters are not looked at then: each that is wrong is told with the whole text.
             errors.push(field::too_long(&path, 128));
-        }
-        for (at, character) in field_manager.char_indices().filter(|(_, character)| character.is_control()) {
-            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
-            errors.push(field::invalid(&path, field_manager, detail));
+        } else {
+            for (at, character) in field_manager.char_indices().filter(|(_, c)| c.is_control()) {
+                let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
+                errors.push(field::invalid(&path, field_manager, detail));
+            }
         }
         let dry_run: Vec<&str> = query.all("dryRun").collect();
         errors.extend(check_dry_run(&dry_run));
@@ -164,6 +166,9 @@ mod tests {
         for said in ["invalid character U+0000 (at position 2)", "invalid character U+007F (at position 4)"] {
             assert!(refused.message.contains(said), "{refused}");
         }
+        // Each is told with the whole text: of one that is too long, none is, or a request of 64 KiB made gigabytes.
+        let long = options(&format!("fieldManager={}", "%00".repeat(20_000))).unwrap_err();
+        assert_eq!(long.details.map(|details| details.causes.len()), Some(1));
         for (query, shown) in [
             ("dryRun=Some", r#"["Some"]"#),
             ("dryRun=", r#"[""]"#),

@@ -174,7 +174,9 @@ fn classify(graph: &Graph, owner: &OwnerReference, namespace: Option<&str>, answ
     let path = kind.endpoint.path(place, Some(&owner.name), None);
     match answers.get(&path) {
         None => Owner::Unknown(path),
-        Some(Err(status)) if status.is_not_found() => Owner::Dangling,
+        // Whoever knows the kind names the object. Another 404 (the path is unknown for a moment, or to somebody on the way)
+        // says nothing of the owner.
+        Some(Err(status)) if status.is_not_found() && status.names_an_object() => Owner::Dangling,
         Some(Err(_)) => Owner::Untold,
         Some(Ok(found)) if found["metadata"]["uid"] != owner.uid.as_str() => Owner::Dangling,
         Some(Ok(found)) => {

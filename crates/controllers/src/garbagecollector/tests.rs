@@ -79,6 +79,7 @@ fn an_owner_that_was_not_seen_is_asked_for_before_anything_is_deleted() {
     for why in [
         api::Status::forbidden(&api::GroupResource::new("", "pods"), "owner", "no"),
         api::Status::service_unavailable("down"),
+        api::Status::page_not_found(),
     ] {
         let mut untold = Answers::default();
         untold.insert(path, Err(why));
