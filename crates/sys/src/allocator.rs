@@ -99,6 +99,8 @@ struct Stock {
     classes: [Class; CLASSES],
     /// How much of [`BUDGET`] is left.
     room: Cell<usize>,
+    /// The class that gives next where there is no room.
+    giver: Cell<usize>,
 }
 
 impl Stock {
@@ -113,22 +115,45 @@ impl Stock {
     /// # Safety
     /// As that of [`Class::keep`].
     unsafe fn keep(&self, block: *mut u8, class: usize) -> bool {
-        let (room, size) = (self.room.get(), class_size(class));
+        let size = class_size(class);
+        if self.room.get() < size {
+            self.make_room(class);
+        }
         // SAFETY: as it is promised to us.
-        let kept = room >= size && unsafe { self.classes[class].keep(block, MOST[class]) };
+        let kept = self.room.get() >= size && unsafe { self.classes[class].keep(block, MOST[class]) };
         if kept {
-            self.room.set(room - size);
+            self.room.set(self.room.get() - size);
         }
         kept
     }
 
+    /// Half of what is kept of another class goes, one class after the other: sizes that were of use once would else hold
+    /// the room of those that are of use now for as long as the thread lives.
+    #[cold]
+    fn make_room(&self, wanting: usize) {
+        for _ in 0..CLASSES {
+            let class = self.giver.get();
+            self.giver.set((class + 1) % CLASSES);
+            let count = self.classes[class].count.get();
+            if class != wanting && count > 0 {
+                return self.release(class, count.div_ceil(2));
+            }
+        }
+    }
+
+    /// Gives so many blocks of a class to the C library, or all there are.
+    fn release(&self, class: usize, count: u32) {
+        for _ in 0..count {
+            let Some(block) = self.take(class) else { return };
+            // SAFETY: blocks of a class come from the C library, asked for with this layout or one of the same class, which
+            // it does not look at.
+            unsafe { System.dealloc(block, class_layout(class)) };
+        }
+    }
+
     fn empty(&self) {
         for class in 0..CLASSES {
-            while let Some(block) = self.take(class) {
-                // SAFETY: blocks of a class come from the C library, asked for with this layout or one of the same class,
-                // which it does not look at.
-                unsafe { System.dealloc(block, class_layout(class)) };
-            }
+            self.release(class, u32::MAX);
         }
     }
 }
@@ -142,7 +167,7 @@ impl Drop for Stock {
 thread_local! {
     // Without a constructor: whoever allocates for the first time must not allocate for that.
     static STOCK_OF_THREAD: Stock =
-        const { Stock { classes: [Class::EMPTY; CLASSES], room: Cell::new(BUDGET) } };
+        const { Stock { classes: [Class::EMPTY; CLASSES], room: Cell::new(BUDGET), giver: Cell::new(0) } };
 }
 
 /// Gives the stock of the calling thread back to the C library.
@@ -382,10 +407,13 @@ mod tests {
         for size in (1..=LARGEST).step_by(ALIGNMENT) {
             free(size);
         }
-        let room = STOCK_OF_THREAD.with(|stock| stock.room.get());
-        assert!(room < LARGEST, "{room} bytes of the budget are left");
+        let room = || STOCK_OF_THREAD.with(|stock| stock.room.get());
+        assert!(room() < BUDGET / 4, "{} bytes of the budget are left", room());
+        // A size that comes late finds room all the same, for the others give some back.
+        free(500);
+        assert_eq!(count(500), kept);
         empty();
-        assert_eq!(STOCK_OF_THREAD.with(|stock| stock.room.get()), BUDGET);
+        assert_eq!(room(), BUDGET);
         assert_eq!(count(500), 0);
     }
 

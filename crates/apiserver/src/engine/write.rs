@@ -167,7 +167,8 @@ mod tests {
             assert!(refused.message.contains(said), "{refused}");
         }
         // Each is told with the whole text: of one that is too long, none is, or a request of 64 KiB made gigabytes.
-        let long = options(&format!("fieldManager={}", "%00".repeat(20_000))).unwrap_err();
+        let query = format!("fieldManager={}", "%00".repeat(20_000));
+        let long = WriteOptions::parse(&Query::parse(Some(&query)), "CreateOptions").unwrap_err();
         assert_eq!(long.details.map(|details| details.causes.len()), Some(1));
         for (query, shown) in [
             ("dryRun=Some", r#"["Some"]"#),
