@@ -474,6 +474,7 @@ async fn authorized(server: &Arc<Server>, call: Admitted) -> Result<Response, St
         true => (Bytes::new(), Some(body)),
         false => (body::body_of(server, &info, body).await?, None),
     };
+    server.metrics.received(&info, body.len());
     audit::request_body(&body);
     let accepted = engine::accept(&head.headers, &query, &info, &resource)?;
     let call = Call {

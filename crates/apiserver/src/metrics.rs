@@ -35,6 +35,16 @@ pub(crate) const LATENCY: &[f64] = &[
 ];
 /// Upstream's bounds of the sizes of answers, in bytes.
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// Upstream's bounds of the sizes of bodies of requests: every 100 kB up to the limit.
+const BODIES: &[f64; 31] = &{
+    let (mut bounds, mut at, mut next) = ([0.0; 31], 0, 50_000.0);
+    while at < bounds.len() {
+        bounds[at] = next;
+        next += 100_000.0;
+        at += 1;
+    }
+    bounds
+};
 /// What part of the server answered.
 const COMPONENT: &str = "apiserver";
 
@@ -45,6 +55,7 @@ pub struct Metrics {
     own: Family<Histogram>,
     terminated: Family<Counter>,
     sizes: Family<Histogram>,
+    bodies: Family<Histogram>,
     inflight: Family<Gauge>,
     deprecated: Family<Gauge>,
     stored: Family<Gauge>,
@@ -134,6 +145,12 @@ impl Metrics {
                 &["verb", "group", "version", "resource", "subresource", "scope", "component"],
                 SIZES,
             ),
+            bodies: registry.histogram(
+                "apiserver_request_body_size_bytes",
+                "Sizes of the bodies of requests that write, in bytes, by resource and verb.",
+                &["group", "resource", "verb"],
+                BODIES,
+            ),
             inflight: registry.gauge(
                 "apiserver_current_inflight_requests",
                 "Number of requests being served, by kind of request.",
@@ -174,6 +191,16 @@ impl Metrics {
         let gauge = self.inflight.with(&[if info.is_read_only() { "readOnly" } else { "mutating" }]);
         gauge.inc();
         Inflight(gauge)
+    }
+
+    /// Counts the body of a request about a resource that exists.
+    pub fn received(&self, info: &RequestInfo, size: usize) {
+        let verb = match info.verb.as_str() {
+            "deletecollection" => "delete_collection",
+            verb @ ("create" | "update" | "patch" | "delete") => verb,
+            _ => return,
+        };
+        self.bodies.with(&[&*info.group, &*info.resource, verb]).observe(size as f64);
     }
 
     /// Counts a request that was answered. `known`: whether what it asked for exists; what clients make up (also as a

@@ -8,6 +8,7 @@
 
 mod checks;
 mod level;
+mod metrics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use self::checks::Finding;
 use self::level::Policy;
 pub use self::level::{Defaults, Exemptions, Level, LevelVersion};
+use self::metrics::Counted;
 use super::json::text;
 use super::parsed::Parsed;
 use super::{Operation, Plugin, Request};
@@ -197,6 +199,7 @@ impl Plugin for PodSecurity {
         if !pod && made.is_none() {
             return Ok(());
         }
+        let counted = Counted::of(request.operation, pod, request.subresource);
         let exemptions = &self.defaults.exemptions;
         for (exempt, names, name) in [
             ("namespace", &exemptions.namespaces, request.namespace),
@@ -204,13 +207,16 @@ impl Plugin for PodSecurity {
         ] {
             if names.iter().any(|exempt| exempt == name) {
                 note("exempt", exempt);
+                counted.exempt();
                 return Ok(());
             }
         }
-        let policy = self.policy_of(request.namespace, &**cluster).await?;
+        let policy = self.policy_of(request.namespace, &**cluster).await;
+        let policy = policy.inspect_err(|_| counted.failed(true))?;
         if policy.errors.is_empty() {
             if pod && policy.is_privileged() {
                 note("enforce-policy", &LevelVersion::default().to_string());
+                counted.evaluated("enforce", true, policy.enforce);
                 return Ok(());
             }
             let silent = [policy.audit, policy.warn].iter().all(|mode| mode.level == Level::Privileged);
@@ -227,9 +233,10 @@ impl Plugin for PodSecurity {
         };
         if exemptions.runtime_classes.iter().any(|class| class == text(subject, "/spec/runtimeClassName")) {
             note("exempt", "runtimeClass");
+            counted.exempt();
             return Ok(());
         }
-        let warning = judge(&policy, subject, pod).map_err(|refusal| request.forbidden(refusal))?;
+        let warning = judge(&policy, subject, pod, counted).map_err(|refusal| request.forbidden(refusal))?;
         request.warnings.extend(warning);
         Ok(())
     }
@@ -237,9 +244,15 @@ impl Plugin for PodSecurity {
 
 /// Holds what is at `subject` (a pod, or the template of one) to each mode's standard, and tells the audit log. A
 /// warning, or, where pods are refused, the refusal.
-fn judge(policy: &Policy, subject: &Value, enforced: bool) -> Result<Option<String>, String> {
+fn judge(
+    policy: &Policy,
+    subject: &Value,
+    enforced: bool,
+    counted: Counted<'_>,
+) -> Result<Option<String>, String> {
     if let Some(error) = problem(policy) {
         note("error", &format!("Failed to parse policy: {error}"));
+        counted.failed(false);
     }
     let check = |level: LevelVersion| checks::evaluate(level, &subject["metadata"], &subject["spec"]);
     let violation = |level: LevelVersion, findings: &[Finding]| {
@@ -249,17 +262,24 @@ fn judge(policy: &Policy, subject: &Value, enforced: bool) -> Result<Option<Stri
         note("enforce-policy", &policy.enforce.to_string());
         check(policy.enforce)
     });
+    if let Some(findings) = &refused {
+        counted.evaluated("enforce", findings.is_empty(), policy.enforce);
+    }
     let audited = match &refused {
         Some(findings) if policy.audit == policy.enforce => findings.clone(),
         _ => check(policy.audit),
     };
     if !audited.is_empty() {
+        counted.evaluated("audit", false, policy.audit);
         note("audit-violations", &format!("would violate {}", violation(policy.audit, &audited)));
     }
     if let Some(findings) = refused.filter(|findings| !findings.is_empty()) {
         return Err(format!("violates {}", violation(policy.enforce, &findings)));
     }
     let findings = check(policy.warn);
+    if !findings.is_empty() {
+        counted.evaluated("warn", false, policy.warn);
+    }
     Ok((!findings.is_empty()).then(|| format!("would violate {}", violation(policy.warn, &findings))))
 }
 

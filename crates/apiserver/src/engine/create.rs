@@ -134,6 +134,7 @@ async fn write_once(
         found = descriptor.hooks.validate(&object.0);
     }
     errors.extend(found);
+    errors.extend(call.resource.rest.expressions(&object.0, None));
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), object.name(), errors));
     }

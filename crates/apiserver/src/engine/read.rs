@@ -16,6 +16,7 @@ use super::Call;
 use super::continuation::Token;
 use super::selection::{self, Selection, When};
 use crate::cache::{Cache, Cached, Limit};
+use crate::metrics::caches;
 use crate::response::Response;
 use crate::storage::{self, unreadable};
 
@@ -154,11 +155,15 @@ pub(super) async fn cache(call: &Call, selection: &Selection) -> Result<Arc<Cach
 
 /// Waits until the caches are as new as `when` wants them.
 pub(super) async fn settle(call: &Call, when: When) -> Result<(), Status> {
-    match when {
-        When::Any => Ok(()),
+    let clock = &call.server.clock;
+    let started = clock.monotonic();
+    let settled = match when {
+        When::Any => return Ok(()),
         When::Newest => call.server.hub.catch_up().await.map(|_| ()).map_err(storage::status),
         When::NotOlderThan(revision) | When::Exact(revision) => reach(call, revision).await,
-    }
+    };
+    caches::waited(&call.info.group, &call.info.resource, clock.monotonic().saturating_sub(started));
+    settled
 }
 
 /// Waits for a revision, but not for one that is far off.

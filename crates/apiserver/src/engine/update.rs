@@ -128,6 +128,9 @@ async fn attempt(
         Target::Status => descriptor.hooks.validate_status_update(&new.0, &old.object.0),
         Target::Other(name) => descriptor.hooks.validate_subresource_update(name, &new.0, &old.object.0),
     });
+    if target == Target::Main {
+        errors.extend(resource.rest.expressions(&new.0, Some(&old.object.0)));
+    }
     if !errors.is_empty() {
         return Err(Status::invalid(&descriptor.group_kind(), name, errors));
     }

@@ -66,6 +66,7 @@ fn start(call: &Call) -> Result<Start, Status> {
 
 pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
     let encoding = call.accepted.encoding;
+    let started = call.server.clock.monotonic();
     let start = start(&call)?;
     let taken = compression::is_taken(&call.headers);
     let selection = Selection::of(&call)?;
@@ -116,6 +117,7 @@ pub(super) async fn watch(mut call: Call) -> Result<Response, Status> {
         shutdown: call.server.draining.clone(),
         initial: snapshot.objects.into_iter(),
         announce: start.announce.then_some(snapshot.revision),
+        started,
         selection,
         subscription,
         sent,
@@ -171,6 +173,8 @@ struct Watching {
     initial: std::vec::IntoIter<Arc<Cached>>,
     /// The revision to announce once the initial objects are sent.
     announce: Option<u64>,
+    /// When it was asked for, on the clock that only goes forward.
+    started: Duration,
     subscription: Subscription,
     timeout: BoxFuture<'static, ()>,
     bookmark: Option<BoxFuture<'static, ()>>,
@@ -210,6 +214,10 @@ impl Watching {
             return Some(frames);
         }
         if let Some(revision) = self.announce.take() {
+            if self.call.query.flag("sendInitialEvents") {
+                let took = self.call.server.clock.monotonic().saturating_sub(self.started);
+                streams::listed(&self.call.info, took);
+            }
             return Some(self.bookmark_frame(revision, true));
         }
         while let Some(change) = self.subscription.missed.next() {

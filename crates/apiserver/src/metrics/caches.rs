@@ -5,15 +5,20 @@
 //! Upstream: apiserver/pkg/storage/cacher/metrics/metrics.go.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use foundation::metrics::{Counter, Family, registry};
+use foundation::metrics::{Counter, Family, Histogram, registry};
 
 use super::storage;
 
 const LABELS: &[&str] = &["group", "resource"];
 const INDEXED: &[&str] = &["group", "resource", "index"];
 
+/// Upstream's bounds of waits for a watch cache, in seconds.
+const WAITS: &[f64] = &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0];
+
 struct Families {
+    waits: Family<Histogram>,
     lists: Family<Counter>,
     fetched: Family<Counter>,
     returned: Family<Counter>,
@@ -28,6 +33,12 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     let counter = |name, help| registry().counter(name, help, LABELS);
     let indexed = |name, help| registry().counter(name, help, INDEXED);
     Families {
+        waits: registry().histogram(
+            "apiserver_watch_cache_read_wait_seconds",
+            "How long reads waited for a watch cache to be new enough, in seconds.",
+            LABELS,
+            WAITS,
+        ),
         lists: indexed("apiserver_cache_list_total", "Lists that were served out of a watch cache."),
         fetched: indexed(
             "apiserver_cache_list_fetched_objects_total",
@@ -59,6 +70,11 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
         ),
     }
 });
+
+/// A read of a resource has waited for its cache.
+pub(crate) fn waited(group: &str, resource: &str, took: Duration) {
+    FAMILIES.waits.with(&[group, resource]).observe_duration(took);
+}
 
 /// The counters of one cache.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 //! Upstream: apiserver/pkg/endpoints/metrics/metrics.go (RecordLongRunning, WatchEvents, WatchEventsSizes).
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use foundation::metrics::{Counter, Family, Gauge, Histogram, registry};
 
@@ -13,7 +14,12 @@ use crate::request::RequestInfo;
 const SIZES: &[f64] = &[1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 const EVENT: &[&str] = &["group", "version", "resource"];
 
+/// Upstream's bounds of how long a watch takes to send what is there, in seconds.
+const LISTS: &[f64] =
+    &[0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+
 struct Families {
+    lists: Family<Histogram>,
     running: Family<Gauge>,
     events: Family<Counter>,
     sizes: Family<Histogram>,
@@ -22,6 +28,12 @@ struct Families {
 static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     let registry = registry();
     Families {
+        lists: registry.histogram(
+            "apiserver_watch_list_duration_seconds",
+            "How long watches that begin with a list took until it was sent, in seconds.",
+            &["group", "version", "resource", "scope"],
+            LISTS,
+        ),
         running: registry.gauge(
             "apiserver_longrunning_requests",
             "Requests being served that go on for long: watches, logs, commands, tunnels, proxies.",
@@ -53,6 +65,12 @@ pub fn running(info: &RequestInfo) -> Running {
     let gauge = FAMILIES.running.with(&labels);
     gauge.inc();
     Running(gauge)
+}
+
+/// A watch that was asked for a list first has sent it.
+pub(crate) fn listed(info: &RequestInfo, took: Duration) {
+    let labels = [&*info.group, &*info.version, &*info.resource, scope(info)];
+    FAMILIES.lists.with(&labels).observe_duration(took);
 }
 
 /// The counters of what one watch sends.

@@ -3,8 +3,6 @@
 //! Upstream: pkg/apis/admissionregistration/validation (the parts that call `plugin/cel`).
 
 use api::field::{self, ErrorList, Path};
-use api::{Object, Status};
-use async_trait::async_trait;
 use schema::cel::{Scope, Type};
 use serde_json::Value;
 
@@ -13,7 +11,6 @@ use crate::admission::dynamic::conditions::compile_bool;
 use crate::admission::dynamic::expressions;
 use crate::admission::policy::compile;
 use crate::admission::webhook::condition_scope;
-use crate::engine::Call;
 
 /// What to compile in an object.
 #[derive(Clone, Copy)]
@@ -26,22 +23,17 @@ pub(super) enum Expressions {
     Mutating,
 }
 
-#[async_trait]
 impl Rest for Expressions {
-    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+    fn expressions(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         // What is stored already is not refused anew.
-        if old.is_some_and(|old| old.0["spec"] == new.0["spec"] && old.0["webhooks"] == new.0["webhooks"]) {
-            return Ok(());
+        if old.is_some_and(|old| old["spec"] == new["spec"] && old["webhooks"] == new["webhooks"]) {
+            return ErrorList::new();
         }
-        let errors = match self {
-            Self::Webhooks => webhooks(&new.0),
-            Self::Validating => policy(&new.0["spec"], false),
-            Self::Mutating => policy(&new.0["spec"], true),
-        };
-        if errors.is_empty() {
-            return Ok(());
+        match self {
+            Self::Webhooks => webhooks(new),
+            Self::Validating => policy(&new["spec"], false),
+            Self::Mutating => policy(&new["spec"], true),
         }
-        Err(Status::invalid(&call.resource.descriptor.group_kind(), new.name(), errors))
     }
 }
 

@@ -9,7 +9,7 @@ pub(super) mod specs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::field::{self, Path};
+use api::field::{self, ErrorList, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -24,9 +24,14 @@ pub(super) struct ResourceClaims;
 
 #[async_trait]
 impl Rest for ResourceClaims {
+    fn expressions(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        // The spec does not change.
+        if old.is_some() { ErrorList::new() } else { specs::claim_errors(&new["spec"], false) }
+    }
+
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let Some(old) = old else {
-            return specs::check_claim(call, new, &new.0["spec"], false).await;
+            return specs::check_claim(call, new, &new.0["spec"]).await;
         };
         if call.info.subresource != "status" {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::field::ErrorList;
 use api::{Object, Status};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -113,6 +114,13 @@ pub trait Rest: Send + Sync + 'static {
     /// Fills in what a changed status says of itself. `now` is the present as RFC 3339 with seconds.
     fn before_status(&self, new: &mut Object, old: &Object, now: &str) {
         let _ = (new, old, now);
+    }
+
+    /// What is wrong with the expressions of an object, for which there is a compiler here and none in `api`: told with
+    /// whatever else its validation finds. Not asked about changes of subresources.
+    fn expressions(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        let _ = (new, old);
+        ErrorList::new()
     }
 
     /// Checks that need the cluster's state or the caller (RBAC escalation), before a write is stored.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::conformance::webhook::{VALIDATING, configuration, rule, webhook};
 use crate::conformance::webhook_server::{WebhookServer, reviewed, seen};
 use crate::custom::{DEFINITIONS, definition};
-use crate::world::{Answer, World, config_map};
+use crate::world::{Answer, World, config_map, pod};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -25,9 +25,17 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
     admin.get("/api/v1/endpoints").await.is(200);
     let mut watch = admin.watch(&format!("{MAPS}?watch=1")).await;
     watch.next().await.expect("what is there");
+    let mut listing =
+        admin.watch("/api/v1/namespaces/default/secrets?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true").await;
+    listing.next().await.expect("that all was sent");
+    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    admin.patch("/api/v1/namespaces/default", "merge-patch+json", &label).await.is(200);
+    let mut privileged = pod("privileged");
+    privileged["spec"]["hostNetwork"] = true.into();
+    admin.post("/api/v1/namespaces/default/pods", &privileged).await.is(403);
     let answer = admin.get("/metrics").await.is(200);
     let text = String::from_utf8_lossy(&answer.bytes);
-    drop(watch);
+    drop((watch, listing));
     let admission = |name: &str| {
         format!(
             r#"{name}{{name="counted.example.com",type="validating",operation="CREATE",rejected="false"}}"#
@@ -57,6 +65,11 @@ async fn what_upstream_marks_as_stable_is_there_with_its_labels() {
         r#"apiserver_current_inqueue_requests{request_kind="mutating"} 0"#,
         r#"apiserver_flowcontrol_current_limit_seats{priority_level="global-default"}"#,
         r#"apiserver_flowcontrol_priority_level_seat_utilization_bucket{phase="executing",priority_level="global-default",le="0.99"}"#,
+        r#"apiserver_request_body_size_bytes_bucket{group="",resource="configmaps",verb="create",le="50000"}"#,
+        r#"apiserver_request_body_size_bytes_bucket{group="",resource="configmaps",verb="create",le="3050000"}"#,
+        r#"apiserver_watch_cache_read_wait_seconds_bucket{group="",resource="configmaps",le="0.005"}"#,
+        r#"apiserver_watch_list_duration_seconds_bucket{group="",version="v1",resource="secrets",scope="namespace",le="0.05"}"#,
+        r#"pod_security_evaluations_total{decision="deny",policy_level="baseline",policy_version="latest",mode="enforce",request_operation="create",resource="pod",subresource=""}"#,
         "go_goroutines ",
         "apiserver_flowcontrol_nominal_limit_seats{",
         "apiserver_flowcontrol_dispatched_requests_total{",

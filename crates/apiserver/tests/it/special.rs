@@ -1,5 +1,7 @@
 //! Resources that need the cluster's state: bindings, evictions, addresses, namespaces, tokens, reviews.
 
+use std::collections::BTreeSet;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -272,6 +274,52 @@ async fn claims_are_checked_by_compiler_and_namespace() {
     admin.patch("/api/v1/namespaces/default", "merge-patch+json", &label).await.is(200);
     admin.post(&claims, &claim).await.is(201);
     admin.post(&templates, &template).await.is(201);
+}
+
+#[tokio::test]
+async fn mistakes_in_expressions_are_told_with_the_others() {
+    let world = World::new().await;
+    let admission = "admissionregistration.k8s.io/v1";
+    let resource = "resource.k8s.io/v1";
+    let selectors = json!([{"cel": {"expression": "foo("}}]);
+    for (path, kind, version, spec, expected) in [
+        (
+            "validatingadmissionpolicies",
+            "ValidatingAdmissionPolicy",
+            admission,
+            json!({"failurePolicy": "Maybe", "matchConditions": [{"name": "a", "expression": "1"}],
+                "variables": [{"name": "v", "expression": "foo("}], "validations": [{"expression": "true"}],
+                "matchConstraints": {"resourceRules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]}}),
+            &["spec.failurePolicy", "spec.matchConditions[0].expression", "spec.variables[0].expression"][..],
+        ),
+        (
+            "namespaces/default/resourceclaims",
+            "ResourceClaim",
+            resource,
+            json!({"devices": {"requests": [
+                {"name": "Bad", "exactly": {"deviceClassName": "gpu", "selectors": selectors}}]}}),
+            &[
+                "spec.devices.requests[0].name",
+                "spec.devices.requests[0].exactly.selectors[0].cel.expression",
+            ],
+        ),
+        (
+            "deviceclasses",
+            "DeviceClass",
+            resource,
+            json!({"selectors": selectors, "extendedResourceName": "cpu"}),
+            &["spec.extendedResourceName", "spec.selectors[0].cel.expression"],
+        ),
+    ] {
+        let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": spec});
+        let refused = world.admin.post(&format!("/apis/{version}/{path}"), &object).await.is(422);
+        let causes = refused.at("/details/causes").as_array().unwrap();
+        let fields: BTreeSet<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+        for field in expected {
+            assert!(fields.contains(field), "{kind}: {field} in {fields:?}");
+        }
+    }
 }
 
 #[tokio::test]

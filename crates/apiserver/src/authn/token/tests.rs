@@ -278,6 +278,13 @@ async fn the_audit_log_knows_tokens_by_their_ids_and_tells_of_stale_ones() {
     let (_, notes) = annotated("Metadata", fixture.user(&token, &[])).await;
     let stale = "subject: system:serviceaccount:a:robot, seconds after warning threshold: 3";
     assert_eq!(notes, json!({ "authentication.k8s.io/stale-token": stale }));
+    // Others' tests count as well.
+    let page = foundation::metrics::registry().render();
+    for name in ["serviceaccount_stale_tokens_total ", "serviceaccount_valid_tokens_total "] {
+        assert!(page.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    let count = page.lines().find_map(|line| line.strip_prefix("serviceaccount_stale_tokens_total "));
+    assert!(count.is_some_and(|count| count != "0"), "{count:?}");
 }
 
 const SECRET: &str = "kubernetes.io/service-account.name";

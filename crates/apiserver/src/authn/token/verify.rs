@@ -5,11 +5,12 @@
 //! Upstream: pkg/serviceaccount/{jwt,claims}.go.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use api::Status;
 use async_trait::async_trait;
 use foundation::SharedClock;
+use foundation::metrics::{Counter, Family, registry};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use ring::digest;
@@ -24,6 +25,22 @@ use crate::request::User;
 const REMEMBERED: usize = 8192;
 /// How far ahead a token's beginning may lie, since clocks differ.
 const SKEW_SECONDS: i64 = 60;
+
+struct Uses {
+    valid: Family<Counter>,
+    stale: Family<Counter>,
+}
+
+static USES: LazyLock<Uses> = LazyLock::new(|| {
+    let counter = |name, help| registry().counter(name, help, &[]);
+    Uses {
+        valid: counter("serviceaccount_valid_tokens_total", "Uses of ServiceAccount tokens in their time."),
+        stale: counter(
+            "serviceaccount_stale_tokens_total",
+            "Uses of ServiceAccount tokens after the time that was asked for, which the server made longer.",
+        ),
+    }
+});
 
 /// The ServiceAccount token authenticator.
 pub struct Verifier {
@@ -94,6 +111,9 @@ impl Verifier {
             let late = now.as_second() - warned;
             let stale = format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
             crate::audit::annotate("authentication.k8s.io/stale-token", &stale);
+            USES.stale.only().inc();
+        } else {
+            USES.valid.only().inc();
         }
         Ok(Authenticated { audiences, ..Authenticated::plain(user(claims)) })
     }

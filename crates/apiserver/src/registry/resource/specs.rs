@@ -25,56 +25,46 @@ pub(in crate::registry) struct ClaimTemplates;
 
 #[async_trait]
 impl Rest for ClaimTemplates {
+    fn expressions(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        if old.is_some() { ErrorList::new() } else { claim_errors(&new["spec"]["spec"], true) }
+    }
+
     async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         if old.is_some() {
             // The spec does not change.
             return Ok(());
         }
-        check_claim(call, new, &new.0["spec"]["spec"], true).await
+        check_claim(call, new, &new.0["spec"]["spec"]).await
     }
 }
 
 /// `deviceclasses`.
 pub(in crate::registry) struct DeviceClasses;
 
-#[async_trait]
 impl Rest for DeviceClasses {
-    async fn check(&self, call: &Call, new: &Object, old: Option<&Object>) -> Result<(), Status> {
-        let selectors = |object: &Object| object.0["spec"]["selectors"].clone();
-        // What is stored already is not refused anew.
-        if old.is_some_and(|old| selectors(old) == selectors(new)) {
-            return Ok(());
-        }
+    fn expressions(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
-        compile(&mut errors, &Path::new("spec").child("selectors"), &selectors(new));
-        refuse(call, new, errors)
+        let selectors = |object: &Value| object["spec"]["selectors"].clone();
+        // What is stored already is not refused anew.
+        if old.is_none_or(|old| selectors(old) != selectors(new)) {
+            compile(&mut errors, &Path::new("spec").child("selectors"), &selectors(new));
+        }
+        errors
     }
-}
-
-fn refuse(call: &Call, object: &Object, errors: ErrorList) -> Result<(), Status> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid(&call.resource.descriptor.group_kind(), object.name(), errors))
 }
 
 /// What a new claim (or the claims of a new template) may not ask for.
-pub(super) async fn check_claim(
-    call: &Call,
-    object: &Object,
-    spec: &Value,
-    template: bool,
-) -> Result<(), Status> {
-    let mut errors = claim_errors(spec, template);
+pub(super) async fn check_claim(call: &Call, object: &Object, spec: &Value) -> Result<(), Status> {
     let requests = spec.pointer("/devices/requests").unwrap_or(&Value::Null);
     if let Some(index) = administers(requests, "/exactly/adminAccess")
         && let Some(refusal) = refusal(call).await
     {
         // Upstream's path is the same for templates, and leaves out what the field is in.
         let path = Path::new("spec").child("devices").child("requests").index(index).child("adminAccess");
-        errors.push(refusal.at(&path));
+        let errors = vec![refusal.at(&path)];
+        return Err(Status::invalid(&call.resource.descriptor.group_kind(), object.name(), errors));
     }
-    refuse(call, object, errors)
+    Ok(())
 }
 
 /// Whether devices of an allocation that was made now are given for administration where they may not be.
@@ -130,7 +120,7 @@ fn administers(list: &Value, pointer: &str) -> Option<usize> {
 }
 
 /// The selectors of a claim that cannot be.
-fn claim_errors(spec: &Value, template: bool) -> ErrorList {
+pub(super) fn claim_errors(spec: &Value, template: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
     let path = if template { path.child("spec") } else { path };
@@ -148,9 +138,16 @@ fn claim_errors(spec: &Value, template: bool) -> ErrorList {
     errors
 }
 
+/// The longest selector that is looked at.
+const EXPRESSION_MAX: usize = 10 * 1024;
+
 fn compile(errors: &mut ErrorList, path: &Path, selectors: &Value) {
     for (index, selector) in selectors.as_array().into_iter().flatten().enumerate() {
         let Some(expression) = selector.pointer("/cel/expression").and_then(Value::as_str) else { continue };
+        // Refused as too long elsewhere, and not looked at.
+        if expression.len() > EXPRESSION_MAX {
+            continue;
+        }
         let path = path.index(index).child("cel").child("expression");
         match problem(expression) {
             None => {}
