@@ -3,7 +3,8 @@
 //! The body is compressed piece by piece as the client reads it. A watch that begins with all objects there are
 //! (`sendInitialEvents`) is a list too, and is compressed from its beginning to its end, each piece so that the client can
 //! read it at once. Of these, pieces of less than 16 KiB, single events above all, are stored as they are, each followed by
-//! an empty block that flushes it; large ones are compressed. Not here: other watches and streams, which are not compressed; what the answers are.
+//! an empty block that flushes it; large ones are compressed.
+//! Not here: other watches and streams, which are not compressed; what the answers are.
 //! Upstream: apiserver/pkg/endpoints/handlers/responsewriters/writers.go (APIResponseCompression),
 //! apiserver/pkg/endpoints/handlers/watch.go (WatchListCompression).
 

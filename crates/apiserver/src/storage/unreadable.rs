@@ -94,8 +94,15 @@ fn list(prefix: &[u8], named: impl Iterator<Item = (String, String)>, more: bool
         .map(|(field, message)| Cause { reason: "UnexpectedServerResponse".into(), message, field })
         .collect();
     if more {
-        let message = "too many errors, the list is truncated".to_owned();
-        causes.push(Cause { reason: "FieldValueTooMany".into(), message, field: String::new() });
+        // Ended before so many were found, it was because what decrypts them is silent.
+        let (reason, message) = match causes.len() {
+            UNREADABLE.. => ("FieldValueTooMany", "too many errors, the list is truncated"),
+            _ => (
+                "UnexpectedServerResponse",
+                "what decrypts the values gave no answer: none was read after that",
+            ),
+        };
+        causes.push(Cause { reason: reason.into(), message: message.into(), field: String::new() });
     }
     let text = format!("failed to read one or more {resource} from the storage");
     let details = Details {
@@ -106,4 +113,26 @@ fn list(prefix: &[u8], named: impl Iterator<Item = (String, String)>, more: bool
         ..Details::default()
     };
     Status { details: Some(Box::new(details)), ..Status::new(500, Reason::StoreReadError, text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_why_it_ends() {
+        for (count, more, said) in [
+            (2, false, None),
+            (1, true, Some("what decrypts the values gave no answer: none was read after that")),
+            (UNREADABLE, true, Some("too many errors, the list is truncated")),
+        ] {
+            let named =
+                (0..count).map(|number| (format!("/registry/core/secrets/a/{number}"), String::new()));
+            let status = list(b"/registry/core/secrets/", named, more);
+            // Whoever may see none of these objects reads it too.
+            let status = withheld(status, b"/registry/core/secrets/", |_| false);
+            let causes = status.details.map(|details| details.causes).unwrap_or_default();
+            assert_eq!(causes.first().map(|cause| cause.message.as_str()), said, "{count} {more}");
+        }
+    }
 }
