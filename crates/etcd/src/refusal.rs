@@ -81,6 +81,7 @@ pub fn status(error: Error) -> Status {
         }
         Error::Unavailable(unavailable::LEADERLESS) => Status::new(Code::Unavailable, NO_LEADER),
         Error::Unavailable(unavailable::STOPPED) => Status::new(Code::Unavailable, STOPPED),
+        Error::Unavailable(unavailable::UNHEARD) => Status::new(Code::Unavailable, UNHEALTHY),
         // What etcd has no words for. Of this code, clients ask again.
         Error::Unavailable(reason) => Status::new(Code::Unavailable, format!("etcdserver: {reason}")),
         Error::Cancelled => Status::new(Code::Cancelled, error.to_string()),
@@ -157,6 +158,7 @@ mod tests {
                 Code::Unavailable,
                 "etcdserver: request timed out, possibly due to previous leader failure",
             ),
+            (Error::Unavailable(unavailable::UNHEARD), Code::Unavailable, "etcdserver: unhealthy cluster"),
             (
                 Error::Unavailable("this member has been removed from the cluster"),
                 Code::Unavailable,

@@ -8,14 +8,15 @@
 //! A write is proposed as an [`Envelope`], by whichever member was asked; the leader appends it, every member applies it
 //! in the order of the log, and the one that was asked answers with what came out of it *there*: all come to the same.
 //! Reads ask the leader how far the log is committed and wait until that is applied here. Parts: `applying` (what
-//! is committed), `requests` (who waits for what), `duties` (what only the leader does), `interface` (what goes in and
-//! comes out).
+//! is committed), `requests` (who waits for what), `duties` (what only the leader does), `removal` (who may leave),
+//! `interface` (what goes in and comes out).
 //!
 //! Upstream: etcd's `server/etcdserver` over the same algorithm.
 
 mod applying;
 mod duties;
 mod interface;
+mod removal;
 mod requests;
 mod time;
 
@@ -158,10 +159,7 @@ impl Core {
 
     /// Where this member stands.
     pub fn standing(&self, now: Duration) -> Standing {
-        let silent = |id: &u64| {
-            let heard = self.heard.get(id).copied().unwrap_or_default().max(self.led_since);
-            *id != self.settings.id && now >= heard + SILENT
-        };
+        let silent = |id: &u64| self.hears(*id, now) == Some(false);
         Standing {
             id: self.settings.id,
             leader: self.node.raft.leader_id,
@@ -208,19 +206,32 @@ impl Core {
     }
 
     /// A message from another member. A snapshot's checkpoint must be at hand already.
-    pub fn step(&mut self, mut message: Message, now: Duration) {
+    pub fn step(&mut self, message: Message, now: Duration) {
         if self.leads() {
             self.heard.insert(message.from, now);
         }
+        if !self.takes_refusal(&message) {
+            self.take_in(message, now);
+        }
+    }
+
+    /// Has a message do what it is to: at once, or after others.
+    fn take_in(&mut self, mut message: Message, now: Duration) {
         if message.get_msg_type() == MessageType::MsgPropose && self.leads() {
             let changes = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
             if self.node.raft.has_pending_conf() && message.entries.iter().any(changes) {
                 // Raft would put nothing in the place of a second change on its way.
                 return self.duties.put_off(message);
             }
-            if message.entries.iter().any(|entry| requests::removes(entry, self.settings.id)) {
-                // Its successor does it, when it is asked again.
-                return self.hand_over(now);
+            if let Some((id, proposal)) = message.entries.iter().find_map(removal::of) {
+                match (self.can_lose(id, now), proposal) {
+                    (None, _) => return self.duties.put_off(message),
+                    (Some(false), Some(proposal)) => return self.refuse(&proposal),
+                    (Some(false), None) => return,
+                    // Its successor does it, when it is asked again.
+                    (Some(true), _) if id == self.settings.id => return self.hand_over(now),
+                    (Some(true), _) => {}
+                }
             }
             let time = self.time.at(now);
             for entry in message.mut_entries().iter_mut().filter(|entry| !entry.data.is_empty()) {

@@ -296,7 +296,8 @@ impl RaftStore {
         self.change(Change::Add(member)).await
     }
 
-    /// Removes a member, for good: its id is not taken again. Whichever member is asked, also for itself.
+    /// Removes a member, for good: its id is not taken again. Whichever member is asked, also for itself. Refused by
+    /// [`UNHEARD`](store::unavailable::UNHEARD) where who leads does not hear of most of those that would be left.
     pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
         self.change(Change::Remove(id)).await
     }
@@ -324,6 +325,7 @@ impl RaftStore {
         let end = self.shared.clock.monotonic() + CHANGING;
         loop {
             match self.ask(None, |request| Input::Change(request, change.clone())).await {
+                Err(refused @ Error::Unavailable(store::unavailable::UNHEARD)) => return Err(refused),
                 // It may have happened or not. Then it is done at once when it is asked for again.
                 Err(Error::Unavailable(_)) if self.goes_on() && self.shared.clock.monotonic() < end => {}
                 other => return other.map(|_| ()),

@@ -11,10 +11,9 @@ use async_trait::async_trait;
 use etcd::NotRemoved;
 use foundation::SharedClock;
 use futures::future::BoxFuture;
-use store::Error;
+use store::{Error, unavailable};
 
 use crate::RaftStore;
-use crate::core::Standing;
 
 /// How long nobody may be known to lead before a client that wants a leader is sent away: three times what etcd gives an
 /// election, as etcd does.
@@ -38,8 +37,8 @@ impl Peers {
     }
 }
 
-/// Why a member may not be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a member is not removed.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Objection {
     /// Nobody else votes.
     #[error("it is the only member that votes: without it there is no store")]
@@ -47,25 +46,23 @@ pub enum Objection {
     /// Others would have to be heard of.
     #[error("most of those that would be left are not heard of: remove these first")]
     Unheard,
+    /// Something else.
+    #[error(transparent)]
+    Store(Error),
 }
 
-/// Why a member may not be removed, if that is known here.
-pub fn objection(standing: &Standing, id: u64) -> Option<Objection> {
-    if standing.voters == [id] {
-        return Some(Objection::Alone);
+/// Removes a member for good, unless those that would be left could not agree on anything: whichever member is asked.
+///
+/// # Errors
+/// Why it is not removed.
+pub async fn remove(store: &RaftStore, id: u64) -> Result<(), Objection> {
+    if store.standing().borrow().voters == [id] {
+        return Err(Objection::Alone);
     }
-    (!keeps_majority(standing, id)).then_some(Objection::Unheard)
-}
-
-/// Whether a majority of the voters that would be left is heard of. Only who leads hears of the others; anybody else does
-/// not object.
-fn keeps_majority(standing: &Standing, id: u64) -> bool {
-    if standing.leader != standing.id {
-        return true;
-    }
-    let left = standing.voters.iter().filter(|voter| **voter != id);
-    let heard = left.clone().filter(|voter| !standing.silent.contains(voter)).count();
-    heard > left.count() / 2
+    store.remove_member(id).await.map_err(|error| match error {
+        Error::Unavailable(unavailable::UNHEARD) => Objection::Unheard,
+        other => Objection::Store(other),
+    })
 }
 
 #[async_trait]
@@ -111,40 +108,10 @@ impl etcd::Members for Peers {
     }
 
     async fn remove(&self, id: u64) -> Result<(), NotRemoved> {
-        let objection = objection(&self.store.standing().borrow(), id);
-        match objection {
-            Some(Objection::Alone) => Err(NotRemoved::NobodyLeft),
-            Some(Objection::Unheard) => Err(NotRemoved::Unheard),
-            None => Ok(self.store.remove_member(id).await?),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_leads_knows_whom_the_majority_needs() {
-        let standing = |silent: &[u64]| Standing {
-            id: 1,
-            leader: 1,
-            voters: vec![1, 2, 3],
-            silent: silent.to_vec(),
-            ..Standing::default()
-        };
-        for (silent, removed, expected) in [
-            (&[][..], 2, None),
-            (&[3], 3, None),
-            (&[3], 2, Some(Objection::Unheard)),
-            (&[3], 1, Some(Objection::Unheard)),
-            (&[], 9, None),
-        ] {
-            assert_eq!(objection(&standing(silent), removed), expected, "{silent:?} {removed}");
-        }
-        assert_eq!(objection(&Standing { leader: 2, ..standing(&[]) }, 3), None, "it cannot know");
-        let alone = Standing { voters: vec![1], ..standing(&[2]) };
-        assert_eq!(objection(&alone, 1), Some(Objection::Alone));
-        assert_eq!(objection(&alone, 2), None, "who only learns is not needed");
+        remove(&self.store, id).await.map_err(|objection| match objection {
+            Objection::Alone => NotRemoved::NobodyLeft,
+            Objection::Unheard => NotRemoved::Unheard,
+            Objection::Store(error) => NotRemoved::Store(error),
+        })
     }
 }

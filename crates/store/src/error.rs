@@ -142,4 +142,6 @@ pub mod unavailable {
     pub const LEADERLESS: &str = "no member of the store leads";
     /// Who leads does not answer.
     pub const LEADER_SILENT: &str = "the leader cannot be reached";
+    /// A member is not removed: without it there would be no majority. Nothing was done.
+    pub const UNHEARD: &str = "most of the members that would be left are not heard of";
 }

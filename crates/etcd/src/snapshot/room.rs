@@ -12,7 +12,7 @@ use super::Error;
 
 /// What stays free for the store, in bytes: some files of its log. Of small disks it is a sixteenth.
 const MARGIN: u64 = 128 << 20;
-/// Bytes between two looks at the file system.
+/// Bytes between two looks at the file system, at the most.
 const STEP: u64 = 32 << 20;
 /// What a key takes beside its name and value: numbers of its own, and an element of a page.
 const EACH: u64 = 80;
@@ -24,13 +24,21 @@ struct Disk {
     free: u64,
 }
 
-/// Decides whether so much may be written.
-fn decide(disk: Disk, more: u64) -> Result<(), Error> {
+/// What the system says of the disk of a directory.
+fn figures(directory: &Path) -> Result<Disk, Error> {
+    let stat = statvfs(directory).map_err(std::io::Error::from)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Ok(Disk { size: bytes(stat.blocks()), free: bytes(stat.blocks_available()) })
+}
+
+/// Decides whether so much may be written. Gives how much more may be beside it.
+fn decide(disk: Disk, more: u64) -> Result<u64, Error> {
     let needed = more.saturating_add(MARGIN.min(disk.size / 16));
     // Some file systems say nothing of their size.
-    match disk.size == 0 || disk.free >= needed {
-        true => Ok(()),
-        false => Err(Error::NoRoom { needed, free: disk.free }),
+    match disk.free.checked_sub(needed) {
+        _ if disk.size == 0 => Ok(u64::MAX),
+        Some(left) => Ok(left),
+        None => Err(Error::NoRoom { needed, free: disk.free }),
     }
 }
 
@@ -47,7 +55,7 @@ pub(super) fn pages(bytes: u64) -> u64 {
 /// [`Error::NoRoom`]; what the system says of the disk.
 pub fn check_room(scratch: Option<&Path>, status: &Status) -> Result<(), Error> {
     let read = status.live_bytes.saturating_add(status.keys.saturating_mul(EACH));
-    Room::at(scratch).look(read.saturating_add(pages(read)))
+    Room::at(scratch).look(read.saturating_add(pages(read))).map(drop)
 }
 
 /// The room on the disk that something is written to.
@@ -66,19 +74,22 @@ impl Room {
         Self { directory, written: 0, next: 0 }
     }
 
-    /// Says whether so many bytes may be written.
-    pub fn look(&self, more: u64) -> Result<(), Error> {
-        let stat = statvfs(&self.directory).map_err(std::io::Error::from)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-        decide(Disk { size: bytes(stat.blocks()), free: bytes(stat.blocks_available()) }, more)
+    /// Says whether so many bytes may be written, and how many beside them.
+    pub fn look(&self, more: u64) -> Result<u64, Error> {
+        decide(figures(&self.directory)?, more)
     }
 
     /// So much is about to be written: from time to time it is looked whether it may be.
     pub fn take(&mut self, bytes: u64) -> Result<(), Error> {
+        self.take_of(bytes, figures)
+    }
+
+    fn take_of(&mut self, bytes: u64, disk: impl FnOnce(&Path) -> Result<Disk, Error>) -> Result<(), Error> {
         self.written += bytes;
         if self.written >= self.next {
-            self.look(bytes)?;
-            self.next = self.written + STEP;
+            let left = decide(disk(&self.directory)?, bytes)?;
+            // Others write there too: again at half of it, at the latest.
+            self.next = self.written + STEP.min(left / 2);
         }
         Ok(())
     }
@@ -105,7 +116,11 @@ mod tests {
             (gib, gib, u64::MAX, Some(u64::MAX)),
         ] {
             let told = match decide(Disk { size, free }, more) {
-                Ok(()) => None,
+                Ok(left) => {
+                    let margin = (128 * mib).min(size / 16);
+                    assert_eq!(left, if size == 0 { u64::MAX } else { free - margin - more });
+                    None
+                }
                 Err(Error::NoRoom { needed, free: told }) => {
                     assert_eq!(told, free);
                     Some(needed)
@@ -113,6 +128,32 @@ mod tests {
                 Err(other) => panic!("{other}"),
             };
             assert_eq!(told, refused, "{size} {free} {more}");
+        }
+    }
+
+    #[test]
+    fn a_small_disk_is_not_filled_between_two_looks() {
+        let kib = 1u64 << 10;
+        // The margin, what is free, and what is written to it at once, in KiB. Before, 32 MiB were written without a look.
+        for (margin, free, piece) in
+            [(16 << 10, 20 << 10, 64), (1 << 10, 1500, 1), (128 << 10, 200 << 10, 256)]
+        {
+            let (size, before) = (margin * 16 * kib, free * kib);
+            let (mut free, mut looks) = (before, 0);
+            let mut room = Room::at(None);
+            let refused = loop {
+                let disk = |_: &Path| {
+                    looks += 1;
+                    Ok(Disk { size, free })
+                };
+                if let Err(error) = room.take_of(piece * kib, disk) {
+                    break error;
+                }
+                free -= piece * kib;
+            };
+            assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
+            assert_eq!(free, margin * kib, "all but the margin, and no more");
+            assert!(looks < 40, "{looks} looks for {} KiB", (before - free) / kib);
         }
     }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use store_raft::RaftStore;
-use store_raft::peers::objection;
+use store_raft::peers::{self, Objection};
 
 /// Where the members are told.
 pub const PATH: &str = "/ironclad/v1/members";
@@ -78,11 +78,12 @@ impl MembersPage {
             return Err(Status::new(404, Reason::NotFound, format!("there is no member {id}")));
         };
         let number = u64::from_str_radix(id, 16).map_err(|_| Status::bad_request("an id is hexadecimal"))?;
-        let objection = objection(&self.0.standing().borrow(), number);
-        if let Some(objection) = objection {
-            return Err(Status::new(409, Reason::Conflict, objection.to_string()));
-        }
-        self.0.remove_member(number).await.map_err(::apiserver::storage::status)?;
+        peers::remove(&self.0, number).await.map_err(|objection| match objection {
+            Objection::Alone | Objection::Unheard => {
+                Status::new(409, Reason::Conflict, objection.to_string())
+            }
+            Objection::Store(error) => ::apiserver::storage::status(error),
+        })?;
         tracing::info!(member = id, name = known.name, "removed a member");
         // It is agreed on; this member may hear of it later.
         let mut left = self.list();

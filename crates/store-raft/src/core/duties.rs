@@ -11,8 +11,8 @@ use raft::eraftpb::Message;
 use store::Error;
 use store::embedded::replica::Command;
 
-use super::Core;
 use super::requests::Asked;
+use super::{Core, SILENT};
 use crate::level::FIRST;
 
 /// How many entries a learner may still lack when it is given a vote.
@@ -28,7 +28,7 @@ pub(super) struct Duties {
     expired: Option<Duration>,
     promoted: Option<(u64, Duration)>,
     raised: Option<Duration>,
-    /// Changes of members that others have passed on, which wait for the one on its way.
+    /// Changes of members that others have passed on, which wait for the one on its way, or until it is known who is there.
     put_off: VecDeque<Message>,
     /// Until when it tries to hand over the lead, because it is to stop.
     pub retires: Option<Duration>,
@@ -75,7 +75,8 @@ impl Core {
         if !self.node.raft.has_pending_conf()
             && let Some(change) = self.duties.put_off.pop_front()
         {
-            self.step(change, now);
+            // Not as something that was heard just now.
+            self.take_in(change, now);
         }
         self.duties.retires.take_if(|end| now >= *end);
         if self.duties.retires.is_some() || self.duties.unfit.is_some() {
@@ -110,6 +111,15 @@ impl Core {
             self.duties.tried = Some((to, now));
             self.node.transfer_leader(to);
         }
+    }
+
+    /// Whether who leads hears of a member. `None`: not lately, and not long enough not to say that it does not.
+    pub(super) fn hears(&self, id: u64, now: Duration) -> Option<bool> {
+        if id == self.settings.id || self.is_there(id, now) {
+            return Some(true);
+        }
+        let heard = self.heard.get(&id).copied().unwrap_or_default().max(self.led_since);
+        (now >= heard + SILENT).then_some(false)
     }
 
     fn is_there(&self, id: u64, now: Duration) -> bool {

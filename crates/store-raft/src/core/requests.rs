@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
-use store::Error;
+use raft::eraftpb::{ConfChange, ConfChangeType};
 use store::embedded::replica::Command;
+use store::{Error, unavailable};
 
 use super::{Change, Core, Request};
 use crate::entry::{Body, Envelope};
@@ -29,15 +28,6 @@ pub(super) enum Asked {
     Promote(u64),
     /// All members understand what is of this level.
     Level(Level),
-}
-
-/// Whether an entry is to remove a member.
-pub(super) fn removes(entry: &Entry, member: u64) -> bool {
-    let mut change = ConfChange::default();
-    entry.get_entry_type() == EntryType::EntryConfChange
-        && change.merge_from_bytes(&entry.data).is_ok()
-        && change.get_change_type() == ConfChangeType::RemoveNode
-        && change.node_id == member
 }
 
 struct Waiting {
@@ -87,6 +77,13 @@ impl Requests {
     /// Takes out those that were not proposed.
     pub fn take_waiting(&mut self) -> Vec<Request> {
         self.waiting.drain(..).filter_map(|waiting| waiting.request).collect()
+    }
+
+    /// Takes out who waits for a removal that was proposed.
+    pub fn take_removal(&mut self, sequence: u64) -> Option<Request> {
+        let removes = |proposed: &Proposed| matches!(proposed.change, Some(Change::Remove(_)));
+        self.proposed.get(&sequence).filter(|proposed| removes(proposed))?;
+        self.proposed.remove(&sequence).map(|proposed| proposed.request)
     }
 }
 
@@ -240,6 +237,19 @@ impl Core {
             Asked::Change(Change::Update(member)) => {
                 let bytes = envelope(Body::Member(member.clone()));
                 return self.proposed(sequence, waiting, |core| core.node.propose(Vec::new(), bytes));
+            }
+            // Who would be left is known once the change on its way is through.
+            Asked::Change(Change::Remove(_)) if leads && self.node.raft.has_pending_conf() => {
+                return Err(waiting);
+            }
+            Asked::Change(Change::Remove(id)) if leads && self.can_lose(*id, now) != Some(true) => {
+                if self.can_lose(*id, now).is_none() {
+                    return Err(waiting);
+                }
+                if let Some(request) = waiting.request {
+                    self.answer(request, Err(Error::Unavailable(unavailable::UNHEARD)));
+                }
+                return Ok(());
             }
             Asked::Change(Change::Remove(id)) if leads && *id == self.settings.id => {
                 // Its successor does it.

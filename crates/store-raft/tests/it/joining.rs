@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft::eraftpb::{Message, MessageType};
-use store::Error;
 use store::embedded::replica::Replica;
-use store_raft::core::{Core, Output, Reply, Request, Settings, describe};
+use store::{Error, unavailable};
+use store_raft::core::{Change, Core, Output, Reply, Request, Settings, describe};
 use store_raft::keeper::Keeper;
 use store_raft::level::LATEST;
 use store_raft::{Member, Options};
@@ -203,4 +203,75 @@ fn a_change_that_was_put_off_goes_with_the_lead() {
         (standing.members.iter().map(|member| member.id).collect::<Vec<_>>(), standing.leader)
     };
     assert_eq!([known(&first), known(&second)], [(vec![1, 2, 3], 1), (vec![1, 2, 3], 1)]);
+}
+
+/// As [`together`], for any number of them; what is for others is lost.
+fn all_together(all: &mut [One], now: &mut Duration, ticks: usize) {
+    for _ in 0..ticks {
+        *now += TICK;
+        all.iter_mut().for_each(|one| one.core.tick(*now));
+        for _ in 0..20 {
+            for from in 0..all.len() {
+                let sent = all[from].work(*now);
+                if all[from].upkeep {
+                    all[from].checkpoint();
+                }
+                for message in sent {
+                    let Some(to) = all.iter().position(|one| one.id == message.to) else { continue };
+                    let Ok([from, to]) = all.get_disjoint_mut([from, to]) else { continue };
+                    deliver(vec![message], from, to, *now);
+                }
+            }
+        }
+    }
+}
+
+/// Of three, the last is gone. Without one of the others there would be no majority: whichever is asked, nobody but the one
+/// that is gone can be removed, and both say so at once. As long as it may be there yet, they wait.
+#[test]
+fn whichever_member_is_asked_the_majority_is_kept() {
+    let mut now = Duration::from_secs(100);
+    let directory = TempDir::new().unwrap();
+    let options = Options::new("m1", "m1:2380").engine;
+    store_raft::found(directory.path(), &options, named(1), None).unwrap();
+    let mut all = vec![One::open(1, directory, now)];
+    for id in [2, 3] {
+        all[0].work(now);
+        all[0].core.join(id, named(id), LATEST, now);
+        all_together(&mut all, &mut now, 1);
+        all.push(One::open(id, TempDir::new().unwrap(), now));
+        all_together(&mut all, &mut now, 20);
+    }
+    let known = |one: &One, now: Duration| (one.core.standing(now).leader, one.core.standing(now).voters);
+    assert_eq!(known(&all[1], now), (1, vec![1, 2, 3]));
+    all.truncate(2);
+
+    // Nobody knows yet that it is not just slow.
+    all_together(&mut all, &mut now, 20);
+    all.iter_mut().for_each(|one| one.answers.clear());
+    all[1].core.change(10, Change::Remove(2), now);
+    all[0].core.change(11, Change::Remove(2), now);
+    all_together(&mut all, &mut now, 5);
+    assert!(all.iter().all(|one| one.answers.is_empty()), "{:?} {:?}", all[0].answers, all[1].answers);
+    all_together(&mut all, &mut now, 30);
+    let refused = |answers: &[(Request, Result<Reply, Error>)], request: Request| matches!(answers, [(answered, Err(Error::Unavailable(unavailable::UNHEARD)))] if *answered == request);
+    assert!(refused(&all[1].answers, 10), "{:?}", all[1].answers);
+    assert!(refused(&all[0].answers, 11), "{:?}", all[0].answers);
+
+    // Known by now.
+    for (asked, removed) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+        all[asked].answers.clear();
+        all[asked].core.change(20, Change::Remove(removed), now);
+        all_together(&mut all, &mut now, 2);
+        assert!(refused(&all[asked].answers, 20), "{removed}: {:?}", all[asked].answers);
+        assert_eq!(known(&all[1], now), (1, vec![1, 2, 3]), "nobody has left, and it leads on");
+    }
+    // With the one that is gone nothing is lost; and then the majority is there.
+    for (removed, left) in [(3, vec![1, 2]), (2, vec![1])] {
+        all[1].answers.clear();
+        all[1].core.change(30, Change::Remove(removed), now);
+        all_together(&mut all, &mut now, 5);
+        assert!(matches!(all[1].answers[..], [(30, Ok(Reply::Changed))]), "{removed}: {:?}", all[1].answers);
+        assert_eq!(known(&all[0], now), (1, left));
+    }
 }
