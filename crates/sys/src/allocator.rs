@@ -116,7 +116,7 @@ impl Stock {
     /// As that of [`Class::keep`].
     unsafe fn keep(&self, block: *mut u8, class: usize) -> bool {
         let size = class_size(class);
-        if self.room.get() < size {
+        if self.room.get() < size && self.classes[class].count.get() < MOST[class] {
             self.make_room(class);
         }
         // SAFETY: as it is promised to us.

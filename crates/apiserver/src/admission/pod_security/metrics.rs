@@ -85,3 +85,13 @@ impl<'a> Counted<'a> {
         FAMILIES.errors.with(&[fatal, self.operation, self.resource, self.subresource]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_standards_are_those_of_this_version() {
+        assert!(crate::handlers::VERSION.starts_with(&format!("v1.{NEWEST}.")));
+    }
+}

@@ -126,11 +126,11 @@ pub(super) fn claim_errors(spec: &Value, template: bool) -> ErrorList {
     let path = if template { path.child("spec") } else { path };
     let path = path.child("devices").child("requests");
     let requests = spec.pointer("/devices/requests").and_then(Value::as_array);
-    for (index, request) in requests.into_iter().flatten().enumerate() {
+    for (index, request) in requests.into_iter().flatten().take(MOST).enumerate() {
         let path = path.index(index);
         compile(&mut errors, &path.child("exactly").child("selectors"), &request["exactly"]["selectors"]);
         let choices = request["firstAvailable"].as_array();
-        for (index, choice) in choices.into_iter().flatten().enumerate() {
+        for (index, choice) in choices.into_iter().flatten().take(MOST).enumerate() {
             let path = path.child("firstAvailable").index(index).child("selectors");
             compile(&mut errors, &path, &choice["selectors"]);
         }
@@ -138,11 +138,13 @@ pub(super) fn claim_errors(spec: &Value, template: bool) -> ErrorList {
     errors
 }
 
+/// How many requests, choices and selectors of each are looked at: more are refused elsewhere, whatever they say.
+const MOST: usize = 32;
 /// The longest selector that is looked at.
 const EXPRESSION_MAX: usize = 10 * 1024;
 
 fn compile(errors: &mut ErrorList, path: &Path, selectors: &Value) {
-    for (index, selector) in selectors.as_array().into_iter().flatten().enumerate() {
+    for (index, selector) in selectors.as_array().into_iter().flatten().take(MOST).enumerate() {
         let Some(expression) = selector.pointer("/cel/expression").and_then(Value::as_str) else { continue };
         // Refused as too long elsewhere, and not looked at.
         if expression.len() > EXPRESSION_MAX {
@@ -245,6 +247,15 @@ mod tests {
                 (found, _) => panic!("{expression}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn no_more_selectors_are_compiled_than_there_may_be() {
+        let selectors = vec![json!({"cel": {"expression": "a"}}); 1_000];
+        let request =
+            json!({"exactly": {"selectors": selectors}, "firstAvailable": [{"selectors": selectors}]});
+        let spec = json!({"devices": {"requests": [request]}});
+        assert_eq!(claim_errors(&spec, false).len(), 2 * MOST);
     }
 
     /// A walk over ten numbers, in a walk, in a walk …
