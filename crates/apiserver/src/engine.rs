@@ -25,7 +25,7 @@ mod write;
 
 use std::sync::Arc;
 
-use api::kind::Verbs;
+use api::kind::{Descriptor, Verbs};
 use api::{Object, Status};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -263,6 +263,27 @@ pub fn accept(
             let quoted = api::field::quote(other);
             Err(Status::bad_request(format!("unrecognized includeObject value: {quoted}")))
         }
+        (Form::Partial { list, .. }, _) if list != answers_with_a_list(&info.verb) => {
+            Err(other_extent(&resource.descriptor, list))
+        }
         _ => Ok(accepted),
     }
+}
+
+fn answers_with_a_list(verb: &str) -> bool {
+    matches!(verb, "list" | "deletecollection")
+}
+
+/// The 406 of whoever asks for the metadata of one object by the name of a list's, or the reverse (upstream:
+/// handlers/response.go, which names its own type).
+fn other_extent(descriptor: &Descriptor, list: bool) -> Status {
+    let (wanted, is, suffix) = match list {
+        true => ("PartialObjectMetadataList", "not a list", ""),
+        false => ("PartialObjectMetadata", "a list", "List"),
+    };
+    let package = descriptor.group.split('.').next().filter(|package| !package.is_empty()).unwrap_or("core");
+    let kind = &descriptor.kind;
+    let message =
+        format!("you requested {wanted}, but the requested object is {is} (*{package}.{kind}{suffix})");
+    Status::not_acceptable(message)
 }

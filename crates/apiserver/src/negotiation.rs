@@ -74,7 +74,12 @@ pub enum Form {
     /// Rows of cells, in this version of `meta.k8s.io`.
     Table(&'static str),
     /// Only metadata, in this version of `meta.k8s.io`.
-    Partial(&'static str),
+    Partial {
+        /// The version.
+        version: &'static str,
+        /// Whether it was asked for by the name of a list.
+        list: bool,
+    },
 }
 
 /// What was agreed on.
@@ -195,15 +200,14 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Acc
             (None, _) => Form::Whole,
             _ if !offer.transforms => continue,
             (Some("Table"), Some("meta.k8s.io")) => Form::Table(version),
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io")) => {
-                Form::Partial(version)
-            }
+            (Some("PartialObjectMetadata"), Some("meta.k8s.io")) => Form::Partial { version, list: false },
+            (Some("PartialObjectMetadataList"), Some("meta.k8s.io")) => Form::Partial { version, list: true },
             _ => continue,
         };
         let possible = match form {
             Form::Whole => offer.protobuf,
             Form::Table(_) => false,
-            Form::Partial(_) => true,
+            Form::Partial { .. } => true,
         };
         if encoding == Encoding::Protobuf && !possible {
             continue;
@@ -269,10 +273,10 @@ mod tests {
             ("application/yaml", true, Some((Encoding::Yaml, Form::Whole))),
             ("application/vnd.kubernetes.protobuf,application/json", true, Some((Encoding::Protobuf, Form::Whole))),
             ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json", true, Some((Encoding::Json, Form::Whole))),
-            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", true, Some((Encoding::Protobuf, Form::Partial("v1")))),
+            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", true, Some((Encoding::Protobuf, Form::Partial { version: "v1", list: false }))),
             ("application/cbor", true, Some((Encoding::Cbor, Form::Whole))),
             ("application/json;q=0.5,application/yaml", true, Some((Encoding::Yaml, Form::Whole))),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true, Some((Encoding::Json, Form::Partial("v1")))),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true, Some((Encoding::Json, Form::Partial { version: "v1", list: true }))),
             ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", true, None),
             ("text/html", true, None),
         ];

@@ -51,7 +51,7 @@ impl<'a> Output<'a> {
                 let table = self.table(version, json!({"resourceVersion": revision}), &[value], true);
                 self.value(code, &table)
             }
-            Form::Partial(version) => self.value(code, &partial(&parse(object), version)),
+            Form::Partial { version, .. } => self.value(code, &partial(&parse(object), version)),
         }
     }
 
@@ -81,7 +81,7 @@ impl<'a> Output<'a> {
                 let items: Vec<Value> = items.iter().map(parse).collect();
                 self.value(200, &self.table(version, metadata, &items, true))
             }
-            Form::Partial(version) => self.value(
+            Form::Partial { version, .. } => self.value(
                 200,
                 &json!({
                     "kind": "PartialObjectMetadataList",
@@ -121,7 +121,7 @@ impl<'a> Output<'a> {
                     header,
                 ))
             }
-            Form::Partial(version) => encoding::to_json(&partial(&parse(object), version)),
+            Form::Partial { version, .. } => encoding::to_json(&partial(&parse(object), version)),
         }
     }
 

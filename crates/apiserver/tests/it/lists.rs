@@ -216,6 +216,20 @@ async fn the_old_versions_of_tables_and_partial_metadata_are_served_too() {
 }
 
 #[tokio::test]
+async fn a_list_and_an_object_are_not_taken_for_each_other() {
+    let world = with_maps(&["a"]).await;
+    for (form, path, message) in [
+        ("PartialObjectMetadata", MAPS.to_owned(), "is a list (*core.ConfigMapList)"),
+        ("PartialObjectMetadataList", format!("{MAPS}/a"), "is not a list (*core.ConfigMap)"),
+    ] {
+        let accept = format!("application/json;as={form};v=v1;g=meta.k8s.io,application/json");
+        let refused = world.admin.ask(Method::GET, &path, &[("accept", &accept)], Bytes::new()).await.is(406);
+        let message = format!("you requested {form}, but the requested object {message}");
+        assert_eq!([refused.text("/reason"), refused.text("/message")], ["NotAcceptable", &message]);
+    }
+}
+
+#[tokio::test]
 async fn answers_are_indented_for_who_asks_for_it_or_is_a_person() {
     let world = with_maps(&["a"]).await;
     let one = format!("{MAPS}/a");
